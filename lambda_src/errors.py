@@ -1,0 +1,30 @@
+"""What can go wrong: the caller's mistakes are answered, our own faults are raised."""
+
+from __future__ import annotations
+
+
+class RequestError(Exception):
+    """The caller's mistake: answered with a 4xx status, never raised out of the handler."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class FaultError(Exception):
+    """Our own fault: it leaves the handler, so that Lambda counts an error and asynchronous callers retry."""
+
+
+class SettingsError(FaultError):
+    """An environment variable of the function is missing or wrong."""
+
+
+class ModelError(FaultError):
+    """The model cannot be had, is not the one that was asked for, or does not describe itself."""
+
+
+def quoted(text: object, limit: int = 80) -> str:
+    """Return the caller's text as short, printable ASCII, fit for a message or a log line."""
+    shown = ascii(text)
+    return shown if len(shown) <= limit else shown[: limit - 3] + "..."

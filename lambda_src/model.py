@@ -1,0 +1,95 @@
+"""The classifier: an ONNX Runtime session with the metadata that its file carries."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # its Linux wheels report home by default; read once, at the import
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from .errors import ModelError
+from .images import tensor
+from .metadata import Metadata
+
+ERROR_SEVERITY = 3
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One class of the answer. score: probability in 0..1."""
+
+    index: int
+    label: str
+    score: float
+
+
+class Classifier:
+    """A loaded model. One call at a time."""
+
+    def __init__(self, path: Path, sha256: str, threads: int) -> None:
+        """Load the file. threads: of onnxruntime, inside one operator. Raises ModelError."""
+        self._session = open_session(path, threads)
+        self.sha256 = sha256
+        self.metadata = Metadata.from_props(self._session.get_modelmeta().custom_metadata_map)
+        self._input = self._session.get_inputs()[0].name
+        self._output = self._session.get_outputs()[0].name
+
+    def predict(self, data: bytes, top_k: int, max_pixels: int) -> tuple[list[Prediction], dict[str, float]]:
+        """Classify the bytes of one picture: the `top_k` best classes, best first, and the seconds of each part.
+
+        Raises RequestError for the caller's mistakes, ModelError if the model does not do what its metadata says.
+        """
+        started = time.perf_counter()
+        batch = tensor(data, self.metadata.preprocess, max_pixels)
+        prepared = time.perf_counter()
+        output = self.run(batch)[0]
+        ended = time.perf_counter()
+        return self._best(output, top_k), {"preprocess_s": prepared - started, "inference_s": ended - prepared}
+
+    def run(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """Return the raw output, [N, classes], of a pre-processed batch. Raises ModelError."""
+        try:
+            output: NDArray[Any] = self._session.run([self._output], {self._input: batch})[0]
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise ModelError(f"the model refused its input {batch.shape} {batch.dtype}: {error}") from error
+        if output.shape != (len(batch), len(self.metadata.labels)):
+            raise ModelError(
+                f"the model answered with shape {output.shape}, not one score for each of {len(self.metadata.labels)} labels"
+            )
+        return output
+
+    def _best(self, output: NDArray[Any], top_k: int) -> list[Prediction]:
+        scores = softmax(output) if self.metadata.output == "logits" else output.astype(np.float64)
+        if not np.isfinite(scores).all():
+            raise ModelError("the model's output holds NaN or infinity")
+        best = np.argsort(-scores, kind="stable")[:top_k]
+        labels = self.metadata.labels
+        # Six digits hold all that float32 arithmetic is good for.
+        return [Prediction(int(i), labels[i], float(f"{scores[i]:.6g}")) for i in best]
+
+
+def open_session(path: Path, threads: int) -> ort.InferenceSession:
+    """Open an ONNX file on the CPU. threads: of onnxruntime, inside one operator. Raises ModelError."""
+    ort.set_default_logger_severity(ERROR_SEVERITY)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads  # else onnxruntime pins threads to cores that Lambda does not give
+    options.inter_op_num_threads = 1
+    options.log_severity_level = ERROR_SEVERITY
+    try:
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise ModelError(f"onnxruntime {ort.__version__} cannot load the model: {error}") from error
+
+
+def softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
+    """Return exp(x) / sum(exp(x)) over a vector, shifted by its maximum so that nothing overflows."""
+    powers = np.exp(logits.astype(np.float64) - logits.max())
+    result: NDArray[np.float64] = powers / powers.sum()
+    return result

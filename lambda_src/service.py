@@ -1,0 +1,116 @@
+"""The service behind every target: one model, asked by events, in Lambda, in the container or in process."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .errors import RequestError, quoted
+from .events import Question, answer, parse
+from .settings import MAX_IMAGE_BYTES, Settings
+from .source import Fetch
+from .storage import ObjectForbiddenError, ObjectNotFoundError, open_object, split_uri
+
+if TYPE_CHECKING:
+    from .model import Classifier
+
+
+class Service:
+    """Answers events. `log` receives one JSON line per invocation."""
+
+    def __init__(self, settings: Settings, log: Callable[[str], None]) -> None:
+        self._settings = settings
+        self._log = log
+        self._model: Classifier | None = None
+        self._load_s = 0.0
+        self._cold = True
+
+    def load(self) -> Classifier:
+        """Return the model, fetched and loaded at the first call; a call that failed leaves no trace. Raises FaultError."""
+        if self._model is None:
+            started = time.perf_counter()
+            fetch = Fetch(self._settings)
+            from .model import Classifier  # numpy, onnxruntime and Pillow load while the model is on its way
+
+            path, sha256 = fetch.result()
+            self._model = Classifier(path, sha256, self._settings.threads)
+            self._load_s = time.perf_counter() - started
+        return self._model
+
+    def answer(self, event: object, context: object = None) -> dict[str, Any]:
+        """Answer one event of any shape, and log one line. Raises FaultError, MemoryError or S3's errors: our faults."""
+        line: dict[str, Any] = {"request_id": request_id(context), "cold_start": self._cold}
+        try:
+            status, body = 200, self._body(parse(event), line)
+        except RequestError as error:
+            status, body = error.status, {"error": {"code": error.code, "message": str(error)}}
+            line |= {"outcome": error.code, "message": str(error)}
+        except BaseException as error:
+            self._log(fault_line(error, context, cold_start=self._cold))
+            raise
+        finally:
+            self._cold = False
+        self._log(json.dumps(line))
+        return answer(event, status, body)
+
+    def _body(self, question: Question, line: dict[str, Any]) -> dict[str, Any]:
+        image = self._fetched(question.s3) if question.s3 is not None else question.image
+        model = self.load()
+        load_s, self._load_s = self._load_s, 0.0
+        identity = {"name": model.metadata.name, "sha256": model.sha256}
+        line |= {"outcome": "ok", "model": identity}
+        if image is None:
+            return {"status": "ok", "model": identity | {"labels": len(model.metadata.labels)}}
+        predictions, parts = model.predict(image, question.top_k, self._settings.max_pixels)
+        best = predictions[0]
+        timings = {name: round(seconds, 6) for name, seconds in {"model_load_s": load_s, **parts}.items()}
+        line |= {"label": best.label, "score": best.score, "timings": timings, "image_bytes": len(image)}
+        return {
+            "pred_index": best.index,
+            "label": best.label,
+            "score": best.score,
+            "predictions": [{"index": p.index, "label": p.label, "score": p.score} for p in predictions],
+            "model": identity,
+            "cold_start": line["cold_start"],
+            "timings": timings,
+        }
+
+    def _fetched(self, uri: str) -> bytes:
+        """Return the bytes of an S3 object that the function was configured to read. Raises RequestError."""
+        try:
+            bucket, key = split_uri(uri)
+        except ValueError as error:
+            raise RequestError(400, "invalid_json", f"s3 is {quoted(uri)}, not s3://bucket/key") from error
+        if not any(_covers(prefix, bucket, key) for prefix in self._settings.input_prefixes):
+            raise RequestError(403, "s3_forbidden", f"this function is not configured to read {quoted(uri)}")
+        try:
+            size, chunks = open_object(uri)
+        except ObjectNotFoundError as error:
+            raise RequestError(404, "s3_not_found", f"there is no object {quoted(uri)}") from error
+        except ObjectForbiddenError as error:
+            message = f"S3 does not let this function read {quoted(uri)}, or there is no such object"
+            raise RequestError(403, "s3_forbidden", message) from error
+        if size > MAX_IMAGE_BYTES:
+            raise RequestError(
+                413, "image_too_large", f"the image has {size:,} bytes; the limit is {MAX_IMAGE_BYTES:,}"
+            )
+        return b"".join(chunks)
+
+
+def fault_line(error: BaseException, context: object, **more: object) -> str:
+    """Return the log line of an invocation that failed through our own fault."""
+    line = {"request_id": request_id(context), "outcome": "fault", "error": type(error).__name__}
+    return json.dumps({**line, "message": str(error)[:500], **more})
+
+
+def request_id(context: object) -> str | None:
+    """Return the id of Lambda's context object; None in process."""
+    return getattr(context, "aws_request_id", None)
+
+
+def _covers(prefix: str, bucket: str, key: str) -> bool:
+    """Tell whether a configured prefix covers an object: same bucket, and the key starts with the rest, as in IAM."""
+    allowed_bucket, _, allowed_key = prefix.removeprefix("s3://").partition("/")
+    return bucket == allowed_bucket and key.startswith(allowed_key)

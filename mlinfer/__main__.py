@@ -1,0 +1,5 @@
+"""`python -m mlinfer`."""
+
+from .cli import run
+
+run()

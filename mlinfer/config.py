@@ -1,0 +1,134 @@
+"""The configuration: `mlinfer.toml`, overridden by `MLINFER_*` environment variables, overridden by flags."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lambda_src.settings import MAX_PIXELS
+
+from .errors import UsageError
+
+FILE_NAME = "mlinfer.toml"
+TARGETS = ("embedded",)
+
+
+@dataclass(frozen=True)
+class Key:
+    """One value that can be configured. `example` is what `mlinfer init` writes, commented out, where there is no default."""
+
+    name: str
+    default: Any
+    kind: type[str] | type[int]
+    comment: str
+    example: Any = None
+    choices: tuple[str, ...] = ()
+
+
+KEYS = (
+    Key(
+        "model",
+        "",
+        str,
+        "The model file. Without it the starter model answers, with CIFAR-10's ten classes.",
+        "models/resnet18.onnx",
+    ),
+    Key("target", "embedded", str, "Where `mlinfer predict` asks: embedded (in this process).", choices=TARGETS),
+    Key("top_k", 5, int, "How many classes a prediction names."),
+    Key("threads", 0, int, "Threads of onnxruntime; without it, as many as there are cores here.", 1),
+    Key("max_pixels", MAX_PIXELS, int, "Larger pictures (width x height) are refused before they are decoded."),
+)
+_BY_NAME = {key.name: key for key in KEYS}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The values in force. `origins[name]` says where each came from. model "" = the starter; threads 0 = all cores."""
+
+    model: str
+    target: str
+    top_k: int
+    threads: int
+    max_pixels: int
+    origins: Mapping[str, str]
+
+    def items(self) -> list[tuple[str, Any, str]]:
+        """Return (name, value, origin) of each key, in the order of the documentation."""
+        return [(key.name, getattr(self, key.name), self.origins[key.name]) for key in KEYS]
+
+
+def load_config(folder: Path, environment: Mapping[str, str], flags: Mapping[str, Any]) -> Config:
+    """Merge the three sources; a flag that is None was not given. Raises UsageError."""
+    values = {key.name: key.default for key in KEYS}
+    origins = {key.name: "default" for key in KEYS}
+    for name, value in _read_file(folder / FILE_NAME).items():
+        values[name] = _checked(_key(name), value, FILE_NAME)
+        origins[name] = FILE_NAME
+    for key in KEYS:
+        variable = f"MLINFER_{key.name.upper()}"
+        if text := environment.get(variable, ""):
+            values[key.name] = _checked(key, _from_text(key, text, variable), variable)
+            origins[key.name] = variable
+    for name, value in flags.items():
+        if value is not None:
+            flag = f"--{name.replace('_', '-')}"
+            values[name] = _checked(_BY_NAME[name], value, flag)
+            origins[name] = flag
+    return Config(**values, origins=origins)
+
+
+def template() -> str:
+    """Return a `mlinfer.toml` that says what can be set and changes nothing."""
+    lines = [
+        "# mlinfer: the configuration of this project. Each value below is the default, commented out.",
+        "# Environment variables (MLINFER_MODEL, ...) come before this file, flags (--model, ...) before both.",
+        "# `mlinfer inspect --config` shows what is in force and where it came from.",
+    ]
+    for key in KEYS:
+        value = key.example if key.example is not None else key.default
+        lines += ["", f"# {key.comment}", f"# {key.name} = {value}" if key.kind is int else f'# {key.name} = "{value}"']
+    return "\n".join(lines) + "\n"
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise UsageError("config_unreadable", f"{path.name} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError("invalid_config", f"{path.name} is not valid TOML: {error}") from error
+
+
+def _key(name: str) -> Key:
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    near = difflib.get_close_matches(name, _BY_NAME, n=1)
+    hint = f"Did you mean {near[0]}?" if near else f"Known keys: {', '.join(_BY_NAME)}."
+    raise UsageError("unknown_key", f"{FILE_NAME} has an unknown key, {name!r}", hint)
+
+
+def _from_text(key: Key, text: str, variable: str) -> Any:
+    if key.kind is str:
+        return text
+    try:
+        return int(text)
+    except ValueError as error:
+        raise UsageError("invalid_value", f"{variable} is {text!r}, not a whole number") from error
+
+
+def _checked(key: Key, value: Any, origin: str) -> Any:
+    if key.kind is int and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise UsageError("invalid_value", f"{key.name} from {origin} is {value!r}, not a whole number above 0")
+    if key.kind is str and not isinstance(value, str):
+        raise UsageError("invalid_value", f"{key.name} from {origin} is {value!r}, not a string")
+    if key.choices and value not in key.choices:
+        raise UsageError(
+            "invalid_value", f"{key.name} from {origin} is {value!r}, not one of: {', '.join(key.choices)}"
+        )
+    return value

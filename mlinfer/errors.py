@@ -1,0 +1,44 @@
+"""Failures that a user can cause, each with its exit code.
+
+    MlinferError          carries what went wrong (message), a stable code for programs, and what to do next (hint)
+    |-- UsageError        2   wrong usage or configuration
+    |-- MissingError      3   something needed is missing here: the model file, disk space
+    `-- ImageError        5   the image is wrong
+
+Anything else that reaches `cli.main` is a defect: exit code 1. Interrupted is 130.
+"""
+
+from __future__ import annotations
+
+
+class MlinferError(Exception):
+    """A failure with a sentence for the user; `exit_code` is the process's."""
+
+    exit_code = 1
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.hint = hint
+
+    def as_json(self) -> dict[str, str]:
+        """Return the error as it stands under `--json`."""
+        return {"code": self.code, "message": str(self), "hint": self.hint}
+
+
+class UsageError(MlinferError):
+    """Wrong usage or configuration."""
+
+    exit_code = 2
+
+
+class MissingError(MlinferError):
+    """Something needed is missing on this machine."""
+
+    exit_code = 3
+
+
+class ImageError(MlinferError):
+    """The image cannot be read or is not accepted."""
+
+    exit_code = 5

@@ -1,0 +1,89 @@
+"""Ask a target for predictions. A target is a callable that takes Lambda's event and returns the handler's answer."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lambda_src.errors import FaultError
+from lambda_src.service import Service
+from lambda_src.settings import Settings, default_threads
+
+from .config import Config
+from .errors import ImageError, MissingError, MlinferError, UsageError
+
+STARTER = Path(__file__).with_name("starter.onnx")
+
+Target = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image to ask about; `read` returns its bytes or raises OSError."""
+
+    name: str
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Result:
+    """The outcome for one picture: the answer's body (design: the handler's document), or what went wrong."""
+
+    name: str
+    body: dict[str, Any]
+    error: MlinferError | None = None
+
+
+def model_path(config: Config) -> Path:
+    """Return the configured model file, or the starter model. Raises MissingError."""
+    path = Path(config.model) if config.model else STARTER
+    if not path.is_file():
+        hint = "Give another file with --model, or leave it out to use the starter model."
+        raise MissingError("model_not_found", f"there is no model file {path} (from {config.origins['model']})", hint)
+    return path
+
+
+def embedded(config: Config, log: Callable[[str], None]) -> Target:
+    """Return the target that runs the handler package in this process, with the model loaded. Raises MlinferError."""
+    path = model_path(config)
+    threads = config.threads or default_threads({})
+    service = Service(Settings(str(path), threads=threads, max_pixels=config.max_pixels), log)
+    try:
+        service.load()
+    except FaultError as error:
+        hint = "A model needs its labels and pre-processing inside: see `mlinfer inspect`."
+        raise UsageError("unusable_model", f"{path}: {error}", hint) from error
+    return service.answer
+
+
+def predict(pictures: Iterable[Picture], target: Target, top_k: int) -> Iterator[Result]:
+    """Ask about each picture in turn. What is wrong with one picture is its result and stops no other."""
+    for picture in pictures:
+        try:
+            yield Result(picture.name, _ask(picture, target, top_k))
+        except MlinferError as error:
+            yield Result(picture.name, {}, error)
+
+
+def _ask(picture: Picture, target: Target, top_k: int) -> dict[str, Any]:
+    try:
+        data = picture.read()
+    except FileNotFoundError as error:
+        raise UsageError("no_such_file", f"there is no file {picture.name}") from error
+    except IsADirectoryError as error:
+        hint = f"Name the files: {picture.name.rstrip('/')}/*.jpg"
+        raise UsageError("is_a_directory", f"{picture.name} is a directory", hint) from error
+    except OSError as error:
+        raise UsageError("file_unreadable", f"{picture.name} cannot be read: {error.strerror}") from error
+    try:
+        answer = target({"image": base64.b64encode(data).decode("ascii"), "top_k": top_k})
+    except FaultError as error:
+        raise UsageError("unusable_model", str(error), "The model does not do what its metadata says.") from error
+    body: dict[str, Any] = answer["body"]
+    if answer["statusCode"] != 200:
+        hint = "The limit is max_pixels in mlinfer.toml." if "pixels" in body["error"]["message"] else ""
+        raise ImageError(body["error"]["code"], f"{picture.name}: {body['error']['message']}", hint)
+    return body
