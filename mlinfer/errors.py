@@ -42,3 +42,7 @@ class ImageError(MlinferError):
     """The image cannot be read or is not accepted."""
 
     exit_code = 5
+
+
+class ReaderGoneError(Exception):
+    """Whoever read our output has closed it, as `head` does: no failure, but no reason to go on."""

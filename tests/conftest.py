@@ -15,6 +15,7 @@ import pytest
 from mlinfer.cli import main
 
 from . import models
+from .pictures import encoded, plain
 
 ROOT = Path(__file__).parents[1]
 PHOTOS = ROOT.parent / "shared" / "data" / "photos"
@@ -72,6 +73,14 @@ def photos() -> list[Path]:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a model file of ten classes that the tests made."""
     return models.mean_colour(tmp_path_factory.mktemp("models") / "tiny.onnx")
+
+
+@pytest.fixture
+def red() -> Path:
+    """Return red.png, a red picture in the test's folder."""
+    path = Path("red.png")
+    path.write_bytes(encoded(plain((255, 0, 0)), "PNG"))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 
-def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+def encoded(image: Image.Image, codec: str, **options: Any) -> bytes:
     """Return the file's bytes."""
     buffer = io.BytesIO()
-    image.save(buffer, format, **options)
+    image.save(buffer, codec, **options)
     return buffer.getvalue()
 
 

@@ -7,6 +7,7 @@ none of them, so each is declared without an implementation first.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import re
@@ -30,11 +31,10 @@ def torchvision() -> ModuleType:
             pytest.fail(message)
         pytest.skip(message)
     try:
-        import torchvision
+        return importlib.import_module("torchvision")
     except RuntimeError:
         _declare_operators()
-        import torchvision
-    return torchvision
+        return importlib.import_module("torchvision")
 
 
 def transform(spec: Preprocess) -> Callable[[Image.Image], Any]:
@@ -42,13 +42,15 @@ def transform(spec: Preprocess) -> Callable[[Image.Image], Any]:
     torchvision()
     from torchvision import transforms as t
 
-    preset: Callable[[Image.Image], Any] = t.Compose(  # the steps of torchvision.transforms._presets.ImageClassification
-        [
-            t.Resize(spec.resize, t.InterpolationMode[spec.interpolation.upper()], antialias=True),
-            t.CenterCrop(spec.crop),
-            t.ToTensor(),
-            t.Normalize(spec.mean, spec.std),
-        ]
+    preset: Callable[[Image.Image], Any] = (
+        t.Compose(  # the steps of torchvision.transforms._presets.ImageClassification
+            [
+                t.Resize(spec.resize, t.InterpolationMode[spec.interpolation.upper()], antialias=True),
+                t.CenterCrop(spec.crop),
+                t.ToTensor(),
+                t.Normalize(spec.mean, spec.std),
+            ]
+        )
     )
     return preset
 

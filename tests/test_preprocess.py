@@ -143,8 +143,8 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("kind", FORMATS)
 def test_formats(kind: str) -> None:
     """Each supported format is decoded to the picture that was encoded."""
-    format, options = FORMATS[kind]
-    assert_close(decode(encoded(plain(RED), format, **options), MAX_PIXELS), RED)
+    codec, options = FORMATS[kind]
+    assert_close(decode(encoded(plain(RED), codec, **options), MAX_PIXELS), RED)
 
 
 def _alpha() -> Image.Image:
@@ -158,12 +158,12 @@ def _palette_with_transparency() -> bytes:
     return encoded(image, "PNG", transparency=0)
 
 
-def _wide_grey(dtype: type[np.generic], value: float, format: str) -> bytes:
-    return encoded(Image.fromarray(np.full((16, 20), value, dtype)), format)
+def _wide_grey(dtype: type[np.generic], value: float, codec: str) -> bytes:
+    return encoded(Image.fromarray(np.full((16, 20), value, dtype)), codec)
 
 
-def _animation(format: str) -> bytes:
-    return encoded(plain(RED), format, save_all=True, append_images=[plain((0, 0, 255))], duration=100)
+def _animation(codec: str) -> bytes:
+    return encoded(plain(RED), codec, save_all=True, append_images=[plain((0, 0, 255))], duration=100)
 
 
 MODES: dict[str, tuple[Any, tuple[int, int, int]]] = {
@@ -211,8 +211,8 @@ def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
-def test_exif_orientation(format: str, orientation: int) -> None:
+@pytest.mark.parametrize("codec", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_exif_orientation(codec: str, orientation: int) -> None:
     """A picture that its EXIF says was turned is classified upright: the red half is where the photographer saw it."""
     upright = Image.new("RGB", (32, 16), (0, 0, 255))
     upright.paste(RED, (0, 0, 16, 16))
@@ -223,7 +223,7 @@ def test_exif_orientation(format: str, orientation: int) -> None:
         turned = turned.transpose(Image.Transpose(method))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(turned, format, exif=exif, **({"quality": 95} if format in ("JPEG", "WEBP", "AVIF") else {}))
+    data = encoded(turned, codec, exif=exif, **({"quality": 95} if codec in ("JPEG", "WEBP", "AVIF") else {}))
     result = decode(data, MAX_PIXELS)
     assert result.size == (32, 16)
     left, right = np.asarray(result)[8, 4], np.asarray(result)[8, 28]

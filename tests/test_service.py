@@ -46,7 +46,8 @@ def with_body(body: object, content_type: str = "application/json", *, encoded: 
 def body_of(answer: dict[str, Any]) -> dict[str, Any]:
     """Return the body of any answer; of an HTTP answer it is JSON text."""
     body = answer["body"]
-    return json.loads(body) if isinstance(body, str) else body
+    parsed: dict[str, Any] = json.loads(body) if isinstance(body, str) else body
+    return parsed
 
 
 class Log(list[str]):
@@ -60,11 +61,13 @@ class Log(list[str]):
 
 @pytest.fixture
 def log() -> Log:
+    """Return an empty log."""
     return Log()
 
 
 @pytest.fixture
 def service(tiny_model: Path, log: Log) -> Service:
+    """Return a service of the colour model."""
     return Service(Settings(str(tiny_model)), log.append)
 
 
@@ -233,7 +236,9 @@ def test_pixels_over_the_limit(tiny_model: Path, log: Log) -> None:
 def test_pixels_at_the_limit(tiny_model: Path, log: Log) -> None:
     """A picture of exactly the pixel limit is answered."""
     service = Service(Settings(str(tiny_model), max_pixels=320), log.append)
-    assert service.answer({"image": base64.b64encode(encoded(plain(size=(20, 16)), "PNG")).decode()})["statusCode"] == 200
+    assert (
+        service.answer({"image": base64.b64encode(encoded(plain(size=(20, 16)), "PNG")).decode()})["statusCode"] == 200
+    )
 
 
 # The log
@@ -402,7 +407,7 @@ def test_cache_that_cannot_be_written(bucket: Bucket, tiny_model: Path, tmp_path
 class _Cut(BaseHTTPRequestHandler):
     """An S3 whose connection breaks in the middle of the object."""
 
-    def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+    def do_GET(self) -> None:
         self.send_response(200)
         self.send_header("Content-Length", "1000")
         self.send_header("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")
@@ -411,12 +416,13 @@ class _Cut(BaseHTTPRequestHandler):
         self.wfile.write(b"x" * 500)
         self.close_connection = True
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *args: Any) -> None:
         """Write nothing."""
 
 
 @pytest.fixture
 def broken_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Point the environment to an S3 whose connections break."""
     server = HTTPServer(("127.0.0.1", 0), _Cut)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
