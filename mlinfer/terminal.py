@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from .errors import MlinferError
@@ -39,6 +41,11 @@ class Terminal:
         sys.stdout.write(json.dumps(value, indent=None if lines else 2, ensure_ascii=False) + "\n")
         sys.stdout.flush()
 
+    def text(self, line: str) -> None:
+        """Write a result that is one line, however long it is."""
+        sys.stdout.write(f"{printable(line)}\n")
+        sys.stdout.flush()
+
     def rows(self, rows: Iterable[Sequence[object]], *, header: Sequence[str] = ()) -> None:
         """Write a table; a float is drawn as its percentage and a bar."""
         from rich.bar import Bar
@@ -64,14 +71,32 @@ class Terminal:
 
     def track(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
         """Pass the items on, with a progress bar where a person is watching."""
-        drawing = sys.stderr.isatty() and not self._quiet and not (self.as_json and sys.stdout.isatty())
-        if total < 2 or not drawing:
+        if total < 2 or not self._is_watched():
             yield from items
             return
         from rich.console import Console
         from rich.progress import track
 
         yield from track(items, description=what, total=total, console=Console(stderr=True), transient=True)
+
+    @contextmanager
+    def bytes_bar(self, total: int, what: str) -> Iterator[Callable[[int], None]]:
+        """Yield what takes the number of bytes that were just done, and draws it where a person is watching."""
+        if not self._is_watched():
+            yield lambda _: None
+            return
+        from rich import progress
+        from rich.console import Console
+
+        columns = (progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TimeRemainingColumn())
+        console = Console(stderr=True)
+        with progress.Progress(
+            *progress.Progress.get_default_columns()[:2], *columns, console=console, transient=True
+        ) as bar:
+            yield partial(bar.advance, bar.add_task(what, total=total))
+
+    def _is_watched(self) -> bool:
+        return sys.stderr.isatty() and not self._quiet and not (self.as_json and sys.stdout.isatty())
 
     def confirm(self, question: str) -> bool:
         """Ask yes or no; without a terminal nobody is asked and the answer is no."""
