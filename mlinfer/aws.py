@@ -119,16 +119,14 @@ _WRONG_SETTING = (
 
 
 def make_client(service: str, *, region: str | None, profile: str | None, needs_region: bool = False) -> Client:
-    """Make a client; None leaves the choice to boto3. Raises UsageError for a wrong setting, MissingError for no Region."""
+    """Make a client; None leaves the choice to boto3. Raises MlinferError."""
     try:
         session = boto3.Session(region_name=region, profile_name=profile)
         if needs_region and not session.region_name:
             raise _no_region()
         return session.client(service, config=Config(connect_timeout=CONNECT_TIMEOUT_S))
-    except boto.NoRegionError:
-        raise _no_region() from None
-    except _WRONG_SETTING as error:
-        raise _wrong_setting(error) from None
+    except boto.BotoCoreError as error:
+        raise _not_asked(error, "AWS") from None
     except ValueError as error:  # botocore lets these pass as they come: an endpoint's URL, a number in the environment
         settings = "a value of AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3, AWS_MAX_ATTEMPTS or ~/.aws/config is malformed"
         hint = "An endpoint is written like this: http://127.0.0.1:9000"

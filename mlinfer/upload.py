@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 from s3transfer.manager import TransferConfig, TransferManager
 from s3transfer.subscribers import BaseSubscriber
 
@@ -143,24 +143,29 @@ def _is_there(s3: Client, bucket: str, key: str, file: ModelFile) -> bool:
     """Tell whether the object is known to be there; where S3 does not say, it is sent."""
     try:
         return _holds(s3, bucket, key, file)
-    except ClientError as error:  # without s3:ListBucket, 403 for what is not there; 400 for an expired token
-        if error_code(error) in ("400", "403", "404"):
+    except ClientError as error:
+        if error_code(error) in ("400", "403"):  # an expired token; no s3:ListBucket, and perhaps no such object
             return False
         raise
 
 
 def _holds(s3: Client, bucket: str, key: str, file: ModelFile) -> bool:
-    """Tell whether S3's checksum of the object is the file's."""
-    head = s3.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
-    confirmed = head.get("ChecksumSHA256", "")
-    if head["ContentLength"] != file.bytes:
+    """Tell whether S3's checksum of the object, or of the parts it came in, is the file's."""
+    try:
+        head = s3.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+    except ClientError as error:
+        if error_code(error) == "404":
+            return False
+        raise
+    confirmed = str(head.get("ChecksumSHA256", "")).partition("-")[0]  # what follows is the number of parts
+    if not confirmed or head["ContentLength"] != file.bytes:
         return False
-    return bool(confirmed == (_composite(_part_hashes(file)) if "-" in confirmed else _base64(file.sha256)))
+    return confirmed == _base64(file.sha256) or confirmed == _hash_of_hashes(_part_hashes(file))
 
 
-def _composite(parts: list[str]) -> str:
-    """Return what S3 keeps for an object that came in parts: the hash of their hashes, and their number."""
-    return f"{_base64(hashlib.sha256(b''.join(map(base64.b64decode, parts))).hexdigest())}-{len(parts)}"
+def _hash_of_hashes(parts: list[str]) -> str:
+    """Return the SHA-256 that S3 keeps of an object that came in parts: that of their own, one after another."""
+    return _base64(hashlib.sha256(b"".join(map(base64.b64decode, parts))).hexdigest())
 
 
 def _part_hashes(file: ModelFile) -> list[str]:
@@ -211,6 +216,8 @@ def _send(
         with TransferManager(s3, config) as manager:
             watch = _Watch(file.bytes, progress)
             manager.upload(str(file.path), bucket, key, extra_args=checksum, subscribers=[watch]).result()
+    except BotoCoreError:  # some of which are OSErrors
+        raise
     except OSError as error:
         raise UsageError("model_unreadable", f"{file.path} cannot be read: {error.strerror}") from error
     finally:
