@@ -88,6 +88,18 @@ _REFUSALS = (
         "Try again in a minute.",
     ),
     _Refusal(
+        "connection_failed",
+        "RequestTimeout",
+        "AWS waited in vain for the rest of what was being sent",
+        "Check the network, and that nothing shortens the file meanwhile.",
+    ),
+    _Refusal(
+        "service_failed",
+        "InternalError ServiceUnavailable ServiceException 500 502 504",
+        "AWS failed, and again when it was asked anew",
+        "Try again in a minute; AWS tells of larger troubles at https://health.aws.amazon.com.",
+    ),
+    _Refusal(
         "access_denied",
         "AccessDenied AccessDeniedException AllAccessDisabled UnauthorizedOperation UnauthorizedAccess 403",
         "these credentials may not do this",
@@ -147,6 +159,12 @@ def explained(subject: str, permissions: str = "") -> Iterator[None]:
         raise _not_asked(error, subject) from None
 
 
+def refusal(answer: str, subject: str) -> RemoteError:
+    """Return the error that tells one of the service's codes, which must be a known one."""
+    told = _BY_ANSWER[answer]
+    return RemoteError(told.code, f"{subject}: {told.reason}", told.hint)
+
+
 def error_code(error: boto.ClientError) -> str:
     """Return the service's code for what went wrong; of a HEAD request, which has no body, the HTTP status."""
     return str(error.response.get("Error", {}).get("Code", ""))
@@ -155,17 +173,15 @@ def error_code(error: boto.ClientError) -> str:
 def _refused(error: boto.ClientError, subject: str, permissions: str) -> RemoteError:
     """Explain what the service answered."""
     answer, said = error_code(error), str(error.response.get("Error", {}).get("Message", "")).rstrip(".")
-    refusal = _BY_ANSWER.get(answer)
-    if refusal is None:
+    if answer not in _BY_ANSWER:
         message = f"{subject}: AWS refused {error.operation_name}: {answer}: {said}"
         return RemoteError("aws_refused", message, "AWS's documentation of that operation explains the code.")
-    reason, hint = refusal.reason, refusal.hint
-    if refusal.code == "access_denied":
-        reason += f" ({error.operation_name}{': ' + said if said not in ('', 'Access Denied', 'Forbidden') else ''})"
-        hint = f"They need {permissions}; and the bucket must be yours." if permissions else "Ask who gave them to you."
-    if refusal.code == "wrong_region" and (region := error.response.get("Error", {}).get("Region")):
-        reason += f", {region}"
-    return RemoteError(refusal.code, f"{subject}: {reason}", hint)
+    told = refusal(answer, subject)
+    if told.code == "access_denied":
+        detail = f": {said}" if said not in ("", "Access Denied", "Forbidden") else ""
+        hint = f"They need {permissions}; and the bucket must be yours." if permissions else told.hint
+        return RemoteError(told.code, f"{told} ({error.operation_name}{detail})", hint)
+    return told
 
 
 def _not_asked(error: boto.BotoCoreError, subject: str) -> MlinferError:

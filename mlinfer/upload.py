@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from s3transfer.manager import TransferConfig, TransferManager
 from s3transfer.subscribers import BaseSubscriber
 
-from .aws import Client, error_code, explained
+from .aws import Client, error_code, explained, refusal
 from .errors import RemoteError, UsageError
 from .modelfile import ModelFile
 
@@ -61,8 +61,8 @@ def upload(s3: Client, file: ModelFile, bucket: str, key: str, progress: Callabl
     """
     uri = f"s3://{bucket}/{key}"
     with explained(uri, _READ_AND_WRITE):
-        if not _bucket_exists(s3, bucket):
-            raise _no_bucket(bucket)
+        if _bucket_status(s3, bucket) == 404:
+            raise refusal("NoSuchBucket", f"s3://{bucket}")
         if _is_there(s3, bucket, key, file):
             return Upload(uri, file.sha256, file.bytes, "unchanged")
         parts = _part_hashes(file) if file.bytes >= MULTIPART_FROM else []
@@ -89,12 +89,15 @@ def ensure_bucket(s3: Client, bucket: str, project: str) -> bool:
     """
     tags = [{"Key": PROJECT_TAG, "Value": project}]
     with explained(f"s3://{bucket}", _MAKE):
-        if not _bucket_exists(s3, bucket):
+        status = _bucket_status(s3, bucket)
+        if status == 404:
             region = s3.meta.region_name
             place = {} if region == "us-east-1" else {"LocationConstraint": region}  # S3 does not take that one's name
             s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={**place, "Tags": tags})
             s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": tags})  # services like S3 may pass over the former
         elif not _is_unfinished(s3, bucket, tags):
+            if status == 403:  # of whoever it is: our own credentials have just been found good
+                raise refusal("BucketAlreadyExists", f"s3://{bucket}")
             return False
         closed = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
         s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(closed, True))
@@ -109,8 +112,8 @@ def ensure_bucket(s3: Client, bucket: str, project: str) -> bool:
     return True
 
 
-def _bucket_exists(s3: Client, bucket: str) -> bool:
-    """Tell whether there is such a bucket, open to us or not. Raises RemoteError when it is in another Region."""
+def _bucket_status(s3: Client, bucket: str) -> int:
+    """Return the HTTP status that asking for the bucket gives. Raises RemoteError when it is in another Region."""
     try:
         answer = s3.head_bucket(Bucket=bucket)
     except ClientError as error:  # what is wrong with us, and not the bucket, a later request with a body says better
@@ -120,12 +123,7 @@ def _bucket_exists(s3: Client, bucket: str) -> bool:
         message = f"s3://{bucket}: the bucket is in Region {region}, and the Region in force is {s3.meta.region_name}"
         hint = f"Give --region {region}, or another bucket with --bucket."
         raise RemoteError("wrong_region", message, hint)
-    return bool(answer["ResponseMetadata"]["HTTPStatusCode"] != 404)
-
-
-def _no_bucket(bucket: str) -> RemoteError:
-    hint = "Correct the name, or make the bucket with: --create-bucket"
-    return RemoteError("no_such_bucket", f"s3://{bucket}: there is no such bucket", hint)
+    return int(answer["ResponseMetadata"]["HTTPStatusCode"])
 
 
 def _is_unfinished(s3: Client, bucket: str, tags: list[dict[str, str]]) -> bool:
@@ -233,6 +231,7 @@ def _abort_unfinished(s3: Client, bucket: str, key: str) -> None:
     """Drop the parts of earlier attempts that were killed: now that the object is there they can only cost money."""
     try:
         for attempt in s3.list_multipart_uploads(Bucket=bucket, Prefix=key).get("Uploads", []):
-            s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=attempt["UploadId"])
+            if attempt["Key"] == key:
+                s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=attempt["UploadId"])
     except ClientError:
         pass  # the upload itself succeeded, and these are permissions that it does not need

@@ -40,7 +40,7 @@ class Request:
             return "HeadObject" if of_object else "HeadBucket"
         if self.method == "PUT":
             return "PutBucket" + "".join(self.query) if self.query else "CreateBucket"
-        return f"{self.method} {'uploads' if 'uploads' in self.query else ''}".strip()
+        return " ".join([self.method, *self.query])
 
 
 @dataclass(frozen=True)

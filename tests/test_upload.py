@@ -11,6 +11,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -343,6 +344,22 @@ def test_a_lost_answer_to_the_last_request(
     assert stored(moto) == {key_of(parts_model): parts_model.read_bytes()}
 
 
+def test_two_uploads_of_one_model_at_once(
+    mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, parts_model: Path
+) -> None:
+    """When another run puts the same model there first, and drops our parts as abandoned ones, both have succeeded."""
+
+    def overtake(*_: object) -> Answer:
+        content = parts_model.read_bytes()
+        moto.put_object(Bucket=bucket, Key=key_of(parts_model), Body=content, ChecksumAlgorithm="SHA256")
+        return error(404, "NoSuchUpload", "The specified multipart upload does not exist.")
+
+    s3.fail("CompleteMultipartUpload", overtake, times=1)
+    run = mlinfer("upload", parts_model, "--bucket", bucket)
+    assert run.code == 0, run.err
+    assert stored(moto) == {key_of(parts_model): parts_model.read_bytes()}
+
+
 def test_an_upload_that_vanished(mlinfer: MlInfer, s3: LoopbackS3, bucket: str, parts_model: Path) -> None:
     """When S3 knows the upload no more, and the object is not there either, that is a failure."""
     gone = error(404, "NoSuchUpload", "The specified multipart upload does not exist.")
@@ -363,7 +380,7 @@ def test_ctrl_c_leaves_nothing(mlinfer: MlInfer, s3: LoopbackS3, moto: Any, buck
     """Interrupted in the middle, the command ends with 130 and S3 holds no object and no part."""
 
     def interrupt(request: Request, forward: Forward) -> Answer:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # where a terminal's Ctrl-C goes
         return forward(request)
 
     s3.fail("UploadPart", interrupt, times=1)
@@ -423,6 +440,8 @@ REFUSALS = {
     ),
     "no_such_bucket": error(404, "NoSuchBucket", "The specified bucket does not exist", BucketName=BUCKET),
     "wrong_region": error(301, "PermanentRedirect", "The bucket you are attempting to access must be addressed ..."),
+    "service_failed": error(500, "InternalError", "We encountered an internal error. Please try again."),
+    "connection_failed": error(400, "RequestTimeout", "Your socket connection to the server was not read from ..."),
     "throttled": error(503, "SlowDown", "Please reduce your request rate."),
     "aws_refused": error(400, "EntityTooLarge", "Your proposed upload exceeds the maximum allowed size"),
 }
@@ -433,8 +452,9 @@ def test_refusals_of_s3_have_their_remedy(
     mlinfer: MlInfer, s3: LoopbackS3, bucket: str, any_model: Path, code: str
 ) -> None:
     """Each thing that S3 refuses is an error of its own, exit code 4, with what to do about it."""
-    s3.fail("HeadObject", lambda *_: Answer(404 if code == "aws_refused" else REFUSALS[code].status))
-    s3.fail("HeadBucket", lambda *_: Answer(400 if code == "expired_credentials" else 200))
+    status = REFUSALS[code].status
+    s3.fail("HeadObject", lambda *_: Answer(status if status in (400, 403) else 404))
+    s3.fail("HeadBucket", lambda *_: Answer(status if status in (400, 403) else 200))
     for operation in ("PutObject", "CreateMultipartUpload"):
         s3.fail(operation, lambda *_: REFUSALS[code])
     run = mlinfer("upload", any_model, "--bucket", bucket, "--json")
@@ -586,7 +606,7 @@ def test_a_model_that_cannot_serve_is_not_uploaded(mlinfer: MlInfer, s3: Loopbac
     assert s3.requests == []
 
 
-@pytest.mark.parametrize("code", [*REFUSALS, "checksum_mismatch", "connection_failed", "no_such_endpoint"])
+@pytest.mark.parametrize("code", [*REFUSALS, "checksum_mismatch", "cut_off", "no_such_endpoint"])
 def test_secrets_stay_secret(
     mlinfer: MlInfer,
     s3: LoopbackS3,
@@ -599,7 +619,7 @@ def test_secrets_stay_secret(
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url.replace("//", "//me:p4ssw0rd@"))
     if code == "no_such_endpoint":
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:p4ssw0rd@127.0.0.1:1")
-    elif code == "connection_failed":
+    elif code == "cut_off":
         s3.cut("PutObject", after=100)
     else:
         s3.fail("PutObject", lambda *_: REFUSALS.get(code, error(400, "BadDigest")))
@@ -684,6 +704,25 @@ def test_a_name_that_somebody_else_has(mlinfer: MlInfer, s3: LoopbackS3, tiny_mo
     run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket", "--json")
     assert (run.code, code_of(run)) == (4, "bucket_taken")
     assert "--bucket" in run.out
+
+
+def test_a_bucket_that_is_not_ours_to_see(mlinfer: MlInfer, s3: LoopbackS3, bucket: str, tiny_model: Path) -> None:
+    """S3 answers 403 for a bucket of another account: --create-bucket says so before anything is sent."""
+    s3.fail("HeadBucket", lambda *_: Answer(403))
+    s3.fail("GET tagging", lambda *_: error(403, "AccessDenied", "Access Denied"))
+    run = mlinfer("upload", tiny_model, "--bucket", bucket, "--create-bucket", "--json")
+    assert (run.code, code_of(run)) == (4, "bucket_taken")
+    assert s3.operations == ["HeadBucket", "GET tagging"]
+
+
+def test_wrong_credentials_are_not_taken_for_a_foreign_bucket(
+    mlinfer: MlInfer, s3: LoopbackS3, bucket: str, tiny_model: Path
+) -> None:
+    """With wrong credentials every bucket answers 403: --create-bucket blames the credentials."""
+    s3.fail("HeadBucket", lambda *_: Answer(403))
+    s3.fail("GET tagging", lambda *_: REFUSALS["invalid_credentials"])
+    run = mlinfer("upload", tiny_model, "--bucket", bucket, "--create-bucket", "--json")
+    assert (run.code, code_of(run)) == (4, "invalid_credentials")
 
 
 def test_a_bucket_needs_a_region(
