@@ -285,21 +285,36 @@ def test_the_answer_of_s3_is_compared(
     assert (run.code, code_of(run)) == (4, "not_confirmed")
 
 
+@pytest.mark.parametrize(
+    ("size", "during", "failure"),
+    [
+        (MB, "HeadObject", (4, "checksum_mismatch")),
+        (33 * MB, "HeadObject", (2, "model_changed")),
+        (33 * MB, "CreateMultipartUpload", (4, "checksum_mismatch")),
+    ],
+)
 def test_a_file_that_changes_meanwhile_is_refused(
-    mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, tmp_path: Path
+    mlinfer: MlInfer,
+    s3: LoopbackS3,
+    moto: Any,
+    bucket: str,
+    tmp_path: Path,
+    size: int,
+    during: str,
+    failure: tuple[int, str],
 ) -> None:
-    """What a key names is what was hashed: a file that is written to during the upload does not get there."""
-    model = large_model(tmp_path / "m.onnx", 33 * MB)
+    """What a key names is what was hashed: a file that is written to after that does not get there."""
+    model = large_model(tmp_path / "m.onnx", size)
 
     def change(request: Request, forward: Forward) -> Answer:
         with model.open("r+b") as file:
-            file.seek(20 * MB)
+            file.seek(size // 2)
             file.write(b"something else")
         return forward(request)
 
-    s3.fail("CreateMultipartUpload", change)
+    s3.fail(during, change, times=1)
     run = mlinfer("upload", model, "--bucket", bucket, "--json")
-    assert (run.code, code_of(run)) == (4, "checksum_mismatch")
+    assert (run.code, code_of(run)) == failure
     assert stored(moto) == {}
     assert unfinished(moto) == []
 
