@@ -24,7 +24,14 @@ class ModelError(FaultError):
     """The model cannot be had, is not the one that was asked for, or does not describe itself."""
 
 
-def quoted(text: object, limit: int = 80) -> str:
-    """Return the caller's text as short, printable ASCII, fit for a message or a log line."""
-    shown = ascii(text)
-    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+def quoted(value: object, limit: int = 80) -> str:
+    """Return a caller's value as short, printable ASCII, fit for a message or a log line.
+
+    Of a long number, a list or an object only the type: Python fails on writing out thousands of digits or brackets.
+    """
+    if isinstance(value, str):
+        shown = ascii(value[:limit])
+        return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+    if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 10**15):
+        return str(value)
+    return f"a value of type {type(value).__name__}"

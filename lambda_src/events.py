@@ -17,6 +17,7 @@ from .errors import RequestError, quoted
 from .settings import MAX_IMAGE_BYTES
 
 DEFAULT_TOP_K = 5
+_NO_SPACES = dict.fromkeys(map(ord, " \t\n\r\f\v"))
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def _parse_http(event: dict[str, Any]) -> Question:
             405, "method_not_allowed", f"POST an image, or GET the health document; the method was {quoted(method)}"
         )
     top_k = _top_k(_first(event, "queryStringParameters", "multiValueQueryStringParameters", "top_k"), from_text=True)
-    media_type = str(_first(event, "headers", "multiValueHeaders", "content-type") or "")
+    content_type = _first(event, "headers", "multiValueHeaders", "content-type") or ""
+    media_type = content_type if isinstance(content_type, str) else quoted(content_type)
     media_type = media_type.partition(";")[0].strip().lower()
     body = event.get("body")
     encoded = event.get("isBase64Encoded") is True
@@ -161,7 +163,7 @@ def _decoded(text: object, what: str) -> bytes:
     except ValueError:
         pass
     try:
-        return _strict_base64("".join(text.split()))  # `base64 cat.jpg` breaks its lines
+        return _strict_base64(text.translate(_NO_SPACES))  # `base64 cat.jpg` breaks its lines
     except ValueError as error:
         raise RequestError(400, "invalid_base64", f"{what} is not valid base64: {quoted(str(error))}") from error
 

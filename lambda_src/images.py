@@ -2,31 +2,42 @@
 
 The result equals `torchvision.transforms` on `PIL.Image.open(...).convert("RGB")` bit for bit, because it takes the
 same steps with the same library and the same rounding: resize the shorter side (antialiased), cut the centre,
-scale to 0..1, normalise. `tests/test_preprocess.py` holds it to that. The one exception is the fast decode of large
-JPEGs, see `decode`.
+scale to 0..1, normalise. `tests/test_preprocess.py` holds it to that. The two exceptions are the fast decode of large
+JPEGs, see `decode`, and strips hundreds of times as long as wide, see `MAX_RESIZED_PIXELS`.
+
+The bytes come from strangers: `guards` judges and bounds what they make the decoder do.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import io
+import logging
 import warnings
-from functools import lru_cache
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError, _imaging
 
-from .errors import RequestError
+from .errors import RequestError, quoted
+from .guards import bounded, broken, check_scans, pixel_limit, too_many_pixels
 from .metadata import Preprocess
 from .settings import MAX_IMAGE_BYTES
 
 # A picture is decoded at a reduced size only while that still is this many times the size it will be resized to.
 DRAFT_MARGIN = 2
-# A JPEG of a few kilobytes can ask for thousands of passes over its pixels; encoders make about ten.
-# https://libjpeg-turbo.org/pmwiki/uploads/About/TwoIssueswiththeJPEGStandard.pdf
-MAX_JPEG_SCANS = 32
+# Larger EXIF blocks are not unpacked for their orientation: cameras keep to the 64 kB of a JPEG's segment.
+MAX_EXIF_BYTES = 2**20
+# The longest side of a JPEG. Pillow keeps a pointer for each row: a picture of one column takes three times its pixels.
+MAX_SIDE = 65_535
+# A strip that would be longer than this after its shorter side is resized is first cut to its middle.
+MAX_RESIZED_PIXELS = 2**24
+BAND_PIXELS = 2**20
 
 _FORMATS = (
     ("JPEG", "JpegImagePlugin", b"\xff\xd8\xff", 0),
@@ -69,20 +80,24 @@ def decode(data: bytes, max_pixels: int, target: int = 0) -> Image.Image:
             413, "image_too_large", f"the image has {len(data):,} bytes; the limit is {MAX_IMAGE_BYTES:,}"
         )
     name = _format_of(data)
-    if name == "JPEG" and data.count(b"\xff\xda") > MAX_JPEG_SCANS:
-        raise RequestError(400, "invalid_image", f"the JPEG has more than {MAX_JPEG_SCANS} scans")
+    _silence_decoders()
+    elsewhere = Image.MAX_IMAGE_PIXELS  # Pillow checks every crop by it, not only what is opened
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of corrupt EXIF and large pictures: the answer says what matters
-            return _decode(data, name, max_pixels, target)
+            return _decode(bounded(data, name, max_pixels), name, max_pixels, target)
     except Image.DecompressionBombError as error:
-        raise _too_many_pixels(max_pixels) from error
+        raise too_many_pixels(max_pixels) from error
     except RequestError:
         raise
     except MemoryError:
         raise
+    except UnidentifiedImageError as error:  # its message holds an address in memory
+        raise broken(f"the {name}'s header is broken") from error
     except Exception as error:  # Pillow's decoders raise nearly every type on hostile bytes
-        raise RequestError(400, "invalid_image", f"the {name} cannot be decoded: {error}") from error
+        raise broken(f"the {name} cannot be decoded: {quoted(str(error))}") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = elsewhere
 
 
 def _format_of(data: bytes) -> str:
@@ -91,27 +106,37 @@ def _format_of(data: bytes) -> str:
             importlib.import_module(f"PIL.{plugin}")
             return name
     kind = "is empty" if not data else "is no JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
-    raise RequestError(400, "invalid_image", f"the image {kind}")
+    raise broken(f"the image {kind}")
+
+
+@cache
+def _silence_decoders() -> None:
+    """Keep off stderr what Pillow and libtiff say of broken files: the answer and the log line say it once."""
+    logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
+    with suppress(OSError, AttributeError):  # a Pillow without libtiff, or a system that does not find it this way
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def _decode(data: bytes, name: str, max_pixels: int, target: int) -> Image.Image:
     # Pillow raises DecompressionBombError above twice this figure, from the header, before a decoder is made.
     Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)
-    image: Image.Image = Image.open(io.BytesIO(data), formats=(name,))
-    if image.width * image.height > max_pixels:
-        raise _too_many_pixels(max_pixels)
+    image: Any = Image.open(io.BytesIO(data), formats=(name,))
+    width, height = image.size
     if target and name == "JPEG":
         image.draft(None, _draft_size(image.size, target))
+    limit = pixel_limit(image, data, width * height, max_pixels)
+    if width * height > limit:
+        raise too_many_pixels(limit, name if limit < max_pixels else "")
+    if max(width, height) > MAX_SIDE:
+        raise RequestError(413, "image_too_large", f"a side of the image has more than {MAX_SIDE:,} pixels")
+    if name == "JPEG":
+        check_scans(data)
     image.load()
     orientation = _orientation(image)  # after the load: Pillow turns a TIFF by itself, and drops its tag
     image = _to_rgb(image)
     if orientation in _ORIENTATIONS:
         image = image.transpose(_ORIENTATIONS[orientation])
-    return image
-
-
-def _too_many_pixels(max_pixels: int) -> RequestError:
-    return RequestError(413, "image_too_large", f"the image has more than {max_pixels:,} pixels")
+    return image  # type: ignore[no-any-return]
 
 
 def _draft_size(size: tuple[int, int], target: int) -> tuple[int, int]:
@@ -121,6 +146,8 @@ def _draft_size(size: tuple[int, int], target: int) -> tuple[int, int]:
 
 
 def _orientation(image: Image.Image) -> int:
+    if len(image.info.get("exif", b"")) > MAX_EXIF_BYTES:
+        return 1
     try:
         return int(image.getexif().get(0x0112, 1))
     except Exception:  # a broken EXIF block does not make the picture unreadable; browsers ignore it too
@@ -132,25 +159,43 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode == "F" or image.mode.startswith("I"):
-        return _scaled_grey(image).convert("RGB")
+        return _scaled_grey(image)
     return image.convert("RGB")
 
 
 def _scaled_grey(image: Image.Image) -> Image.Image:
     """Map 16- and 32-bit greys to 8 bits: by the full range of 16 bits, or by the picture's own where that is larger."""
-    values = np.asarray(image)
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((values >> 8).astype(np.uint8))
-    values = np.nan_to_num(values.astype(np.float32), copy=False)
-    top = float(values.max(initial=0.0))
-    full = next((limit for limit in (1.0, 255.0, 65535.0) if top <= limit), top)
-    if image.mode == "I" and full == 1.0:  # whole numbers: a nearly black picture, not a picture of 0..1
-        full = 255.0
-    return Image.fromarray(np.clip(values * (255.0 / full), 0, 255).astype(np.uint8))
+    full = 65535.0 if image.mode.startswith("I;16") else _range_of(image)
+    result = Image.new("RGB", image.size)
+    for top, values in _bands(image):
+        if image.mode.startswith("I;16"):
+            grey = values >> 8
+        else:
+            grey = np.clip(np.nan_to_num(values.astype(np.float32)) * (255.0 / full), 0, 255)
+        result.paste(Image.fromarray(grey.astype(np.uint8)), (0, top))
+    return result
+
+
+def _range_of(image: Image.Image) -> float:
+    """Return what is white: the least of 1, 255, 65535 that no pixel exceeds, else the largest pixel."""
+    top = max(float(np.nan_to_num(values.astype(np.float32)).max(initial=0.0)) for _, values in _bands(image))
+    if image.mode == "I" and top <= 1.0:  # whole numbers: a nearly black picture, not a picture of 0..1
+        return 255.0
+    return next((limit for limit in (1.0, 255.0, 65535.0) if top <= limit), top)
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield (first row, rows) of a picture of one channel: as a whole its copies would take four times its memory."""
+    rows = max(1, BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield top, np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
 
 
 def resize_and_crop(image: Image.Image, spec: Preprocess) -> Image.Image:
     """Resize the shorter side and cut the centre, with torchvision's rounding (`Resize(int)`, `CenterCrop`)."""
+    longest = min(image.size) * max(MAX_RESIZED_PIXELS // spec.resize**2, 2 * (max(spec.crop) // spec.resize + 1))
+    if max(image.size) > longest:
+        image = _middle(image, longest)
     width, height = image.size
     short, long = min(width, height), max(width, height)
     longer = int(spec.resize * long / short)
@@ -160,6 +205,12 @@ def resize_and_crop(image: Image.Image, spec: Preprocess) -> Image.Image:
     crop_height, crop_width = spec.crop
     left, top = (_crop_start(a, b) for a, b in zip(image.size, (crop_width, crop_height), strict=True))
     return image.crop((left, top, left + crop_width, top + crop_height))  # outside the picture is black
+
+
+def _middle(image: Image.Image, longest: int) -> Image.Image:
+    width, height = (min(side, longest) for side in image.size)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def _crop_start(size: int, crop: int) -> int:

@@ -54,17 +54,21 @@ def grey_tiff(width: int, height: int, compression: int, data: bytes = b"", **mo
     bits = 1 if compression in (G3, G4) else 8
     tags: dict[int, tuple[int, ...] | bytes] = {256: (width,), 257: (height,), 258: (bits,), 259: (compression,)}
     tags |= {262: (1,), 273: (-1,), 277: (1,), 278: (height,), 279: (len(data),)}
-    tags |= {int(name[1:]): value for name, value in more.items() if name.startswith("t")}
-    options = {name: value for name, value in more.items() if not name.startswith("t")}
-    return tiff(tags, data, **options)
+    return _with_options(tags, data, more)
 
 
-def tiled_tiff(width: int, height: int, tile_width: int, tile_height: int, **options: Any) -> bytes:
-    """Return a grey TIFF whose one tile is of any size; its data are zlib's."""
-    data = zlib.compress(bytes(1000))
+def tiled_tiff(width: int, height: int, tile_width: int, tile_height: int, **more: Any) -> bytes:
+    """Return a grey TIFF whose tiles are of any size."""
+    data = zlib.compress(bytes(min(tile_width * tile_height, 1000)))
+    tiles = -(-width // tile_width) * -(-height // tile_height)
     tags: dict[int, tuple[int, ...] | bytes] = {256: (width,), 257: (height,), 258: (8,), 259: (DEFLATE,), 262: (1,)}
-    tags |= {277: (1,), 322: (tile_width,), 323: (tile_height,), 324: (-1,), 325: (len(data),)}
-    return tiff(tags, data, **options)
+    tags |= {277: (1,), 322: (tile_width,), 323: (tile_height,), 324: (-1,) * tiles, 325: (len(data),) * tiles}
+    return _with_options(tags, data, more)
+
+
+def _with_options(tags: dict[int, tuple[int, ...] | bytes], data: bytes, more: Mapping[str, Any]) -> bytes:
+    tags |= {int(name[1:]): value for name, value in more.items() if name.startswith("t")}
+    return tiff(tags, data, **{name: value for name, value in more.items() if not name.startswith("t")})
 
 
 def overlapping_tiff(side: int, strips: int) -> bytes:
@@ -105,6 +109,11 @@ def many_exifs(jpeg: bytes, large: int, small: int) -> bytes:
 def chunk(kind: bytes, content: bytes) -> bytes:
     """Return a chunk of a PNG."""
     return struct.pack(">L", len(content)) + kind + content + struct.pack(">L", zlib.crc32(kind + content))
+
+
+def with_chunks(png: bytes, chunks: bytes) -> bytes:
+    """Return a PNG with more chunks after its header."""
+    return png[:33] + chunks + png[33:]
 
 
 def exif(entries: Iterable[tuple[int, int, int, int]], data: bytes = b"") -> bytes:
