@@ -163,7 +163,9 @@ def export(
     calibration: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Pictures to check with; a subfolder per class gives accuracies.")
     ] = None,
-    allow_drop: Annotated[bool, typer.Option("--allow-drop", help="Keep an int8 file that answers differently.")] = False,
+    allow_drop: Annotated[
+        bool, typer.Option("--allow-drop", help="Keep an int8 file that answers differently.")
+    ] = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,

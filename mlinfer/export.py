@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lambda_src.errors import FaultError
 from lambda_src.metadata import Metadata
@@ -17,16 +16,13 @@ from lambda_src.settings import default_threads
 from .adopt import read_onnx
 from .errors import UsageError, VerificationError
 from .files import workspace
-from .modelfile import ModelFile, read_model_file
+from .modelfile import ModelFile, read_model_file, write_model_file
 from .parity import Parity, compare, fixed_inputs
 from .quantize import Track, quantize
 from .runtime import refusal
 from .samples import Sample, draw, find, spread
 from .source import Answers, Source
 from .zoo import read_torchvision
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
 
 FOLDER = Path("models")
 PARITY_PICTURES = 64
@@ -41,7 +37,7 @@ class Request:
 
     model: str
     weights: str | None = None
-    answers: Answers = Answers()
+    answers: Answers = field(default_factory=Answers)
     out: Path | None = None
     quantize: str | None = None
     calibration: Path | None = None
@@ -58,26 +54,16 @@ def export(request: Request, tell: Callable[[str], None], track: Track) -> Model
     out = request.out or FOLDER / f"{metadata.name}.onnx"
     with workspace(out) as folder:
         made = folder / "float.onnx"
-        metadata = _verified(source, metadata, made, pictures)
+        write_model_file(source.graph, _verified(source, metadata, made, pictures), made)
         if request.quantize:
-            made = quantize(made, folder / "int8.onnx", pictures, track, allow_drop=request.allow_drop)
-        else:
-            write_model(source.graph, metadata, made)
-        read_model_file(made)
+            quantize(made, made := folder / "int8.onnx", pictures, track, allow_drop=request.allow_drop)
         os.replace(made, out)
     return read_model_file(out)
 
 
-def write_model(graph: ModelProto, metadata: Metadata, path: Path) -> None:
-    """Write one ONNX file with this metadata, in place of any that it had. Raises OSError."""
-    import onnx
-
-    kept = {p.key: p.value for p in graph.metadata_props if not p.key.startswith("mlinfer.")}
-    onnx.helper.set_model_props(graph, kept | metadata.to_props())
-    onnx.save(graph, path)
-
-
 def _check(request: Request) -> None:
+    if request.quantize not in (None, "int8"):
+        raise UsageError("unknown_precision", f"--quantize {request.quantize}: only int8 is known")
     if request.quantize and not request.calibration:
         hint = "Give --calibration DIR: a folder of pictures like those that the model will see, 50 or more."
         raise UsageError("no_calibration", "int8 needs pictures to find the range of each layer", hint)
@@ -100,7 +86,7 @@ def _verified(source: Source, metadata: Metadata, path: Path, pictures: Sequence
 
     The file is asked through the handler's own class. Raises VerificationError.
     """
-    write_model(source.graph, metadata, path)
+    write_model_file(source.graph, metadata, path)
     made = read_model_file(path)
     if reason := refusal(made.ir_version, made.opset):
         raise VerificationError("unsupported_model", f"the image cannot run this model: {reason}")
@@ -110,9 +96,12 @@ def _verified(source: Source, metadata: Metadata, path: Path, pictures: Sequence
     except FaultError as error:
         raise VerificationError("unusable_model", str(error)) from error
     if not parity.holds:
-        message = f"the file's answers differ from its source's by up to {parity.max_abs_diff:g}; {parity.tolerance:g} is the limit"
+        message = (
+            f"the file's answers differ from its source's by up to {parity.max_abs_diff:g}, which is "
+            f"{parity.max_relative_diff:.2g} of an answer's spread; {parity.tolerance:g} is the limit"
+        )
         raise VerificationError("parity", message, "No file was written.")
-    return replace(metadata, provenance=metadata.provenance | {"parity": asdict(parity)})
+    return replace(metadata, provenance={"parity": asdict(parity)} | metadata.provenance)
 
 
 def _parity(source: Source, classifier: Classifier, pictures: Sequence[Sample]) -> Parity:

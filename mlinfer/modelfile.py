@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lambda_src.errors import FaultError
 from lambda_src.metadata import Metadata
@@ -20,6 +20,9 @@ from lambda_src.source import sha256_of
 
 from .errors import MissingError, UsageError
 from .runtime import IMAGE_ONNXRUNTIME, refusal
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 # Field numbers of ModelProto, GraphProto, TensorProto and ValueInfoProto.
 _IR_VERSION, _GRAPH, _OPSET_IMPORT, _METADATA_PROPS = 1, 7, 8, 14
@@ -84,12 +87,23 @@ def read_ports(path: Path) -> tuple[list[Port], list[Port]]:
         return inputs, [_port(value) for value in graph.messages(_OUTPUT)]
 
 
+def write_model_file(model: ModelProto, metadata: Metadata, path: Path) -> None:
+    """Write the model with this metadata, in place of any of ours that it had. Raises OSError."""
+    import onnx
+
+    kept = {p.key: p.value for p in model.metadata_props if not p.key.startswith("mlinfer.")}
+    onnx.helper.set_model_props(model, kept | metadata.to_props())
+    onnx.save(model, path)
+
+
 def describe(file: ModelFile, inputs: list[Port], outputs: list[Port]) -> dict[str, Any]:
     """Return all that is known of the file, ready for JSON."""
     reason = refusal(file.ir_version, file.opset)
     facts: dict[str, Any] = {"file": str(file.path), "bytes": file.bytes, "sha256": file.sha256}
     facts |= {"ir_version": file.ir_version, "opset": file.opset}
-    facts |= {"image": {"onnxruntime": IMAGE_ONNXRUNTIME, "takes_it": not reason} | ({"reason": reason} if reason else {})}
+    facts |= {
+        "image": {"onnxruntime": IMAGE_ONNXRUNTIME, "takes_it": not reason} | ({"reason": reason} if reason else {})
+    }
     facts |= {"inputs": [asdict(port) for port in inputs], "outputs": [asdict(port) for port in outputs]}
     if file.metadata is None:
         return facts
@@ -113,7 +127,9 @@ def in_words(value: Any) -> str:
     if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
         return "\n".join(f"{p['name']}: {p['dtype']} {in_words(p['shape'])}" for p in value)
     if isinstance(value, list | tuple):
-        return " x ".join("?" if v is None else str(v) for v in value)
+        return (", " if value and isinstance(value[0], float) else " x ").join(
+            "?" if v is None else str(v) for v in value
+        )
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

@@ -26,33 +26,38 @@ TOLERANCE = 1e-4
 class Parity:
     """How far a file's answers are from its source's, over `inputs` inputs.
 
-    max_abs_diff: largest difference of two scores. tolerance: what it may be. top1_agreement: share of equal best classes.
+    max_abs_diff: largest difference of two scores. max_relative_diff: largest share that a difference has of its
+    answer's spread. tolerance: what that share may be. top1_agreement: share of equal best classes.
     """
 
     inputs: int
     max_abs_diff: float
+    max_relative_diff: float
     tolerance: float
     top1_agreement: float
 
     @property
     def holds(self) -> bool:
         """Tell whether the two are the same model. False for NaN."""
-        return self.max_abs_diff <= self.tolerance
+        return self.max_relative_diff <= self.tolerance
 
 
 def compare(reference: Run, candidate: Run, batches: Iterable[NDArray[Any]]) -> Parity:
-    """Run both on every batch. The tolerance is `TOLERANCE` of the widest answer. Raises VerificationError, ModelError."""
-    worst = spread = 0.0
-    inputs = agreed = 0
+    """Run both on every batch. Raises VerificationError, or what they raise."""
+    differences, shares, agreed = [], [], []
     for batch in batches:
         expected, actual = (np.asarray(run(batch), np.float64) for run in (reference, candidate))
         if expected.shape != actual.shape:
-            raise VerificationError("parity", f"the file answers with shape {actual.shape}, its source {expected.shape}")
-        worst = float(np.maximum(worst, np.abs(expected - actual).max()))  # keeps a NaN, which max() may drop
-        spread = max(spread, float(np.ptp(expected, axis=1).max()))
-        agreed += int((expected.argmax(1) == actual.argmax(1)).sum())
-        inputs += len(batch)
-    return Parity(inputs, float(f"{worst:.3g}"), float(f"{TOLERANCE * spread:.3g}"), agreed / inputs)
+            raise VerificationError(
+                "parity", f"the file answers with shape {actual.shape}, its source {expected.shape}"
+            )
+        difference = np.abs(expected - actual).max(axis=1)
+        differences.append(difference)
+        shares.append(difference / np.maximum(np.ptp(expected, axis=1), np.finfo(np.float64).tiny))
+        agreed.append(expected.argmax(1) == actual.argmax(1))
+    agreement = np.concatenate(agreed)
+    worst = [float(f"{np.concatenate(values).max():.3g}") for values in (differences, shares)]  # max() keeps a NaN
+    return Parity(len(agreement), worst[0], worst[1], TOLERANCE, float(agreement.mean()))
 
 
 def fixed_inputs(spec: Preprocess, batch_sizes: Iterable[int]) -> Iterator[NDArray[Any]]:

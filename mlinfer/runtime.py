@@ -9,7 +9,10 @@ from __future__ import annotations
 
 IMAGE_ONNXRUNTIME = "1.32.0"
 MAX_IR_VERSION = 14
-MIN_OPSET, MAX_OPSET = 7, 28  # onnxruntime promises nothing below 7: https://onnxruntime.ai/docs/reference/compatibility.html
+MIN_OPSET, MAX_OPSET = (
+    7,
+    28,
+)  # onnxruntime promises nothing below 7: https://onnxruntime.ai/docs/reference/compatibility.html
 
 # What mlinfer itself writes: well inside the limits, so that onnxruntime >= 1.20, which pyproject.toml asks for, takes it.
 OPSET = 18

@@ -55,6 +55,11 @@ def checked_name(name: str) -> str:
     raise UsageError("invalid_name", f"the name {name!r} is not of letters, digits, dots, dashes and underscores")
 
 
+def safe_name(text: str) -> str:
+    """Return the text with what a name cannot hold made a dash."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100] or "model"
+
+
 def read_labels(path: Path) -> tuple[str, ...]:
     """Read a JSON list of strings, or one label per line. Raises UsageError, MissingError."""
     text = read_text(path)
