@@ -100,9 +100,10 @@ def _decode(data: bytes, name: str, max_pixels: int, target: int) -> Image.Image
     image: Image.Image = Image.open(io.BytesIO(data), formats=(name,))
     if image.width * image.height > max_pixels:
         raise _too_many_pixels(max_pixels)
-    orientation = _orientation(image)
     if target and name == "JPEG":
         image.draft(None, _draft_size(image.size, target))
+    image.load()
+    orientation = _orientation(image)  # after the load: Pillow turns a TIFF by itself, and drops its tag
     image = _to_rgb(image)
     if orientation in _ORIENTATIONS:
         image = image.transpose(_ORIENTATIONS[orientation])
@@ -129,7 +130,6 @@ def _orientation(image: Image.Image) -> int:
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Convert any mode to RGB. Pillow clips 16-bit and float greys instead of scaling them, so those are scaled here."""
     if image.mode == "RGB":
-        image.load()
         return image
     if image.mode == "F" or image.mode.startswith("I"):
         return _scaled_grey(image).convert("RGB")

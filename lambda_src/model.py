@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # its Linux wheels report home by default; read once, at the import
+# numpy's matrix products are not used here, and starting threads for them is half of numpy's import.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import onnxruntime as ort

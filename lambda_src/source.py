@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import ModelError
@@ -72,10 +73,15 @@ def sha256_of(path: Path) -> str:
 
 def download(uri: str, path: Path, expected: str) -> None:
     """Download an S3 object to `path`: whole and with that SHA-256, or not at all. Raises ModelError."""
+    try:
+        size, chunks = open_object(uri)
+    except ObjectNotFoundError as error:
+        raise ModelError(f"there is no object {uri}: upload the model, or correct MLINFER_MODEL_URI") from error
+    except ObjectForbiddenError as error:
+        raise ModelError(f"S3 refused {uri}: the function's role needs s3:GetObject on it") from error
     part = path.with_suffix(".part")
     digest = hashlib.sha256()
     try:
-        size, chunks = open_object(uri)
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb", buffering=0) as file:
             for chunk in chunks:
@@ -84,14 +90,11 @@ def download(uri: str, path: Path, expected: str) -> None:
         if digest.hexdigest() != expected:
             raise ModelError(_mismatch(uri, expected, digest.hexdigest()))
         os.replace(part, path)
-    except ObjectNotFoundError as error:
-        raise ModelError(f"there is no object {uri}: upload the model, or correct MLINFER_MODEL_URI") from error
-    except ObjectForbiddenError as error:
-        raise ModelError(f"S3 refused {uri}: the function's role needs s3:GetObject on it") from error
     except OSError as error:
         raise ModelError(f"the model ({size} bytes) could not be written to {path.parent}: {error.strerror}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # gone with the rename, or never made
+            part.unlink()
 
 
 def _mismatch(uri: str, expected: str, actual: str) -> str:

@@ -35,12 +35,12 @@ def open_object(uri: str, chunk_bytes: int = 2**20) -> tuple[int, Iterator[bytes
     Raises ObjectNotFoundError, ObjectForbiddenError, ValueError for a malformed URI, obstore's BaseError for the rest.
     """
     import obstore
-    from obstore.exceptions import InvalidPathError, NotFoundError, PermissionDeniedError, UnauthenticatedError
+    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
 
     bucket, key = split_uri(uri)
     try:
         result = obstore.get(_store(bucket), key)
-    except (NotFoundError, InvalidPathError) as error:
+    except (FileNotFoundError, ValueError) as error:  # ValueError: a key with '..' or '//', which obstore does not send
         raise ObjectNotFoundError(str(error)) from error
     except (PermissionDeniedError, UnauthenticatedError) as error:
         raise ObjectForbiddenError(str(error)) from error

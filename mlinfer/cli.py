@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import typer
 
 from . import __version__
 from .config import FILE_NAME, Config, load_config, template
-from .errors import ImageError, MissingError, MlinferError, UsageError
+from .errors import ImageError, MlinferError, ReaderGoneError, UsageError
 from .files import write_whole
 from .terminal import Terminal
 
@@ -46,7 +47,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     terminal = _terminal(arguments)
     try:
         code = app(arguments, prog_name="mlinfer", standalone_mode=False)
-        sys.stdout.flush()
     except typer.TyperException as error:
         terminal.error(_usage_error(error))
         return UsageError.exit_code
@@ -55,16 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MlinferError as error:
         terminal.error(error)
         return error.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's last flush fails once more
+    except ReaderGoneError:
         return 141  # what a shell reports of a program that SIGPIPE ended
-    except OSError as error:
-        if error.filename is not None or error.errno is None:
-            terminal.defect(error)
-            return 1
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        terminal.failure(f"the output cannot be written: {error.strerror}")
-        return MissingError.exit_code
     except Exception as error:
         terminal.defect(error)
         return 1
@@ -75,16 +67,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """Be the `mlinfer` program."""
-    sys.exit(main())
+    code = main()
+    gc.freeze()  # else the interpreter, as it ends, looks for cycles in all that was imported: a tenth of `predict`
+    sys.exit(code)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        Terminal().text(f"mlinfer {__version__}")
+        raise typer.Exit
 
 
 @app.callback()
 def _global(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
 ) -> None:
-    if version:
-        sys.stdout.write(f"mlinfer {__version__}\n")
-        raise typer.Exit
+    pass
 
 
 @app.command()
@@ -95,7 +95,8 @@ def predict(
         str | None, typer.Option("--target", help="Where to ask: embedded (in this process).", show_default=False)
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option("--top-k", "-k", help="Classes per image [default: 5].", show_default=False)
+        int | None,
+        typer.Option("--top-k", "-k", help="Classes per image; default: 5, of several images 1.", show_default=False),
     ] = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -103,8 +104,7 @@ def predict(
 ) -> int:
     """Name the classes of images:  mlinfer predict cat.jpg
 
-    One image gives a table, or with --json the handler's document. Several give a line each, or JSON Lines in the
-    order of the input. An image that cannot be read stops no other; the exit code is then 5.
+    One image gives a table, or with --json the handler's document. Several give a line each, or JSON Lines in the order of the input. An image that cannot be read stops no other; the exit code is then 5.
     """
     from . import predict as step
 
@@ -268,7 +268,7 @@ def _show_predictions(terminal: Terminal, results: list[Result], config: Config,
     rows = []
     for result in results:
         for place, prediction in enumerate(result.body.get("predictions", [])[:count]):
-            name = () if alone else (result.name if place == 0 else "",)
+            name = () if alone else (Path(result.name).name if place == 0 else "",)
             rows.append((*name, prediction["label"], float(prediction["score"])))
     if rows:
         terminal.rows(rows)

@@ -49,3 +49,7 @@ class VerificationError(MlinferError):
     """The model is no image classifier, or what was made of it does not answer as it does."""
 
     exit_code = 5
+
+
+class ReaderGoneError(Exception):
+    """Whoever read our output has closed it, as `head` does: no failure, but no reason to go on."""

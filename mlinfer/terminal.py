@@ -6,12 +6,13 @@ Rich is imported only where something is drawn: it costs a quarter of `predict -
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from .errors import MlinferError
+from .errors import MissingError, MlinferError, ReaderGoneError
 
 T = TypeVar("T")
 
@@ -34,10 +35,22 @@ class Terminal:
         if self._verbose:
             sys.stderr.write(f"{printable(text)}\n")
 
+    def text(self, text: str) -> None:
+        """Write a line of the result. Raises ReaderGoneError, MissingError when stdout takes no more."""
+        try:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+        except OSError as error:
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+            )  # else Python's own last flush fails once more
+            if isinstance(error, BrokenPipeError):
+                raise ReaderGoneError from error
+            raise MissingError("cannot_write_output", f"the output cannot be written: {error.strerror}") from error
+
     def document(self, value: object, *, lines: bool = False) -> None:
         """Write one JSON document; with `lines`, on one line of its own."""
-        sys.stdout.write(json.dumps(value, indent=None if lines else 2, ensure_ascii=False) + "\n")
-        sys.stdout.flush()
+        self.text(json.dumps(value, indent=None if lines else 2))
 
     def rows(self, rows: Iterable[Sequence[object]], *, header: Sequence[str] = ()) -> None:
         """Write a table; a float is drawn as its percentage and a bar."""
@@ -60,7 +73,10 @@ class Terminal:
                 else:
                     cells.append(Text(printable(str(cell))))
             table.add_row(*cells)
-        Console(highlight=False).print(table)
+        console = Console(highlight=False)
+        with console.capture() as drawing:
+            console.print(table, end="")
+        self.text(drawing.get().rstrip("\n"))
 
     def track(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
         """Pass the items on, with a progress bar where a person is watching."""
@@ -82,10 +98,9 @@ class Terminal:
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     def error(self, error: MlinferError) -> None:
-        """Show a failure: what and why on one line, what to do next on another."""
+        """Show a failure: what and why on one line, what to do next on another; under `--json` on stdout too."""
         if self.as_json:
             self.document({"error": error.as_json()})
-            return
         self.failure(str(error))
         if error.hint:
             sys.stderr.write(f"{printable(error.hint)}\n")

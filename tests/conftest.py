@@ -1,0 +1,134 @@
+"""What the tests share. Nothing here reaches a developer's account, configuration or the network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import boto3
+import pytest
+
+from mlinfer.cli import main
+
+from . import models
+from .pictures import encoded, plain
+
+ROOT = Path(__file__).parents[1]
+PHOTOS = ROOT.parent / "shared" / "data" / "photos"
+CAT = ROOT / "examples" / "cat.jpg"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a user sees of one command."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run each test in an empty folder, with no configuration, credentials or home of the developer's."""
+    for name in list(os.environ):
+        if name.startswith(("MLINFER_", "AWS_")) and not name.startswith("MLINFER_REQUIRE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws-config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws-credentials"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def mlinfer(capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
+    """Return a function that runs one command by the user's door, `main(argv)`."""
+
+    def run(*argv: str | Path) -> Run:
+        capsys.readouterr()
+        code = main([str(a) for a in argv])
+        captured = capsys.readouterr()
+        return Run(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def photos() -> list[Path]:
+    """Return the photographs of the shared data; without them skip the test, or fail in CI."""
+    found = sorted(PHOTOS.glob("*.JPEG"))
+    if not found:
+        message = "the photographs of ../shared/data/photos are not here"
+        pytest.fail(message) if os.environ.get("MLINFER_REQUIRE_PHOTOS") == "1" else pytest.skip(message)
+    return found
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model file of ten classes that the tests made."""
+    return models.mean_colour(tmp_path_factory.mktemp("models") / "tiny.onnx")
+
+
+@pytest.fixture
+def red() -> Path:
+    """Return red.png, a red picture in the test's folder."""
+    path = Path("red.png")
+    path.write_bytes(encoded(plain((255, 0, 0)), "PNG"))
+    return path
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint() -> Iterator[str]:
+    """Start moto's S3 on a free loopback port for the session."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bucket]:
+    """Return an empty bucket in an S3 that the environment points to, as it does in Lambda."""
+    environment = {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_SESSION_TOKEN": "testing",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": moto_endpoint,
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3", region_name="us-east-1")
+    client.create_bucket(Bucket="pictures")
+    bucket = Bucket("pictures", client)
+    yield bucket
+    for item in client.list_objects_v2(Bucket=bucket.name).get("Contents", []):
+        client.delete_object(Bucket=bucket.name, Key=item["Key"])
+    client.delete_bucket(Bucket=bucket.name)
+    client.close()
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """An S3 bucket of the test's own."""
+
+    name: str
+    client: object
+
+    def put(self, key: str, content: bytes) -> str:
+        """Store an object and return its URI."""
+        self.client.put_object(Bucket=self.name, Key=key, Body=content)  # type: ignore[attr-defined]
+        return f"s3://{self.name}/{key}"
+
+    def remove(self, key: str) -> None:
+        """Delete an object."""
+        self.client.delete_object(Bucket=self.name, Key=key)  # type: ignore[attr-defined]

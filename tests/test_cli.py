@@ -1,0 +1,344 @@
+"""The commands, by the user's door: what goes in as arguments and comes out as text, JSON and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lambda_src.source import sha256_of
+from mlinfer import __version__
+
+from .conftest import CAT, Run
+from .pictures import encoded, plain
+
+MlInfer = Callable[..., Run]
+COMMAND = [sys.executable, "-m", "mlinfer"]
+
+
+@pytest.fixture
+def blue() -> Path:
+    """Return blue.png, a blue picture in the test's folder."""
+    path = Path("blue.png")
+    path.write_bytes(encoded(plain((0, 0, 255)), "PNG"))
+    return path
+
+
+@pytest.fixture
+def broken() -> Path:
+    """Return broken.jpg, a text file by that name."""
+    path = Path("broken.jpg")
+    path.write_text("I am no picture.\n")
+    return path
+
+
+# predict
+
+
+def test_the_cat_is_a_cat(mlinfer: MlInfer) -> None:
+    """The first command of the README: the starter model names the cat first, and says who answered."""
+    run = mlinfer("predict", CAT)
+    assert run.code == 0
+    assert run.out.split()[0] == "cat"
+    assert len(run.out.splitlines()) == 5
+    assert "Answered by starter" in run.err
+    assert "target embedded" in run.err
+    assert "mlinfer export resnet18" in run.err
+
+
+def test_one_image_as_json(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
+    """With --json one image gives the handler's document and nothing else on stdout."""
+    run = mlinfer("predict", red, "--model", tiny_model, "--json")
+    body = json.loads(run.out)
+    assert list(body) == ["pred_index", "label", "score", "predictions", "model", "cold_start", "timings"]
+    assert body["label"] == "red"
+    assert body["model"] == {"name": "tiny", "sha256": sha256_of(tiny_model)}
+    assert "Answered by tiny" in run.err
+
+
+def test_several_images_as_json_lines(mlinfer: MlInfer, tiny_model: Path, red: Path, blue: Path) -> None:
+    """With --json several images give a line each, in the order of the input."""
+    run = mlinfer("predict", red, blue, red, "--model", tiny_model, "--json")
+    lines = [json.loads(line) for line in run.out.splitlines()]
+    assert [(line["image"], line["label"]) for line in lines] == [
+        ("red.png", "red"),
+        ("blue.png", "blue"),
+        ("red.png", "red"),
+    ]
+
+
+def test_several_images_as_a_table(mlinfer: MlInfer, tiny_model: Path, red: Path, blue: Path) -> None:
+    """Several images give one row each; --top-k asks for more."""
+    rows = mlinfer("predict", red, blue, "--model", tiny_model).out.splitlines()
+    assert [row.split()[:2] for row in rows] == [["red.png", "red"], ["blue.png", "blue"]]
+    rows = mlinfer("predict", red, blue, "--model", tiny_model, "-k", "2").out.splitlines()
+    assert len(rows) == 4
+
+
+def test_top_k(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
+    """--top-k says how many classes are shown."""
+    assert len(mlinfer("predict", red, "--model", tiny_model, "--top-k", "3").out.splitlines()) == 3
+
+
+def test_batch_with_a_bad_file(mlinfer: MlInfer, tiny_model: Path, red: Path, blue: Path, broken: Path) -> None:
+    """A bad file in a batch stops no other; it is reported, and the exit code is 5."""
+    run = mlinfer("predict", red, broken, blue, "none.jpg", "--model", tiny_model)
+    assert run.code == 5
+    assert [row.split()[1] for row in run.out.splitlines()] == ["red", "blue"]
+    assert "broken.jpg: the image is no JPEG" in run.err
+    assert "there is no file none.jpg" in run.err
+    assert "2 of 4 images" in run.err
+
+
+def test_batch_with_a_bad_file_as_json(mlinfer: MlInfer, tiny_model: Path, red: Path, broken: Path) -> None:
+    """In JSON Lines the bad file has its line, with the error in the answer's place."""
+    run = mlinfer("predict", broken, red, "--model", tiny_model, "--json")
+    first, second = (json.loads(line) for line in run.out.splitlines())
+    assert (first["image"], first["error"]["code"]) == ("broken.jpg", "invalid_image")
+    assert second["label"] == "red"
+    assert run.code == 5
+
+
+def test_text_file_named_jpg(mlinfer: MlInfer, broken: Path) -> None:
+    """A text file named .jpg ends with exit code 5 and a sentence; as JSON, with the error's document."""
+    run = mlinfer("predict", broken)
+    assert (run.code, run.out) == (5, "")
+    assert run.err.splitlines()[0] == ("Error: broken.jpg: the image is no JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF")
+    error = json.loads(mlinfer("predict", broken, "--json").out)["error"]
+    assert list(error) == ["code", "message", "hint"]
+    assert error["code"] == "invalid_image"
+
+
+@pytest.mark.parametrize(("name", "message"), [("none.jpg", "there is no file none.jpg"), (".", ". is a directory")])
+def test_what_is_no_file(mlinfer: MlInfer, name: str, message: str) -> None:
+    """A path that is no file is wrong usage: exit code 2."""
+    run = mlinfer("predict", name)
+    assert run.code == 2
+    assert message in run.err
+
+
+def test_missing_model(mlinfer: MlInfer, red: Path) -> None:
+    """A model file that is not there ends with exit code 3 and says where its name came from."""
+    run = mlinfer("predict", red, "--model", "none.onnx")
+    assert run.code == 3
+    assert "there is no model file none.onnx (from --model)" in run.err
+
+
+def test_model_that_is_none(mlinfer: MlInfer, red: Path, broken: Path) -> None:
+    """A file that is no model ends with exit code 2 and a sentence."""
+    run = mlinfer("predict", red, "--model", broken)
+    assert run.code == 2
+    assert run.err.startswith("Error: broken.jpg: onnxruntime")
+    assert "Traceback" not in run.err
+
+
+def test_too_many_pixels(mlinfer: MlInfer, red: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture over max_pixels is refused with exit code 5 and the name of the key."""
+    monkeypatch.setenv("MLINFER_MAX_PIXELS", "100")
+    run = mlinfer("predict", red)
+    assert run.code == 5
+    assert "more than 100 pixels" in run.err
+    assert "max_pixels" in run.err
+
+
+def test_quiet(mlinfer: MlInfer, red: Path, broken: Path) -> None:
+    """--quiet leaves the result and the errors."""
+    assert mlinfer("predict", red, "--quiet").err == ""
+    assert mlinfer("predict", broken, "--quiet").err.startswith("Error:")
+
+
+def test_verbose(mlinfer: MlInfer, tiny_model: Path, red: Path, broken: Path) -> None:
+    """--verbose shows the handler's log line, and the traceback of an error."""
+    run = mlinfer("predict", red, "--model", tiny_model, "--verbose", "--json")
+    assert json.loads(run.err.splitlines()[0])["outcome"] == "ok"
+    assert json.loads(run.out)["label"] == "red"
+    assert "Traceback" in mlinfer("predict", broken, "--verbose").err
+
+
+def test_labels_cannot_steer_the_terminal(mlinfer: MlInfer) -> None:
+    """Control characters and markup in names are shown, not obeyed."""
+    path = Path("\x1b[31m[bold]red.png")
+    path.write_bytes(encoded(plain(), "PNG"))
+    run = mlinfer("predict", path, path)
+    assert "\x1b" not in run.out
+    assert "[bold]red.png" in run.out
+
+
+# Usage
+
+
+def test_unknown_option(mlinfer: MlInfer) -> None:
+    """An unknown option ends with exit code 2, and with JSON where that was asked for."""
+    run = mlinfer("predict", "cat.jpg", "--xyz")
+    assert run.code == 2
+    assert run.err.splitlines() == ["Error: No such option: --xyz", "See: mlinfer predict --help"]
+    run = mlinfer("predict", "cat.jpg", "--xyz", "--json")
+    assert run.code == 2
+    assert json.loads(run.out)["error"]["code"] == "usage"
+
+
+def test_unknown_command(mlinfer: MlInfer) -> None:
+    """An unknown command ends with exit code 2."""
+    run = mlinfer("predicted")
+    assert run.code == 2
+    assert "No such command" in run.err
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_wrong_top_k(mlinfer: MlInfer, red: Path, value: str) -> None:
+    """A wrong --top-k is wrong usage."""
+    assert mlinfer("predict", red, "--top-k", value).code == 2
+
+
+def test_unknown_target(mlinfer: MlInfer, red: Path) -> None:
+    """A target that does not exist is named with those that do."""
+    run = mlinfer("predict", red, "--target", "moon")
+    assert run.code == 2
+    assert "not one of: embedded" in run.err
+
+
+def test_help(mlinfer: MlInfer) -> None:
+    """Without arguments there is the help; each command's help leads with an example."""
+    assert "mlinfer predict cat.jpg" in mlinfer().out
+    for command in ("predict", "inspect", "init"):
+        run = mlinfer(command, "--help")
+        assert run.code == 0
+        assert f"mlinfer {command}" in run.out.split("Arguments")[0]
+
+
+def test_version(mlinfer: MlInfer) -> None:
+    """--version prints name and version."""
+    assert mlinfer("--version").out == f"mlinfer {__version__}\n"
+
+
+# inspect
+
+
+def test_inspect(mlinfer: MlInfer, tiny_model: Path) -> None:
+    """`inspect` says what the file says of itself, and what onnxruntime and the file system say of it."""
+    facts = json.loads(mlinfer("inspect", tiny_model, "--json").out)
+    assert facts["name"] == "tiny"
+    assert facts["sha256"] == sha256_of(tiny_model)
+    assert facts["bytes"] == tiny_model.stat().st_size
+    assert (facts["ir_version"], facts["opset"]) == (8, 17)
+    assert facts["inputs"] == [{"name": "image", "dtype": "float", "shape": ["N", 3, 8, 8]}]
+    assert facts["labels"] == {"count": 5, "first": "red", "last": "black"}
+    assert facts["preprocess"]["crop"] == [8, 8]
+    assert facts["provenance"] == {"made by": "the tests"}
+
+
+def test_inspect_for_people(mlinfer: MlInfer, tiny_model: Path) -> None:
+    """For people the same facts are lines of words."""
+    out = mlinfer("inspect", tiny_model).out
+    assert "image: float N x 3 x 8 x 8" in out
+    assert "count: 5" in out
+
+
+def test_inspect_the_starter(mlinfer: MlInfer) -> None:
+    """Without a model `inspect` shows the starter, whose metadata carries its accuracy."""
+    facts = json.loads(mlinfer("inspect", "--json").out)
+    assert facts["name"] == "starter"
+    assert facts["bytes"] <= 3_000_000
+    assert facts["provenance"]["accuracy"]["top1"] >= 0.90
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, world\n", b"\x08\x08\x3a\xff\xff\xff\x7f", b"\x80" * 40])
+def test_inspect_what_is_no_model(mlinfer: MlInfer, content: bytes) -> None:
+    """`inspect` of another file ends with exit code 2 and a sentence."""
+    Path("no.onnx").write_bytes(content)
+    run = mlinfer("inspect", "no.onnx")
+    assert run.code == 2
+    assert run.err.startswith("Error: no.onnx is not an ONNX file")
+
+
+# As a process
+
+
+def test_stdin(tiny_model: Path) -> None:
+    """- reads an image from stdin."""
+    data = encoded(plain((0, 255, 0)), "JPEG")
+    result = subprocess.run(
+        [*COMMAND, "predict", "-", "--model", tiny_model, "--json"], input=data, capture_output=True
+    )
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["label"] == "green"
+
+
+def test_stdin_that_is_a_terminal(tiny_model: Path) -> None:
+    """- at a terminal is wrong usage and does not wait for keys."""
+    master, terminal = pty.openpty()
+    result = subprocess.run(
+        [*COMMAND, "predict", "-", "--model", tiny_model], stdin=terminal, capture_output=True, text=True
+    )
+    os.close(terminal)
+    os.close(master)
+    assert result.returncode == 2
+    assert "Pipe one" in result.stderr
+
+
+def test_reader_that_closes_early(tiny_model: Path, red: Path) -> None:
+    """A reader that goes away, as `head -1` does, ends the command without a traceback."""
+    process = subprocess.Popen(
+        [*COMMAND, "predict", *[red] * 200, "--model", tiny_model, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    _, errors = process.communicate()
+    assert process.returncode == 141
+    assert b"Traceback" not in errors
+
+
+def test_full_disk(tiny_model: Path, red: Path) -> None:
+    """A result that cannot be written ends with exit code 3 and the reason."""
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [*COMMAND, "predict", red, "--model", tiny_model, "--json"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert result.returncode == 3
+    assert "the output cannot be written: No space left on device" in result.stderr
+
+
+def test_interrupt_shows_what_there_is(tiny_model: Path, red: Path) -> None:
+    """Ctrl-C in a batch ends with exit code 130, and every line that was written is whole."""
+    process = subprocess.Popen(
+        [*COMMAND, "predict", *[red] * 20_000, "--model", tiny_model, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate()
+    lines = (first + rest).splitlines()
+    assert process.returncode == 130
+    assert 0 < len(lines) < 20_000
+    assert all(json.loads(line)["label"] == "red" for line in lines)
+    assert errors.decode().endswith("Interrupted.\n")
+
+
+def test_no_colour_in_a_pipe(tiny_model: Path, red: Path) -> None:
+    """Piped output holds no escape sequences."""
+    result = subprocess.run([*COMMAND, "predict", red, "--model", tiny_model], capture_output=True, text=True)
+    assert "\x1b" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("columns", ["30", "200"])
+def test_narrow_and_wide(tiny_model: Path, red: Path, columns: str) -> None:
+    """The table fits a narrow terminal and stays readable in a wide one."""
+    environment = os.environ | {"COLUMNS": columns}
+    result = subprocess.run(
+        [*COMMAND, "predict", red, "--model", tiny_model], capture_output=True, text=True, env=environment
+    )
+    rows = result.stdout.splitlines()
+    assert rows[0].split()[0] == "red"
+    assert all(len(row) <= int(columns) for row in rows)

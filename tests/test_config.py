@@ -1,0 +1,130 @@
+"""The configuration: file, environment, flags, in this order of rising precedence."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .conftest import Run
+
+MlInfer = Callable[..., Run]
+
+
+def origins(mlinfer: MlInfer) -> dict[str, dict[str, object]]:
+    """Return what `inspect --config --json` says."""
+    run = mlinfer("inspect", "--config", "--json")
+    assert run.code == 0
+    document: dict[str, dict[str, object]] = json.loads(run.out)
+    return document
+
+
+def test_defaults(mlinfer: MlInfer) -> None:
+    """Without any source each value is the default, and says so."""
+    values = origins(mlinfer)
+    assert values["target"] == {"value": "embedded", "origin": "default"}
+    assert values["top_k"] == {"value": 5, "origin": "default"}
+    assert values["max_pixels"]["value"] == 50_000_000
+
+
+def test_environment_overrides_the_file(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file overrides the defaults, the environment the file."""
+    Path("mlinfer.toml").write_text('top_k = 3\nmodel = "m.onnx"\n')
+    monkeypatch.setenv("MLINFER_TOP_K", "4")
+    values = origins(mlinfer)
+    assert values["model"] == {"value": "m.onnx", "origin": "mlinfer.toml"}
+    assert values["top_k"] == {"value": 4, "origin": "MLINFER_TOP_K"}
+
+
+def test_flags_override_the_environment(
+    mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, tiny_model: Path, red: Path
+) -> None:
+    """A flag comes before the environment."""
+    monkeypatch.setenv("MLINFER_TOP_K", "4")
+    run = mlinfer("predict", red, "--model", tiny_model, "--top-k", "2", "--json")
+    assert len(json.loads(run.out)["predictions"]) == 2
+
+
+def test_configuration_as_a_table(mlinfer: MlInfer) -> None:
+    """For people the configuration is a table of key, value and origin."""
+    Path("mlinfer.toml").write_text("threads = 1\n")
+    run = mlinfer("inspect", "--config")
+    assert [line.split() for line in run.out.splitlines() if "threads" in line] == [["threads", "1", "mlinfer.toml"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("topk = 3", "mlinfer.toml has an unknown key, 'topk'"),
+        ("top_k = 'three'", "top_k from mlinfer.toml is 'three', not a whole number above 0"),
+        ("top_k = 0", "top_k from mlinfer.toml is 0"),
+        ("top_k = true", "top_k from mlinfer.toml is True"),
+        ("model = 3", "model from mlinfer.toml is 3, not a string"),
+        ("target = 'moon'", "target from mlinfer.toml is 'moon', not one of: embedded"),
+        ("top_k = = 3", "mlinfer.toml is not valid TOML"),
+    ],
+)
+def test_mistakes_in_the_file(mlinfer: MlInfer, content: str, message: str) -> None:
+    """A mistake in the file ends with exit code 2 and a sentence that names file, key and value."""
+    Path("mlinfer.toml").write_text(content)
+    run = mlinfer("inspect", "--config")
+    assert run.code == 2
+    assert run.err.startswith(f"Error: {message}")
+    assert run.out == ""
+
+
+def test_unknown_key_names_the_nearest(mlinfer: MlInfer) -> None:
+    """A misspelt key is answered with the known key nearest to it."""
+    Path("mlinfer.toml").write_text("max_pixel = 3")
+    assert "Did you mean max_pixels?" in mlinfer("inspect", "--config").err
+
+
+def test_mistake_in_the_environment(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong environment variable is named as such."""
+    monkeypatch.setenv("MLINFER_TOP_K", "many")
+    run = mlinfer("inspect", "--config", "--json")
+    assert run.code == 2
+    assert json.loads(run.out)["error"] == {
+        "code": "invalid_value",
+        "message": "MLINFER_TOP_K is 'many', not a whole number",
+        "hint": "",
+    }
+
+
+def test_init_writes_a_file_that_changes_nothing(mlinfer: MlInfer) -> None:
+    """`init` writes valid TOML that sets nothing; with each comment sign removed it still is a valid configuration."""
+    assert mlinfer("init").code == 0
+    text = Path("mlinfer.toml").read_text()
+    assert tomllib.loads(text) == {}
+    assert {v["origin"] for v in origins(mlinfer).values()} == {"default"}
+    lines = [line.removeprefix("# ") for line in text.splitlines() if " = " in line]
+    Path("mlinfer.toml").write_text("\n".join(lines))
+    assert {v["origin"] for v in origins(mlinfer).values()} == {"mlinfer.toml"}
+
+
+def test_init_again_changes_nothing(mlinfer: MlInfer) -> None:
+    """A second `init` is a success and says that nothing changed."""
+    mlinfer("init")
+    assert json.loads(mlinfer("init", "--json").out) == {"file": "mlinfer.toml", "outcome": "unchanged"}
+
+
+def test_init_keeps_an_edited_file(mlinfer: MlInfer) -> None:
+    """`init` without a terminal leaves an edited file alone and names the flag that replaces it."""
+    Path("mlinfer.toml").write_text("top_k = 3\n")
+    run = mlinfer("init")
+    assert run.code == 2
+    assert "mlinfer init --yes" in run.err
+    assert Path("mlinfer.toml").read_text() == "top_k = 3\n"
+    assert mlinfer("init", "--yes").code == 0
+    assert tomllib.loads(Path("mlinfer.toml").read_text()) == {}
+
+
+def test_init_where_nothing_can_be_written(mlinfer: MlInfer, empty_folder: Path) -> None:
+    """`init` in a folder that is gone ends with exit code 3 and the reason."""
+    empty_folder.rmdir()
+    run = mlinfer("init")
+    assert run.code == 3
+    assert "mlinfer.toml cannot be written" in run.err

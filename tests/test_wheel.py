@@ -1,0 +1,52 @@
+"""The wheel: what an installed mlinfer does, away from the checkout and with nothing else there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from .conftest import CAT, ROOT
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_contents(wheel: Path) -> None:
+    """The wheel holds the tool, the handler package, the starter model and the image's files, and nothing else."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if ".dist-info/" not in name]
+        starter = archive.getinfo("mlinfer/starter.onnx")
+    assert {name.split("/")[0] for name in names} == {"mlinfer", "lambda_src"}
+    assert {"mlinfer/cli.py", "lambda_src/handler.py", "mlinfer/_docker/requirements.txt"} <= set(names)
+    assert starter.compress_size <= 3_000_000
+
+
+def test_installed_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
+    """From a wheel in an empty environment `predict` names the cat; no checkout, no configuration."""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    binaries = tmp_path / "venv" / "bin"
+    subprocess.run([binaries / "pip", "install", "--quiet", wheel], check=True)
+    (tmp_path / "cat.jpg").write_bytes(CAT.read_bytes())
+    result = subprocess.run(
+        [binaries / "mlinfer", "predict", "cat.jpg", "--json"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        check=True,
+    )
+    assert json.loads(result.stdout)["label"] == "cat"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cat.jpg", "venv"]  # nothing is written, no telemetry either
