@@ -39,6 +39,7 @@ _IMAGENET = {
     "std": [0.229, 0.224, 0.225],
 }  # of the training pictures, as torchvision has it
 _IMAGENET_SIZE, _IMAGENET_CROP = 224, 0.875
+BATCH = "batch"  # the free dimension's name
 _PASSED_THROUGH = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze")
 
 
@@ -71,7 +72,7 @@ def read_onnx(path: Path, answers: Answers) -> Source:
     scores = _scores(run, samples)
     kind = _output_kind(graph.graph, output.name, scores, answers, file.metadata)
     labels = _labels(scores.shape[1], answers, file.metadata)
-    _rewrite(graph, picture, inputs, outputs, output, run(samples[0]).ndim)
+    _rewrite(graph, picture, inputs, outputs, output, run(samples[0]).shape)
     name = checked_name(answers.name or (file.metadata.name if file.metadata else safe_name(path.stem)))
     metadata = Metadata(name, labels, preprocess, kind, _provenance(file, graph))
     return Source(graph, metadata, lambda batch: run(batch).reshape(len(batch), -1), one_by_one=picture.batch == 1)
@@ -95,29 +96,33 @@ def _load(path: Path) -> ModelProto:
     """Check the file and load it with its external data. Raises MissingError, VerificationError."""
     try:
         import onnx
+        from google.protobuf.message import DecodeError
     except ImportError as error:
         raise missing_extra("onnx") from error
     try:
-        onnx.checker.check_model(str(path), full_check=True)  # by path: also right above 2 GB
         model = onnx.load(path, load_external_data=False)
-        if (size := _whole_size(model, path)) > MAX_FILE_BYTES:
-            message = f"{path} has {size:,} bytes with its weights; one ONNX file holds {MAX_FILE_BYTES:,} at most"
-            raise VerificationError("model_too_large", message)
+        _check_weights(model, path)
+        onnx.checker.check_model(str(path), full_check=True)  # by path: above 2 GB it takes nothing else
         onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, FileNotFoundError) as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, DecodeError) as error:
         reason = str(error).strip().splitlines()[0]
-        if "doesn't exist" in str(error) or isinstance(error, FileNotFoundError):
-            hint = "Put the file with the weights beside it, under the name that the model gives."
-            raise MissingError("weights_missing", f"{path} keeps weights in another file: {reason}", hint) from error
         raise VerificationError("invalid_model", f"the ONNX checker refuses {path}: {reason}") from error
     return model
 
 
-def _whole_size(model: ModelProto, path: Path) -> int:
+def _check_weights(model: ModelProto, path: Path) -> None:
+    """Check that weights in other files are there and will fit into one. Raises MissingError, VerificationError."""
     from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-    outside = (ExternalDataInfo(t) for t in model.graph.initializer if uses_external_data(t))
-    return path.stat().st_size + sum(int(info.length or 0) for info in outside)
+    outside = [ExternalDataInfo(tensor) for tensor in model.graph.initializer if uses_external_data(tensor)]
+    for name in sorted({info.location for info in outside}):
+        if not (path.parent / name).is_file():
+            hint = f"Put it beside {path.name} under that name."
+            raise MissingError("weights_missing", f"{path} keeps weights in {name}, which is not there", hint)
+    size = path.stat().st_size + sum(int(info.length or 0) for info in outside)
+    if size > MAX_FILE_BYTES:
+        message = f"{path} has {size:,} bytes with its weights; one ONNX file holds {MAX_FILE_BYTES:,} at most"
+        raise VerificationError("model_too_large", message)
 
 
 def _picture_input(inputs: list[Port], answers: Answers) -> _Input:
@@ -133,7 +138,7 @@ def _picture_input(inputs: list[Port], answers: Answers) -> _Input:
         raise _not_a_classifier(f"{shown}; a picture has four dimensions, N x C x H x W or N x H x W x C")
     told = json_object(answers.preprocess) if answers.preprocess not in (None, "imagenet", "none") else {}
     sizes = [size if isinstance(size, int) else 0 for size in port.shape]
-    layout = told.get("layout") or ("NCHW" if sizes[1] in (1, 3) else "NHWC" if sizes[3] in (1, 3) else None)
+    layout = "NCHW" if sizes[1] in (1, 3) else "NHWC" if sizes[3] in (1, 3) else told.get("layout")
     if layout not in ("NCHW", "NHWC"):
         if all(sizes[i] for i in (1, 3)):
             raise _not_a_classifier(f"{shown}; a picture has 1 or 3 channels")
@@ -187,7 +192,9 @@ def _combined(picture: _Input, size: tuple[int, int], told: Mapping[str, Any]) -
             raise UsageError("invalid_preprocess", f"{name} is {told[name]!r}, but the model takes {value}")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
     crop = values.setdefault("crop", size)
-    for name, given, own in zip(("height", "width"), crop, (picture.height, picture.width), strict=False):
+    if not (isinstance(crop, tuple) and len(crop) == 2 and all(isinstance(length, int) for length in crop)):
+        raise UsageError("invalid_preprocess", f"crop is {crop!r}, not [height, width] in pixels")
+    for name, given, own in zip(("height", "width"), crop, (picture.height, picture.width), strict=True):
         if own and given != own:
             raise UsageError("invalid_preprocess", f"crop gives a {name} of {given}, but the model takes {own}")
     values.setdefault("resize", max(crop))
@@ -195,8 +202,10 @@ def _combined(picture: _Input, size: tuple[int, int], told: Mapping[str, Any]) -
     values = {"mean": (0.0,) * channels, "std": (1.0,) * channels} | values | picture.fixed
     try:
         return Preprocess(**values)
-    except (FaultError, TypeError) as error:
+    except FaultError as error:
         raise UsageError("invalid_preprocess", str(error)) from error
+    except TypeError as error:
+        raise UsageError("invalid_preprocess", f"the pre-processing is not as documented: {error}") from error
 
 
 def _runner(path: Path, picture: _Input, output: str) -> Run:
@@ -264,25 +273,27 @@ def _labels(classes: int, answers: Answers, said: Metadata | None) -> tuple[str,
 
 
 def _rewrite(
-    model: ModelProto, picture: _Input, inputs: list[Port], outputs: list[Port], output: Port, rank: int
+    model: ModelProto, picture: _Input, inputs: list[Port], outputs: list[Port], output: Port, shape: tuple[int, ...]
 ) -> None:
-    """Keep the chosen output alone, flatten it to [N, classes], and free a fixed batch of several."""
+    """Keep the chosen output alone, flatten it to [N, classes], and free a fixed batch of several. shape: of an answer."""
     import onnx
 
     if len(outputs) > 1:
         kept = onnx.utils.Extractor(model).extract_model([inputs[0].name], [output.name])
         model.graph.CopyFrom(kept.graph)
     graph = model.graph
-    if rank > 2:
+    if len(shape) > 2:
         flat = f"{output.name}_flat"
         graph.node.append(onnx.helper.make_node("Flatten", [output.name], [flat], axis=1))
         graph.output[0].name = flat
-        graph.output[0].type.tensor_type.ClearField("shape")
     if picture.batch > 1:
         del graph.value_info[:]
         value = next(value for value in graph.input if value.name == picture.name)
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
-        graph.output[0].type.tensor_type.ClearField("shape")
+        value.type.tensor_type.shape.dim[0].dim_param = BATCH
+    if len(shape) > 2 or picture.batch > 1:
+        kind, batch = graph.output[0].type.tensor_type.elem_type, 1 if picture.batch == 1 else BATCH
+        answer = onnx.helper.make_tensor_value_info(graph.output[0].name, kind, [batch, shape[1]])
+        graph.output[0].CopyFrom(answer)
 
 
 def _provenance(file: ModelFile, model: ModelProto) -> dict[str, Any]:

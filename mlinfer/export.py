@@ -86,11 +86,14 @@ def _verified(source: Source, metadata: Metadata, path: Path, pictures: Sequence
 
     The file is asked through the handler's own class. Raises VerificationError.
     """
+    import onnx
+
     write_model_file(source.graph, metadata, path)
     made = read_model_file(path)
     if reason := refusal(made.ir_version, made.opset):
         raise VerificationError("unsupported_model", f"the image cannot run this model: {reason}")
     try:
+        onnx.checker.check_model(str(path))
         classifier = Classifier(path, made.sha256, default_threads({}))
         parity = _parity(source, classifier, pictures)
     except FaultError as error:
