@@ -8,7 +8,7 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,7 +118,7 @@ def _download(zoo: _Zoo, arch: str, chosen: Any, tell: Callable[[str], None]) ->
     if not (Path(zoo.torch.hub.get_dir()) / "checkpoints" / file).is_file():
         tell(f"Downloading {chosen.url} ({chosen.meta['_file_size']:.0f} MB).")
     try:
-        with redirect_stderr(io.StringIO()):  # torch.hub announces the download itself, `--quiet` or not
+        with redirect_stdout(io.StringIO()):  # torch.hub announces the download there, `--json` or not
             module: Module = zoo.models.get_model(arch, weights=chosen, progress=False)
     except (OSError, RuntimeError) as error:  # RuntimeError: the hash in the file's name is not the content's
         hint = f"Download it elsewhere, bring {file} here, and: mlinfer export {arch} --weights {file}"
