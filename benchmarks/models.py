@@ -4,8 +4,8 @@
 
 Without --weights the weights are random (drawn so that pictures get different answers, see tests/networks.py): times and
 sizes are those of the architecture, the agreement says little. The forms take turns on the same pictures in one process,
-with a pause for the threads of the one before to go to sleep; a ratio is the median of the ratios within one turn. float
-and int8 are made by `mlinfer export`; float16 by onnxruntime's converter, to show why mlinfer does not offer it.
+with a pause for the threads of the one before to go to sleep, and of each turn's five runs the first, on cold caches, is
+not counted: times are those of a warm function. A ratio is the median of the ratios within one turn. float and int8 are made by `mlinfer export`; float16 by onnxruntime's converter, to show why mlinfer does not offer it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from tests.reference import torchvision
 
 Run = Callable[[NDArray[Any]], NDArray[Any]]
 PAUSE_S = 0.02
+BLOCK = 5
 
 
 def main() -> None:
@@ -110,11 +111,12 @@ def measure(files: dict[str, Path], network: Any, photos: Path, threads: int, tu
 
     runs: dict[str, Run] = {"PyTorch": torch_run, **{name: model.run for name, model in models.items()}}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(turns + 2):  # the first two allocate
+    for turn in range(turns):
+        batch = batches[turn % len(batches)]
         for name, run in runs.items():
             time.sleep(PAUSE_S)
-            seconds[name].append(timed(partial(run, batches[turn % len(batches)])))
-    times = {name: np.array(values[2:]) for name, values in seconds.items()}
+            seconds[name].append(median([timed(partial(run, batch)) for _ in range(BLOCK)][1:]))
+    times = {name: np.array(values) for name, values in seconds.items()}
     best = {name: [int(run(batch)[0].argmax()) for batch in batches] for name, run in runs.items()}
     for name in runs:
         load = f"{median(loads[name]) * 1000:9.0f}" if name in loads else f"{'':9}"
