@@ -101,14 +101,13 @@ class Program:
 
     def figures(self) -> dict[str, Any]:
         """Return the medians and extremes in seconds, and the ratio to the floor, ready for JSON."""
-        turns = list(zip(self.times, (self.floor or self).times, strict=True))
+        floors = (self.floor or self).times
+        added = median(own - floor for own, floor in zip(self.times, floors, strict=True))
+        ratio = median(own / floor for own, floor in zip(self.times, floors, strict=True))
         row = {"program": self.name, "median_s": median(self.times), "min_s": min(self.times), "max_s": max(self.times)}
-        row |= {
-            "ratio": median(own / floor for own, floor in turns),
-            "added_s": median(own - floor for own, floor in turns),
-        }
         names = self.part_names.split(", ") if self.part_names else []
-        return row | {"parts_s": dict(zip(names, map(median, zip(*self.parts, strict=True)), strict=True))}
+        parts = dict(zip(names, map(median, zip(*self.parts, strict=True)), strict=True))
+        return row | {"added_s": added, "ratio": ratio, "parts_s": parts}
 
 
 def programs(model: Path, image: Path, threads: int) -> list[Program]:
@@ -122,12 +121,10 @@ def programs(model: Path, image: Path, threads: int) -> list[Program]:
     predict = ["-m", "mlinfer", "predict", str(image), "--model", str(model)]
     floor = Program("floor", ["-c", FLOOR.format(**values)], part_names=FLOOR_PARTS)
     handler = Program("handler package", ["-c", HANDLER.format(**values)], floor, HANDLER_PARTS)
-    as_json, table = (
-        Program("mlinfer predict --json", [*predict, "--json"], floor),
-        Program("mlinfer predict", predict, floor),
-    )
+    as_json = Program("mlinfer predict --json", [*predict, "--json"], floor)
     empty = Program("empty Typer program --help", ["-c", EMPTY_TYPER])
-    return [floor, handler, as_json, table, empty, Program("mlinfer --help", ["-m", "mlinfer", "--help"], empty)]
+    own_help = Program("mlinfer --help", ["-m", "mlinfer", "--help"], empty)
+    return [floor, handler, as_json, Program("mlinfer predict", predict, floor), empty, own_help]
 
 
 def measure(every: list[Program], runs: int, threads: int) -> None:

@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +34,12 @@ app = typer.Typer(
 ModelFlag = Annotated[
     str | None,
     typer.Option("--model", metavar="FILE", help="Model file; default: the starter model.", show_default=False),
+]
+RegionFlag = Annotated[
+    str | None, typer.Option("--region", help="AWS Region; default: as boto3 finds it.", show_default=False)
+]
+ProfileFlag = Annotated[
+    str | None, typer.Option("--profile", help="AWS profile; default: as boto3 finds it.", show_default=False)
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and nothing else there.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Write nothing to stderr but errors.")]
@@ -208,6 +215,50 @@ def inspect(
         terminal.note(
             "The file has no mlinfer metadata: its labels and pre-processing are unknown, so it cannot predict yet."
         )
+
+
+@app.command()
+def upload(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="Model file; default: the configured one.")
+    ] = None,
+    bucket: Annotated[str | None, typer.Option("--bucket", help="S3 bucket.", show_default=False)] = None,
+    prefix: Annotated[
+        str | None, typer.Option("--prefix", help="Prefix of the key; default: models.", show_default=False)
+    ] = None,
+    create_bucket: Annotated[
+        bool, typer.Option("--create-bucket", help="Make the bucket if there is none: private, encrypted, versioned.")
+    ] = False,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Put a model file into S3 under its hash:  mlinfer upload models/resnet18.onnx --bucket my-models"""
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = _config(model=model, bucket=bucket, prefix=prefix)
+    if not config.bucket:
+        hint = (
+            "Name one: mlinfer upload --bucket my-models (with --create-bucket it is made), or bucket in mlinfer.toml"
+        )
+        raise UsageError("no_bucket", "no S3 bucket is named", hint)
+    from . import aws, modelfile, predict
+    from . import upload as step
+
+    file = modelfile.read_model_file(predict.model_path(config))
+    key = step.object_key(file, config.prefix)
+    s3 = aws.make_client("s3", region=region, profile=profile, needs_region=create_bucket)
+    if create_bucket and step.ensure_bucket(s3, config.bucket, config.project):
+        terminal.note(f"Made the bucket {config.bucket} ({s3.meta.region_name}): private, encrypted, versioned.")
+    with terminal.bytes_bar(file.bytes, "Uploading") as advance:
+        result = step.upload(s3, file, config.bucket, key, advance)
+    if as_json:
+        terminal.document(asdict(result))
+    else:
+        terminal.text(result.uri)
+    done = {"uploaded": "Uploaded, and its SHA-256 confirmed by S3", "unchanged": "It was there already, unchanged"}
+    terminal.note(f"{done[result.outcome]}: {result.bytes:,} bytes.")
 
 
 @app.command()

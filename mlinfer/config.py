@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,12 @@ from .errors import UsageError
 
 FILE_NAME = "mlinfer.toml"
 TARGETS = ("embedded",)
+# A pattern and what it means. The project's name must fit a tag, an image's name and a function's. S3's list of safe
+# characters: https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
+_PROJECT = ("[a-z0-9][a-z0-9-]{0,31}", "up to 32 lower-case letters, digits and hyphens")
+_BUCKET = ("[A-Za-z0-9][A-Za-z0-9._-]{2,62}", "a bucket's name alone, such as my-models")
+_PART = r"(?!\.+(?:/|$))[A-Za-z0-9!_.*'()-]+"
+_PREFIX = (f"/?(?:{_PART}(?:/{_PART})*)?/?", "names of letters, digits and !_.*'()- with a / between them")
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,7 @@ class Key:
     comment: str
     example: Any = None
     choices: tuple[str, ...] = ()
+    pattern: tuple[str, str] = ("", "")
 
 
 KEYS = (
@@ -41,19 +49,28 @@ KEYS = (
     Key("top_k", 5, int, "How many classes a prediction names."),
     Key("threads", 0, int, "Threads of onnxruntime; without it, as many as there are cores here.", 1),
     Key("max_pixels", MAX_PIXELS, int, "Larger pictures (width x height) are refused before they are decoded."),
+    Key("project", "", str, "Tags what is made in AWS; without it, the folder's name.", "my-project", pattern=_PROJECT),
+    Key("bucket", "", str, "The S3 bucket of the models.", "my-models", pattern=_BUCKET),
+    Key("prefix", "models", str, "Where in the bucket: s3://BUCKET/PREFIX/NAME/SHA256.onnx.", pattern=_PREFIX),
 )
 _BY_NAME = {key.name: key for key in KEYS}
 
 
 @dataclass(frozen=True)
 class Config:
-    """The values in force. `origins[name]` says where each came from. model "" = the starter; threads 0 = all cores."""
+    """The values in force. `origins[name]` says where each came from.
+
+    model "" = the starter; threads 0 = all cores; bucket "" = none.
+    """
 
     model: str
     target: str
     top_k: int
     threads: int
     max_pixels: int
+    project: str
+    bucket: str
+    prefix: str
     origins: Mapping[str, str]
 
     def items(self) -> list[tuple[str, Any, str]]:
@@ -78,6 +95,7 @@ def load_config(folder: Path, environment: Mapping[str, str], flags: Mapping[str
             flag = f"--{name.replace('_', '-')}"
             values[name] = _checked(_BY_NAME[name], value, flag)
             origins[name] = flag
+    values["project"] = values["project"] or _project_name(folder)
     return Config(**values, origins=origins)
 
 
@@ -122,11 +140,20 @@ def _from_text(key: Key, text: str, variable: str) -> Any:
         raise UsageError("invalid_value", f"{variable} is {text!r}, not a whole number") from error
 
 
+def _project_name(folder: Path) -> str:
+    """Return the folder's name as Docker Compose would take it: lower case, other characters as hyphens."""
+    name = re.sub("[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-")
+    return name[:32].rstrip("-") or "mlinfer"
+
+
 def _checked(key: Key, value: Any, origin: str) -> Any:
     if key.kind is int and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise UsageError("invalid_value", f"{key.name} from {origin} is {value!r}, not a whole number above 0")
     if key.kind is str and not isinstance(value, str):
         raise UsageError("invalid_value", f"{key.name} from {origin} is {value!r}, not a string")
+    pattern, meaning = key.pattern
+    if pattern and value and not re.fullmatch(pattern, value):
+        raise UsageError("invalid_value", f"{key.name} from {origin} is {value!r}, not {meaning}")
     if key.choices and value not in key.choices:
         raise UsageError(
             "invalid_value", f"{key.name} from {origin} is {value!r}, not one of: {', '.join(key.choices)}"

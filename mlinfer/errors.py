@@ -2,7 +2,8 @@
 
     MlinferError          carries what went wrong (message), a stable code for programs, and what to do next (hint)
     |-- UsageError        2   wrong usage or configuration
-    |-- MissingError      3   something needed is missing here: the model file, disk space
+    |-- MissingError      3   something needed is missing here: the model file, disk space, AWS credentials
+    |-- RemoteError       4   a remote service refused or failed: AWS
     |-- ImageError        5   the image is wrong
     `-- VerificationError 5   the model is no classifier, or does not answer as its source does
 
@@ -37,6 +38,12 @@ class MissingError(MlinferError):
     """Something needed is missing on this machine."""
 
     exit_code = 3
+
+
+class RemoteError(MlinferError):
+    """A remote service refused or failed."""
+
+    exit_code = 4
 
 
 class ImageError(MlinferError):

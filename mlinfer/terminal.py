@@ -9,7 +9,9 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from .errors import MissingError, MlinferError, ReaderGoneError
@@ -80,14 +82,32 @@ class Terminal:
 
     def track(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
         """Pass the items on, with a progress bar where a person is watching."""
-        drawing = sys.stderr.isatty() and not self._quiet and not (self.as_json and sys.stdout.isatty())
-        if total < 2 or not drawing:
+        if total < 2 or not self._is_watched():
             yield from items
             return
         from rich.console import Console
         from rich.progress import track
 
         yield from track(items, description=what, total=total, console=Console(stderr=True), transient=True)
+
+    @contextmanager
+    def bytes_bar(self, total: int, what: str) -> Iterator[Callable[[int], None]]:
+        """Yield what takes the number of bytes that were just done, and draws it where a person is watching."""
+        if not self._is_watched():
+            yield lambda _: None
+            return
+        from rich import progress
+        from rich.console import Console
+
+        columns = (progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TimeRemainingColumn())
+        console = Console(stderr=True)
+        with progress.Progress(
+            *progress.Progress.get_default_columns()[:2], *columns, console=console, transient=True
+        ) as bar:
+            yield partial(bar.advance, bar.add_task(what, total=total))
+
+    def _is_watched(self) -> bool:
+        return sys.stderr.isatty() and not self._quiet and not (self.as_json and sys.stdout.isatty())
 
     def confirm(self, question: str) -> bool:
         """Ask yes or no; without a terminal nobody is asked and the answer is no."""

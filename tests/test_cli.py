@@ -314,6 +314,7 @@ def test_interrupt_shows_what_there_is(tiny_model: Path, red: Path) -> None:
         [*COMMAND, "predict", *[red] * 20_000, "--model", tiny_model, "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        bufsize=0,
     )
     assert process.stdout is not None
     first = process.stdout.readline()

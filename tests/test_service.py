@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -405,9 +405,12 @@ def test_cache_that_cannot_be_written(bucket: Bucket, tiny_model: Path, tmp_path
 
 
 class _Cut(BaseHTTPRequestHandler):
-    """An S3 whose connection breaks in the middle of the object."""
+    """An S3 that keeps the headers of each request, and whose connection breaks in the middle of the object."""
+
+    requests: ClassVar[list[dict[str, str]]] = []
 
     def do_GET(self) -> None:
+        self.requests.append(dict(self.headers))
         self.send_response(200)
         self.send_header("Content-Length", "1000")
         self.send_header("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")
@@ -426,8 +429,8 @@ def broken_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     server = HTTPServer(("127.0.0.1", 0), _Cut)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.setenv(name, f"the {name}")
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
     yield
     server.shutdown()
@@ -437,12 +440,14 @@ def broken_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("broken_s3")
 def test_download_that_breaks_off(tmp_path: Path, log: Log) -> None:
-    """A download that breaks off is a fault and leaves no file, half or whole."""
+    """A download that breaks off is a fault and leaves no file; it was asked for with Lambda's session token."""
     settings = Settings("s3://broken/model.onnx", "0" * 64, cache=tmp_path / "cache")
     with pytest.raises(Exception, match="Generic S3 error"):
         Service(settings, log.append).answer(sample("direct"))
     assert list(settings.cache.iterdir()) == []
     assert log.last()["outcome"] == "fault"
+    assert "Credential=the AWS_ACCESS_KEY_ID/" in _Cut.requests[0]["authorization"]
+    assert _Cut.requests[0]["x-amz-security-token"] == "the AWS_SESSION_TOKEN"
 
 
 # Images from S3
