@@ -4,7 +4,8 @@
     |-- UsageError        2   wrong usage or configuration
     |-- MissingError      3   something needed is missing here: the model file, disk space, AWS credentials
     |-- RemoteError       4   a remote service refused or failed: AWS
-    `-- ImageError        5   the image is wrong
+    |-- ImageError        5   the image is wrong
+    `-- VerificationError 5   the model is no classifier, or does not answer as its source does
 
 Anything else that reaches `cli.main` is a defect: exit code 1. Interrupted is 130.
 """
@@ -47,6 +48,12 @@ class RemoteError(MlinferError):
 
 class ImageError(MlinferError):
     """The image cannot be read or is not accepted."""
+
+    exit_code = 5
+
+
+class VerificationError(MlinferError):
+    """The model is no image classifier, or what was made of it does not answer as it does."""
 
     exit_code = 5
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import MissingError
@@ -18,3 +21,17 @@ def write_whole(path: Path, content: bytes) -> None:
         raise MissingError("cannot_write", f"{path} cannot be written: {error.strerror}") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def workspace(path: Path) -> Iterator[Path]:
+    """Give a temporary folder on the disk of `path`, gone at the end: rename out of it what is to stay.
+
+    Makes the folder of `path`. Raises MissingError when there is no room or no permission.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise MissingError("cannot_write", f"{path} cannot be written: {error.strerror or error}") from error

@@ -1,27 +1,47 @@
 """Read what an ONNX file says of itself without loading its weights, whatever its size.
 
-Only the outer fields of ModelProto are read; the graph, which holds the weights, is skipped by its length.
-Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto (ModelProto, OperatorSetIdProto,
-StringStringEntryProto); encoding: https://protobuf.dev/programming-guides/encoding/.
+The file is walked field by field; the nodes and the weights' values, which are nearly all of it, are skipped by their
+length. Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto; encoding:
+https://protobuf.dev/programming-guides/encoding/.
 """
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lambda_src.errors import FaultError
 from lambda_src.metadata import Metadata
 from lambda_src.source import sha256_of
 
 from .errors import MissingError, UsageError
+from .runtime import IMAGE_ONNXRUNTIME, refusal
 
-_IR_VERSION, _PRODUCER, _GRAPH, _OPSET_IMPORT, _METADATA_PROPS = 1, 2, 7, 8, 14
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+# Field numbers of ModelProto, GraphProto, TensorProto and ValueInfoProto.
+_IR_VERSION, _GRAPH, _OPSET_IMPORT, _METADATA_PROPS = 1, 7, 8, 14
+_INITIALIZER, _INPUT, _OUTPUT = 5, 11, 12
+_TENSOR_NAME, _VALUE_NAME, _VALUE_TYPE = 8, 1, 2
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_MAX_TEXT = 64 * 2**20  # metadata, names and shapes are kilobytes; more is no model, and must not fill the memory
+
+# TensorProto.DataType, in onnxruntime's words
+_DTYPES = {1: "float", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string", 9: "bool"}
+_DTYPES |= {10: "float16", 11: "double", 12: "uint32", 13: "uint64", 16: "bfloat16"}
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Where the content of a field lies in the file, in bytes."""
+
+    start: int
+    size: int
 
 
 @dataclass(frozen=True)
@@ -47,50 +67,43 @@ class Port:
 
 def read_model_file(path: Path) -> ModelFile:
     """Read the file's own description and hash. Raises MissingError, UsageError."""
-    try:
-        with path.open("rb") as file:
-            fields = list(_fields(file, skip=_GRAPH))
-        size, sha256 = path.stat().st_size, sha256_of(path)
-    except FileNotFoundError as error:
-        raise MissingError("model_not_found", f"there is no model file {path}") from error
-    except OSError as error:
-        raise UsageError("model_unreadable", f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UsageError("invalid_model", f"{path} is not an ONNX file: {error}") from error
-    found = {number for number, _ in fields}
-    if not {_IR_VERSION, _GRAPH, _OPSET_IMPORT} <= found:
-        raise UsageError("invalid_model", f"{path} is not an ONNX file: it has no graph")
-    versions = [dict(_fields_of(value)) for number, value in fields if number == _OPSET_IMPORT]
-    opset = next((int(v.get(2, 0)) for v in versions if v.get(1, b"") in (b"", b"ai.onnx")), 0)
-    entries = [dict(_fields_of(value)) for number, value in fields if number == _METADATA_PROPS]
-    props = {entry.get(1, b"").decode(): entry.get(2, b"").decode() for entry in entries}
+    with _opened(path) as message:
+        ir_version = message.number(_IR_VERSION)
+        opset = next((m.number(2) for m in message.messages(_OPSET_IMPORT) if m.text(1) in ("", "ai.onnx")), 0)
+        props = {m.text(1): m.text(2) for m in message.messages(_METADATA_PROPS)}
     try:
         metadata = Metadata.from_props(props) if "mlinfer.schema" in props else None
     except FaultError as error:
         raise UsageError("invalid_metadata", f"{path}: {error}") from error
-    ir_version = next(int(value) for number, value in fields if number == _IR_VERSION)
-    return ModelFile(path, size, sha256, ir_version, opset, metadata)
+    return ModelFile(path, path.stat().st_size, sha256_of(path), ir_version, opset, metadata)
 
 
 def read_ports(path: Path) -> tuple[list[Port], list[Port]]:
-    """Return the inputs and outputs as onnxruntime sees them, which loads the model. Raises UsageError."""
-    from lambda_src.model import open_session
+    """Return the graph's inputs, without those that are weights, and its outputs. Raises MissingError, UsageError."""
+    with _opened(path) as message:
+        graph = next(message.messages(_GRAPH))
+        weights = {tensor.text(_TENSOR_NAME) for tensor in graph.messages(_INITIALIZER)}
+        inputs = [_port(value) for value in graph.messages(_INPUT) if value.text(_VALUE_NAME) not in weights]
+        return inputs, [_port(value) for value in graph.messages(_OUTPUT)]
 
-    try:
-        session = open_session(path, threads=1)
-    except FaultError as error:
-        raise UsageError("unusable_model", str(error)) from error
 
-    def ports(nodes: list[Any]) -> list[Port]:
-        return [Port(n.name, n.type.removeprefix("tensor(").removesuffix(")"), tuple(n.shape)) for n in nodes]
+def write_model_file(model: ModelProto, metadata: Metadata, path: Path) -> None:
+    """Write the model with this metadata, in place of any of ours that it had. Raises OSError."""
+    import onnx
 
-    return ports(session.get_inputs()), ports(session.get_outputs())
+    kept = {p.key: p.value for p in model.metadata_props if not p.key.startswith("mlinfer.")}
+    onnx.helper.set_model_props(model, kept | metadata.to_props())
+    onnx.save(model, path)
 
 
 def describe(file: ModelFile, inputs: list[Port], outputs: list[Port]) -> dict[str, Any]:
     """Return all that is known of the file, ready for JSON."""
+    reason = refusal(file.ir_version, file.opset)
     facts: dict[str, Any] = {"file": str(file.path), "bytes": file.bytes, "sha256": file.sha256}
     facts |= {"ir_version": file.ir_version, "opset": file.opset}
+    facts |= {
+        "image": {"onnxruntime": IMAGE_ONNXRUNTIME, "takes_it": not reason} | ({"reason": reason} if reason else {})
+    }
     facts |= {"inputs": [asdict(port) for port in inputs], "outputs": [asdict(port) for port in outputs]}
     if file.metadata is None:
         return facts
@@ -107,49 +120,110 @@ def describe(file: ModelFile, inputs: list[Port], outputs: list[Port]) -> dict[s
 
 def in_words(value: Any) -> str:
     """Return one fact as a line or a few for people."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, dict):
-        return "\n".join(f"{name.replace('_', ' ')}: {in_words(v)}" for name, v in value.items())
+        return "\n".join(_entry(name.replace("_", " "), v) for name, v in value.items())
     if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
         return "\n".join(f"{p['name']}: {p['dtype']} {in_words(p['shape'])}" for p in value)
     if isinstance(value, list | tuple):
-        return " x ".join("?" if v is None else str(v) for v in value)
+        return (", " if value and isinstance(value[0], float) else " x ").join(
+            "?" if v is None else str(v) for v in value
+        )
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def _fields_of(message: Any) -> Iterator[tuple[int, Any]]:
-    if not isinstance(message, bytes):
-        raise ValueError("a field has the wrong type")
-    return _fields(io.BytesIO(message))
+def _entry(name: str, value: Any) -> str:
+    if not isinstance(value, dict):
+        return f"{name}: {in_words(value)}"
+    return f"{name}:\n" + "\n".join(f"  {line}" for line in in_words(value).splitlines())
 
 
-def _fields(file: BinaryIO, skip: int = 0) -> Iterator[tuple[int, Any]]:
-    """Yield (field number, int or bytes) of a message; the content of field `skip` is passed over. Raises ValueError."""
-    end = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    while file.tell() < end:
-        key = _varint(file)
-        number, wire = key >> 3, key & 7
-        if wire == _VARINT:
-            yield number, _varint(file)
-            continue
-        length = {_FIXED64: 8, _FIXED32: 4}.get(wire, -1) if wire != _BYTES else _varint(file)
-        if not 0 <= length <= end - file.tell():
-            raise ValueError("it is cut off, or no protocol buffer")
-        if number == skip:
-            file.seek(length, os.SEEK_CUR)
-            yield number, b""
-        else:
-            yield number, file.read(length)
+class _Message:
+    """A protocol-buffer message inside an open file; nothing of it is read before it is asked for. Raises ValueError."""
+
+    def __init__(self, file: BinaryIO, span: _Span) -> None:
+        self._file = file
+        self._span = span
+
+    def messages(self, number: int) -> Iterator[_Message]:
+        """Yield the messages of a repeated field."""
+        for found, value in self._fields():
+            if found == number:
+                if not isinstance(value, _Span):
+                    raise ValueError("a field has the wrong type")
+                yield _Message(self._file, value)
+
+    def number(self, number: int) -> int:
+        """Return an integer field; 0 if it is not there."""
+        return next((v for found, v in self._fields() if found == number and isinstance(v, int)), 0)
+
+    def has(self, number: int) -> bool:
+        """Tell whether the field is there."""
+        return any(found == number for found, _ in self._fields())
+
+    def text(self, number: int) -> str:
+        """Return a string field; "" if it is not there."""
+        for message in self.messages(number):
+            if message._span.size > _MAX_TEXT:
+                raise ValueError("a text in it is far too long")
+            self._file.seek(message._span.start)
+            return self._file.read(message._span.size).decode()
+        return ""
+
+    def _fields(self) -> Iterator[tuple[int, int | _Span]]:
+        """Yield (field number, integer or place of the content)."""
+        place, end = self._span.start, self._span.start + self._span.size
+        while place < end:
+            self._file.seek(place)
+            key = self._varint()
+            number, wire = key >> 3, key & 7
+            if wire == _VARINT:
+                content: int | _Span = self._varint()
+                place = self._file.tell()
+            else:
+                size = {_FIXED64: 8, _FIXED32: 4}.get(wire, -1) if wire != _BYTES else self._varint()
+                content = _Span(self._file.tell(), size)
+                place = content.start + size
+                if size < 0 or place > end:
+                    raise ValueError("it is cut off, or no protocol buffer")
+            yield number, content
+
+    def _varint(self) -> int:
+        value = shift = 0
+        while shift < 64:
+            byte = self._file.read(1)
+            if not byte:
+                raise ValueError("it is cut off")
+            value |= (byte[0] & 0x7F) << shift
+            if byte[0] < 0x80:
+                return value
+            shift += 7
+        raise ValueError("it is no protocol buffer")
 
 
-def _varint(file: BinaryIO) -> int:
-    value = shift = 0
-    while shift < 64:
-        byte = file.read(1)
-        if not byte:
-            raise ValueError("it is cut off")
-        value |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80:
-            return value
-        shift += 7
-    raise ValueError("it is no protocol buffer")
+@contextmanager
+def _opened(path: Path) -> Iterator[_Message]:
+    """Open an ONNX file as its outermost message. Raises MissingError, UsageError."""
+    try:
+        with path.open("rb") as file:
+            model = _Message(file, _Span(0, file.seek(0, os.SEEK_END)))
+            if not all(model.has(field) for field in (_IR_VERSION, _GRAPH, _OPSET_IMPORT)):
+                raise ValueError("it has no graph")
+            yield model
+    except FileNotFoundError as error:
+        raise MissingError("model_not_found", f"there is no model file {path}") from error
+    except OSError as error:
+        raise UsageError("model_unreadable", f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError("invalid_model", f"{path} is not an ONNX file: {error}") from error
+
+
+def _port(value: _Message) -> Port:
+    """Read a ValueInfoProto: name, TypeProto.Tensor (elem_type 1, shape 2), its dimensions (value 1, name 2)."""
+    tensor = next((t for kind in value.messages(_VALUE_TYPE) for t in kind.messages(1)), None)
+    if tensor is None:
+        return Port(value.text(_VALUE_NAME), "no tensor", ())
+    dimensions = [d for shape in tensor.messages(2) for d in shape.messages(1)]
+    shape = tuple(d.number(1) if d.has(1) else d.text(2) or None for d in dimensions)
+    return Port(value.text(_VALUE_NAME), _DTYPES.get(tensor.number(1), "unknown"), shape)

@@ -1,0 +1,140 @@
+"""Measure the forms of one classifier: PyTorch, float, int8 and float16 by onnxruntime; load, inference, size, agreement.
+
+    python -m benchmarks.models resnet18 --photos ../shared/data/photos --weights resnet18-f37072fd.pth
+
+Without --weights the weights are random (drawn so that pictures get different answers, see tests/networks.py): times and
+sizes are those of the architecture, the agreement says little. The forms take turns on the same pictures in one process,
+with a pause for the threads of the one before to go to sleep, and of each turn's five runs the first, on cold caches, is
+not counted: times are those of a warm function. A ratio is the median of the ratios within one turn. float and int8 are made by `mlinfer export`; float16 by onnxruntime's converter, to show why mlinfer does not offer it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from lambda_src.model import Classifier
+from mlinfer.export import Request, export
+from mlinfer.modelfile import write_model_file
+from mlinfer.samples import find, spread
+from mlinfer.terminal import Terminal
+from tests.networks import write_state_dict
+from tests.reference import torchvision
+
+Run = Callable[[NDArray[Any]], NDArray[Any]]
+PAUSE_S = 0.02
+BLOCK = 5
+
+
+def main() -> None:
+    """Make the forms, measure and show them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("arch", nargs="?", default="resnet18")
+    parser.add_argument("--photos", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, help="a state dict; default: random weights")
+    parser.add_argument("--turns", type=int, default=40)
+    given = parser.parse_args()
+    torchvision()
+    with tempfile.TemporaryDirectory() as folder:
+        weights = given.weights or random_weights(given.arch, given.photos, Path(folder))
+        files = forms(given.arch, weights, given.photos, Path(folder))
+        network = pytorch(given.arch, weights)
+        versions = {name: importlib.metadata.version(name) for name in ("torch", "onnxruntime")}
+        facts = ", ".join(f"{name} {value}" for name, value in versions.items())
+        print(f"{given.arch}, {'given' if given.weights else 'RANDOM'} weights; {facts}; {given.turns} turns\n")
+        print(
+            f"{'':12}{'threads':>8}{'load ms':>9}{'ms':>8}{'x float':>9}{'x torch':>9}{'MB':>8}{'size':>7}{'top-1':>8}"
+        )
+        for threads in (1, 2):
+            measure(files, network, given.photos, threads, given.turns)
+        print("\nx float, x torch: how many times faster; top-1: share of pictures with float's best class")
+
+
+def random_weights(arch: str, photos: Path, folder: Path) -> Path:
+    """Write random weights that tell the photographs apart."""
+    return write_state_dict(arch, folder / "random.pth", [Path(s.name) for s in spread(find(photos, ()), 24)])
+
+
+def forms(arch: str, weights: Path, photos: Path, folder: Path) -> dict[str, Path]:
+    """Export float and int8 as `mlinfer export` does, and convert float to float16."""
+    made = {name: folder / f"{name}.onnx" for name in ("float", "int8", "float16")}
+    terminal = Terminal(quiet=True)
+    export(Request(arch, str(weights), out=made["float"]), terminal.note, terminal.track)
+    int8 = Request(str(made["float"]), out=made["int8"], quantize="int8", calibration=photos, allow_drop=True)
+    export(int8, terminal.note, terminal.track)
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    half = convert_float_to_float16(onnx.load(made["float"]), keep_io_types=True)
+    write_model_file(half, Classifier(made["float"], "", 1).metadata, made["float16"])
+    return made
+
+
+def pytorch(arch: str, weights: Path) -> Any:
+    """Return torchvision's own network."""
+    import torch
+
+    state = torch.load(weights, weights_only=True)
+    network = torchvision().models.get_model(arch, weights=None)
+    network.load_state_dict(state)
+    return network.eval()
+
+
+def measure(files: dict[str, Path], network: Any, photos: Path, threads: int, turns: int) -> None:
+    """Print one line for each form with that many threads."""
+    import torch
+
+    torch.set_num_threads(threads)
+    loads: dict[str, list[float]] = {name: [] for name in files}
+    for _ in range(5):
+        for name, path in files.items():
+            loads[name].append(timed(partial(Classifier, path, "", threads)))
+    models = {name: Classifier(path, "", threads) for name, path in files.items()}
+    spec = models["float"].metadata.preprocess
+    batches = [sample.tensor(spec) for sample in find(photos, ())]
+
+    def torch_run(batch: NDArray[Any]) -> NDArray[Any]:
+        with torch.inference_mode():
+            result: NDArray[Any] = network(torch.from_numpy(batch)).numpy()
+        return result
+
+    runs: dict[str, Run] = {"PyTorch": torch_run, **{name: model.run for name, model in models.items()}}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(turns):
+        batch = batches[turn % len(batches)]
+        for name, run in runs.items():
+            time.sleep(PAUSE_S)
+            seconds[name].append(median([timed(partial(run, batch)) for _ in range(BLOCK)][1:]))
+    times = {name: np.array(values) for name, values in seconds.items()}
+    best = {name: [int(run(batch)[0].argmax()) for batch in batches] for name, run in runs.items()}
+    for name in runs:
+        load = f"{median(loads[name]) * 1000:9.0f}" if name in loads else f"{'':9}"
+        bytes_ = files[name].stat().st_size if name in files else 0
+        size = f"{bytes_ / 1e6:8.1f}{bytes_ / files['float'].stat().st_size:7.3f}" if bytes_ else f"{'':15}"
+        ratios = "".join(f"{np.median(times[other] / times[name]):9.2f}" for other in ("float", "PyTorch"))
+        agreement = float(np.mean(np.array(best[name]) == np.array(best["float"])))
+        print(f"{name:12}{threads:8}{load}{np.median(times[name]) * 1000:8.1f}{ratios}{size}{agreement:8.2f}")
+
+
+def timed(call: Callable[[], object]) -> float:
+    """Return the seconds that a call takes."""
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    if len(os.sched_getaffinity(0)) < 2:
+        print("one core only: the lines for two threads mean nothing")
+    main()

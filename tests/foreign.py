@@ -1,0 +1,138 @@
+"""ONNX files as others make them, without mlinfer's metadata: every form of input and output, each a real graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from .models import LABELS
+
+COLOURS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0]], np.float32)
+_TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
+
+
+def colour_model(
+    path: Path,
+    *,
+    batch: int | str = "N",
+    size: int | str = 8,
+    layout: str = "NCHW",
+    dtype: str = "float32",
+    channels: int | str = 3,
+    ending: str = "logits",
+    noise: float = 0.0,
+    spare_output: bool = False,
+    opset: int = 17,
+    ir_version: int = 8,
+) -> Path:
+    """Write a classifier that names the colour nearest to the picture's mean; inputs in 0..1, or bytes for uint8.
+
+    ending: logits, softmax, sigmoid, divided (a softmax of simple operators) or map ([N, 5, 1, 1]). With one channel it
+    tells white from black, the last two of the labels.
+    """
+    dims = [batch, channels, size, size] if layout == "NCHW" else [batch, size, size, channels]
+    kind = np.float16 if dtype == "float16" else np.float32
+    colours = COLOURS if channels != 1 else np.array([[1], [0]], np.float32)
+    nodes, values = [], {"weights": (20 * colours.T).astype(kind), "bias": (-10 * (colours**2).sum(1)).astype(kind)}
+    image = "image"
+    if dtype == "uint8":
+        values["full"] = np.float32(255)
+        nodes += [helper.make_node("Cast", ["image"], ["cast"], to=TensorProto.FLOAT)]
+        nodes += [helper.make_node("Div", ["cast", "full"], ["scaled"])]
+        image = "scaled"
+    axes = [2, 3] if layout == "NCHW" else [1, 2]
+    nodes += [helper.make_node("ReduceMean", [image], ["colour"], axes=axes, keepdims=0)]
+    nodes += [helper.make_node("Gemm", ["colour", "weights", "bias"], ["raw"])]
+    last = "raw"
+    if noise:
+        nodes += [helper.make_node("RandomNormalLike", ["raw"], ["noise"], scale=noise)]
+        nodes += [helper.make_node("Add", ["raw", "noise"], ["noisy"])]
+        last = "noisy"
+    nodes += _ending(ending, last, values)
+    inputs = [helper.make_tensor_value_info("image", _TYPES[dtype], dims)]
+    float_type = TensorProto.FLOAT16 if dtype == "float16" else TensorProto.FLOAT
+    shape = [batch, len(colours)] + [1, 1] * (ending == "map")
+    outputs = [helper.make_tensor_value_info("scores", float_type, shape)]
+    if spare_output:
+        outputs.insert(0, helper.make_tensor_value_info("colour", float_type, [batch, channels]))
+    return save(path, nodes, inputs, outputs, values, opset, ir_version)
+
+
+def _ending(kind: str, last: str, values: dict[str, NDArray[Any]]) -> list[Any]:
+    if kind in ("softmax", "sigmoid"):
+        made = helper.make_node(kind.capitalize(), [last], ["p"])
+        return [made, helper.make_node("Identity", ["p"], ["scores"])]
+    if kind == "divided":
+        values["classes"] = np.array([1], np.int64)
+        return [
+            helper.make_node("Exp", [last], ["e"]),
+            helper.make_node("ReduceSum", ["e", "classes"], ["sum"], keepdims=1),
+            helper.make_node("Div", ["e", "sum"], ["scores"]),
+        ]
+    if kind == "map":
+        values["ones"] = np.array([2, 3], np.int64)
+        return [helper.make_node("Unsqueeze", [last, "ones"], ["scores"])]
+    return [helper.make_node("Identity", [last], ["scores"])]
+
+
+def save(
+    path: Path,
+    nodes: list[Any],
+    inputs: list[Any],
+    outputs: list[Any],
+    values: dict[str, NDArray[Any]],
+    opset: int = 17,
+    ir_version: int = 8,
+) -> Path:
+    """Write a graph as one file."""
+    initializers = [numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+    graph = helper.make_graph(nodes, "foreign", inputs, outputs, initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
+    onnx.save(model, path)
+    return path
+
+
+def single_node(path: Path, operator: str, shape: list[Any], dtype: int = TensorProto.FLOAT, inputs: int = 1) -> Path:
+    """Write a graph of one operator from inputs of that shape to `y`."""
+    names = [f"x{i}" for i in range(inputs)]
+    ports = [helper.make_tensor_value_info(name, dtype, shape) for name in names]
+    result = TensorProto.INT64 if operator == "ArgMax" else dtype
+    made = helper.make_node(operator, names, ["y"])
+    answer = [1, *shape[1:]] if operator == "ArgMax" else shape
+    return save(path, [made], ports, [helper.make_tensor_value_info("y", result, answer)], {})
+
+
+def convolution(path: Path, *, outlier: float = 1.0) -> Path:
+    """Write a classifier with a convolution, [N, 3, 8, 8] -> [N, 5] logits, whose int8 form has something to lose.
+
+    outlier: how much larger one channel is than those that decide; a large one leaves int8 no digits for the others.
+    """
+    random = np.random.default_rng(1)
+    mixing = random.uniform(0.1, 1.0, (16, 3)).astype(np.float32)  # positive: ReLU changes nothing
+    deciding = 20 * COLOURS @ np.linalg.pinv(mixing)
+    kernels = np.zeros((17, 3, 3, 3), np.float32)
+    kernels[:16, :, 1, 1] = mixing
+    kernels[16] = outlier * np.float32(1 / 27)
+    last = np.concatenate([deciding, np.zeros((5, 1))], axis=1).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["image", "kernels"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["g"]),
+        helper.make_node("Flatten", ["g"], ["f"]),
+        helper.make_node("Gemm", ["f", "last", "bias"], ["scores"], transB=1),
+    ]
+    inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 8, 8])]
+    outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 5])]
+    bias = -10 * (COLOURS**2).sum(1)
+    return save(path, nodes, inputs, outputs, {"kernels": kernels, "last": last, "bias": bias})
+
+
+def labels_file(path: Path = Path("labels.txt"), labels: tuple[str, ...] = LABELS) -> Path:
+    """Write one label per line."""
+    path.write_text("\n".join(labels) + "\n")
+    return path
