@@ -150,7 +150,7 @@ def export(
     ] = "resnet18",
     weights: Annotated[
         str | None,
-        typer.Option(metavar="NAME|random|FILE", help="Weights of torchvision, or a state dict [default: the best]."),
+        typer.Option(metavar="NAME|random|FILE", help="Weights of torchvision, or a state dict; default: the best."),
     ] = None,
     labels: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Names of the classes: one per line, or a JSON list.")
@@ -162,8 +162,8 @@ def export(
         str | None, typer.Option(metavar="logits|probabilities", help="What an ONNX file's output holds.")
     ] = None,
     output: Annotated[str | None, typer.Option(metavar="NAME", help="Which of several outputs to keep.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the model [default: the architecture's or file's].")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to [default: models/NAME.onnx].")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the model; default: the architecture's or file's.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to; default: models/NAME.onnx.")] = None,
     quantize: Annotated[
         str | None, typer.Option(metavar="int8", help="A quarter of the size and a third of the time, checked.")
     ] = None,

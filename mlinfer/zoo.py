@@ -69,6 +69,10 @@ def _import() -> _Zoo:
         import torchvision
     except ImportError as error:
         raise missing_extra(error.name or "torchvision") from error
+    except (RuntimeError, OSError) as error:  # what a torchvision built for another torch fails with
+        hint = "Install two that were made for each other: pip install --upgrade --force-reinstall torch torchvision"
+        message = f"torch and torchvision do not work together here: {str(error).splitlines()[0]}"
+        raise MissingError("broken_extra", message, hint) from error
     return _Zoo(torch, torchvision.models)
 
 
