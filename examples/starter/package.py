@@ -1,8 +1,10 @@
-"""Make the file that ships from the trained weights: export, judge through the handler package, stamp, write.
+"""Make the file that ships from the trained weights: export, quantise, judge through the handler package, stamp.
 
+    pip install -e '.[export]'
     python examples/starter/package.py --weights starter.pt --data cifar10-jpeg.zip --out mlinfer/starter.onnx
 
-The accuracy is top-1 on the 10,000 test images, each answered by `lambda_src.service.Service` as in Lambda.
+It ships as int8: a quarter of the size and a third of the time for 0.15 points of accuracy. Calibrated on training
+images; the accuracies are top-1 on the 10,000 test images, each answered by `lambda_src.service.Service` as in Lambda.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ import base64
 import io
 import tempfile
 import zipfile
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +26,9 @@ from train import CLASSES, MEAN, SIZE, STD, starter_network
 from lambda_src.metadata import Metadata, Preprocess
 from lambda_src.service import Service
 from lambda_src.settings import Settings
+from mlinfer.modelfile import write_model_file
+from mlinfer.quantize import quantize
+from mlinfer.samples import Sample
 
 OPSET = 17
 
@@ -67,12 +74,12 @@ def parity(model: onnx.ModelProto, example: torch.Tensor, expected: torch.Tensor
     return {"inputs": len(example), "max_abs_difference": float(np.abs(actual - expected.numpy()).max())}
 
 
-def stamp(model: onnx.ModelProto, provenance: dict[str, object], path: Path) -> None:
-    """Write the model with its metadata."""
-    spec = Preprocess(SIZE, (SIZE, SIZE), "bilinear", MEAN, STD)
-    del model.metadata_props[:]
-    onnx.helper.set_model_props(model, Metadata("starter", tuple(CLASSES), spec, "logits", provenance).to_props())
-    path.write_bytes(model.SerializeToString())
+def training_pictures(archive: Path, count: int = 1000) -> list[Sample]:
+    """Return training images to calibrate with, evenly from all classes; unnamed, for what they say of accuracy is too good."""
+    with zipfile.ZipFile(archive) as z:
+        names = sorted(n for n in z.namelist() if "train/" in n and n.endswith(".jpg"))
+        chosen = names[:: len(names) // count]
+        return [Sample(name, "", partial(bytes, z.read(name))) for name in chosen]
 
 
 def judge(path: Path, archive: Path) -> dict[str, object]:
@@ -94,12 +101,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("mlinfer/starter.onnx"))
     args = parser.parse_args()
     model, provenance = export(args.weights)
+    spec = Preprocess(SIZE, (SIZE, SIZE), "bilinear", MEAN, STD)
+    metadata = Metadata("starter", tuple(CLASSES), spec, "logits", provenance)
     with tempfile.TemporaryDirectory() as folder:
-        trial = Path(folder) / "starter.onnx"
-        stamp(model, provenance, trial)
-        provenance["accuracy"] = judge(trial, args.data)
-    stamp(model, provenance, args.out)
-    print(f"{args.out}: {args.out.stat().st_size:,} bytes, {provenance['accuracy']}, {provenance['parity']}")
+        plain, quantized = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        write_model_file(model, metadata, plain)
+        figures = quantize(plain, quantized, training_pictures(args.data), lambda items, *_: items, allow_drop=False)
+        accuracy = judge(quantized, args.data) | {"float_top1": judge(plain, args.data)["top1"]}
+        provenance |= {"precision": "int8", "quantization": asdict(figures), "accuracy": accuracy}
+        write_model_file(onnx.load(quantized), metadata, args.out)
+    print(f"{args.out}: {args.out.stat().st_size:,} bytes, {accuracy}, {figures}")
 
 
 if __name__ == "__main__":
