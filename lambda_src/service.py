@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import RequestError, quoted
 from .events import Question, answer, parse
+from .fetch import Fetch
 from .settings import MAX_IMAGE_BYTES, Settings
-from .source import Fetch
 from .storage import ObjectForbiddenError, ObjectNotFoundError, open_object, split_uri
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from lambda_src.errors import FaultError
+from lambda_src.fetch import sha256_of
 from lambda_src.metadata import Metadata
-from lambda_src.source import sha256_of
 
 from .errors import MissingError, UsageError
 from .runtime import IMAGE_ONNXRUNTIME, refusal

@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from lambda_src.source import sha256_of
+from lambda_src.fetch import sha256_of
 from mlinfer.runtime import MAX_IR_VERSION, MAX_OPSET
 
 from .conftest import Run

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lambda_src.source import sha256_of
+from lambda_src.fetch import sha256_of
 from mlinfer import __version__
 
 from .conftest import CAT, Run

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from lambda_src.source import sha256_of
+from lambda_src.fetch import sha256_of
 from mlinfer.runtime import IR_VERSION, OPSET
 
 from .conftest import ROOT, Run

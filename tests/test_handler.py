@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lambda_src.errors import SettingsError
+from lambda_src.fetch import sha256_of
 from lambda_src.settings import Settings, default_threads
-from lambda_src.source import sha256_of
 
 from .conftest import Bucket
 from .test_service import IMAGE

@@ -15,10 +15,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from lambda_src.errors import ModelError
+from lambda_src.fetch import sha256_of
 from lambda_src.metadata import Metadata, Preprocess
 from lambda_src.service import Service
 from lambda_src.settings import MAX_IMAGE_BYTES, Settings
-from lambda_src.source import sha256_of
 
 from . import models
 from .conftest import Bucket

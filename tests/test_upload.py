@@ -22,8 +22,8 @@ from typing import Any
 import boto3
 import pytest
 
+from lambda_src.fetch import sha256_of
 from lambda_src.metadata import Metadata, Preprocess
-from lambda_src.source import sha256_of
 
 from .conftest import Run
 from .loopback_s3 import Answer, Forward, LoopbackS3, Request, error, loopback_s3, sha256
