@@ -83,6 +83,8 @@ class Metadata:
         except (TypeError, AttributeError) as error:
             raise ModelError(f"mlinfer.preprocess is not as documented: {error}") from error
         provenance = _json(props, "mlinfer.provenance") if "mlinfer.provenance" in props else {}
+        if not isinstance(provenance, dict):
+            raise ModelError("mlinfer.provenance is not a JSON object")
         output: Literal["logits", "probabilities"] = (
             "logits" if props["mlinfer.output"] == "logits" else "probabilities"
         )

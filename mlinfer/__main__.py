@@ -1,5 +1,28 @@
-"""`python -m mlinfer`."""
+"""The `mlinfer` program: it sets the process up, and imports the commands only then, so that Ctrl-C is always quiet."""
 
-from .cli import run
+from __future__ import annotations
 
-run()
+import gc
+import os
+import signal
+import sys
+from pathlib import Path
+
+
+def run() -> None:
+    """Run `main` and exit with its code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half made is taken back
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - None where the caller has closed it
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
+    try:
+        from .cli import main
+
+        code = main()
+    except KeyboardInterrupt:  # while the commands were imported
+        code = 130
+    gc.freeze()  # else the interpreter, as it ends, looks for cycles in all that was imported: a tenth of `predict`
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,7 +1,7 @@
 """An ONNX classifier that someone already has: find out what it says of itself, and be told the rest.
 
 What it answers with (how many classes, logits or probabilities) is found by asking it, not only by reading its graph:
-exporters leave shapes out, and a graph can end in any operator. The whole model is held in memory here, about twice,
+exporters leave shapes out, and a graph can end in any operator. The whole model is held in memory here, about four times,
 because its file is written anew; only `inspect` and the hashes are bounded.
 """
 
@@ -45,12 +45,13 @@ _PASSED_THROUGH = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze")
 
 @dataclass(frozen=True)
 class _Input:
-    """What the graph takes. batch, height, width: 0 where they are free."""
+    """What the graph takes. batch, height, width, channels: 0 where they are free."""
 
     name: str
     batch: int
     height: int
     width: int
+    channels: int
     fixed: dict[str, Any]  # the fields of Preprocess that the graph decides
 
 
@@ -148,7 +149,7 @@ def _picture_input(inputs: list[Port], answers: Answers) -> _Input:
     fixed = {"layout": layout, "dtype": _DTYPES[port.dtype]}
     if channels == 1:
         fixed["color"] = "L"
-    return _Input(port.name, sizes[0], height, width, fixed)
+    return _Input(port.name, sizes[0], height, width, channels, fixed)
 
 
 def _chosen_output(outputs: list[Port], answers: Answers) -> Port:
@@ -190,6 +191,8 @@ def _combined(picture: _Input, size: tuple[int, int], told: Mapping[str, Any]) -
     for name, value in picture.fixed.items():
         if told.get(name, value) != value:
             raise UsageError("invalid_preprocess", f"{name} is {told[name]!r}, but the model takes {value}")
+    if picture.channels == 3 and told.get("color") == "L":
+        raise UsageError("invalid_preprocess", "color is L, but the model takes three channels")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
     crop = values.setdefault("crop", size)
     if not (isinstance(crop, tuple) and len(crop) == 2 and all(isinstance(length, int) for length in crop)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from lambda_src.settings import MAX_IMAGE_BYTES
 
 from . import __version__
 from .config import FILE_NAME, Config, load_config, template
@@ -53,6 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     terminal = _terminal(arguments)
     try:
+        return _run(arguments, terminal)
+    except ReaderGoneError:
+        return 141  # what a shell reports of a program that SIGPIPE ended
+    except MlinferError as error:  # the report of a failure could not be written either
+        terminal.failure(str(error))
+        return error.exit_code
+
+
+def _run(arguments: list[str], terminal: Terminal) -> int:
+    try:
         code = app(arguments, prog_name="mlinfer", standalone_mode=False)
     except typer.TyperException as error:
         terminal.error(_usage_error(error))
@@ -63,20 +74,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         terminal.error(error)
         return error.exit_code
     except ReaderGoneError:
-        return 141  # what a shell reports of a program that SIGPIPE ended
+        raise
     except Exception as error:
         terminal.defect(error)
         return 1
     if code == 130:
         terminal.note("Interrupted.")
     return int(code or 0)
-
-
-def run() -> None:
-    """Be the `mlinfer` program."""
-    code = main()
-    gc.freeze()  # else the interpreter, as it ends, looks for cycles in all that was imported: a tenth of `predict`
-    sys.exit(code)
 
 
 def _show_version(wanted: bool) -> None:
@@ -271,7 +275,7 @@ def init(
     """Write a commented mlinfer.toml here:  mlinfer init"""
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     path = Path(FILE_NAME)
-    before = path.read_bytes() if path.exists() else None
+    before = _content(path)
     content = template().encode()
     if before not in (None, content) and not yes and not terminal.confirm(f"{FILE_NAME} exists. Replace it?"):
         raise UsageError(
@@ -300,13 +304,33 @@ def _config(**flags: object) -> Config:
 
 
 def _read(name: str) -> bytes:
+    """Read an image, and of what can be none only as much as shows it."""
+    if not name:
+        raise UsageError("usage", "the name of an image is empty", "See: mlinfer predict --help")
     if name != "-":
-        return Path(name).read_bytes()
+        with Path(name).open("rb") as file:
+            return file.read(MAX_IMAGE_BYTES + 1)
     if sys.stdin.isatty():
         raise UsageError(
             "no_input", "- reads an image from stdin, but stdin is a terminal", "Pipe one: mlinfer predict - < cat.jpg"
         )
-    return sys.stdin.buffer.read()
+    return sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1)
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError("config_unreadable", f"{path} cannot be read: {error.strerror}") from error
+
+
+def _short_names(results: Sequence[Result]) -> dict[str, str]:
+    """Return each image's name without its folder, unless two would then be the same."""
+    full = {result.name for result in results}
+    short = {name: Path(name).name for name in full}
+    return short if len(set(short.values())) == len(full) else {name: name for name in full}
 
 
 def _line(result: Result) -> dict[str, Any]:
@@ -316,10 +340,10 @@ def _line(result: Result) -> dict[str, Any]:
 def _show_predictions(terminal: Terminal, results: list[Result], config: Config, *, alone: bool) -> None:
     """Draw one image's classes, or a line for each of several unless --top-k asks for more."""
     count = 1 if config.origins["top_k"] == "default" and not alone else config.top_k
-    rows = []
+    names, rows = _short_names(results), []
     for result in results:
         for place, prediction in enumerate(result.body.get("predictions", [])[:count]):
-            name = () if alone else (Path(result.name).name if place == 0 else "",)
+            name = () if alone else (names[result.name] if place == 0 else "",)
             rows.append((*name, prediction["label"], float(prediction["score"])))
     if rows:
         terminal.rows(rows)

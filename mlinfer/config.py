@@ -15,6 +15,7 @@ from lambda_src.settings import MAX_PIXELS
 from .errors import UsageError
 
 FILE_NAME = "mlinfer.toml"
+COMMAND_LINE = "the command line"
 TARGETS = ("embedded",)
 # A pattern and what it means. The project's name must fit a tag, an image's name and a function's. S3's list of safe
 # characters: https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
@@ -92,9 +93,12 @@ def load_config(folder: Path, environment: Mapping[str, str], flags: Mapping[str
             origins[key.name] = variable
     for name, value in flags.items():
         if value is not None:
-            flag = f"--{name.replace('_', '-')}"
-            values[name] = _checked(_BY_NAME[name], value, flag)
-            origins[name] = flag
+            if value == "" and name != "prefix":
+                raise UsageError(
+                    "invalid_value", f"{name} from {COMMAND_LINE} is empty", "Leave it out for the default."
+                )
+            values[name] = _checked(_BY_NAME[name], value, COMMAND_LINE)
+            origins[name] = COMMAND_LINE
     values["project"] = values["project"] or _project_name(folder)
     return Config(**values, origins=origins)
 

@@ -52,11 +52,15 @@ def export(request: Request, tell: Callable[[str], None], track: Track) -> Model
     suffix = f"-{request.quantize}" if request.quantize and not request.answers.name else ""
     metadata = replace(source.metadata, name=source.metadata.name + suffix)
     out = request.out or FOLDER / f"{metadata.name}.onnx"
+    if request.out is None and _is_file(request.model) and out.exists() and out.samefile(request.model):
+        raise UsageError("would_replace_source", f"{out} is the very file to export", "Choose another --name or --out.")
     with workspace(out) as folder:
         made = folder / "float.onnx"
         write_model_file(source.graph, _verified(source, metadata, made, pictures), made)
         if request.quantize:
-            quantize(made, made := folder / "int8.onnx", pictures, track, allow_drop=request.allow_drop)
+            figures = quantize(made, made := folder / "int8.onnx", pictures, track, allow_drop=request.allow_drop)
+            for warning in figures.warnings():
+                tell(warning)
         os.replace(made, out)
     return read_model_file(out)
 
@@ -67,6 +71,8 @@ def _check(request: Request) -> None:
     if request.quantize and not request.calibration:
         hint = "Give --calibration DIR: a folder of pictures like those that the model will see, 50 or more."
         raise UsageError("no_calibration", "int8 needs pictures to find the range of each layer", hint)
+    if request.allow_drop and not request.quantize:
+        raise UsageError("usage", "--allow-drop belongs to --quantize int8")
     if request.weights and _is_file(request.model):
         raise UsageError("usage", "--weights belongs to an architecture; a .onnx file has its own")
 

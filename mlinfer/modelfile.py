@@ -122,10 +122,12 @@ def in_words(value: Any) -> str:
     """Return one fact as a line or a few for people."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict) and set(value) == {"name", "dtype", "shape"}:
+        return f"{value['name']}: {value['dtype']} {in_words(value['shape'])}"
     if isinstance(value, dict):
         return "\n".join(_entry(name.replace("_", " "), v) for name, v in value.items())
-    if isinstance(value, list | tuple) and value and isinstance(value[0], dict):
-        return "\n".join(f"{p['name']}: {p['dtype']} {in_words(p['shape'])}" for p in value)
+    if isinstance(value, list | tuple) and any(isinstance(v, dict) for v in value):
+        return "\n".join(in_words(v) for v in value)
     if isinstance(value, list | tuple):
         return (", " if value and isinstance(value[0], float) else " x ").join(
             "?" if v is None else str(v) for v in value

@@ -41,7 +41,7 @@ def model_path(config: Config) -> Path:
     """Return the configured model file, or the starter model. Raises MissingError."""
     path = Path(config.model) if config.model else STARTER
     if not path.is_file():
-        hint = "Give another file with --model, or leave it out to use the starter model."
+        hint = "Give another file, or leave it out to use the starter model."
         raise MissingError("model_not_found", f"there is no model file {path} (from {config.origins['model']})", hint)
     return path
 
@@ -84,6 +84,6 @@ def _ask(picture: Picture, target: Target, top_k: int) -> dict[str, Any]:
         raise UsageError("unusable_model", str(error), "The model does not do what its metadata says.") from error
     body: dict[str, Any] = answer["body"]
     if answer["statusCode"] != 200:
-        hint = "The limit is max_pixels in mlinfer.toml." if "pixels" in body["error"]["message"] else ""
+        hint = "The limit follows max_pixels in mlinfer.toml." if body["error"]["code"] == "image_too_large" else ""
         raise ImageError(body["error"]["code"], f"{picture.name}: {body['error']['message']}", hint)
     return body

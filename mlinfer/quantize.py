@@ -38,6 +38,7 @@ T = TypeVar("T")
 MIN_AGREEMENT = 0.95
 MAX_CALIBRATION, MAX_JUDGED = 200, 2000  # pictures; more cost time and change nothing that was seen
 ENOUGH_TO_HOLD_OUT = 40
+PER_CHANNEL_OPSET = 13  # https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html
 SPEED_RUNS, SPEED_SECONDS = 20, 5.0  # whichever ends first, but three runs at least
 # Tried in this order until one agrees with float. Convolutional networks are fastest when no operator leaves int8; in a
 # transformer the normalisations and softmax lose too much, and its time is in the products anyway.
@@ -68,6 +69,15 @@ class Figures:
     int8_accuracy: float | None
     size_ratio: float
     speed_ratio: float
+
+    def warnings(self) -> Iterator[str]:
+        """Yield what speaks against using the int8 form, or against trusting these figures."""
+        if not self.held_out:
+            yield f"Only {self.judged_on} pictures: those that calibrated int8 judged it. Give {ENOUGH_TO_HOLD_OUT} or more."
+        if self.speed_ratio < 1:
+            yield f"int8 is slower than float here: {self.speed_ratio:g} times its speed."
+        if self.size_ratio > 1:
+            yield f"int8 is larger than float: {self.size_ratio:g} times its size."
 
 
 def quantize(source: Path, target: Path, pictures: Sequence[Sample], track: Track, *, allow_drop: bool) -> Figures:
@@ -130,7 +140,8 @@ def _write_int8(source: Path, target: Path, plan: str, metadata: Metadata, pictu
     name = inputs[0].name
     folded = target.with_suffix(".folded.onnx")
     with _quiet():
-        quant_pre_process(source, folded, skip_symbolic_shape=True)
+        _raise_opset(source, folded)
+        quant_pre_process(folded, folded, skip_symbolic_shape=True)
         quantize_static(
             folded,
             target,
@@ -142,6 +153,21 @@ def _write_int8(source: Path, target: Path, plan: str, metadata: Metadata, pictu
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
+
+
+def _raise_opset(source: Path, target: Path) -> None:
+    """Copy the model, converted where its opset has no scale per channel yet. Raises VerificationError."""
+    import onnx
+
+    model = onnx.load(source)
+    opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
+    if opset < PER_CHANNEL_OPSET:
+        try:
+            model = onnx.version_converter.convert_version(model, PER_CHANNEL_OPSET)
+        except Exception as error:  # the converter raises what it likes of a graph that it does not know
+            message = f"int8 needs opset {PER_CHANNEL_OPSET}; the model has {opset}, and cannot be converted: {error}"
+            raise VerificationError("opset_too_old", message, "Export it anew with a later opset.") from error
+    onnx.save(model, target)
 
 
 @contextmanager

@@ -94,6 +94,8 @@ def read_text(path: Path) -> str:
 
 def json_object(text: str) -> dict[str, Any]:
     """Read a JSON object given as text, or as the name of a file that holds it. Raises UsageError, MissingError."""
+    if not text.lstrip().startswith("{") and not text.endswith(".json"):
+        raise UsageError("invalid_preprocess", f"--preprocess is {text!r}: not imagenet, none, JSON or a JSON file")
     try:
         value = json.loads(text if text.lstrip().startswith("{") else read_text(Path(text)))
     except ValueError as error:

@@ -5,18 +5,22 @@ Rich is imported only where something is drawn: it costs a quarter of `predict -
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
 from .errors import MissingError, MlinferError, ReaderGoneError
 
 T = TypeVar("T")
+
+BAR_WIDTH = 24
+UNLIMITED = 10_000  # characters: whoever reads a pipe wants the whole text
 
 
 class Terminal:
@@ -30,22 +34,22 @@ class Terminal:
     def note(self, text: str) -> None:
         """Tell people something that is not the result."""
         if not self._quiet:
-            sys.stderr.write(f"{printable(text)}\n")
+            _say(text)
 
     def detail(self, text: str) -> None:
         """Tell people what only `--verbose` shows."""
         if self._verbose:
-            sys.stderr.write(f"{printable(text)}\n")
+            _say(text)
 
     def text(self, text: str) -> None:
         """Write a line of the result. Raises ReaderGoneError, MissingError when stdout takes no more."""
         try:
-            sys.stdout.write(text + "\n")
+            encoding = sys.stdout.encoding or "utf-8"
+            sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
             sys.stdout.flush()
         except OSError as error:
-            os.dup2(
-                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-            )  # else Python's own last flush fails once more
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())  # else Python's own last flush fails once more
             if isinstance(error, BrokenPipeError):
                 raise ReaderGoneError from error
             raise MissingError("cannot_write_output", f"the output cannot be written: {error.strerror}") from error
@@ -55,7 +59,7 @@ class Terminal:
         self.text(json.dumps(value, indent=None if lines else 2))
 
     def rows(self, rows: Iterable[Sequence[object]], *, header: Sequence[str] = ()) -> None:
-        """Write a table; a float is drawn as its percentage and a bar."""
+        """Write a table; a float is drawn as its percentage and a bar. Only in a terminal it is fitted to a width."""
         from rich.bar import Bar
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
@@ -67,18 +71,23 @@ class Terminal:
         )
         for name in header:
             table.add_column(name, overflow="fold")
+        blocks = _can_write("█")
         for row in rows:
             cells: list[Any] = []
             for cell in row:
                 if isinstance(cell, float):
-                    cells += [Text(f"{cell:.1%}", justify="right"), Bar(1.0, 0.0, cell, width=24, color="cyan")]
+                    bar = (
+                        Bar(1.0, 0.0, cell, width=BAR_WIDTH, color="cyan") if blocks else "#" * round(cell * BAR_WIDTH)
+                    )
+                    cells += [Text(f"{cell:.1%}", justify="right"), bar]
                 else:
                     cells.append(Text(printable(str(cell))))
             table.add_row(*cells)
-        console = Console(highlight=False)
-        with console.capture() as drawing:
-            console.print(table, end="")
-        self.text(drawing.get().rstrip("\n"))
+        watched = sys.stdout.isatty()
+        width = None if watched or "COLUMNS" in os.environ else UNLIMITED
+        drawing = io.StringIO()  # Rich writes to stdout even where it draws nothing, and fails there by itself
+        Console(file=drawing, force_terminal=watched, width=width, highlight=False).print(table, end="")
+        self.text("\n".join(line.rstrip() for line in drawing.getvalue().rstrip("\n").split("\n")))
 
     def track(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
         """Pass the items on, with a progress bar where a person is watching."""
@@ -123,13 +132,13 @@ class Terminal:
             self.document({"error": error.as_json()})
         self.failure(str(error))
         if error.hint:
-            sys.stderr.write(f"{printable(error.hint)}\n")
+            _say(error.hint)
         if self._verbose:
             traceback.print_exception(error)
 
     def failure(self, text: str) -> None:
         """Say in one line what failed; `--quiet` does not hide it."""
-        sys.stderr.write(f"Error: {printable(text)}\n")
+        _say(f"Error: {text}")
 
     def defect(self, error: BaseException) -> None:
         """Show a failure that is ours."""
@@ -137,6 +146,20 @@ class Terminal:
         message = f"this is a defect of mlinfer: {type(error).__name__}: {error}"
         hint = "Please report it with the lines above, the command and `mlinfer --version`."
         self.error(MlinferError("defect", message, hint))
+
+
+def _say(text: str) -> None:
+    with suppress(OSError):  # of a full or closed stderr: what is lost is for people, and the exit code tells the rest
+        sys.stderr.write(f"{printable(text)}\n")
+        sys.stderr.flush()
+
+
+def _can_write(character: str) -> bool:
+    try:
+        character.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def printable(text: str) -> str:

@@ -48,7 +48,11 @@ def object_key(file: ModelFile, prefix: str) -> str:
     """Return PREFIX/NAME/SHA256.onnx. Raises UsageError for a file that cannot be served, having no mlinfer metadata."""
     if file.metadata is None:
         message = f"{file.path} does not say what its labels and pre-processing are, so nothing could predict with it"
-        raise UsageError("no_metadata", message, f"Stamp it first: mlinfer export {file.path} --labels labels.txt")
+        raise UsageError(
+            "no_metadata",
+            message,
+            f"Stamp it first: mlinfer export {file.path} --labels FILE --preprocess imagenet|none|JSON",
+        )
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", file.metadata.name).strip("-.") or "model"
     return "/".join([*filter(None, prefix.split("/")), name, f"{file.sha256}.onnx"])
 
@@ -169,12 +173,15 @@ def _hash_of_hashes(parts: list[str]) -> str:
 def _part_hashes(file: ModelFile) -> list[str]:
     """Return the SHA-256 of each part, in base64, while checking that it is still the same file. Raises UsageError."""
     whole, parts = hashlib.sha256(), list[Any]()
-    with file.path.open("rb") as content:
-        while chunk := content.read(_CHUNK_BYTES):
-            if content.tell() - len(chunk) == len(parts) * PART_BYTES:
-                parts.append(hashlib.sha256())
-            whole.update(chunk)
-            parts[-1].update(chunk)
+    try:
+        with file.path.open("rb") as content:
+            while chunk := content.read(_CHUNK_BYTES):
+                if content.tell() - len(chunk) == len(parts) * PART_BYTES:
+                    parts.append(hashlib.sha256())
+                whole.update(chunk)
+                parts[-1].update(chunk)
+    except OSError as error:
+        raise UsageError("model_unreadable", f"{file.path} cannot be read: {error.strerror}") from error
     if whole.hexdigest() != file.sha256:
         hint = "Upload it when nothing writes to it any more."
         raise UsageError("model_changed", f"{file.path} changed while it was read", hint)

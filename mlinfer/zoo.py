@@ -151,9 +151,9 @@ def _state_dict(zoo: _Zoo, path: Path) -> dict[str, Tensor]:
     """Read a state dict, bare or as a training script wraps it, without running code from the file. Raises UsageError."""
     try:
         state = zoo.torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a foreign file fails in pickle, zipfile or torch, each with its own types
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UsageError("wrong_weights", f"{path} is no state dict that torch.save wrote: {reason[:200]}") from error
+    except Exception as error:  # a foreign file fails in pickle, zipfile or torch, which advises to unpickle it
+        hint = "Save it with: torch.save(model.state_dict(), FILE)"
+        raise UsageError("wrong_weights", f"{path} is no state dict that torch.save wrote", hint) from error
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]

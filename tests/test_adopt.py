@@ -323,3 +323,54 @@ def test_no_room(export: Export) -> None:
     run = export(colour_model(Path("other.onnx")))
     assert run.code == 3
     assert "cannot be written" in run.err
+
+
+def test_the_source_is_never_replaced(export: Export) -> None:
+    """A file in models/ is not overwritten by its own export unless --out names it."""
+    Path("models").mkdir()
+    model = colour_model(Path("models/two.onnx"))
+    before = model.read_bytes()
+    run = export(model)
+    assert run.code == 2
+    assert "--name or --out" in run.err
+    assert model.read_bytes() == before
+    assert export(model, "--out", model).code == 0
+    assert model.read_bytes() != before
+
+
+def test_grey_for_a_model_of_three_channels(export: Export) -> None:
+    """Pre-processing that does not fit the channels is wrong usage, said in a sentence."""
+    run = export(colour_model(Path("net.onnx")), preprocess='{"color": "L"}')
+    assert run.code == 2
+    assert "the model takes three channels" in run.err
+
+
+def test_preprocess_that_is_nothing_known(export: Export) -> None:
+    """A misspelt --preprocess is answered with what it can be."""
+    run = export(colour_model(Path("net.onnx")), preprocess="imagnet")
+    assert run.code == 2
+    assert "'imagnet': not imagenet, none, JSON or a JSON file" in run.err
+
+
+@pytest.mark.parametrize("provenance", ["5", "[]", "null"])
+def test_provenance_of_another_shape(mlinfer: MlInfer, tiny_model: Path, provenance: str) -> None:
+    """Metadata that another program wrote wrongly is an unusable model and no defect."""
+    model = onnx.load(tiny_model)
+    next(p for p in model.metadata_props if p.key == "mlinfer.provenance").value = provenance
+    onnx.save(model, "odd.onnx")
+    for command in ("inspect", "upload"):
+        assert mlinfer(command, "odd.onnx", *(["--bucket", "some-bucket"] if command == "upload" else [])).code == 2
+    Path("red.png").write_bytes(encoded(plain((255, 0, 0)), "PNG"))
+    run = mlinfer("predict", "red.png", "--model", "odd.onnx")
+    assert run.code == 2
+    assert "mlinfer.provenance is not a JSON object" in run.err
+
+
+def test_provenance_is_shown_whatever_it_holds(mlinfer: MlInfer, tiny_model: Path) -> None:
+    """`inspect` shows what other programs wrote into the provenance."""
+    model = onnx.load(tiny_model)
+    next(p for p in model.metadata_props if p.key == "mlinfer.provenance").value = '{"runs": [{"seed": 7}, 8]}'
+    onnx.save(model, "odd.onnx")
+    run = mlinfer("inspect", "odd.onnx")
+    assert run.code == 0
+    assert "seed: 7" in run.out

@@ -128,7 +128,7 @@ def test_missing_model(mlinfer: MlInfer, red: Path) -> None:
     """A model file that is not there ends with exit code 3 and says where its name came from."""
     run = mlinfer("predict", red, "--model", "none.onnx")
     assert run.code == 3
-    assert "there is no model file none.onnx (from --model)" in run.err
+    assert "there is no model file none.onnx (from the command line)" in run.err
 
 
 def test_model_that_is_none(mlinfer: MlInfer, red: Path, broken: Path) -> None:
@@ -343,3 +343,96 @@ def test_narrow_and_wide(tiny_model: Path, red: Path, columns: str) -> None:
     rows = result.stdout.splitlines()
     assert rows[0].split()[0] == "red"
     assert all(len(row) <= int(columns) for row in rows)
+
+
+@pytest.mark.parametrize("arguments", [["predict", "none.jpg", "--json"], ["predict", "cat.jpg"], ["inspect"]])
+def test_full_disk_whatever_is_said(arguments: list[str]) -> None:
+    """A full disk is reported as such, of a table, of a failure's document, with and without Python's buffer."""
+    Path("cat.jpg").write_bytes(CAT.read_bytes())
+    for unbuffered in ("", "1"):
+        environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        with Path("/dev/full").open("w") as full:
+            result = subprocess.run(
+                [*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, env=environment
+            )
+        assert result.returncode == 3
+        assert "the output cannot be written: No space left on device" in result.stderr
+
+
+def test_full_stderr(tiny_model: Path, red: Path) -> None:
+    """A stderr that takes nothing does not cost the result."""
+    with Path("/dev/full").open("w") as full:
+        command = [*COMMAND, "predict", str(red), "--model", str(tiny_model), "--json"]
+        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=full)
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["label"] == "red"
+
+
+def test_closed_streams(tiny_model: Path, red: Path) -> None:
+    """Streams that the caller closed are no defect."""
+    command = " ".join(map(str, [*COMMAND, "predict", red, "--model", tiny_model]))
+    assert subprocess.run(f"{command} >&-", shell=True, capture_output=True).returncode == 0  # noqa: S602
+    assert subprocess.run(f"{command} 2>&-", shell=True, capture_output=True).returncode == 0  # noqa: S602
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_terminals_of_other_encodings(tiny_model: Path, red: Path, encoding: str) -> None:
+    """Where stdout cannot hold the bar's blocks, it is drawn with signs that it can."""
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    result = subprocess.run([*COMMAND, "predict", red, "--model", tiny_model], capture_output=True, env=environment)
+    assert result.returncode == 0
+    assert result.stdout.decode(encoding).splitlines()[0].split() == ["red", "100.0%", "#" * 24]
+
+
+def test_endless_file(tiny_model: Path) -> None:
+    """Of what is too large to be an image only as much is read as shows it."""
+    result = subprocess.run([*COMMAND, "predict", "/dev/zero", "--model", tiny_model], capture_output=True, text=True)
+    assert result.returncode == 5
+    assert "bytes" in result.stderr
+
+
+def test_kill_ends_in_order(tiny_model: Path, red: Path) -> None:
+    """SIGTERM ends a command as a shell expects, after it has cleaned up."""
+    process = subprocess.Popen(
+        [*COMMAND, "predict", *[red] * 20_000, "--model", tiny_model, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.terminate()
+    _, errors = process.communicate()
+    assert process.returncode == 143
+    assert b"Traceback" not in errors
+
+
+def test_files_of_one_name(mlinfer: MlInfer, tiny_model: Path) -> None:
+    """Images of one name in two folders are told apart in the table."""
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        Path(folder, "red.png").write_bytes(encoded(plain(), "PNG"))
+    rows = mlinfer("predict", "a/red.png", "b/red.png", "--model", tiny_model).out.splitlines()
+    assert [row.split()[0] for row in rows] == ["a/red.png", "b/red.png"]
+
+
+def test_pipes_get_the_whole_text(mlinfer: MlInfer, tiny_model: Path) -> None:
+    """Nothing is cut to a width where no terminal has one."""
+    out = mlinfer("inspect", tiny_model).out
+    assert f"file        {tiny_model}" in [line.rstrip() for line in out.splitlines()]
+
+
+@pytest.mark.parametrize("arguments", [["predict", "red.png", "--model", ""], ["predict", ""]])
+def test_empty_names(mlinfer: MlInfer, arguments: list[str]) -> None:
+    """An empty name, as of a shell variable that is not set, is wrong usage and never guessed."""
+    run = mlinfer(*arguments)
+    assert run.code == 2
+    assert "empty" in run.err
+
+
+def test_init_over_a_folder(mlinfer: MlInfer) -> None:
+    """`init` where mlinfer.toml is a folder says so."""
+    Path("mlinfer.toml").mkdir()
+    run = mlinfer("init")
+    assert run.code == 2
+    assert "mlinfer.toml cannot be read" in run.err

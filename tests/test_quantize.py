@@ -164,3 +164,24 @@ def test_interrupt_leaves_nothing(pictures: Path) -> None:
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert not list(Path("models").iterdir())
+
+
+def test_old_opsets_are_converted(mlinfer: MlInfer, pictures: Path) -> None:
+    """A model of an opset that knows no scale per channel is brought to one that does."""
+    net = onnx.load(convolution(Path("net.onnx")))
+    net.opset_import[0].version = 11  # its operators have not changed since
+    onnx.save(net, "old.onnx")
+    run = quantize(mlinfer, Path("old.onnx"), pictures)
+    assert run.code == 0, run.err
+    assert answers(mlinfer, Path("models/old-int8.onnx")) == list(LABELS)
+
+
+def test_few_pictures_prove_little(mlinfer: MlInfer, pictures: Path) -> None:
+    """Where those pictures that calibrated also judged, people are told."""
+    run = quantize(mlinfer, convolution(Path("net.onnx")), pictures / "red")
+    assert "Only 12 pictures: those that calibrated int8 judged it" in run.err
+
+
+def test_allow_drop_alone(mlinfer: MlInfer) -> None:
+    """--allow-drop without --quantize is wrong usage."""
+    assert mlinfer("export", convolution(Path("net.onnx")), "--allow-drop").code == 2

@@ -1,8 +1,7 @@
 """Train the starter model: a small residual network for CIFAR-10's ten classes, from scratch, on a CPU.
 
     pip install torch numpy pillow onnx
-    python examples/starter/train.py --data cifar10-jpeg.zip --out first.pt --epochs 45
-    python examples/starter/train.py --data cifar10-jpeg.zip --out starter.pt --start first.pt --epochs 30 --lr 0.06 --seed 1
+    python examples/starter/train.py --data cifar10-jpeg.zip --out starter.pt
 
 The archive holds `train/CLASS/NNNN.jpg` and `test/CLASS/NNNN.jpg`, 32 x 32 RGB. Photographs are what the model will
 be shown, so half of each batch is rescaled, stretched and shifted: a large picture that was reduced to 32 x 32 seldom
@@ -152,11 +151,6 @@ def train(args: argparse.Namespace) -> None:
     x, y = read_split(args.data, "train")
     tx, ty = read_split(args.data, "test")
     network = starter_network(tuple(args.widths)).to(memory_format=torch.channels_last)
-    before = 0
-    if args.start:
-        checkpoint = torch.load(args.start)
-        network.load_state_dict(checkpoint["state"])
-        before = checkpoint["epochs"]
     filters = [p for p in network.parameters() if p.ndim == 4]
     others = [p for p in network.parameters() if p.ndim != 4]
     muon = Muon(filters, lr=args.lr, momentum=0.6)
@@ -199,7 +193,7 @@ def train(args: argparse.Namespace) -> None:
         checkpoint = {
             "state": average.state_dict(),
             "widths": args.widths,
-            "epochs": before + epoch + 1,
+            "epochs": epoch + 1,
             "seed": args.seed,
         }
         temporary = args.out.with_suffix(".tmp")
@@ -211,7 +205,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the CIFAR-10 JPEG archive")
     parser.add_argument("--out", type=Path, default=Path("starter.pt"))
-    parser.add_argument("--start", type=Path, help="weights to go on from, with a new cycle of the rates")
     parser.add_argument("--epochs", type=int, default=45)
     parser.add_argument("--batch", type=int, default=500)
     parser.add_argument("--lr", type=float, default=0.12, help="peak rate of the filters (Muon)")
