@@ -21,7 +21,7 @@ from .parity import Parity, compare, fixed_inputs
 from .quantize import Track, quantize
 from .runtime import refusal
 from .samples import Sample, draw, find, spread
-from .source import Answers, Source
+from .source import Answers, Source, read_labels
 from .zoo import read_torchvision
 
 FOLDER = Path("models")
@@ -73,6 +73,10 @@ def _check(request: Request) -> None:
         raise UsageError("no_calibration", "int8 needs pictures to find the range of each layer", hint)
     if request.allow_drop and not request.quantize:
         raise UsageError("usage", "--allow-drop belongs to --quantize int8")
+    if request.calibration:
+        find(request.calibration, ())  # what is wrong with it is said before anything is downloaded or converted
+    if request.answers.labels:
+        read_labels(request.answers.labels)
     if request.weights and _is_file(request.model):
         raise UsageError("usage", "--weights belongs to an architecture; a .onnx file has its own")
 

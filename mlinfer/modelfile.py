@@ -125,7 +125,7 @@ def in_words(value: Any) -> str:
     if isinstance(value, dict) and set(value) == {"name", "dtype", "shape"}:
         return f"{value['name']}: {value['dtype']} {in_words(value['shape'])}"
     if isinstance(value, dict):
-        return "\n".join(_entry(name.replace("_", " "), v) for name, v in value.items())
+        return "\n".join(_entry(name.replace("_", " "), v) for name, v in value.items() if v is not None)
     if isinstance(value, list | tuple) and any(isinstance(v, dict) for v in value):
         return "\n".join(in_words(v) for v in value)
     if isinstance(value, list | tuple):

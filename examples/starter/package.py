@@ -17,24 +17,27 @@ import zipfile
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from train import CLASSES, MEAN, SIZE, STD, starter_network
 
 from lambda_src.metadata import Metadata, Preprocess
+from lambda_src.model import Classifier
 from lambda_src.service import Service
 from lambda_src.settings import Settings
 from mlinfer.modelfile import write_model_file
+from mlinfer.parity import Run, compare, fixed_inputs
 from mlinfer.quantize import quantize
 from mlinfer.samples import Sample
 
 OPSET = 17
 
 
-def export(weights: Path) -> tuple[onnx.ModelProto, dict[str, object]]:
-    """Return the network as ONNX, [N, 3, 32, 32] -> logits [N, 10], and where it came from."""
+def export(weights: Path) -> tuple[onnx.ModelProto, dict[str, object], Run]:
+    """Return the network as ONNX, [N, 3, 32, 32] -> logits [N, 10], where it came from, and the network itself."""
     checkpoint = torch.load(weights)
     network = starter_network(tuple(checkpoint["widths"]))
     network.load_state_dict(checkpoint["state"])
@@ -59,19 +62,12 @@ def export(weights: Path) -> tuple[onnx.ModelProto, dict[str, object]]:
         "opset": OPSET,
         "precision": "float32",
     }
-    model = onnx.load_from_string(buffer.getvalue())
-    with torch.no_grad():
-        provenance["parity"] = parity(model, example, network(example))
-    return model, provenance
 
+    def run(batch: NDArray[Any]) -> NDArray[Any]:
+        with torch.no_grad():
+            return network(torch.from_numpy(batch)).numpy()
 
-def parity(model: onnx.ModelProto, example: torch.Tensor, expected: torch.Tensor) -> dict[str, object]:
-    """Return the greatest difference of the logits between PyTorch and onnxruntime."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    actual = session.run(None, {"image": example.numpy()})[0]
-    return {"inputs": len(example), "max_abs_difference": float(np.abs(actual - expected.numpy()).max())}
+    return onnx.load_from_string(buffer.getvalue()), provenance, run
 
 
 def training_pictures(archive: Path, count: int = 1000) -> list[Sample]:
@@ -100,12 +96,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("mlinfer/starter.onnx"))
     args = parser.parse_args()
-    model, provenance = export(args.weights)
+    model, provenance, run = export(args.weights)
     spec = Preprocess(SIZE, (SIZE, SIZE), "bilinear", MEAN, STD)
     metadata = Metadata("starter", tuple(CLASSES), spec, "logits", provenance)
     with tempfile.TemporaryDirectory() as folder:
         plain, quantized = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         write_model_file(model, metadata, plain)
+        parity = compare(run, Classifier(plain, "", threads=1).run, fixed_inputs(spec, (1, 3)))
+        if not parity.holds:
+            raise SystemExit(f"the exported file answers differently: {parity}")
+        provenance["parity"] = asdict(parity)
         figures = quantize(plain, quantized, training_pictures(args.data), lambda items, *_: items, allow_drop=False)
         accuracy = judge(quantized, args.data) | {"float_top1": judge(plain, args.data)["top1"]}
         provenance |= {"precision": "int8", "quantization": asdict(figures), "accuracy": accuracy}
