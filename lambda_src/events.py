@@ -28,11 +28,6 @@ class Question:
     s3: str | None = None
     top_k: int = DEFAULT_TOP_K
 
-    @property
-    def is_health(self) -> bool:
-        """Tell whether the health document is asked for."""
-        return self.image is None and self.s3 is None
-
 
 def is_http(event: object) -> bool:
     """Tell an HTTP event of any of the four services from a direct invocation."""

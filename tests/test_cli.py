@@ -308,20 +308,26 @@ def test_full_disk(tiny_model: Path, red: Path) -> None:
     assert "the output cannot be written: No space left on device" in result.stderr
 
 
-def test_interrupt_shows_what_there_is(tiny_model: Path, red: Path) -> None:
-    """Ctrl-C in a batch ends with exit code 130, and every line that was written is whole."""
+def stopped_batch(model: Path, image: Path, by: signal.Signals) -> tuple[int, bytes, bytes]:
+    """Send a signal to a large batch after its first line: its exit code, stdout and stderr."""
     process = subprocess.Popen(
-        [*COMMAND, "predict", *[red] * 20_000, "--model", tiny_model, "--json"],
+        [*COMMAND, "predict", *[image] * 20_000, "--model", model, "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
     )
     assert process.stdout is not None
     first = process.stdout.readline()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(by)
     rest, errors = process.communicate()
-    lines = (first + rest).splitlines()
-    assert process.returncode == 130
+    return process.returncode, first + rest, errors
+
+
+def test_interrupt_shows_what_there_is(tiny_model: Path, red: Path) -> None:
+    """Ctrl-C in a batch ends with exit code 130, and every line that was written is whole."""
+    code, output, errors = stopped_batch(tiny_model, red, signal.SIGINT)
+    lines = output.splitlines()
+    assert code == 130
     assert 0 < len(lines) < 20_000
     assert all(json.loads(line)["label"] == "red" for line in lines)
     assert errors.decode().endswith("Interrupted.\n")
@@ -393,17 +399,8 @@ def test_endless_file(tiny_model: Path) -> None:
 
 def test_kill_ends_in_order(tiny_model: Path, red: Path) -> None:
     """SIGTERM ends a command as a shell expects, after it has cleaned up."""
-    process = subprocess.Popen(
-        [*COMMAND, "predict", *[red] * 20_000, "--model", tiny_model, "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        bufsize=0,
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-    process.terminate()
-    _, errors = process.communicate()
-    assert process.returncode == 143
+    code, _, errors = stopped_batch(tiny_model, red, signal.SIGTERM)
+    assert code == 143
     assert b"Traceback" not in errors
 
 
