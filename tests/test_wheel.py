@@ -30,7 +30,7 @@ def test_contents(wheel: Path) -> None:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
         starter = archive.getinfo("mlinfer/starter.onnx")
     assert {name.split("/")[0] for name in names} == {"mlinfer", "lambda_src"}
-    assert {"mlinfer/cli.py", "lambda_src/handler.py", "mlinfer/_docker/requirements.txt"} <= set(names)
+    assert {"mlinfer/cli/__init__.py", "lambda_src/handler.py", "mlinfer/_docker/requirements.txt"} <= set(names)
     assert starter.compress_size <= 3_000_000
 
 

@@ -1,0 +1,81 @@
+"""The command line. Each command makes what a step needs, calls that one step and shows its result.
+
+`main` runs one; the modules beside this one hold them: `ask` (predict), `models` (export, inspect, upload, init).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..errors import MlinferError, ReaderGoneError, UsageError
+from ..terminal import Terminal
+from . import ask, models  # noqa: F401 - their import registers the commands, in this order
+from .options import app
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: the one place where failures become messages."""
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    terminal = _terminal(arguments)
+    try:
+        return _run(arguments, terminal)
+    except ReaderGoneError:
+        return 141  # what a shell reports of a program that SIGPIPE ended
+    except MlinferError as error:  # the report of a failure could not be written either
+        terminal.failure(str(error))
+        return error.exit_code
+
+
+def _run(arguments: list[str], terminal: Terminal) -> int:
+    try:
+        code = app(arguments, prog_name="mlinfer", standalone_mode=False)
+    except typer.TyperException as error:
+        terminal.error(_usage_error(error))
+        return UsageError.exit_code
+    except typer.Abort:
+        code = 130
+    except MlinferError as error:
+        terminal.error(error)
+        return error.exit_code
+    except ReaderGoneError:
+        raise
+    except Exception as error:
+        terminal.defect(error)
+        return 1
+    if code == 130:
+        terminal.note("Interrupted.")
+    return int(code or 0)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        Terminal().text(f"mlinfer {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def _terminal(arguments: Sequence[str]) -> Terminal:
+    """Make the terminal for failures, which can come before the arguments are parsed."""
+    given = set(arguments[: arguments.index("--")] if "--" in arguments else arguments)
+    return Terminal(
+        as_json="--json" in given, quiet=bool(given & {"-q", "--quiet"}), verbose=bool(given & {"-v", "--verbose"})
+    )
+
+
+def _usage_error(error: typer.TyperException) -> UsageError:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "mlinfer"
+    return UsageError("usage", error.format_message().rstrip("."), f"See: {command} --help")

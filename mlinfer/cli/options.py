@@ -1,0 +1,40 @@
+"""What the commands share: the application that they belong to, the flags, and the configuration that these override."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..config import Config, load_config
+
+app = typer.Typer(
+    name="mlinfer",
+    help="Take an image classifier from a laptop to AWS Lambda, and prove at each step that the answer has not changed.\n\n"
+    "Start with:  mlinfer predict cat.jpg",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ModelFlag = Annotated[
+    str | None,
+    typer.Option("--model", metavar="FILE", help="Model file; default: the starter model.", show_default=False),
+]
+RegionFlag = Annotated[
+    str | None, typer.Option("--region", help="AWS Region; default: as boto3 finds it.", show_default=False)
+]
+ProfileFlag = Annotated[
+    str | None, typer.Option("--profile", help="AWS profile; default: as boto3 finds it.", show_default=False)
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and nothing else there.")]
+QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Write nothing to stderr but errors.")]
+VerboseFlag = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show the handler's log lines, and the traceback of an error.")
+]
+
+
+def configuration(**flags: object) -> Config:
+    """Return the configuration in force; a flag that is None was not given. Raises UsageError."""
+    return load_config(Path(), os.environ, flags)
