@@ -16,13 +16,21 @@ from .errors import UsageError
 
 FILE_NAME = "mlinfer.toml"
 COMMAND_LINE = "the command line"
-TARGETS = ("embedded",)
+TARGETS = ("embedded", "local", "aws")
+ARCHITECTURES = ("x86_64", "arm64")
+MODEL_SOURCES = ("s3", "image")
+# https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutRetentionPolicy.html
+LOG_DAYS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653)
+URLS = ("none", "iam", "public")
+BASE_IMAGE = "public.ecr.aws/lambda/python:3.13"
 # A pattern and what it means. The project's name must fit a tag, an image's name and a function's. S3's list of safe
 # characters: https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 _PROJECT = ("[a-z0-9][a-z0-9-]{0,31}", "up to 32 lower-case letters, digits and hyphens")
 _BUCKET = ("[A-Za-z0-9][A-Za-z0-9._-]{2,62}", "a bucket's name alone, such as my-models")
 _PART = r"(?!\.+(?:/|$))[A-Za-z0-9!_.*'()-]+"
 _PREFIX = (f"/?(?:{_PART}(?:/{_PART})*)?/?", "names of letters, digits and !_.*'()- with a / between them")
+_INPUTS = (r"\s*(?:s3://[^\s,]+[\s,]*)*", "a list of s3://bucket/prefix with spaces between them")
+_IMAGE = (r"[a-z0-9][\w.:/@-]*", "an image's name such as public.ecr.aws/lambda/python:3.13")
 
 
 @dataclass(frozen=True)
@@ -34,8 +42,9 @@ class Key:
     kind: type[str] | type[int]
     comment: str
     example: Any = None
-    choices: tuple[str, ...] = ()
+    choices: tuple[str, ...] | tuple[int, ...] = ()
     pattern: tuple[str, str] = ("", "")
+    limits: tuple[int, int] = (1, 2**63)
 
 
 KEYS = (
@@ -46,13 +55,39 @@ KEYS = (
         "The model file. Without it the starter model answers, with CIFAR-10's ten classes.",
         "models/resnet18.onnx",
     ),
-    Key("target", "embedded", str, "Where `mlinfer predict` asks: embedded (in this process).", choices=TARGETS),
+    Key(
+        "target",
+        "embedded",
+        str,
+        "Where `mlinfer predict` asks: embedded (in this process), local (mlinfer run-local) or aws.",
+        choices=TARGETS,
+    ),
     Key("top_k", 5, int, "How many classes a prediction names."),
     Key("threads", 0, int, "Threads of onnxruntime; without it, as many as there are cores here.", 1),
     Key("max_pixels", MAX_PIXELS, int, "Larger pictures (width x height) are refused before they are decoded."),
     Key("project", "", str, "Tags what is made in AWS; without it, the folder's name.", "my-project", pattern=_PROJECT),
     Key("bucket", "", str, "The S3 bucket of the models.", "my-models", pattern=_BUCKET),
     Key("prefix", "models", str, "Where in the bucket: s3://BUCKET/PREFIX/NAME/SHA256.onnx.", pattern=_PREFIX),
+    Key(
+        "base_image", BASE_IMAGE, str, "What the image is built on: a base image of Lambda for Python.", pattern=_IMAGE
+    ),
+    Key("arch", "x86_64", str, "Of image and function: x86_64 or arm64.", choices=ARCHITECTURES),
+    Key("model_source", "s3", str, "Where the function finds the model: s3 or image.", choices=MODEL_SOURCES),
+    Key("port", 9000, int, "Where `mlinfer run-local` listens, on 127.0.0.1.", limits=(1, 65535)),
+    Key("memory", 1769, int, "Of the function, in MB; 1769 MB give one vCPU.", limits=(128, 10240)),
+    Key("timeout", 30, int, "Of the function, in seconds.", limits=(1, 900)),
+    Key("tmp", 512, int, "The function's /tmp, in MB.", limits=(512, 10240)),
+    Key(
+        "input_prefixes",
+        "",
+        str,
+        'What {"s3": ...} may name; without it, nothing.',
+        "s3://my-pictures/inbox/",
+        pattern=_INPUTS,
+    ),
+    Key("concurrency", 0, int, "How many run at once, reserved; without it, as the account allows.", 10),
+    Key("log_days", 14, int, "How long the function's log is kept, in days.", choices=LOG_DAYS),
+    Key("url", "none", str, "The function's own URL: none, iam (signed requests) or public.", choices=URLS),
 )
 _BY_NAME = {key.name: key for key in KEYS}
 
@@ -61,7 +96,7 @@ _BY_NAME = {key.name: key for key in KEYS}
 class Config:
     """The values in force. `origins[name]` says where each came from.
 
-    model "" = the starter; threads 0 = all cores; bucket "" = none.
+    model "" = the starter; threads 0 = all cores; bucket "" = none; concurrency 0 = not reserved.
     """
 
     model: str
@@ -72,6 +107,17 @@ class Config:
     project: str
     bucket: str
     prefix: str
+    base_image: str
+    arch: str
+    model_source: str
+    port: int
+    memory: int
+    timeout: int
+    tmp: int
+    input_prefixes: str
+    concurrency: int
+    log_days: int
+    url: str
     origins: Mapping[str, str]
 
     def items(self) -> list[tuple[str, Any, str]]:
@@ -151,8 +197,10 @@ def _project_name(folder: Path) -> str:
 
 
 def _checked(key: Key, value: Any, origin: str) -> Any:
-    if key.kind is int and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-        raise UsageError("invalid_value", f"{key.name} from {origin} is {value!r}, not a whole number above 0")
+    low, high = key.limits
+    if key.kind is int and (isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high):
+        wanted = "a whole number above 0" if key.limits == Key.limits else f"a whole number from {low:,} to {high:,}"
+        raise UsageError("invalid_value", f"{key.name} from {origin} is {value!r}, not {wanted}")
     if key.kind is str and not isinstance(value, str):
         raise UsageError("invalid_value", f"{key.name} from {origin} is {value!r}, not a string")
     pattern, meaning = key.pattern
@@ -160,6 +208,6 @@ def _checked(key: Key, value: Any, origin: str) -> Any:
         raise UsageError("invalid_value", f"{key.name} from {origin} is {value!r}, not {meaning}")
     if key.choices and value not in key.choices:
         raise UsageError(
-            "invalid_value", f"{key.name} from {origin} is {value!r}, not one of: {', '.join(key.choices)}"
+            "invalid_value", f"{key.name} from {origin} is {value!r}, not one of: {', '.join(map(str, key.choices))}"
         )
     return value

@@ -23,10 +23,10 @@ from s3transfer.subscribers import BaseSubscriber
 from .aws import Client, error_code, explained, refusal
 from .errors import RemoteError, UsageError
 from .modelfile import ModelFile
+from .names import TAG
 
 PART_BYTES = 8 * 2**20
 MULTIPART_FROM = 32 * 2**20  # below, one request: S3 then keeps the SHA-256 of the whole object, not one of its parts'
-PROJECT_TAG = "mlinfer:project"
 ABANDONED_PARTS_DAYS = 1  # after which a bucket of ours drops the parts of an upload that never ended
 
 _CHUNK_BYTES = 2**20
@@ -91,7 +91,7 @@ def ensure_bucket(s3: Client, bucket: str, project: str) -> bool:
 
     Return whether anything was done: a bucket that is there otherwise is left as it is. Raises RemoteError, MissingError.
     """
-    tags = [{"Key": PROJECT_TAG, "Value": project}]
+    tags = [{"Key": TAG, "Value": project}]
     with explained(f"s3://{bucket}", _MAKE):
         status = _bucket_status(s3, bucket)
         if status == 404:

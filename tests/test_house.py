@@ -18,7 +18,7 @@ STDLIB = sys.stdlib_module_names
 HANDLER_PACKAGES = {"numpy", "onnxruntime", "PIL", "obstore"}
 MODULES = sorted([*ROOT.glob("mlinfer/**/*.py"), *ROOT.glob("lambda_src/*.py")])
 # The order in which the modules of mlinfer may use each other: later ones import earlier ones.
-VALUES = {"__init__", "errors", "config", "files"}
+VALUES = {"__init__", "errors", "config", "files", "names"}
 EDGE = {"cli", "__main__", "terminal"}
 
 
