@@ -1,0 +1,290 @@
+"""The Docker Engine: the one place that imports its SDK, and that turns what it raises into errors with their remedy.
+
+The Engine is found as the `docker` command finds it: DOCKER_HOST, then the current context.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import IO, Any
+
+import docker
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from requests.exceptions import RequestException
+
+from .errors import MissingError, MlinferError, RemoteError
+
+# The Engine's words for Lambda's names: https://docs.docker.com/build/building/multi-platform/
+PLATFORMS = {"x86_64": "linux/amd64", "arm64": "linux/arm64"}
+_ARCHITECTURES = {"amd64": "x86_64", "arm64": "arm64", "aarch64": "arm64"}
+
+_READ_TIMEOUT_S = 600  # of one answer; a step of a build can be silent for as long as pip works
+_NEEDLESS = "`mlinfer predict` and `mlinfer run-local --no-docker` need no Docker."
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image of the Engine. arch: in Lambda's words. bytes: of all its layers, unpacked."""
+
+    id: str
+    tags: tuple[str, ...]
+    arch: str
+    bytes: int
+    labels: Mapping[str, str]
+
+
+class Engine:
+    """What mlinfer asks of the Docker Engine. Every method raises MissingError or RemoteError."""
+
+    def __init__(self, client: docker.DockerClient) -> None:
+        self._client = client
+
+    def version(self) -> dict[str, Any]:
+        """Return the Engine's own description of its version."""
+        with explained("the Docker Engine"):
+            version: dict[str, Any] = self._client.version()
+            return version
+
+    def cpus(self) -> int:
+        """Return the number of cores that the Engine's machine has."""
+        with explained("the Docker Engine"):
+            return int(self._client.info()["NCPU"])
+
+    def find_image(self, name: str) -> Image | None:
+        """Return a local image by its tag or id."""
+        with explained(name):
+            try:
+                found = self._client.images.get(name)
+            except ImageNotFound:
+                return None
+        arch = str(found.attrs["Architecture"])
+        return Image(
+            found.id, tuple(found.tags), _ARCHITECTURES.get(arch, arch), int(found.attrs["Size"]), dict(found.labels)
+        )
+
+    def layers(self, image: str) -> list[tuple[str, int]]:
+        """Return the instruction and the bytes of each layer, the topmost first."""
+        with explained(image):
+            return [(str(layer["CreatedBy"]), int(layer["Size"])) for layer in self._client.api.history(image)]
+
+    def build(
+        self,
+        context: IO[bytes],
+        *,
+        tag: str,
+        arch: str,
+        args: Mapping[str, str],
+        labels: Mapping[str, str],
+        pull: bool,
+        cache: bool,
+    ) -> Iterator[str]:
+        """Build the Dockerfile of a tar file and yield the log line by line. Raises RemoteError with a step's last lines."""
+        with explained(f"the build of {tag}"):
+            stream = self._client.api.build(
+                fileobj=context,
+                custom_context=True,
+                tag=tag,
+                platform=PLATFORMS[arch],
+                buildargs=dict(args),
+                labels=dict(labels),
+                pull=pull,
+                nocache=not cache,
+                rm=True,
+                forcerm=True,
+                decode=True,
+            )
+            for item in stream:
+                if "error" in item:
+                    raise _BuildError(str(item["error"]))
+                yield from str(item.get("stream") or item.get("status") or "").splitlines()
+
+    def tag(self, image: str, repository: str, tag: str) -> None:
+        """Give an image one more name."""
+        with explained(image):
+            self._client.api.tag(image, repository, tag)
+
+    def push(self, repository: str, tag: str, username: str, password: str) -> Iterator[dict[str, Any]]:
+        """Push and yield the Engine's reports; one with "error" is a failure. The password reaches the Engine alone."""
+        credentials = {"username": username, "password": password}
+        with explained(f"the push of {repository}:{tag}"):
+            yield from self._client.api.push(repository, tag=tag, stream=True, decode=True, auth_config=credentials)
+
+    def remove_image(self, name: str) -> bool:
+        """Remove a name of an image, and the image with its last name; return whether it was there."""
+        with explained(name):
+            try:
+                self._client.images.remove(name)
+            except ImageNotFound:
+                return False
+            return True
+
+    def start(self, image: str, **options: Any) -> Container:
+        """Start a container; one that could not start is removed again. options: as docker-py's `containers.create`."""
+        with explained(f"a container of {image}"):
+            container = self._client.containers.create(image, **options)
+            try:
+                container.start()
+            except BaseException:
+                container.remove(force=True)
+                raise
+            return Container(container)
+
+    def containers(self, labels: Mapping[str, str]) -> list[Container]:
+        """Return the containers, ended ones too, that carry all of these labels."""
+        wanted = [f"{name}={value}" for name, value in labels.items()]
+        with explained("the containers"):
+            return [Container(c) for c in self._client.containers.list(all=True, filters={"label": wanted})]
+
+    def publisher(self, port: int) -> str:
+        """Return the name of the running container that publishes a port of this machine, or ""."""
+        with explained("the containers"):
+            for container in self._client.containers.list(filters={"publish": str(port)}):
+                return str(container.name)
+        return ""
+
+
+@dataclass(frozen=True)
+class State:
+    """How a container is. status: created, running, restarting, exited... exit_code: of one that has ended."""
+
+    status: str
+    exit_code: int
+    out_of_memory: bool
+    error: str
+    restarts: int
+
+
+class Container:
+    """One container. Every method raises MissingError or RemoteError; of one that is gone, `state` tells so."""
+
+    def __init__(self, container: Any) -> None:
+        self._container = container
+        self.id: str = container.id
+        self.name: str = container.name
+        self.labels: Mapping[str, str] = container.labels
+
+    def state(self) -> State:
+        """Return how the container is now; its status is "removed" if it is gone."""
+        with explained(f"the container {self.name}"):
+            try:
+                self._container.reload()
+            except NotFound:
+                return State("removed", 0, False, "", 0)
+            state = self._container.attrs["State"]
+            restarts = int(self._container.attrs.get("RestartCount", 0))
+            return State(
+                str(state["Status"]), int(state["ExitCode"]), bool(state["OOMKilled"]), str(state["Error"]), restarts
+            )
+
+    def log(self, lines: int) -> list[str]:
+        """Return the last lines that the container wrote; none if it is gone."""
+        with explained(f"the log of {self.name}"):
+            try:
+                text: bytes = self._container.logs(tail=lines)
+            except NotFound:
+                return []
+            return text.decode(errors="replace").splitlines()
+
+    def follow(self) -> Iterator[str]:
+        """Yield each line that the container writes from now on, until it ends."""
+        with explained(f"the log of {self.name}"):
+            rest = b""
+            try:
+                for chunk in self._container.logs(stream=True, follow=True, tail=0):
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    yield from (line.decode(errors="replace") for line in lines)
+            except NotFound:
+                return
+
+    def remove(self) -> None:
+        """Stop and remove the container with its anonymous volumes; one that is gone is no failure."""
+        with explained(f"the container {self.name}"):
+            try:
+                self._container.remove(force=True, v=True)
+            except NotFound:
+                pass
+            except APIError as error:
+                if error.status_code != 409:  # somebody else is removing it at this moment
+                    raise
+
+
+class _BuildError(Exception):
+    """A step of a build failed; the Engine's own sentence."""
+
+
+def connect(environment: Mapping[str, str]) -> Engine:
+    """Find the Engine. Raises MissingError with what is missing: program, service, permission, context."""
+    where = environment.get("DOCKER_HOST") or environment.get("DOCKER_CONTEXT", "")
+    try:
+        client = docker.from_env(timeout=_READ_TIMEOUT_S, environment=dict(environment))
+        client.ping()
+    except (DockerException, RequestException, OSError, ValueError) as error:
+        raise _no_engine(error, where) from None
+    return Engine(client)
+
+
+@contextmanager
+def explained(subject: str) -> Iterator[None]:
+    """Turn what the SDK raises inside into a MlinferError about `subject`. Raises MissingError, RemoteError."""
+    try:
+        yield
+    except _BuildError as error:
+        raise build_error(str(error)) from None
+    except APIError as error:
+        said = str(error.explanation or error).strip()
+        raise _refused(subject, said) from error
+    except (DockerException, RequestException) as error:
+        hint = "See whether it still runs: docker info"
+        raise RemoteError("docker_failed", f"{subject}: the Docker Engine broke off: {error}", hint) from error
+
+
+def build_error(said: str) -> MlinferError:
+    """Explain why a step of a build failed."""
+    if "no space left" in said.lower():
+        return MissingError("disk_full", f"the build failed: {said}", "Make room, for example: docker system prune")
+    if any(word in said for word in ("manifest", "pull access denied", "not found", "lookup", "dial tcp", "TLS")):
+        hint = (
+            "Is the network there, and base_image in mlinfer.toml right? A base image of Lambda for Python 3.12 or newer is "
+            "needed: https://gallery.ecr.aws/lambda/python"
+        )
+        return RemoteError("base_image_unavailable", f"the base image cannot be had: {said}", hint)
+    return RemoteError("build_failed", f"the build failed: {said}", "The lines above are the failing step's last.")
+
+
+def _refused(subject: str, said: str) -> MlinferError:
+    if "no space left" in said.lower():
+        return MissingError("disk_full", f"{subject}: {said}", "Make room, for example: docker system prune")
+    return RemoteError("docker_refused", f"{subject}: the Docker Engine refused: {said}")
+
+
+def _no_engine(error: BaseException, where: str) -> MissingError:
+    """Tell the reasons apart by what lies under the SDK's exception."""
+    causes, cause = [], error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        inner = [arg for arg in getattr(cause, "args", ()) if isinstance(arg, BaseException)]
+        cause = cause.__cause__ or cause.__context__ or (inner[0] if inner else None)  # type: ignore[assignment]
+    text = " ".join(map(str, causes))
+    at = f" at {where}" if where else ""
+    if any(isinstance(c, PermissionError) for c in causes) or "Permission denied" in text:
+        hint = f"Join the group docker (sudo usermod -aG docker $USER, then log in anew). {_NEEDLESS}"
+        return MissingError("docker_forbidden", f"you may not use the Docker Engine{at}: permission denied", hint)
+    if "context" in text.lower() and not any(isinstance(c, ConnectionError) for c in causes):
+        hint = f"See docker context ls, and choose one: docker context use default. {_NEEDLESS}"
+        return MissingError("docker_context", f"the Docker context{at} cannot be used: {error}", hint)
+    if where:
+        hint = f"Is DOCKER_HOST or DOCKER_CONTEXT right, and does the Engine run there? {_NEEDLESS}"
+        return MissingError("docker_unreachable", f"no Docker Engine answers{at}", hint)
+    if not (shutil.which("docker") or shutil.which("dockerd")):
+        hint = f"Install it: https://docs.docker.com/engine/install/. {_NEEDLESS}"
+        return MissingError("docker_not_installed", "Docker is not installed here", hint)
+    start = (
+        "sudo systemctl start docker" if os.name == "posix" and shutil.which("systemctl") else "start Docker Desktop"
+    )
+    return MissingError(
+        "docker_not_running", "Docker is installed, but its Engine does not run", f"Start it: {start}. {_NEEDLESS}"
+    )
