@@ -13,7 +13,8 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ HOST = "127.0.0.1"
 INVOCATIONS = "/2015-03-31/functions/function/invocations"
 
 _LABEL = "mlinfer.run-local"  # its value: a hash of how the container was started
+_FRESH_LABEL = "mlinfer.fresh"  # of one that is measured, and that `run-local` leaves alone
 _INNER_PORT = 8080
 _MODEL_MOUNT = "/mnt/model.onnx"
 _LAMBDA_USER = "993:990"  # sbx_user1051
@@ -67,22 +69,58 @@ class Running:
     outcome: str
 
 
+@dataclass(frozen=True)
+class Fresh:
+    """A container that listens and was asked nothing yet. boot_s: seconds that it took until then."""
+
+    container: Container
+    url: str
+    boot_s: float
+
+
 def run(engine: Engine, function: Function, sleep: Callable[[float], None] = time.sleep) -> tuple[Running, Container]:
     """Start the function and wait until it answers, or find it running so already. Raises MlinferError."""
     options, notes = _options(engine, function)
     url = f"http://{HOST}:{function.port}{INVOCATIONS}"
     for container in find(engine, function.project):
         if container.labels.get(_LABEL) == options["labels"][_LABEL] and container.state().status == "running":
-            return Running(container.name, url, _wait(container, url, function, sleep), notes, "unchanged"), container
+            _wait(container, url, sleep)
+            return Running(container.name, url, _model(container, url, function), notes, "unchanged"), container
         container.remove()
     _check_port(engine, function.port)
     container = engine.start(function.image, **options)
     try:
-        model = _wait(container, url, function, sleep)
+        _wait(container, url, sleep)
+        model = _model(container, url, function)
     except BaseException:
         container.remove()
         raise
     return Running(container.name, url, model, notes, "made"), container
+
+
+@contextmanager
+def fresh(engine: Engine, function: Function, sleep: Callable[[float], None] = time.sleep) -> Iterator[Fresh]:
+    """Start the function anew and wait only until it listens, so that the first request finds it cold; remove it at the end.
+
+    Raises MlinferError.
+    """
+    options, _ = _options(engine, function)
+    options["labels"] = {PROJECT_LABEL: function.project, _FRESH_LABEL: ""}
+    url = f"http://{HOST}:{function.port}{INVOCATIONS}"
+    _check_port(engine, function.port)
+    began = time.perf_counter()
+    container = engine.start(function.image, **options)
+    try:
+        _wait(container, url, sleep)
+        yield Fresh(container, url, time.perf_counter() - began)
+    finally:
+        container.remove()
+
+
+def remove_fresh(engine: Engine, project: str) -> None:
+    """Remove the fresh containers of the project that a killed command has left."""
+    for container in engine.containers({PROJECT_LABEL: project, _FRESH_LABEL: ""}):
+        container.remove()
 
 
 def find(engine: Engine, project: str) -> list[Container]:
@@ -168,9 +206,8 @@ def _check_port(engine: Engine, port: int) -> None:
         raise MissingError("port_taken", f"port {port} is taken by {by}", "Choose another: --port 9001")
 
 
-def _wait(container: Container, url: str, function: Function, sleep: Callable[[float], None]) -> Mapping[str, Any]:
-    """Wait until the emulator listens, then ask the handler for its health document. Raises RemoteError."""
-    subject = "the function"
+def _wait(container: Container, url: str, sleep: Callable[[float], None]) -> None:
+    """Wait until the emulator listens. Raises RemoteError."""
     deadline = time.monotonic() + _BOOT_S
     while not _listens(url):
         state = container.state()
@@ -179,8 +216,12 @@ def _wait(container: Container, url: str, function: Function, sleep: Callable[[f
         if time.monotonic() > deadline:
             raise crash(container, f"the container did not listen within {_BOOT_S:.0f} s")
         sleep(0.02)
+
+
+def _model(container: Container, url: str, function: Function) -> Mapping[str, Any]:
+    """Ask the handler for its health document and return what it says of its model. Raises RemoteError."""
     try:
-        answer = read_answer(post(url, json.dumps(_HEALTH).encode(), function.timeout + 10), subject)
+        answer = read_answer(post(url, json.dumps(_HEALTH).encode(), function.timeout + 10), "the function")
         body: dict[str, Any] = json.loads(answer["body"])
         return dict(body["model"])
     except OSError as error:
