@@ -154,11 +154,8 @@ def crash(container: Container, happened: str) -> MlinferError:
 
 def _options(engine: Engine, function: Function) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return docker-py's options of the container, and what of the function's the machine cannot give."""
-    notes = []
-    share = function.memory / MB_PER_VCPU
     cores = engine.cpus()
-    if share > cores:
-        notes.append(f"{function.memory} MB give {share:.1f} vCPUs in Lambda; this machine has {cores}.")
+    notes = shortage(function.memory, cores)
     environment = {
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory),
         "AWS_LAMBDA_FUNCTION_TIMEOUT": str(function.timeout),
@@ -183,13 +180,19 @@ def _options(engine: Engine, function: Function) -> tuple[dict[str, Any], tuple[
         "pids_limit": _MAX_PROCESSES,
         "mem_limit": memory,
         "memswap_limit": memory,
-        "nano_cpus": int(min(share, cores) * 1e9),
+        "nano_cpus": int(min(function.memory / MB_PER_VCPU, cores) * 1e9),
         "restart_policy": {"Name": "on-failure", "MaximumRetryCount": _MAX_RESTARTS},
         "name": f"mlinfer-{function.project}-{function.port}",
     }
     spec = json.dumps([function.image, options], sort_keys=True).encode()
     options["labels"] = {PROJECT_LABEL: function.project, _LABEL: hashlib.sha256(spec).hexdigest()[:16]}
-    return options, tuple(notes)
+    return options, notes
+
+
+def shortage(memory: int, cores: int) -> tuple[str, ...]:
+    """Say what a machine of so many cores cannot give to a function of that memory, in MB."""
+    share = memory / MB_PER_VCPU
+    return (f"{memory} MB give {share:.1f} vCPUs in Lambda; this machine has {cores}.",) if share > cores else ()
 
 
 def _check_readable(model: Path) -> None:

@@ -53,7 +53,7 @@ def predict(
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, target=target, top_k=top_k, port=port)
-    pictures = [step.Picture(name, partial(_read, name)) for name in images]
+    pictures = [step.Picture(name, partial(read_image, name)) for name in images]
     ask = _target(terminal, config)
     results: list[Result] = []
     try:
@@ -93,7 +93,7 @@ def _target(terminal: Terminal, config: Config) -> Target:
     return invoke.emulator(client, terminal.note, config.max_pixels, partial(alone, f"mlinfer-{config.port}"))
 
 
-def _read(name: str) -> bytes:
+def read_image(name: str) -> bytes:
     """Read an image, and of what can be none only as much as shows it."""
     if not name:
         raise UsageError("usage", "the name of an image is empty", "See: mlinfer predict --help")

@@ -104,7 +104,9 @@ def run_local(
         _stop(terminal, container.stop(docker, config.project))
         return
     built = build_image(terminal, docker, config)
-    function = _function(config, built.tag, _credentials(config, region, profile) if from_s3 else {}, from_s3=from_s3)
+    function = local_function(
+        config, built.tag, s3_environment(config, region, profile) if from_s3 else {}, from_s3=from_s3
+    )
     running, started = container.run(docker, function)
     with _until_left(started, keep=detach):
         _show_running(terminal, config, function, running)
@@ -138,7 +140,7 @@ def image_recipe(config: Config) -> Recipe:
     return image.Recipe(config.project, config.base_image, config.arch, model)
 
 
-def _function(config: Config, tag: str, credentials: dict[str, str], *, from_s3: bool) -> Function:
+def local_function(config: Config, tag: str, credentials: dict[str, str], *, from_s3: bool) -> Function:
     """Return how the image is to run: with the configured model mounted, inside the image or, `from_s3`, fetched."""
     from .. import container, modelfile, predict, upload
 
@@ -167,7 +169,7 @@ def _function(config: Config, tag: str, credentials: dict[str, str], *, from_s3:
     )
 
 
-def _credentials(config: Config, region: str | None, profile: str | None) -> dict[str, str]:
+def s3_environment(config: Config, region: str | None, profile: str | None) -> dict[str, str]:
     """Return the AWS credentials, Region and endpoint that boto3 finds here, as Lambda would give its own."""
     from .. import aws
 
