@@ -14,7 +14,7 @@ import typer
 from .. import __version__
 from ..errors import MlinferError, ReaderGoneError, UsageError
 from ..terminal import Terminal
-from . import ask, models  # noqa: F401 - their import registers the commands, in this order
+from . import ask, cloud, models  # noqa: F401 - their import registers the commands, in this order
 from .options import app
 
 
