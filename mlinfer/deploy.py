@@ -12,8 +12,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from lambda_src.settings import MAX_PIXELS
-
 from .alias import Alias, ensure_url, move_alias, plan_alias, read_alias
 from .aws import Client, explained
 from .changes import Change, Outcome
@@ -214,15 +212,9 @@ def _wanted(order: Order, image: str) -> Wanted:
 
 def _environment(order: Order) -> dict[str, str]:
     """Return the function's variables: see `lambda_src.settings`. What is left to its default there is not set here."""
-    config = order.config
-    values = {"MLINFER_MODEL_URI": order.model_uri, "MLINFER_MODEL_SHA256": order.file.sha256}
-    if prefixes := input_prefixes(config, order.names):
-        values["MLINFER_INPUT_PREFIXES"] = " ".join(prefixes)
-    if config.max_pixels != MAX_PIXELS:
-        values["MLINFER_MAX_PIXELS"] = str(config.max_pixels)
-    if config.threads:
-        values["MLINFER_THREADS"] = str(config.threads)
-    return values
+    where = {"MLINFER_MODEL_URI": order.model_uri, "MLINFER_MODEL_SHA256": order.file.sha256}
+    prefixes = " ".join(input_prefixes(order.config, order.names))
+    return {**where, **order.config.handler_environment(), **({"MLINFER_INPUT_PREFIXES": prefixes} if prefixes else {})}
 
 
 def input_prefixes(config: Config, names: Names) -> list[str]:

@@ -10,15 +10,17 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from .answers import read_answer
 from .aws import Client, error_code, explained
-from .errors import VerificationError
+from .errors import MlinferError, VerificationError
 from .names import Names
-from .predict import Target
+from .predict import Target, event
 from .samples import Sample
 from .waiting import Patience
 
 PICTURES = 3
 TOP_K = 5
+_ALL = 10**6  # classes
 # Absolute, of a score in 0..1. Lambda's processors take other kernels than this one, which add float32 numbers in another
 # order; the same image run here meets 1e-5. A wrong model, label list or pre-processing is off by far more than this.
 TOLERANCE = 1e-3
@@ -34,26 +36,27 @@ class Answered:
     log: str
 
 
-Ask = Callable[[dict[str, Any]], Answered]
+Ask = Callable[[bytes], Answered]
 
 
 def version_asker(client: Client, names: Names, version: str, patience: Patience) -> Ask:
-    """Return what asks a published version. client: one that repeats no request. Raises RemoteError, VerificationError."""
+    """Return what asks a published version about a picture. client: one that repeats no request.
 
-    def ask(event: dict[str, Any]) -> Answered:
-        payload = json.dumps(event).encode()
-        which = {"FunctionName": names.function, "Qualifier": version}
-        with explained(f"version {version} of {names.function}"):
+    Raises RemoteError, VerificationError.
+    """
+    which = {"FunctionName": names.function, "Qualifier": version}
+    subject = f"version {version} of {names.function}"
+
+    def ask(data: bytes) -> Answered:
+        payload = json.dumps(event(data, TOP_K)).encode()
+        with explained(subject):
             answer = patience.retry(lambda: client.invoke(**which, Payload=payload, LogType="Tail"), _not_run_yet)
             content = answer["Payload"].read()
         log = base64.b64decode(answer.get("LogResult", "")).decode(errors="replace").rstrip()
         try:
-            document = json.loads(content)
-        except ValueError:
-            document = {"errorMessage": content.decode(errors="replace")[:500]}
-        if "FunctionError" in answer or not isinstance(document, dict) or "statusCode" not in document:
-            raise _failed(f"version {version} fails: {_error_text(document)}", log)
-        return Answered(document, log)
+            return Answered(read_answer(content, subject), log)
+        except MlinferError as error:
+            raise _failed(str(error), log) from error
 
     return ask
 
@@ -65,34 +68,35 @@ def prove(ask: Ask, embedded: Target, sha256: str, pictures: Sequence[Sample]) -
     """
     largest = 0.0
     for picture in pictures:
-        event = {"image": base64.b64encode(picture.read()).decode("ascii"), "top_k": TOP_K}
-        answer = ask(event)
-        here = _body(embedded({**event, "top_k": 10**6}), "")
-        there = _body(answer.document, answer.log)
-        if there["model"]["sha256"] != sha256:
-            raise _failed(f"it answers with the model {there['model']['sha256'][:12]}, not {sha256[:12]}", answer.log)
+        answer = ask(picture.read())
+        here, there = _body(embedded(picture.name, picture.read(), _ALL), ""), _body(answer.document, answer.log)
+        _same_model(there, sha256, answer.log)
         distance = _distance(here["predictions"], there["predictions"])
         if distance > TOLERANCE:
             shown = f"{picture.name}: here {_shown(here)}; there {_shown(there)}"
             raise _failed(f"the version answers otherwise than the same model here. {shown}", answer.log)
         largest = max(largest, distance)
-    return f"{len(pictures)} pictures as here, scores within {largest:.0e}"
+    return f"{len(pictures)} pictures answered as here, scores within {largest:.1e}"
 
 
 def prove_alone(ask: Ask, sha256: str, pictures: Sequence[Sample]) -> str:
-    """Where the model file is not to be had: each picture is answered, twice the same, by the model that it names.
+    """Where the model file is not to be had: each picture is answered, twice the same, by the model that it should be.
 
     Raises VerificationError.
     """
     for picture in pictures:
-        event = {"image": base64.b64encode(picture.read()).decode("ascii"), "top_k": TOP_K}
-        answers = [ask(event), ask(event)]
-        first, second = (_body(answer.document, answer.log) for answer in answers)
-        if first["predictions"] != second["predictions"]:
-            raise _failed(f"{picture.name}: {_shown(first)}; asked again {_shown(second)}", answers[1].log)
-        if sha256 and first["model"]["sha256"] != sha256:
-            raise _failed(f"it answers with the model {first['model']['sha256'][:12]}, not {sha256[:12]}", "")
-    return f"{len(pictures)} pictures answered, twice the same; not compared, as its model file is not to be had here"
+        first, second = ask(picture.read()), ask(picture.read())
+        before, after = _body(first.document, first.log), _body(second.document, second.log)
+        _same_model(after, sha256, second.log)
+        if before["predictions"] != after["predictions"]:
+            raise _failed(f"{picture.name}: {_shown(before)}; asked again {_shown(after)}", second.log)
+    return f"{len(pictures)} pictures answered, twice the same; not compared: its model file is in the image alone"
+
+
+def _same_model(there: dict[str, Any], sha256: str, log: str) -> None:
+    found = there["model"]["sha256"]
+    if found != sha256:
+        raise _failed(f"the version answers with the model {found[:12]}, and not with {sha256[:12]}", log)
 
 
 def _distance(here: list[dict[str, Any]], there: list[dict[str, Any]]) -> float:
@@ -118,12 +122,6 @@ def _body(document: dict[str, Any], log: str) -> dict[str, Any]:
 
 def _shown(body: dict[str, Any]) -> str:
     return ", ".join(f"{entry['label']} {entry['score']:.4f}" for entry in body["predictions"][:TOP_K])
-
-
-def _error_text(document: object) -> str:
-    if isinstance(document, dict) and "errorMessage" in document:
-        return ": ".join(str(document[key]) for key in ("errorType", "errorMessage") if key in document)
-    return json.dumps(document)[:500]
 
 
 def _failed(message: str, log: str) -> VerificationError:

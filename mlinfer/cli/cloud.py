@@ -13,6 +13,7 @@ import typer
 from ..config import Config
 from ..errors import UsageError
 from ..terminal import Terminal
+from .container import ArchFlag, ModelSourceFlag
 from .options import JsonFlag, ModelFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
 
 if TYPE_CHECKING:
@@ -28,16 +29,14 @@ def deploy(
     bucket: Annotated[str | None, typer.Option("--bucket", help="S3 bucket of the model.", show_default=False)] = None,
     prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the key.", show_default=False)] = None,
     create_bucket: Annotated[bool, typer.Option("--create-bucket", help="Make the bucket if there is none.")] = False,
-    model_source: Annotated[
-        str | None, typer.Option("--model-source", metavar="s3|image", help="Where the function finds its model.")
-    ] = None,
+    model_source: ModelSourceFlag = None,
     image: Annotated[
         str | None,
         typer.Option(
             "--image", metavar="REPOSITORY@DIGEST", help="What `mlinfer push` printed; default: build and push now."
         ),
     ] = None,
-    arch: Annotated[str | None, typer.Option("--arch", metavar="x86_64|arm64", help="Of image and function.")] = None,
+    arch: ArchFlag = None,
     memory: Annotated[int | None, typer.Option("--memory", help="MB; 1769 give one vCPU.")] = None,
     timeout: Annotated[int | None, typer.Option("--timeout", help="Seconds.")] = None,
     tmp: Annotated[int | None, typer.Option("--tmp", help="Size of /tmp, MB.")] = None,
@@ -116,7 +115,7 @@ def _clients(region: str | None, profile: str | None) -> Clients:
     from ..deploy import Clients
 
     make = partial(aws.make_client, region=region, profile=profile, needs_region=True)
-    invoker = lambda seconds: make("lambda", answer_within_s=seconds)  # noqa: E731
+    invoker = lambda seconds: make("lambda", read_timeout=seconds)  # noqa: E731
     return Clients(make("lambda"), make("iam"), make("logs"), make("s3"), invoker)
 
 
