@@ -13,7 +13,10 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore import exceptions as boto
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.httpsession import URLLib3Session
 
 from .errors import MissingError, MlinferError, RemoteError, UsageError
 from .names import TAG, Account, Names
@@ -21,6 +24,7 @@ from .names import TAG, Account, Names
 T = TypeVar("T")
 Client = Any  # boto3 makes its clients' classes at run time
 
+MAX_CONNECTIONS = 64  # of one client: how many pictures `predict --jobs` may ask about at once
 CONNECT_TIMEOUT_S = 10  # botocore's 60 s, for each attempt, is how long a wrong address would look like a slow one
 
 
@@ -189,7 +193,10 @@ def make_client(
         session = boto3.Session(region_name=region, profile_name=profile)
         if needs_region and not session.region_name:
             raise _no_region()
-        once = {"retries": {"total_max_attempts": 1}, "read_timeout": read_timeout} if read_timeout else {}
+        once: dict[str, Any] = (
+            {"retries": {"total_max_attempts": 1}, "read_timeout": read_timeout} if read_timeout else {}
+        )
+        once |= {"max_pool_connections": MAX_CONNECTIONS} if read_timeout else {}
         return session.client(service, config=Config(connect_timeout=CONNECT_TIMEOUT_S, **once))
     except boto.BotoCoreError as error:
         raise _not_asked(error, "AWS") from None
@@ -212,6 +219,30 @@ def make_emulator_client(url: str, read_timeout: float) -> Client:
     config = Config(read_timeout=read_timeout, connect_timeout=CONNECT_TIMEOUT_S, retries={"total_max_attempts": 1})
     session = boto3.Session(aws_access_key_id="local", aws_secret_access_key="local", region_name="us-east-1")  # noqa: S106
     return session.client("lambda", endpoint_url=url, config=config)
+
+
+# Sends a POST to a function's URL, signed, and returns status and body. Raises MlinferError.
+UrlCaller = Callable[[str, bytes], tuple[int, bytes]]
+
+
+def make_url_caller(*, region: str | None, profile: str | None, read_timeout: float) -> UrlCaller:
+    """Return what calls a function's URL with the credentials that boto3 finds, or unsigned where it finds none."""
+    try:
+        session = boto3.Session(region_name=region, profile_name=profile)
+        credentials = session.get_credentials()
+    except boto.BotoCoreError as error:
+        raise _not_asked(error, "AWS") from None
+    http = URLLib3Session(timeout=(CONNECT_TIMEOUT_S, read_timeout), max_pool_connections=MAX_CONNECTIONS)
+
+    def call(url: str, body: bytes) -> tuple[int, bytes]:
+        request = AWSRequest("POST", url, {"Content-Type": "application/json"}, body)
+        with explained(url):
+            if credentials:
+                SigV4Auth(credentials, "lambda", session.region_name).add_auth(request)
+            answer = http.send(request.prepare())
+            return int(answer.status_code), bytes(answer.content)
+
+    return call
 
 
 def container_environment(*, region: str | None, profile: str | None) -> dict[str, str]:
@@ -294,7 +325,8 @@ def _refused(error: boto.ClientError, subject: str, permissions: str) -> RemoteE
     told = refusal(answer, subject)
     if told.code == "access_denied":
         detail = f": {said}" if said not in ("", "Access Denied", "Forbidden") else ""
-        hint = f"They need {permissions}; and the bucket must be yours." if permissions else told.hint
+        yours = "; and the bucket must be yours" if subject.startswith("s3://") else ""
+        hint = f"They need {permissions}{yours}." if permissions else told.hint
         return RemoteError(told.code, f"{told} ({error.operation_name}{detail})", hint)
     if told.code in _TOLD_BY_AWS and said:
         return RemoteError(told.code, f"{told} ({error.operation_name}: {said})", told.hint)
