@@ -6,19 +6,25 @@ a secret is repeated: where botocore quotes an endpoint's URL or another program
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
 from botocore import exceptions as boto
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.httpsession import URLLib3Session
 
 from .errors import MissingError, MlinferError, RemoteError, UsageError
+from .names import TAG, Account, Names
 
+T = TypeVar("T")
 Client = Any  # boto3 makes its clients' classes at run time
 
+MAX_CONNECTIONS = 64  # of one client: how many pictures `predict --jobs` may ask about at once
 CONNECT_TIMEOUT_S = 10  # botocore's 60 s, for each attempt, is how long a wrong address would look like a slow one
 
 
@@ -83,7 +89,8 @@ _REFUSALS = (
     ),
     _Refusal(
         "throttled",
-        "SlowDown Throttling ThrottlingException TooManyRequestsException RequestLimitExceeded 503",
+        "SlowDown Throttling ThrottlingException ThrottledException TooManyRequestsException RequestLimitExceeded "
+        "RequestThrottledException 503",
         "AWS asks to slow down, and went on asking",
         "Try again in a minute.",
     ),
@@ -95,18 +102,58 @@ _REFUSALS = (
     ),
     _Refusal(
         "service_failed",
-        "InternalError ServiceUnavailable ServiceException 500 502 504",
+        "InternalError InternalFailure ServiceUnavailable ServiceUnavailableException ServiceException ServiceFailure "
+        "ServiceFailureException ServerException 500 502 504",
         "AWS failed, and again when it was asked anew",
         "Try again in a minute; AWS tells of larger troubles at https://health.aws.amazon.com.",
+    ),
+    _Refusal(
+        "not_found",
+        "ResourceNotFoundException NoSuchEntity RepositoryNotFoundException",
+        "it is not there, or no longer",
+        "See what is, with `mlinfer status`, and that the Region is the right one; `mlinfer deploy` makes what is missing.",
+    ),
+    _Refusal(
+        "conflict",
+        "ResourceConflictException ConcurrentModification OperationAbortedException OperationAborted DeleteConflict "
+        "PreconditionFailedException EntityAlreadyExists ResourceAlreadyExistsException ResourceInUseException "
+        "RepositoryAlreadyExistsException EntityTemporarilyUnmodifiable",
+        "something else is changing it, or has changed it meanwhile",
+        "Let the other command end, and run this one again: it goes on where this one stopped.",
+    ),
+    _Refusal(
+        "quota_reached",
+        "LimitExceeded LimitExceededException CodeStorageExceededException PolicyLengthExceededException "
+        "AliasLimitExceededException ServiceQuotaExceededException",
+        "a quota of this AWS account is used up",
+        "Remove what is no longer needed, or ask for more: https://console.aws.amazon.com/servicequotas.",
+    ),
+    _Refusal(
+        "invalid_value",
+        "InvalidParameterValueException InvalidParameterException ValidationException ValidationError "
+        "MalformedPolicyDocument InvalidInput",
+        "AWS does not accept a value",
+        "Correct it in mlinfer.toml or by a flag; `mlinfer inspect --config` shows where each value comes from.",
+    ),
+    _Refusal(
+        "key_not_usable",
+        "KMSAccessDeniedException KMSDisabledException KMSInvalidStateException KMSNotFoundException",
+        "the encryption key of the function's environment cannot be used",
+        "Enable the key, or let the function's role use it, in the console of KMS.",
     ),
     _Refusal(
         "access_denied",
         "AccessDenied AccessDeniedException AllAccessDisabled UnauthorizedOperation UnauthorizedAccess 403",
         "these credentials may not do this",
-        "Ask who gave them to you.",
+        "Ask who gave them to you for what `mlinfer doctor --policy` prints.",
     ),
 )
 _BY_ANSWER = {answer: refusal for refusal in _REFUSALS for answer in refusal.answers.split()}
+
+_TOLD_BY_AWS = {"not_found", "conflict", "quota_reached", "invalid_value", "key_not_usable"}  # it says what and why
+
+_ABSENT = {"404", "NoSuchBucket", "NoSuchEntity", "NoSuchKey", "NoSuchLifecycleConfiguration", "NoSuchTagSet"}
+_ABSENT |= {"RepositoryNotFoundException", "ResourceNotFoundException"}
 
 _NO_CREDENTIALS = (
     boto.NoCredentialsError,
@@ -130,13 +177,27 @@ _WRONG_SETTING = (
 )
 
 
-def make_client(service: str, *, region: str | None, profile: str | None, needs_region: bool = False) -> Client:
-    """Make a client; None leaves the choice to boto3. Raises MlinferError."""
+def make_client(
+    service: str,
+    *,
+    region: str | None,
+    profile: str | None,
+    needs_region: bool = False,
+    read_timeout: float | None = None,
+) -> Client:
+    """Make a client; None leaves the choice to boto3. Raises MlinferError.
+
+    read_timeout: s, for a client that invokes a function: its requests are never repeated, which would run it twice.
+    """
     try:
         session = boto3.Session(region_name=region, profile_name=profile)
         if needs_region and not session.region_name:
             raise _no_region()
-        return session.client(service, config=Config(connect_timeout=CONNECT_TIMEOUT_S))
+        once: dict[str, Any] = (
+            {"retries": {"total_max_attempts": 1}, "read_timeout": read_timeout} if read_timeout else {}
+        )
+        once |= {"max_pool_connections": MAX_CONNECTIONS} if read_timeout else {}
+        return session.client(service, config=Config(connect_timeout=CONNECT_TIMEOUT_S, **once))
     except boto.BotoCoreError as error:
         raise _not_asked(error, "AWS") from None
     except ValueError as error:  # botocore lets these pass as they come: an endpoint's URL, a number in the environment
@@ -145,11 +206,43 @@ def make_client(service: str, *, region: str | None, profile: str | None, needs_
         raise UsageError("invalid_aws_setting", f"boto3 cannot be set up: {settings}", hint) from error
 
 
+def find_account(sts: Client) -> Account:
+    """Return whose credentials these are, and the Region in force. Raises MlinferError."""
+    with explained("the AWS account"):
+        arn = str(sts.get_caller_identity()["Arn"])
+    _, partition, _, _, number, _ = arn.split(":", 5)
+    return Account(number, sts.meta.region_name, partition)
+
+
 def make_emulator_client(url: str, read_timeout: float) -> Client:
     """Make a Lambda client for the emulator at `url`: no account's, and without retries, which would run the function again."""
     config = Config(read_timeout=read_timeout, connect_timeout=CONNECT_TIMEOUT_S, retries={"total_max_attempts": 1})
     session = boto3.Session(aws_access_key_id="local", aws_secret_access_key="local", region_name="us-east-1")  # noqa: S106
     return session.client("lambda", endpoint_url=url, config=config)
+
+
+# Sends a POST to a function's URL, signed, and returns status and body. Raises MlinferError.
+UrlCaller = Callable[[str, bytes], tuple[int, bytes]]
+
+
+def make_url_caller(*, region: str | None, profile: str | None, read_timeout: float) -> UrlCaller:
+    """Return what calls a function's URL with the credentials that boto3 finds, or unsigned where it finds none."""
+    try:
+        session = boto3.Session(region_name=region, profile_name=profile)
+        credentials = session.get_credentials()
+    except boto.BotoCoreError as error:
+        raise _not_asked(error, "AWS") from None
+    http = URLLib3Session(timeout=(CONNECT_TIMEOUT_S, read_timeout), max_pool_connections=MAX_CONNECTIONS)
+
+    def call(url: str, body: bytes) -> tuple[int, bytes]:
+        request = AWSRequest("POST", url, {"Content-Type": "application/json"}, body)
+        with explained(url):
+            if credentials:
+                SigV4Auth(credentials, "lambda", session.region_name).add_auth(request)
+            answer = http.send(request.prepare())
+            return int(answer.status_code), bytes(answer.content)
+
+    return call
 
 
 def container_environment(*, region: str | None, profile: str | None) -> dict[str, str]:
@@ -205,6 +298,24 @@ def error_code(error: boto.ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
+def none_if_absent(call: Callable[[], T]) -> T | None:
+    """Return the call's answer, or None where the service says that there is no such thing. Raises ClientError."""
+    try:
+        return call()
+    except boto.ClientError as error:
+        if error_code(error) in _ABSENT:
+            return None
+        raise
+
+
+def require_ours(kind: str, names: Names, tags: Mapping[str, str]) -> None:
+    """Refuse a resource that has our name and not our tag. Raises RemoteError."""
+    if tags.get(TAG) != names.project:
+        message = f"there is a {kind} {names.function} without the tag {TAG}={names.project}: it is somebody else's"
+        hint = f"Give the project another name in mlinfer.toml; or, if the {kind} is yours to give away, that tag."
+        raise RemoteError("not_ours", message, hint)
+
+
 def _refused(error: boto.ClientError, subject: str, permissions: str) -> RemoteError:
     """Explain what the service answered."""
     answer, said = error_code(error), str(error.response.get("Error", {}).get("Message", "")).rstrip(".")
@@ -214,8 +325,11 @@ def _refused(error: boto.ClientError, subject: str, permissions: str) -> RemoteE
     told = refusal(answer, subject)
     if told.code == "access_denied":
         detail = f": {said}" if said not in ("", "Access Denied", "Forbidden") else ""
-        hint = f"They need {permissions}; and the bucket must be yours." if permissions else told.hint
+        yours = "; and the bucket must be yours" if subject.startswith("s3://") else ""
+        hint = f"They need {permissions}{yours}." if permissions else told.hint
         return RemoteError(told.code, f"{told} ({error.operation_name}{detail})", hint)
+    if told.code in _TOLD_BY_AWS and said:
+        return RemoteError(told.code, f"{told} ({error.operation_name}: {said})", told.hint)
     return told
 
 
