@@ -34,7 +34,7 @@ class Figures:
     """What the samples come to. Parts are those of the one in the middle (p50), so that they add up.
 
     boot_s: of the cold start in the middle, before it could be asked. throughput: warm requests per second of the time in which one was under way.
-    per_million: US dollars. None: not measured.
+    per_million: US dollars. None: not measured. model: name and sha256 of the one that answered.
     """
 
     cold: Latency | None
@@ -45,6 +45,7 @@ class Figures:
     throughput: float | None
     peak_bytes: int | None
     per_million: float | None
+    model: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,6 @@ class Report:
 
     target: str
     complete: bool
-    model: Mapping[str, str]
     memory: int
     arch: str
     amount: Amount
@@ -118,6 +118,7 @@ def figures(samples: Sequence[Sample], prices: Prices, memory: int, arch: str, c
         throughput=_throughput(warm),
         peak_bytes=max((sample.peak_bytes for sample in samples if sample.peak_bytes), default=None),
         per_million=per_million(prices, memory, arch, warm_s, cold_s, cold_share),
+        model=samples[-1].model if samples else {},
     )
 
 

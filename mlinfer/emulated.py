@@ -54,12 +54,14 @@ class Emulated:
         check(answer)
         lines, report = self._logged()
         billed_s = report.duration_s if report else seconds
+        model = answer["body"]["model"]
         if not answer["body"]["cold_start"]:
-            return Sample(False, started, seconds, billed_s, cut(seconds, answer["body"]))
+            return Sample(False, started, seconds, billed_s, cut(seconds, answer["body"]), model)
         line = handlers_line(lines)
         init = _INIT.search("\n".join(lines))
         start_s = float(init[1]) / 1000 - load_s(line) if init else 0.0
-        return Sample(True, started, seconds, billed_s, cut(seconds, line, start_s=start_s), self._fresh.boot_s)
+        parts = cut(seconds, line or answer["body"], start_s=start_s)
+        return Sample(True, started, seconds, billed_s, parts, model, self._fresh.boot_s)
 
     def peak_bytes(self) -> int | None:
         """Return the most memory that the container has held, the page cache of its files included."""

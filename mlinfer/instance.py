@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,7 +32,8 @@ class Sample:
     """One request as it was measured, in seconds.
 
     started: of a clock that all samples of one measurement share. billed_s: what Lambda bills for, before it is rounded.
-    parts: see PARTS; they add up to `seconds`. boot_s: what the instance took until it could be asked, not in `seconds`.
+    parts: see PARTS; they add up to `seconds`. model: name and sha256 of the one that
+    answered. boot_s: what the instance took until it could be asked, not in `seconds`.
     """
 
     cold: bool
@@ -40,6 +41,7 @@ class Sample:
     seconds: float
     billed_s: float
     parts: Mapping[str, float]
+    model: Mapping[str, str]
     boot_s: float = 0.0
     peak_bytes: int | None = None
 
@@ -85,11 +87,12 @@ def check(answer: Mapping[str, Any]) -> None:
 
 
 def handlers_line(lines: Iterable[str]) -> dict[str, Any]:
-    """Return the handler's last JSON line of a log; {} if it is not there."""
+    """Return the handler's last JSON line of a log; {} if it is not there, or not whole."""
     found: dict[str, Any] = {}
     for line in lines:
         if line.startswith('{"request_id"'):
-            found = json.loads(line)
+            with suppress(ValueError):
+                found = json.loads(line)
     return found
 
 

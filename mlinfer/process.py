@@ -34,7 +34,7 @@ def peak():
     except (OSError, StopIteration):
         import resource
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-for line in sys.stdin.buffer:
+for line in open(0, "rb"):
     asked = now()
     answer = lambda_handler(json.loads(line))
     ended = now()
@@ -97,12 +97,12 @@ class Process:
         self._peak = told["peak"]
         cold, since = self._spawned is not None, self._spawned or clock["asked"]
         self._spawned = None
-        seconds = clock["ended"] - since
+        seconds, model = clock["ended"] - since, answer["body"]["model"]
         if not cold:
-            return Sample(False, since, seconds, seconds, cut(seconds, line))
+            return Sample(False, since, seconds, seconds, cut(seconds, line), model)
         light_imports_s = clock["ready"] - clock["began"] - load_s(line)
         parts = cut(seconds, line, start_s=clock["began"] - since, imports_s=light_imports_s)
-        return Sample(True, since, seconds, seconds, parts)
+        return Sample(True, since, seconds, seconds, parts, model)
 
     def peak_bytes(self) -> int | None:
         """Return the most memory that was resident at once, shared libraries included."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,8 +19,9 @@ from ..config import COMMAND_LINE, FILE_NAME, Config, with_value
 from ..errors import UsageError, VerificationError
 from ..files import alone, write_whole
 from ..instance import PARTS
+from ..names import ALIAS, Names
 from ..terminal import Terminal
-from .ask import read_image
+from .ask import SLACK_S, read_image
 from .container import ArchFlag, ModelSourceFlag, build_image, local_function, s3_environment
 from .options import JsonFlag, ModelFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SHARE = 0.01
+NEW_ACCOUNTS_MB = 3008  # what they may have at most
 
 ImagesArgument = Annotated[
     list[str] | None,
@@ -106,17 +109,16 @@ def bench(
     )
     _check(config.target, concurrency=concurrency, from_s3=from_s3, files=(table, plot), plot=plot)
     amount, costs, machine = step.Amount(cold, warm, concurrency), _prices(config), describe()
-    bodies, identity = _questions(config, images or [])
+    bodies = _questions(config, images or [])
     samples: list[Sample] = []
     with (
-        _place(terminal, config, region, profile, from_s3=from_s3) as place,
+        _place(terminal, config, region, profile, from_s3=from_s3, cold=cold) as place,
         closing(step.measure(place.start(place.memory), bodies, amount)) as measured,
     ):
         complete = _gather(terminal.track(measured, cold + warm, "Measuring"), samples)
     report = step.Report(
         target=config.target,
         complete=complete,
-        model=identity,
         memory=place.memory,
         arch=place.arch,
         amount=amount,
@@ -180,16 +182,20 @@ def tune(
     config = _tuned(configuration(model=model, target=target, arch=arch, model_source=model_source, prices=prices))
     _check(config.target, concurrency=1, from_s3=from_s3, files=(plot,), plot=plot)
     costs, machine, limit_s = _prices(config), describe(), None if max_latency is None else max_latency / 1000
-    bodies, identity = _questions(config, images or [])
+    bodies, identity = _questions(config, images or []), dict[str, str]()
     sizes = _sizes(terminal, config, memory)
     points: list[Point] = []
-    with _place(terminal, config, region, profile, from_s3=from_s3) as place, terminal.progress("Measuring") as tell:
+    with (
+        _place(terminal, config, region, profile, from_s3=from_s3, cold=cold) as place,
+        terminal.progress("Measuring") as tell,
+    ):
 
         def measure(size: int) -> Figures:
             samples = []
             for sample in bench_step.measure(place.start(size), bodies, bench_step.Amount(cold, warm)):
                 samples.append(sample)
                 tell(f"{size} MB, {len(samples)} of {cold + warm}")
+            identity.update(samples[-1].model)
             return bench_step.figures(samples, costs, size, place.arch, cold_share)
 
         complete = _gather(step.tune(sizes, measure), points)
@@ -241,28 +247,26 @@ def _prices(config: Config) -> Prices:
     return prices.read_prices(Path(config.prices) if config.prices else prices.TABLE)
 
 
-def _questions(config: Config, images: Sequence[str]) -> tuple[list[bytes], dict[str, str]]:
-    """Return the requests, and name and hash of the configured model, which has answered each once. Raises MlinferError."""
+def _questions(config: Config, images: Sequence[str]) -> list[bytes]:
+    """Return the requests; but for aws, the configured model has answered each in this process. Raises MlinferError."""
     from .. import predict, samples
 
     pictures = [predict.Picture(name, partial(bytes, read_image(name))) for name in images]
     pictures = pictures or [predict.Picture("drawn.jpg", samples.draw_jpeg)]
-    ask = predict.embedded(config, log=lambda _: None)
-    identity: dict[str, str] = {}
-    for result in predict.predict(pictures, ask, config.top_k):
-        if result.error:
-            raise result.error
-        identity = result.body["model"]
+    if config.target != "aws":
+        for result in predict.predict(pictures, predict.embedded(config, log=lambda _: None), config.top_k):
+            if result.error:
+                raise result.error
     bodies = [json.dumps(predict.event(picture.read(), config.top_k)).encode() for picture in pictures]
     largest = max(map(len, bodies))
     if largest > MAX_REQUEST_BYTES and config.target != "embedded":
         raise UsageError("usage", f"a picture makes a request of {largest:,} bytes; Lambda takes 6 MB", "Reduce it.")
-    return bodies, identity
+    return bodies
 
 
 @contextmanager
 def _place(
-    terminal: Terminal, config: Config, region: str | None, profile: str | None, *, from_s3: bool
+    terminal: Terminal, config: Config, region: str | None, profile: str | None, *, from_s3: bool, cold: int
 ) -> Iterator[Place]:
     """Return where the function is measured; what that needs is gone afterwards. Raises MlinferError."""
     if config.target == "embedded":
@@ -270,24 +274,64 @@ def _place(
 
         start = partial(process.start, config, os.environ, terminal.detail)
         yield Place(lambda _: start, config.memory, config.arch)
-        return
+    elif config.target == "local":
+        credentials = s3_environment(config, region, profile) if from_s3 else {}
+        with _local_place(terminal, config, credentials, from_s3=from_s3) as place:
+            yield place
+    else:
+        with _cloud_place(terminal, config, region, profile, cold=cold) as place:
+            yield place
+
+
+@contextmanager
+def _local_place(terminal: Terminal, config: Config, credentials: dict[str, str], *, from_s3: bool) -> Iterator[Place]:
     from .. import container, emulated, engine
     from ..ports import free
 
     docker = engine.connect(os.environ)
     built = build_image(terminal, docker, config)
-    credentials = s3_environment(config, region, profile) if from_s3 else {}
 
     def start_with(memory: int) -> Start:
+        for note in container.shortage(memory, docker.cpus()):
+            terminal.note(note)
         chosen = replace(config, memory=memory, port=free(container.HOST))
         function = local_function(chosen, built.tag, credentials, from_s3=from_s3)
         return partial(emulated.start, docker, function, terminal.detail)
 
     with alone(f"mlinfer-bench-{config.project}"):
         container.remove_fresh(docker, config.project)
-        for note in container.shortage(config.memory, docker.cpus()):
-            terminal.note(note)
         yield Place(start_with, config.memory, config.arch, built)
+
+
+@contextmanager
+def _cloud_place(
+    terminal: Terminal, config: Config, region: str | None, profile: str | None, *, cold: int
+) -> Iterator[Place]:
+    """Without cold starts, ask what is live and change nothing; else borrow $LATEST."""
+    from .. import aws, function, invoke, latest
+    from ..waiting import Patience
+
+    make = partial(aws.make_client, region=region, profile=profile, needs_region=True)
+    names, functions, patience = Names(config.project), make("lambda"), Patience(time.sleep, terminal.note)
+    given = config.memory if config.origins["memory"] == COMMAND_LINE else 0
+    invoker = make("lambda", read_timeout=invoke.live_timeout(functions, names) + SLACK_S)
+    if not cold:
+        if given:
+            message = "--memory needs cold starts with --target aws: what is live has the memory that it has"
+            raise UsageError("usage", message, "Leave out --memory, or --cold 0.")
+        with aws.explained(f"the function {names.function}", "lambda:GetFunction on the function"):
+            live = function.wait_until_ready(functions, names, patience, ALIAS).settings
+        asked = latest.Latest(invoker, names, ALIAS, patience, terminal.detail)
+        yield Place(lambda _: lambda: nullcontext(asked), live.memory, live.arch)
+        return
+    with latest.borrow(functions, names, patience, terminal.note) as before:
+        terminal.note(f"Measuring $LATEST of {names.function}; what is live is left alone.")
+
+        def start_with(memory: int) -> Start:
+            wanted = replace(before, memory=memory)
+            return partial(latest.start, functions, invoker, names, wanted, patience, terminal.detail)
+
+        yield Place(start_with, given or before.memory, before.arch)
 
 
 def _gather(items: Iterable[T], found: list[T]) -> bool:
@@ -321,7 +365,7 @@ def _sizes(terminal: Terminal, config: Config, given: str | None) -> list[int]:
             raise UsageError("invalid_value", f"--memory is {given!r}, not whole numbers with commas", hint) from error
         return [configuration(memory=size).memory for size in sizes]
     if config.target == "aws":
-        return list(tune.SIZES)
+        return [size for size in tune.SIZES if size <= NEW_ACCOUNTS_MB]
     from .. import engine
 
     cores = engine.connect(os.environ).cpus()
@@ -367,7 +411,8 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         facts.append(("cost per million", "not known: it needs warm requests and, for their share, cold starts"))
     else:
         facts.append(("cost per million", f"${found.per_million:,.2f} ({conditions})"))
-    facts.append(("model", f"{report.model['name']} ({report.model['sha256'][:12]}), target {report.target}"))
+    if found.model:
+        facts.append(("model", f"{found.model['name']} ({found.model['sha256'][:12]}), target {report.target}"))
     return facts
 
 
@@ -418,7 +463,7 @@ def _draw_report(path: Path, samples: Sequence[Sample], report: Report) -> None:
     parts = [
         f"{_ms(latency.p50_s, 0)} {kind}" for kind, latency in (("cold", found.cold), ("warm", found.warm)) if latency
     ]
-    title = f"{report.model['name']}, {report.target}: {', '.join(parts)}"
+    title = f"{found.model['name']}, {report.target}: {', '.join(parts)}"
     cost = f"${found.per_million:,.2f} per million at {report.memory:,} MB. " if found.per_million is not None else ""
     write_whole(path, plot.draw_bench(samples, found, title, cost + _machine(report.machine), path.suffix[1:].lower()))
 
