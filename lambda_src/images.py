@@ -14,6 +14,7 @@ import ctypes
 import importlib
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
@@ -39,6 +40,7 @@ MAX_SIDE = 65_535
 MAX_RESIZED_PIXELS = 2**24
 BAND_PIXELS = 2**20
 
+_decoding = threading.Lock()  # Pillow's limit and Python's filter of warnings are the process's, not the thread's
 _FORMATS = (
     ("JPEG", "JpegImagePlugin", b"\xff\xd8\xff", 0),
     ("PNG", "PngImagePlugin", b"\x89PNG\r\n\x1a\n", 0),
@@ -79,6 +81,11 @@ def decode(data: bytes, max_pixels: int, target: int = 0) -> Image.Image:
         raise RequestError(
             413, "image_too_large", f"the image has {len(data):,} bytes; the limit is {MAX_IMAGE_BYTES:,}"
         )
+    with _decoding:
+        return _decode_alone(data, max_pixels, target)
+
+
+def _decode_alone(data: bytes, max_pixels: int, target: int) -> Image.Image:
     name = _format_of(data)
     _silence_decoders()
     elsewhere = Image.MAX_IMAGE_PIXELS  # Pillow checks every crop by it, not only what is opened

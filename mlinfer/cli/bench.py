@@ -251,8 +251,9 @@ def _questions(config: Config, images: Sequence[str]) -> list[bytes]:
     """Return the requests; but for aws, the configured model has answered each in this process. Raises MlinferError."""
     from .. import predict, samples
 
-    pictures = [predict.Picture(name, partial(bytes, read_image(name))) for name in images]
-    pictures = pictures or [predict.Picture("drawn.jpg", samples.draw_jpeg)]
+    found = [predict.Picture(name, partial(read_image, name)) for name in images]
+    found = found or [predict.Picture("drawn.jpg", samples.draw_jpeg)]
+    pictures = [predict.Picture(picture.name, partial(bytes, predict.read(picture))) for picture in found]
     if config.target != "aws":
         for result in predict.predict(pictures, predict.embedded(config, log=lambda _: None), config.top_k):
             if result.error:
