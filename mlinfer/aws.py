@@ -173,24 +173,35 @@ _WRONG_SETTING = (
 )
 
 
-def make_client(
-    service: str,
-    *,
-    region: str | None,
-    profile: str | None,
-    needs_region: bool = False,
-    read_timeout: float | None = None,
-) -> Client:
-    """Make a client; None leaves the choice to boto3. Raises MlinferError.
+class Session:
+    """The credentials, Region and endpoints of one command: found once, so that a profile asks for one MFA code."""
 
-    read_timeout: s, for a client that invokes a function: its requests are never repeated, which would run it twice.
-    """
-    try:
-        session = boto3.Session(region_name=region, profile_name=profile)
-        if needs_region and not session.region_name:
-            raise _no_region()
+    def __init__(self, *, region: str | None, profile: str | None, needs_region: bool = False) -> None:
+        """Look for them as boto3 does; None leaves the choice to it. Raises MlinferError."""
+        with _set_up():
+            self._session = boto3.Session(region_name=region, profile_name=profile)
+            if needs_region and not self._session.region_name:
+                raise _no_region()
+
+    def client(self, service: str, *, read_timeout: float | None = None) -> Client:
+        """Make a client. Raises MlinferError.
+
+        read_timeout: s, for one that invokes a function: its requests are never repeated, which would run it twice.
+        """
         once = {"retries": {"total_max_attempts": 1}, "read_timeout": read_timeout} if read_timeout else {}
-        return session.client(service, config=Config(connect_timeout=CONNECT_TIMEOUT_S, **once))
+        with _set_up():
+            return self._session.client(service, config=Config(connect_timeout=CONNECT_TIMEOUT_S, **once))
+
+
+def make_client(service: str, *, region: str | None, profile: str | None, needs_region: bool = False) -> Client:
+    """Make the only client of a command. Raises MlinferError."""
+    return Session(region=region, profile=profile, needs_region=needs_region).client(service)
+
+
+@contextmanager
+def _set_up() -> Iterator[None]:
+    try:
+        yield
     except boto.BotoCoreError as error:
         raise _not_asked(error, "AWS") from None
     except ValueError as error:  # botocore lets these pass as they come: an endpoint's URL, a number in the environment

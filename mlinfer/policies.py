@@ -12,6 +12,7 @@ from .changes import Document
 from .names import Account, Names
 
 LAMBDA = "lambda.amazonaws.com"
+READ_MODELS = "ReadModels"  # the statement of the role's policy
 
 _VERSION = "2012-10-17"  # of the policy language
 
@@ -28,11 +29,15 @@ def role_policy(account: Account, names: Names, models: Iterable[str], prefixes:
     """
     log = f"{account.log_group(names)}:*"
     statements = [_statement("WriteItsLog", ["logs:CreateLogStream", "logs:PutLogEvents"], [log])]
-    if keys := sorted({account.s3(uri) for uri in models}):
-        statements.append(_statement("ReadModels", ["s3:GetObject"], keys))
     if pictures := sorted({_below(account, prefix) for prefix in prefixes}):
         statements.append(_statement("ReadPictures", ["s3:GetObject"], pictures))
-    return _policy(statements)
+    return with_models(statements, {account.s3(uri) for uri in models})
+
+
+def with_models(statements: list[Document], keys: set[str]) -> Document:
+    """Return the policy of these statements and one that lets the function read the models of these ARNs, if any."""
+    models = [_statement(READ_MODELS, ["s3:GetObject"], sorted(keys))] if keys else []
+    return _policy(statements + models)
 
 
 def repository_policy(account: Account, names: Names) -> Document:

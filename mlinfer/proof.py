@@ -20,6 +20,7 @@ from .waiting import Patience
 
 PICTURES = 3
 TOP_K = 5
+NETWORK_S = 30  # of an invocation, beside the function's own timeout
 _ALL = 10**6  # classes
 # Absolute, of a score in 0..1. Lambda's processors take other kernels than this one, which add float32 numbers in another
 # order; the same image run here meets 1e-5. A wrong model, label list or pre-processing is off by far more than this.
