@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import boto3
 from botocore import exceptions as boto
 from botocore.config import Config
+from botocore.parsers import ResponseParserError
 
 from .errors import MissingError, MlinferError, RemoteError, UsageError
 from .names import TAG, Account, Names
@@ -265,6 +266,9 @@ def explained(subject: str, permissions: str = "") -> Iterator[None]:
         raise _refused(error, subject, permissions) from error
     except boto.BotoCoreError as error:
         raise _not_asked(error, subject) from None
+    except ResponseParserError:  # which is none of botocore's own errors, and quotes the whole answer
+        message, hint = f"{subject}: what answered is not AWS", "Check AWS_ENDPOINT_URL, and the proxy if there is one."
+        raise RemoteError("aws_failed", message, hint) from None
 
 
 def refusal(answer: str, subject: str) -> RemoteError:
@@ -329,7 +333,7 @@ def _not_asked(error: boto.BotoCoreError, subject: str) -> MlinferError:
     if isinstance(error, _NO_CONNECTION):
         message = f"{subject}: {_connection_reason(error)}"
         return RemoteError("connection_failed", message, "Check the network, and AWS_ENDPOINT_URL if it is set.")
-    return RemoteError("aws_failed", f"{subject}: boto3 gave up: {error}")
+    return RemoteError("aws_failed", f"{subject}: boto3 gave up: {error}", "Try again in a minute.")
 
 
 def _connection_reason(error: boto.BotoCoreError) -> str:

@@ -86,7 +86,7 @@ _ROLE = (
     "CreateRole DeleteRole DeleteRolePolicy DetachRolePolicy GetRole GetRolePolicy ListAttachedRolePolicies "
     "ListRolePolicies PutRolePolicy TagRole UpdateAssumeRolePolicy"
 )
-_LOG = "CreateLogGroup DeleteLogGroup FilterLogEvents ListTagsForResource PutRetentionPolicy TagResource"
+_LOG = "CreateLogGroup DeleteLogGroup FilterLogEvents PutRetentionPolicy TagResource"
 _REPOSITORY = (
     "BatchCheckLayerAvailability BatchGetImage CompleteLayerUpload CreateRepository DeleteRepository "
     "DescribeImages DescribeRepositories GetDownloadUrlForLayer GetLifecyclePolicy GetRepositoryPolicy "

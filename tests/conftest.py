@@ -19,7 +19,7 @@ from mlinfer.cli import main
 
 from . import models
 from .loopback_aws import ACCOUNT, REGION, LoopbackAws
-from .loopback_s3 import loopback_s3
+from .loopback_s3 import served
 from .pictures import encoded, plain
 
 ROOT = Path(__file__).parents[1]
@@ -142,7 +142,7 @@ class Bucket:
 @pytest.fixture(scope="session")
 def loopback(moto_endpoint: str) -> Iterator[LoopbackAws]:
     """Start the AWS on loopback for the session: the handler's S3 clients keep its address."""
-    with loopback_s3(moto_endpoint, LoopbackAws) as proxy:
+    with served(LoopbackAws, moto_endpoint) as proxy:
         yield proxy
 
 
@@ -169,6 +169,7 @@ def cloud(loopback: LoopbackAws, moto_endpoint: str, tmp_path: Path, monkeypatch
 @pytest.fixture
 def past(moto_endpoint: str, cloud: LoopbackAws) -> Iterator[Callable[[str], Any]]:
     """Return a function that makes clients which see what is there, past the proxy."""
+    assert cloud.calls == []
     with ExitStack() as stack:
         yield lambda service: stack.enter_context(closing(boto3.client(service, endpoint_url=moto_endpoint)))
 

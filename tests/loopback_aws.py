@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from botocore.session import get_session
 from lambda_src.service import Service
 from lambda_src.settings import Settings
 
-from .loopback_s3 import Answer, Forward, LoopbackS3, Request
+from .loopback_s3 import Answer, Forward, LoopbackS3, Request, error
 
 ACCOUNT = "123456789012"
 REGION = "eu-central-1"
@@ -31,9 +32,20 @@ READS = re.compile("Get|List|Describe|Head|BatchGet|BatchCheck|Simulate|Invoke|G
 
 
 def refused(status: int, code: str, message: str = "") -> Answer:
-    """Return Lambda's error document."""
-    body = json.dumps({"Type": "User", "Message": message, "message": message}).encode()
+    """Return the error document of Lambda, or of a service that speaks JSON."""
+    body = json.dumps({"__type": code, "Message": message, "message": message}).encode()
     return Answer(status, {"content-type": "application/json", "x-amzn-errortype": code}, body)
+
+
+def failed(call: str, status: int, code: str, message: str) -> Answer:
+    """Return the error document of the service that was called."""
+    service = call.partition(":")[0]
+    if service == "s3":
+        return error(status, code, message)
+    if service in ("iam", "sts"):
+        xml = f"<ErrorResponse><Error><Code>{code}</Code><Message>{message}</Message></Error></ErrorResponse>"
+        return Answer(status, {"content-type": "text/xml"}, xml.encode())
+    return refused(status, code, message)
 
 
 def service_of(request: Request) -> str:
@@ -77,9 +89,8 @@ class LoopbackAws(LoopbackS3):
 
     def reset(self) -> None:
         """Forget everything that a test has set."""
-        self.requests.clear()
+        self.reset_calls()
         self._faults.clear()
-        self.calls: list[str] = []
         self.before: Callable[[str, Request, Forward], Answer | None] | None = None
         self.busy_for = 0  # questions, after each change
         self.image_model: Path | None = None  # what lies at a path inside of an image
@@ -88,10 +99,25 @@ class LoopbackAws(LoopbackS3):
         self._busy = 0
         self._services: dict[str, tuple[Service, list[str]]] = {}
 
+    def reset_calls(self) -> None:
+        """Forget what was asked."""
+        self.requests.clear()
+        self.calls: list[str] = []
+
+    @staticmethod
+    def is_change(call: str) -> bool:
+        """Tell whether a call changes something; Lambda's dry runs do not."""
+        return not READS.match(call.partition(":")[2]) and "DryRun" not in call
+
     @property
     def changes(self) -> list[str]:
-        """Name the calls that change something, Lambda's dry runs not among them."""
-        return [call for call in self.calls if not READS.match(call.partition(":")[2]) and "DryRun" not in call]
+        """Name the calls that change something."""
+        return [call for call in self.calls if self.is_change(call)]
+
+    def forget_downloads(self) -> None:
+        """Let the next invocation be a cold start."""
+        self._services.clear()
+        shutil.rmtree(self.cache, ignore_errors=True)
 
     def answer(self, request: Request) -> Answer | None:
         """Answer as AWS would; None cuts the connection."""
@@ -157,6 +183,11 @@ class LoopbackAws(LoopbackS3):
             return answer
         told = json.loads(answer.body)
         return _with_body(answer, {**told, "RevisionId": _digest(told)})
+
+    def _CreateAlias(self, request: Request) -> Answer:  # noqa: N802
+        answer = self.pass_on(request)
+        exists = answer.status == 409  # which moto gives another name
+        return refused(409, "ResourceConflictException", "Alias already exists") if exists else answer
 
     def _UpdateAlias(self, request: Request) -> Answer:  # noqa: N802
         bare = {name: value for name, value in request.headers.items() if name != "content-length"}

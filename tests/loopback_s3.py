@@ -130,12 +130,19 @@ class LoopbackS3:
             return fault if times else None
 
 
-Loopback = TypeVar("Loopback", bound=LoopbackS3)
+@contextmanager
+def loopback_s3(moto: str) -> Iterator[LoopbackS3]:
+    """Run the S3 proxy before a moto server, on a free port."""
+    with served(LoopbackS3, moto) as proxy:
+        yield proxy
+
+
+Proxy = TypeVar("Proxy", bound=LoopbackS3)
 
 
 @contextmanager
-def loopback_s3(moto: str, kind: type[Loopback] = LoopbackS3) -> Iterator[Loopback]:  # type: ignore[assignment]
-    """Run the proxy before a moto server, on a free port."""
+def served(kind: type[Proxy], moto: str) -> Iterator[Proxy]:
+    """Run a proxy before a moto server, on a free port."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -156,6 +163,11 @@ def loopback_s3(moto: str, kind: type[Loopback] = LoopbackS3) -> Iterator[Loopba
             answer = s3.answer(Request(self.command, self.path, query, headers, body)) if limit is None else None
             if answer is not None:
                 self._send(answer)
+
+        def handle_expect_100(self) -> bool:
+            super().handle_expect_100()
+            self.wfile.flush()
+            return True
 
         def _send(self, answer: Answer) -> None:
             self.send_response_only(answer.status)

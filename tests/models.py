@@ -45,3 +45,8 @@ def write(path: Path, nodes: list[Any], initializers: list[Any], shape: list[Any
         helper.set_model_props(model, metadata.to_props())
     onnx.save(model, path)
     return path
+
+
+def tiny_metadata() -> Metadata:
+    """Return what a model of five colours says of itself."""
+    return Metadata("tiny", LABELS, Preprocess(8, (8, 8)), "logits", {"made by": "the tests"})

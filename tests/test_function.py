@@ -70,7 +70,7 @@ def made(client: Any, cloud: LoopbackAws, waits: Waits) -> Any:
 
 def always(answer: Answer) -> Callable[[Request, Forward], Answer]:
     """Return the fault that answers so."""
-    return lambda request, forward: answer
+    return lambda *_: answer
 
 
 NOT_YET = refused(
@@ -263,7 +263,7 @@ def test_lambda_itself_judges_a_plan(made: Any, cloud: LoopbackAws, waits: Waits
 # Versions and the alias
 
 
-def test_a_version_is_published_only_of_what_is_new(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
+def test_a_version_is_published_only_of_what_is_new(made: Any, waits: Waits) -> None:
     """An equal version is used again; one that kept another image is not taken for equal."""
     assert ensure_version(made, NAMES, waits)[0].outcome == "unchanged"
     ensure_function(made, NAMES, replace(WANTED, image=OTHER_IMAGE), waits)
@@ -285,7 +285,7 @@ def test_a_version_published_by_a_lost_answer_is_found(made: Any, cloud: Loopbac
     assert ensure_version(made, NAMES, waits)[1] == "2"
 
 
-def test_the_alias_is_not_taken_from_somebody(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
+def test_the_alias_is_not_taken_from_somebody(made: Any, waits: Waits) -> None:
     """When somebody has moved the alias since it was read, it stays where they moved it."""
     move_alias(made, NAMES, None, "1")
     there = read_alias(made, NAMES)

@@ -82,11 +82,13 @@ def deploy(
         url=url,
     )
     _agree_to_public(terminal, config, asked=not (yes or dry_run))
+    given = _Given(_by_digest(image)) if image else None
     embedded = predict.embedded(config, log=terminal.detail)
     session = _session(region, profile)
     order = _order(config, session, create_bucket=create_bucket, dry_run=dry_run)
     report = partial(_show_step, terminal, dry_run=dry_run)
-    find_image, patience = partial(_image, image), _patience(terminal)
+    find_image = (lambda: given) if given else partial(_build_and_push, terminal, order, session)
+    patience = _patience(terminal)
     made = step.deploy(order, _clients(session), find_image, embedded, patience, report, terminal.bytes_bar)
     _show_deployment(terminal, order, made)
 
@@ -225,7 +227,7 @@ def _wanted_here(config: Config, session: Session, there: Status, image: str | N
         return None
     if not config.bucket:  # it was given by a flag of deploy, so there is none here to differ from
         config = replace(config, bucket=there.bucket)
-    return deploy.wanted(deploy.Order(config, file, _account(session)), _image(image).uri if image else "")
+    return deploy.wanted(deploy.Order(config, file, _account(session)), _by_digest(image) if image else "")
 
 
 def _model_here(config: Config) -> ModelFile | None:
@@ -284,14 +286,17 @@ class _Given:
     outcome: Outcome = "unchanged"
 
 
-def _image(given: str | None) -> PushedImage:
-    """Return the image that was named; or build and push one. Raises MlinferError."""
-    if given is None:
-        raise NotImplementedError
-    if not re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", given):
+def _by_digest(uri: str) -> str:
+    """Return an image's name that says which bytes it means. Raises UsageError."""
+    if not re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", uri):
         hint = "It ends in @sha256: and 64 digits, as `mlinfer push` prints it: a tag can come to mean another image."
-        raise UsageError("invalid_value", f"--image is {given!r}, not an image by its digest", hint)
-    return _Given(given)
+        raise UsageError("invalid_value", f"--image is {uri!r}, not an image by its digest", hint)
+    return uri
+
+
+def _build_and_push(terminal: Terminal, order: Order, session: Session) -> PushedImage:
+    """Build the image and push it, unless that is done; in a dry run say whether it is. Raises MlinferError."""
+    raise NotImplementedError
 
 
 def _show_step(terminal: Terminal, step: Step, *, dry_run: bool) -> None:
