@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import Config
+from ..config import COMMAND_LINE, Config
 from ..errors import UsageError
 from ..terminal import Terminal
 from .options import (
@@ -121,10 +121,8 @@ def build_image(terminal: Terminal, docker: Engine, config: Config, *, pull: boo
         built = image.build(docker, recipe, tell, pull=pull, cache=cache)
     above = sum(built.layers.values())
     sizes = ", ".join(f"{name} {_megabytes(size)}" for name, size in built.layers.items())
-    done = {"made": "Built", "unchanged": "Unchanged:"}[built.outcome]
-    terminal.note(
-        f"{done} {built.tag} ({built.arch}), {_megabytes(built.bytes)}; above the base {_megabytes(above)}: {sizes}."
-    )
+    outcome = {"made": "Built", "unchanged": "Unchanged:"}[built.outcome]
+    terminal.note(f"{outcome} {built.tag} ({built.arch}): {_megabytes(above)} above the base ({sizes}).")
     return built
 
 
@@ -202,8 +200,8 @@ def _show_running(terminal: Terminal, config: Config, function: Function, runnin
     ready = {"made": "Ready", "unchanged": "It runs already"}[running.outcome]
     model = f"{running.model['name']} ({running.model['sha256'][:12]})"
     terminal.note(f"{ready}: {model}, {function.memory} MB, timeout {function.timeout} s.")
-    port = "" if config.origins["port"] == "default" else f"MLINFER_PORT={config.port} "
-    terminal.note(f"Ask it: {port}mlinfer predict --target local cat.jpg")
+    port = f" --port {config.port}" if config.origins["port"] == COMMAND_LINE else ""
+    terminal.note(f"Ask it: mlinfer predict --target local{port} cat.jpg")
 
 
 def _follow(terminal: Terminal, started: Container) -> None:
