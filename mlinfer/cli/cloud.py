@@ -294,9 +294,11 @@ def _by_digest(uri: str) -> str:
     return uri
 
 
-def _build_and_push(terminal: Terminal, order: Order, session: Session) -> PushedImage:
+def _build_and_push(terminal: Terminal, order: Order, session: Session) -> PushedImage:  # noqa: ARG001 - until it can
     """Build the image and push it, unless that is done; in a dry run say whether it is. Raises MlinferError."""
-    raise NotImplementedError
+    raise UsageError(
+        "no_image", "this version pushes no image yet", "Name one that is in ECR: --image REPOSITORY@DIGEST"
+    )
 
 
 def _show_step(terminal: Terminal, step: Step, *, dry_run: bool) -> None:
