@@ -321,6 +321,17 @@ def test_an_invocation_is_never_repeated(
     assert cloud.calls.count("lambda:Invoke") == 1
 
 
+def test_permissions_that_spread_slowly_are_waited_for(
+    mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]
+) -> None:
+    """While S3 does not know yet that the role may read the model, the version is asked again, visibly."""
+    cloud.fail("s3:GET", lambda *_: failed("s3:GET", 403, "AccessDenied", "Access Denied"), times=2)
+    run = mlinfer("deploy", *deploy_arguments)
+    assert run.code == 0, run.err
+    assert run.err.count("Waiting: the role's new permissions are not known everywhere yet ...") == 1
+    assert cloud.calls.count("lambda:Invoke") == 5
+
+
 def test_a_version_that_wakes_is_waited_for(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
     """A version that Lambda still makes ready has not run, so it is asked again, visibly."""
     pending = (

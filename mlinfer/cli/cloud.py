@@ -305,9 +305,8 @@ def _show_step(terminal: Terminal, step: Step, *, dry_run: bool) -> None:
     """Write the line of a step that has ended; in a plan, with what would change."""
     words = {"made": "would be made", "changed": "would be changed"} if dry_run else {}
     outcome = words.get(step.change.outcome, step.change.outcome)
-    terminal.note(
-        f"{step.name:<10} {outcome:<{17 if dry_run else 10}} {step.seconds:>6.1f} s  {step.change.detail}".rstrip()
-    )
+    detail = re.sub("([0-9a-f]{12})[0-9a-f]{52}", r"\1...", step.change.detail)
+    terminal.note(f"{step.name:<10} {outcome:<{17 if dry_run else 10}} {step.seconds:>6.1f} s  {detail}".rstrip())
     if dry_run and step.change.difference:
         terminal.note("\n".join(f"    {line}" for line in step.change.difference.splitlines()))
 
