@@ -15,7 +15,7 @@ from .alias import Alias, ensure_url, move_alias, plan_alias, read_alias
 from .aws import Client, explained
 from .changes import Change, Outcome, Step, Steps
 from .config import Config
-from .function import Wanted, ensure_function, ensure_version, plan_version, versions
+from .function import Wanted, ensure_function, ensure_version, plan_version, read_function, versions
 from .loggroup import ensure_log_group
 from .modelfile import ModelFile
 from .names import ALIAS, Account, Names
@@ -103,7 +103,9 @@ def deploy(
     """Do what is left to do, step by step; of a dry run, say it. Raises MlinferError."""
     config, names, steps = order.config, order.names, Steps(report)
     with explained(f"the function {names.function}"):
-        live, published = read_alias(clients.functions, names), versions(clients.functions, names)
+        there = read_function(clients.functions, names)  # if it is somebody else's, before anything is made
+        live = read_alias(clients.functions, names) if there else None
+        published = versions(clients.functions, names) if there else []
     if config.bucket:
         _prepare_bucket(order, clients.s3, steps, bar)
     pushed = image()
@@ -125,13 +127,14 @@ def deploy(
 
 def _prepare_bucket(order: Order, s3: Client, steps: Steps, bar: Bar) -> None:
     """Make the bucket if that was asked for, bring the model there, and let staged pictures expire."""
-    config = order.config
+    config, missing = order.config, False
     if order.create_bucket:
         bucket, project = config.bucket, config.project
-        made = not is_bucket(s3, bucket) if order.dry_run else ensure_bucket(s3, bucket, project)
-        steps.ended("bucket", Change("made" if made else "unchanged", f"s3://{config.bucket}"))
+        missing = order.dry_run and not is_bucket(s3, bucket)
+        made = missing if order.dry_run else ensure_bucket(s3, bucket, project)
+        steps.ended("bucket", Change("made" if made else "unchanged", f"s3://{bucket}"))
     if config.model_source == "s3":
-        steps.ended("model", _bring_model(order, s3, bar))
+        steps.ended("model", Change("made", order.model_uri) if missing else _bring_model(order, s3, bar))
     steps.ended("staging", ensure_expiry(s3, config.bucket, order.names, dry_run=order.dry_run))
 
 

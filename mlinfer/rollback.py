@@ -82,7 +82,7 @@ def _choose(published: Sequence[str], live: str, wanted: str) -> str:
         if wanted not in published:
             raise UsageError("no_such_version", f"there is no version {wanted}", there)
         return wanted
-    older = [number for number in published if int(number) < int(live)]
+    older = [number for number in published if live == "$LATEST" or int(number) < int(live)]
     if not older:
         raise UsageError("no_such_version", f"there is no version before {live}, which is live", there)
     return older[-1]

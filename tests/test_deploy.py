@@ -556,6 +556,8 @@ def test_an_answer_that_is_not_of_aws(mlinfer: MlInfer, cloud: LoopbackAws, depl
         (["--bucket", BUCKET, "--image", "repository:latest"], 2, "invalid_value"),
         (["--bucket", BUCKET, "--image", IMAGE, "--url", "public"], 2, "not_confirmed"),
         (["--bucket", BUCKET, "--image", IMAGE, "--memory", "64"], 2, "invalid_value"),
+        (["--bucket", BUCKET, "--image", IMAGE], 4, "no_such_bucket"),
+        (["--bucket", BUCKET, "--image", IMAGE, "--dry-run"], 4, "no_such_bucket"),
         (["--bucket", BUCKET, "--image", IMAGE, "--model", "nowhere.onnx"], 3, "model_not_found"),
     ],
 )
@@ -563,6 +565,19 @@ def test_wrong_usage(mlinfer: MlInfer, cloud: LoopbackAws, arguments: list[str],
     """What is wrong here is said before anything is changed; a public URL needs a yes."""
     run = mlinfer("deploy", *arguments, "--json")
     assert (run.code, error_of(run)["code"]) == (code, name)
+    assert cloud.changes == []
+
+
+def test_somebody_elses_function_stops_it_first(
+    mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]
+) -> None:
+    """Where the function's name is taken, nothing at all is made, not even the bucket."""
+    trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "sts:AssumeRole"}]}
+    role = past("iam").create_role(RoleName="theirs", AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
+    code = {"ImageUri": IMAGE}
+    past("lambda").create_function(FunctionName="mlinfer-cats", Role=role, Code=code, PackageType="Image")
+    run = mlinfer("deploy", *deploy_arguments, "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "not_ours")
     assert cloud.changes == []
 
 
