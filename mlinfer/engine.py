@@ -6,6 +6,7 @@ The Engine is found as the `docker` command finds it: DOCKER_HOST, then the curr
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -267,6 +268,7 @@ def build_error(said: str) -> MlinferError:
             "needed: https://gallery.ecr.aws/lambda/python"
         )
         return RemoteError("base_image_unavailable", f"the base image cannot be had: {said}", hint)
+    said = re.sub(r"The command '.*' returned", "a step returned", said, flags=re.DOTALL)  # its lines begin with it
     return RemoteError("build_failed", f"the build failed: {said}", "The lines above are the failing step's last.")
 
 

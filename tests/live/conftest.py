@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
+import socket
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 from uuid import uuid4
 
 import pytest
 
+from mlinfer.container import INVOCATIONS
+
+from ..conftest import ROOT
 from . import base_image as stand_in
 from . import rie as emulator
+from .containers import Function
 
 
 def miss(reason: str) -> NoReturn:
@@ -84,6 +91,77 @@ def echo_image(engine: Any, base_image: str, label: str, tmp_path_factory: pytes
     tag = f"mlinfer-test-echo:{value[:12]}"
     engine.images.build(path=str(folder), tag=tag, labels={name: value}, rm=True)
     return tag
+
+
+@dataclass(frozen=True)
+class Local:
+    """What `mlinfer build` and `mlinfer run-local` make for the tests' project, on a port that was free."""
+
+    engine: Any
+    project: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """Return the URL that events are posted to."""
+        return f"http://127.0.0.1:{self.port}{INVOCATIONS}"
+
+    @property
+    def function(self) -> Function:
+        """Return the function behind the port."""
+        return Function(f"http://127.0.0.1:{self.port}")
+
+    @property
+    def containers(self) -> list[Any]:
+        """Return the project's containers, of the docker SDK; ended ones too."""
+        found: list[Any] = self.engine.containers.list(all=True, filters={"label": f"mlinfer.project={self.project}"})
+        return found
+
+    def inside(self, code: str) -> str:
+        """Run Python code in the one container as a process beside the function's, and return what it writes."""
+        (container,) = self.containers
+        code_of_it, said = container.exec_run(["/var/lang/bin/python", "-c", code])
+        assert code_of_it == 0, said
+        text: str = said.decode()
+        return text
+
+    def layers(self, tag: str) -> list[str]:
+        """Return the digests of an image's layers, the base's first."""
+        found: list[str] = self.engine.images.get(tag).attrs["RootFS"]["Layers"]
+        return found
+
+
+@pytest.fixture(scope="session")
+def project(engine: Any) -> Iterator[str]:
+    """Return a project of this run alone; at the end its images are removed. The Engine keeps the layers for the next run."""
+    project = f"test-{uuid4().hex[:12]}"
+    yield project
+    for image in engine.images.list(filters={"label": f"mlinfer.project={project}"}):
+        engine.api.remove_image(image.id, force=True, noprune=True)
+
+
+@pytest.fixture
+def local(engine: Any, base_image: str, project: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Local]:
+    """Configure the tests' project and a free port for `mlinfer`; at the end the project's containers are removed."""
+    assert base_image
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    monkeypatch.setenv("MLINFER_PROJECT", project)
+    monkeypatch.setenv("MLINFER_PORT", str(port))
+    local = Local(engine, project, port)
+    yield local
+    for container in local.containers:
+        container.remove(force=True, v=True)
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """Return a folder with a copy of the package and the image's files, for a test that changes them."""
+    folder = tmp_path / "package"
+    for name in ("mlinfer", "lambda_src", "docker"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
 
 
 ECHO = """
