@@ -185,34 +185,36 @@ class Container:
 
     def log(self, lines: int) -> list[str]:
         """Return the last lines that the container wrote; none if it is gone."""
-        with explained(f"the log of {self.name}"):
-            try:
-                text: bytes = self._container.logs(tail=lines)
-            except NotFound:
-                return []
+        with explained(f"the log of {self.name}"), _being_removed():
+            text: bytes = self._container.logs(tail=lines)
             return text.decode(errors="replace").splitlines()
+        return []
 
     def follow(self) -> Iterator[str]:
         """Yield each line that the container writes from now on, until it ends."""
         with explained(f"the log of {self.name}"):
             rest = b""
-            try:
+            with _being_removed():
                 for chunk in self._container.logs(stream=True, follow=True, tail=0):
                     *lines, rest = (rest + chunk).split(b"\n")
                     yield from (line.decode(errors="replace") for line in lines)
-            except NotFound:
-                return
 
     def remove(self) -> None:
         """Stop and remove the container with its anonymous volumes; one that is gone is no failure."""
-        with explained(f"the container {self.name}"):
-            try:
-                self._container.remove(force=True, v=True)
-            except NotFound:
-                pass
-            except APIError as error:
-                if error.status_code != 409:  # somebody else is removing it at this moment
-                    raise
+        with explained(f"the container {self.name}"), _being_removed():
+            self._container.remove(force=True, v=True)
+
+
+@contextmanager
+def _being_removed() -> Iterator[None]:
+    """Take it for no failure that the container is gone, or that somebody else is removing it at this moment."""
+    try:
+        yield
+    except NotFound:
+        pass
+    except APIError as error:
+        if error.status_code != 409:
+            raise
 
 
 class _BuildError(Exception):

@@ -32,13 +32,13 @@ print(json.dumps([os.path.join(folder, name) for top in ("/var/task", "/build", 
 """
 
 
-@pytest.mark.usefixtures("local")
 @pytest.fixture
-def image(mlinfer: MlInfer) -> dict[str, Any]:
+def image(mlinfer: MlInfer, local: Local) -> dict[str, Any]:
     """Build the image, or find it, and return the document that `build --json` writes."""
     run = mlinfer("build", "--json")
     assert run.code == 0, run.err
     document: dict[str, Any] = json.loads(run.out)
+    assert local.project in document["tag"]
     return document
 
 
