@@ -158,7 +158,6 @@ class State:
     exit_code: int
     out_of_memory: bool
     error: str
-    restarts: int
 
 
 class Container:
@@ -176,12 +175,9 @@ class Container:
             try:
                 self._container.reload()
             except NotFound:
-                return State("removed", 0, False, "", 0)
+                return State("removed", 0, False, "")
             state = self._container.attrs["State"]
-            restarts = int(self._container.attrs.get("RestartCount", 0))
-            return State(
-                str(state["Status"]), int(state["ExitCode"]), bool(state["OOMKilled"]), str(state["Error"]), restarts
-            )
+            return State(str(state["Status"]), int(state["ExitCode"]), bool(state["OOMKilled"]), str(state["Error"]))
 
     def log(self, lines: int) -> list[str]:
         """Return the last lines that the container wrote; none if it is gone."""
@@ -198,6 +194,11 @@ class Container:
                 for chunk in self._container.logs(stream=True, follow=True, tail=0):
                     *lines, rest = (rest + chunk).split(b"\n")
                     yield from (line.decode(errors="replace") for line in lines)
+
+    def restart_on_failure(self, times: int) -> None:
+        """Let the Engine start the container again when it fails, so many times in a row at most."""
+        with explained(f"the container {self.name}"):
+            self._container.update(restart_policy={"Name": "on-failure", "MaximumRetryCount": times})
 
     def remove(self) -> None:
         """Stop and remove the container with its anonymous volumes; one that is gone is no failure."""
@@ -277,7 +278,10 @@ def build_error(said: str) -> MlinferError:
 def _refused(subject: str, said: str) -> MlinferError:
     if "no space left" in said.lower():
         return MissingError("disk_full", f"{subject}: {said}", "Make room, for example: docker system prune")
-    return RemoteError("docker_refused", f"{subject}: the Docker Engine refused: {said}")
+    hint = ""
+    if "OCI runtime" in said or "unable to start container process" in said:
+        hint = "Is base_image in mlinfer.toml a base image of Lambda for Python?"
+    return RemoteError("docker_refused", f"{subject}: the Docker Engine refused: {said}", hint)
 
 
 def _no_engine(error: BaseException, where: str) -> MissingError:
