@@ -59,6 +59,11 @@ class Function:
     model: Path | None = None
     fetched_bytes: int = 0  # of a model that will be downloaded to /tmp, which takes memory here but not in Lambda
 
+    @property
+    def url(self) -> str:
+        """Return where events are posted to."""
+        return f"http://{HOST}:{self.port}{INVOCATIONS}"
+
 
 @dataclass(frozen=True)
 class Running:
@@ -79,22 +84,33 @@ def run(
     alone: makes the context in which each request is made; see `invoke.emulator`.
     """
     options, notes = _options(engine, function)
-    url = f"http://{HOST}:{function.port}{INVOCATIONS}"
     for container in find(engine, function.project):
         if container.labels.get(_LABEL) == options["labels"][_LABEL] and container.state().status == "running":
             with suppress(RemoteError):  # it hangs, or has ended just now: another is started
-                model = _wait(container, url, function, alone, sleep)
-                return Running(container.name, url, model, notes, "unchanged"), container
+                _wait(container, function, sleep)
+                model = _check(container, function, alone)
+                return Running(container.name, function.url, model, notes, "unchanged"), container
         container.remove()
-    _check_port(engine, function.port)
-    container = engine.start(function.image, **options)
+    container = start(engine, function, sleep)
     try:
-        model = _wait(container, url, function, alone, sleep)
+        model = _check(container, function, alone)
         container.restart_on_failure(_MAX_RESTARTS)  # not before: a start that fails is to be seen
     except BaseException:
         container.remove()
         raise
-    return Running(container.name, url, model, notes, "made"), container
+    return Running(container.name, function.url, model, notes, "made"), container
+
+
+def start(engine: Engine, function: Function, sleep: Callable[[float], None] = time.sleep) -> Container:
+    """Start a container and wait until its emulator listens; the function is loaded by its first invocation only."""
+    _check_port(engine, function.port)
+    container = engine.start(function.image, **_options(engine, function)[0])
+    try:
+        _wait(container, function, sleep)
+    except BaseException:
+        container.remove()
+        raise
+    return container
 
 
 def find(engine: Engine, project: str) -> list[Container]:
@@ -179,23 +195,23 @@ def _check_port(engine: Engine, port: int) -> None:
         raise MissingError("port_taken", f"port {port} is taken by {by}", "Choose another: --port 9001")
 
 
-def _wait(
-    container: Container, url: str, function: Function, alone: Alone, sleep: Callable[[float], None]
-) -> Mapping[str, Any]:
-    """Wait until the emulator listens, then ask the handler for its health document. Raises RemoteError."""
-    subject = "the function"
+def _wait(container: Container, function: Function, sleep: Callable[[float], None]) -> None:
+    """Wait until the emulator listens. Raises RemoteError."""
     deadline = time.monotonic() + _BOOT_S
-    while not _listens(url):
-        state = container.state()
-        if state.status in ("exited", "dead", "removed"):
+    while not _listens(function.url):
+        if container.state().status in ("exited", "dead", "removed"):
             raise crash(container, "the container ended before it could answer")
         if time.monotonic() > deadline:
             raise crash(container, f"the container did not listen within {_BOOT_S:.0f} s")
         sleep(0.02)
+
+
+def _check(container: Container, function: Function, alone: Alone) -> Mapping[str, Any]:
+    """Ask the handler for its health document and return the model that it names. Raises RemoteError."""
     try:
         with alone():
-            answer = read_answer(post(url, json.dumps(_HEALTH).encode(), function.timeout + 10), subject)
-        body: dict[str, Any] = json.loads(answer["body"])
+            payload = post(function.url, json.dumps(_HEALTH).encode(), function.timeout + 10)
+        body: dict[str, Any] = json.loads(read_answer(payload, "the function")["body"])
         return dict(body["model"])
     except OSError as error:
         raise crash(container, "the container ended while the function was starting") from error

@@ -79,8 +79,8 @@ def test_a_function_that_ends_while_it_is_loaded(
 
 def test_too_little_memory(mlinfer: MlInfer, local: Local, tmp_path: Path) -> None:
     """A model that does not fit into the function's memory is told as that, and how to give more."""
-    model = models.heavy(tmp_path / "heavy.onnx", 150)
-    error = failed(mlinfer("run-local", "--detach", "--memory", "128", "--model", model, "--json"), local)
+    model = models.heavy(tmp_path / "heavy.onnx", 300)
+    error = failed(mlinfer("run-local", "--detach", "--memory", "256", "--model", model, "--json"), local)
     assert error["code"] == "out_of_memory"
     assert "memory" in error["hint"]
 
