@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,8 +17,8 @@ import pytest
 from .. import bombs, models
 from ..conftest import CAT, ROOT, Run
 from ..pictures import encoded, gradient, plain
-from .conftest import Local
-from .containers import READY_S
+from .local import Local
+from .ready import wait_until
 
 MlInfer = Callable[..., Run]
 
@@ -204,9 +203,7 @@ def test_requests_at_once(mlinfer: MlInfer, running: Local) -> None:
     with ThreadPoolExecutor(4) as clients:
         answers = list(clients.map(post, range(8)))
     assert all(b'"cat"' in answer or b"error" in answer or not answer for answer in answers)
-    deadline = time.monotonic() + READY_S
-    while mlinfer("predict", "--target", "local", CAT).code:
-        assert time.monotonic() < deadline
+    wait_until(lambda: mlinfer("predict", "--target", "local", CAT).code == 0, "an answer")
     assert mlinfer("run-local", "--detach", "--json").code == 0
     assert cat(mlinfer) == "cat"
 
@@ -220,7 +217,4 @@ def predicting(*pictures: Path) -> subprocess.Popen[str]:
 
 def wait_for_the_request(container: Any) -> None:
     """Wait until a second request has reached the emulator: the first is run-local's own."""
-    deadline = time.monotonic() + READY_S
-    while container.logs().count(b"START RequestId") < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: container.logs().count(b"START RequestId") >= 2, "the request")

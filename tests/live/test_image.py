@@ -19,7 +19,7 @@ import pytest
 from ..conftest import Run
 from ..models import LABELS
 from ..pictures import encoded, plain
-from .conftest import Local
+from .local import Local
 
 MlInfer = Callable[..., Run]
 

@@ -14,7 +14,8 @@ import pytest
 
 from ..conftest import ROOT
 from .base_image import RUNTIME
-from .containers import Function, wait_for_404
+from .containers import Function
+from .ready import wait_until
 
 EVENT = ROOT / "examples" / "event.json"
 
@@ -52,7 +53,7 @@ def function(rie: Path, runtime_client: Path, tiny_model: Path) -> Iterator[Func
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         function = Function(f"http://127.0.0.1:{ports[0]}")
-        wait_for_404(function)
+        wait_until(lambda: function.get("/") == 404, "the emulator")
         yield function
     finally:
         process.kill()

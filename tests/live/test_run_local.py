@@ -25,8 +25,8 @@ import pytest
 
 from ..conftest import CAT, ROOT, Run
 from ..pictures import encoded, gradient
-from .conftest import Local
 from .containers import Function
+from .local import Local
 
 MlInfer = Callable[..., Run]
 

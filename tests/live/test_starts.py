@@ -15,7 +15,7 @@ from mlinfer.image import Recipe
 
 from .. import models
 from ..conftest import Run
-from .conftest import Local
+from .local import Local
 
 MlInfer = Callable[..., Run]
 
