@@ -58,7 +58,7 @@ print(json.dumps({
     "capabilities": [int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")],
     "no_new_privileges": int(status["NoNewPrivs"]),
     "tmp": disk.f_blocks * disk.f_frsize,
-    "writable": {folder: writable(folder) for folder in ("/tmp", "/var/task", "/home/sbx_user1051", "/opt", "/")},
+    "writable": {folder: writable(folder) for folder in ("/tmp", "/var/task", "/var/runtime", "/opt", "/")},
     "environment": {n: v for n, v in os.environ.items() if n.startswith(("AWS_", "MLINFER_", "ORT_", "HOME"))},
 }))
 """
@@ -143,9 +143,9 @@ def test_the_example_event(mlinfer: MlInfer, local: Local) -> None:
 # Limits
 
 
-def test_limits_are_applied(mlinfer: MlInfer, local: Local) -> None:
+def test_limits_are_applied(mlinfer: MlInfer, local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     """The function has its memory, its share of the CPU, Lambda's user, a /tmp of its size, and nothing else."""
-    os.environ["MLINFER_TMP"] = "600"
+    monkeypatch.setenv("MLINFER_TMP", "600")
     assert mlinfer("run-local", "--detach", "--memory", "884", "--timeout", "7").code == 0
     found = json.loads(local.inside(LIMITS))
     assert found["memory"] == 884 * 2**20
@@ -156,7 +156,7 @@ def test_limits_are_applied(mlinfer: MlInfer, local: Local) -> None:
     assert found["capabilities"] == [0, 0, 0, 0, 0]
     assert found["no_new_privileges"] == 1
     assert found["tmp"] == 600 * 2**20
-    places = {"/var/task": READ_ONLY, "/home/sbx_user1051": READ_ONLY, "/opt": READ_ONLY, "/": READ_ONLY}
+    places = {"/var/task": READ_ONLY, "/var/runtime": READ_ONLY, "/opt": READ_ONLY, "/": READ_ONLY}
     assert found["writable"] == {"/tmp": True, **places}
     environment = found["environment"]
     assert environment["AWS_LAMBDA_FUNCTION_MEMORY_SIZE"] == "884"
@@ -192,7 +192,7 @@ def test_answers_equal_the_embedded_target(mlinfer: MlInfer, photos: list[Path],
 
 
 def test_answers_of_a_resnet18(mlinfer: MlInfer, photos: list[Path], local: Local, tmp_path: Path) -> None:
-    """The same holds for a ResNet-18 of a thousand classes, whose weights the tests make."""
+    """The same holds for a ResNet-18 of a thousand classes, whose weights the tests make, on each third photograph."""
     from ..networks import write_state_dict
 
     weights = write_state_dict("resnet18", tmp_path / "weights.pth", photos[:8])
@@ -200,7 +200,7 @@ def test_answers_of_a_resnet18(mlinfer: MlInfer, photos: list[Path], local: Loca
     assert mlinfer("export", "resnet18", "--weights", weights).code == 0
     assert mlinfer("run-local", "--detach", "--model", model).code == 0
     assert local.containers
-    words: list[str | Path] = ["--model", model, *photos]
+    words: list[str | Path] = ["--model", model, *photos[::3]]
     assert_equal_answers(answers(mlinfer, *words), answers(mlinfer, "--target", "local", *words))
 
 
