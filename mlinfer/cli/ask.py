@@ -15,7 +15,7 @@ from lambda_src.settings import MAX_IMAGE_BYTES
 from ..config import Config
 from ..errors import ImageError, UsageError
 from ..terminal import Terminal
-from .options import JsonFlag, ModelFlag, PortFlag, QuietFlag, VerboseFlag, app, configuration
+from .options import JsonFlag, ModelFlag, PortFlag, QuietFlag, VerboseFlag, app, configuration, one_at_a_time
 
 if TYPE_CHECKING:
     from ..predict import Result, Target
@@ -86,11 +86,10 @@ def _target(terminal: Terminal, config: Config) -> Target:
     if config.target == "embedded":
         return predict.embedded(config, log=terminal.detail)
     from .. import aws, invoke
-    from ..files import alone
 
     url = f"http://127.0.0.1:{config.port}"
     client = aws.make_emulator_client(url, read_timeout=config.timeout + SLACK_S)
-    return invoke.emulator(client, terminal.note, config.max_pixels, partial(alone, f"mlinfer-{config.port}"))
+    return invoke.emulator(client, terminal.note, config.max_pixels, one_at_a_time(config))
 
 
 def _read(name: str) -> bytes:
