@@ -6,17 +6,20 @@ a secret is repeated: where botocore quotes an endpoint's URL or another program
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
 from botocore import exceptions as boto
 from botocore.config import Config
+from botocore.parsers import ResponseParserError
 
 from .errors import MissingError, MlinferError, RemoteError, UsageError
+from .names import TAG, Account, Names
 
+T = TypeVar("T")
 Client = Any  # boto3 makes its clients' classes at run time
 
 CONNECT_TIMEOUT_S = 10  # botocore's 60 s, for each attempt, is how long a wrong address would look like a slow one
@@ -83,7 +86,8 @@ _REFUSALS = (
     ),
     _Refusal(
         "throttled",
-        "SlowDown Throttling ThrottlingException TooManyRequestsException RequestLimitExceeded 503",
+        "SlowDown Throttling ThrottlingException ThrottledException TooManyRequestsException RequestLimitExceeded "
+        "RequestThrottledException 503",
         "AWS asks to slow down, and went on asking",
         "Try again in a minute.",
     ),
@@ -95,18 +99,58 @@ _REFUSALS = (
     ),
     _Refusal(
         "service_failed",
-        "InternalError ServiceUnavailable ServiceException 500 502 504",
+        "InternalError InternalFailure ServiceUnavailable ServiceUnavailableException ServiceException ServiceFailure "
+        "ServiceFailureException ServerException 500 502 504",
         "AWS failed, and again when it was asked anew",
         "Try again in a minute; AWS tells of larger troubles at https://health.aws.amazon.com.",
+    ),
+    _Refusal(
+        "not_found",
+        "ResourceNotFoundException NoSuchEntity RepositoryNotFoundException",
+        "it is not there, or no longer",
+        "See what is, with `mlinfer status`, and that the Region is the right one; `mlinfer deploy` makes what is missing.",
+    ),
+    _Refusal(
+        "conflict",
+        "ResourceConflictException ConcurrentModification OperationAbortedException OperationAborted DeleteConflict "
+        "PreconditionFailedException EntityAlreadyExists ResourceAlreadyExistsException ResourceInUseException "
+        "RepositoryAlreadyExistsException EntityTemporarilyUnmodifiable",
+        "something else is changing it, or has changed it meanwhile",
+        "Let the other command end, and run this one again: it goes on where this one stopped.",
+    ),
+    _Refusal(
+        "quota_reached",
+        "LimitExceeded LimitExceededException CodeStorageExceededException PolicyLengthExceededException "
+        "AliasLimitExceededException ServiceQuotaExceededException",
+        "a quota of this AWS account is used up",
+        "Remove what is no longer needed, or ask for more: https://console.aws.amazon.com/servicequotas.",
+    ),
+    _Refusal(
+        "invalid_value",
+        "InvalidParameterValueException InvalidParameterException ValidationException ValidationError "
+        "MalformedPolicyDocument InvalidInput",
+        "AWS does not accept a value",
+        "Correct it in mlinfer.toml or by a flag; `mlinfer inspect --config` shows where each value comes from.",
+    ),
+    _Refusal(
+        "key_not_usable",
+        "KMSAccessDeniedException KMSDisabledException KMSInvalidStateException KMSNotFoundException",
+        "the encryption key of the function's environment cannot be used",
+        "Enable the key, or let the function's role use it, in the console of KMS.",
     ),
     _Refusal(
         "access_denied",
         "AccessDenied AccessDeniedException AllAccessDisabled UnauthorizedOperation UnauthorizedAccess 403",
         "these credentials may not do this",
-        "Ask who gave them to you.",
+        "Ask who gave them to you for what `mlinfer doctor --policy` prints.",
     ),
 )
 _BY_ANSWER = {answer: refusal for refusal in _REFUSALS for answer in refusal.answers.split()}
+
+_TOLD_BY_AWS = {"not_found", "conflict", "quota_reached", "invalid_value", "key_not_usable"}  # it says what and why
+
+_ABSENT = {"404", "NoSuchBucket", "NoSuchEntity", "NoSuchKey", "NoSuchLifecycleConfiguration", "NoSuchTagSet"}
+_ABSENT |= {"RepositoryNotFoundException", "ResourceNotFoundException"}
 
 _NO_CREDENTIALS = (
     boto.NoCredentialsError,
@@ -130,19 +174,49 @@ _WRONG_SETTING = (
 )
 
 
+class Session:
+    """The credentials, Region and endpoints of one command: found once, so that a profile asks for one MFA code."""
+
+    def __init__(self, *, region: str | None, profile: str | None, needs_region: bool = False) -> None:
+        """Look for them as boto3 does; None leaves the choice to it. Raises MlinferError."""
+        with _set_up():
+            self._session = boto3.Session(region_name=region, profile_name=profile)
+            if needs_region and not self._session.region_name:
+                raise _no_region()
+
+    def client(self, service: str, *, read_timeout: float | None = None) -> Client:
+        """Make a client. Raises MlinferError.
+
+        read_timeout: s, for one that invokes a function: its requests are never repeated, which would run it twice.
+        """
+        once = {"retries": {"total_max_attempts": 1}, "read_timeout": read_timeout} if read_timeout else {}
+        with _set_up():
+            return self._session.client(service, config=Config(connect_timeout=CONNECT_TIMEOUT_S, **once))
+
+
 def make_client(service: str, *, region: str | None, profile: str | None, needs_region: bool = False) -> Client:
-    """Make a client; None leaves the choice to boto3. Raises MlinferError."""
+    """Make the only client of a command. Raises MlinferError."""
+    return Session(region=region, profile=profile, needs_region=needs_region).client(service)
+
+
+@contextmanager
+def _set_up() -> Iterator[None]:
     try:
-        session = boto3.Session(region_name=region, profile_name=profile)
-        if needs_region and not session.region_name:
-            raise _no_region()
-        return session.client(service, config=Config(connect_timeout=CONNECT_TIMEOUT_S))
+        yield
     except boto.BotoCoreError as error:
         raise _not_asked(error, "AWS") from None
     except ValueError as error:  # botocore lets these pass as they come: an endpoint's URL, a number in the environment
         settings = "a value of AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_S3, AWS_MAX_ATTEMPTS or ~/.aws/config is malformed"
         hint = "An endpoint is written like this: http://127.0.0.1:9000"
         raise UsageError("invalid_aws_setting", f"boto3 cannot be set up: {settings}", hint) from error
+
+
+def find_account(sts: Client) -> Account:
+    """Return whose credentials these are, and the Region in force. Raises MlinferError."""
+    with explained("the AWS account"):
+        arn = str(sts.get_caller_identity()["Arn"])
+    _, partition, _, _, number, _ = arn.split(":", 5)
+    return Account(number, sts.meta.region_name, partition)
 
 
 def make_emulator_client(url: str, read_timeout: float) -> Client:
@@ -192,6 +266,9 @@ def explained(subject: str, permissions: str = "") -> Iterator[None]:
         raise _refused(error, subject, permissions) from error
     except boto.BotoCoreError as error:
         raise _not_asked(error, subject) from None
+    except ResponseParserError:  # which is none of botocore's own errors, and quotes the whole answer
+        message, hint = f"{subject}: what answered is not AWS", "Check AWS_ENDPOINT_URL, and the proxy if there is one."
+        raise RemoteError("aws_failed", message, hint) from None
 
 
 def refusal(answer: str, subject: str) -> RemoteError:
@@ -205,6 +282,24 @@ def error_code(error: boto.ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
+def none_if_absent(call: Callable[[], T]) -> T | None:
+    """Return the call's answer, or None where the service says that there is no such thing. Raises ClientError."""
+    try:
+        return call()
+    except boto.ClientError as error:
+        if error_code(error) in _ABSENT:
+            return None
+        raise
+
+
+def require_ours(kind: str, names: Names, tags: Mapping[str, str]) -> None:
+    """Refuse a resource that has our name and not our tag. Raises RemoteError."""
+    if tags.get(TAG) != names.project:
+        message = f"there is a {kind} {names.function} without the tag {TAG}={names.project}: it is somebody else's"
+        hint = f"Give the project another name in mlinfer.toml; or, if the {kind} is yours to give away, that tag."
+        raise RemoteError("not_ours", message, hint)
+
+
 def _refused(error: boto.ClientError, subject: str, permissions: str) -> RemoteError:
     """Explain what the service answered."""
     answer, said = error_code(error), str(error.response.get("Error", {}).get("Message", "")).rstrip(".")
@@ -216,6 +311,8 @@ def _refused(error: boto.ClientError, subject: str, permissions: str) -> RemoteE
         detail = f": {said}" if said not in ("", "Access Denied", "Forbidden") else ""
         hint = f"They need {permissions}; and the bucket must be yours." if permissions else told.hint
         return RemoteError(told.code, f"{told} ({error.operation_name}{detail})", hint)
+    if told.code in _TOLD_BY_AWS and said:
+        return RemoteError(told.code, f"{told} ({error.operation_name}: {said})", told.hint)
     return told
 
 
@@ -236,7 +333,7 @@ def _not_asked(error: boto.BotoCoreError, subject: str) -> MlinferError:
     if isinstance(error, _NO_CONNECTION):
         message = f"{subject}: {_connection_reason(error)}"
         return RemoteError("connection_failed", message, "Check the network, and AWS_ENDPOINT_URL if it is set.")
-    return RemoteError("aws_failed", f"{subject}: boto3 gave up: {error}")
+    return RemoteError("aws_failed", f"{subject}: boto3 gave up: {error}", "Try again in a minute.")
 
 
 def _connection_reason(error: boto.BotoCoreError) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 TAG = "mlinfer:project"  # on every AWS resource
 PROJECT_LABEL = "mlinfer.project"  # on every image and container
 ALIAS = "live"
+ROLE_PATH = "/mlinfer/"
 
 
 @dataclass(frozen=True)
@@ -39,3 +40,33 @@ class Names:
     def tags(self) -> dict[str, str]:
         """Return the tag of every AWS resource."""
         return {TAG: self.project}
+
+
+@dataclass(frozen=True)
+class Account:
+    """Whose AWS it is, and where. partition: aws, aws-cn or aws-us-gov."""
+
+    id: str
+    region: str
+    partition: str = "aws"
+
+    def function(self, names: Names) -> str:
+        """Return the function's ARN."""
+        return f"arn:{self.partition}:lambda:{self.region}:{self.id}:function:{names.function}"
+
+    def role(self, names: Names) -> str:
+        """Return the ARN of the function's role."""
+        return f"arn:{self.partition}:iam::{self.id}:role{ROLE_PATH}{names.function}"
+
+    def log_group(self, names: Names) -> str:
+        """Return the log group's ARN."""
+        return f"arn:{self.partition}:logs:{self.region}:{self.id}:log-group:{names.log_group}"
+
+    def repository(self, names: Names) -> str:
+        """Return the ARN of the image's repository."""
+        return f"arn:{self.partition}:ecr:{self.region}:{self.id}:repository/{names.image}"
+
+    def s3(self, uri: str) -> str:
+        """Return the ARN of an s3:// URI, its characters taken as they are and not as IAM's wildcards."""
+        plain = uri.removeprefix("s3://").replace("$", "${$}").replace("*", "${*}").replace("?", "${?}")
+        return f"arn:{self.partition}:s3:::{plain}"

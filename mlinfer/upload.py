@@ -86,6 +86,18 @@ def upload(s3: Client, file: ModelFile, bucket: str, key: str, progress: Callabl
     return Upload(uri, file.sha256, file.bytes, "uploaded")
 
 
+def is_uploaded(s3: Client, file: ModelFile, bucket: str, key: str) -> bool:
+    """Tell whether `upload` would find the file there; it is asked and not changed. Raises RemoteError, MissingError."""
+    with explained(f"s3://{bucket}/{key}", _READ_AND_WRITE):
+        return _bucket_status(s3, bucket) != 404 and _is_there(s3, bucket, key, file)
+
+
+def is_bucket(s3: Client, bucket: str) -> bool:
+    """Tell whether there is such a bucket, whoever may use it. Raises RemoteError, MissingError."""
+    with explained(f"s3://{bucket}", _READ_AND_WRITE):
+        return _bucket_status(s3, bucket) != 404
+
+
 def ensure_bucket(s3: Client, bucket: str, project: str) -> bool:
     """Make the bucket, private, encrypted, versioned and tagged, or finish one whose making was cut short.
 

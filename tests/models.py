@@ -98,3 +98,8 @@ def heavy(path: Path, megabytes: int) -> Path:
     ]
     metadata = Metadata("heavy", LABELS, Preprocess(8, (8, 8)), "logits", {"made by": "the tests"})
     return write(path, nodes, weights, ["N", 3, 8, 8], metadata)
+
+
+def tiny_metadata() -> Metadata:
+    """Return what a model of five colours says of itself."""
+    return Metadata("tiny", LABELS, Preprocess(8, (8, 8)), "logits", {"made by": "the tests"})

@@ -1,0 +1,357 @@
+"""The commands of the function's life in AWS: deploy, status, rollback, destroy."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..config import Config
+from ..errors import MissingError, UsageError
+from ..names import Account, Names
+from ..terminal import Terminal
+from .container import ArchFlag, ModelSourceFlag
+from .options import JsonFlag, ModelFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
+
+if TYPE_CHECKING:
+    from ..aws import Session
+    from ..changes import Outcome, Step
+    from ..deploy import Clients, Deployment, Order, PushedImage
+    from ..destroy import Thing
+    from ..function import Wanted
+    from ..modelfile import ModelFile
+    from ..rollback import Rollback
+    from ..status import Status
+    from ..waiting import Patience
+
+YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to what would be asked, as scripts must.")]
+
+
+@app.command()
+def deploy(
+    model: ModelFlag = None,
+    bucket: Annotated[str | None, typer.Option("--bucket", help="S3 bucket of the model.", show_default=False)] = None,
+    prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the key.", show_default=False)] = None,
+    create_bucket: Annotated[bool, typer.Option("--create-bucket", help="Make the bucket if there is none.")] = False,
+    model_source: ModelSourceFlag = None,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            "--image", metavar="REPOSITORY@DIGEST", help="What `mlinfer push` printed; default: build and push now."
+        ),
+    ] = None,
+    arch: ArchFlag = None,
+    memory: Annotated[int | None, typer.Option("--memory", help="MB; 1769 give one vCPU.")] = None,
+    timeout: Annotated[int | None, typer.Option("--timeout", help="Seconds.")] = None,
+    tmp: Annotated[int | None, typer.Option("--tmp", help="Size of /tmp, MB.")] = None,
+    concurrency: Annotated[int | None, typer.Option("--concurrency", help="How many run at once, reserved.")] = None,
+    url: Annotated[
+        str | None, typer.Option("--url", metavar="none|iam|public", help="The function's own URL; public asks first.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
+    yes: YesFlag = False,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Bring model and image to Lambda, prove the answer, go live:  mlinfer deploy --bucket my-models --create-bucket
+
+    Each step changes only what differs; run again, it finishes what was cut short. Traffic moves to the new version only when this has answered sample pictures as the model does here.
+    """
+    from .. import deploy as step
+    from .. import predict
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(
+        model=model,
+        bucket=bucket,
+        prefix=prefix,
+        model_source=model_source,
+        arch=arch,
+        memory=memory,
+        timeout=timeout,
+        tmp=tmp,
+        concurrency=concurrency,
+        url=url,
+    )
+    _agree_to_public(terminal, config, asked=not (yes or dry_run))
+    given = _Given(_by_digest(image)) if image else None
+    embedded = predict.embedded(config, log=terminal.detail)
+    session = _session(region, profile)
+    order = _order(config, session, create_bucket=create_bucket, dry_run=dry_run)
+    report = partial(_show_step, terminal, dry_run=dry_run)
+    find_image = (lambda: given) if given else partial(_build_and_push, terminal, order, session)
+    patience = _patience(terminal)
+    made = step.deploy(order, _clients(session), find_image, embedded, patience, report, terminal.bytes_bar)
+    _show_deployment(terminal, order, made)
+
+
+@app.command()
+def status(
+    model: ModelFlag = None,
+    image: Annotated[
+        str | None, typer.Option("--image", metavar="REPOSITORY@DIGEST", help="An image to compare with too.")
+    ] = None,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Show what is live, and whether that is what is here:  mlinfer status"""
+    from .. import status as step
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(model=model)
+    session = _session(region, profile)
+    there = step.read_status(session.client("lambda"), Names(config.project))
+    here = _wanted_here(config, session, there, image)
+    differs = step.differences(there, here) if here else None
+    facts = {**there.facts(), "as_here": None if here is None else not differs, "difference": differs}
+    if as_json:
+        terminal.document(facts)
+    else:
+        shown = [(name.replace("_", " "), _in_words(value)) for name, value in facts.items() if name != "difference"]
+        terminal.rows(shown)
+        told = f"What is live differs from what is here:\n{differs}" if differs else "What is live is what is here."
+        terminal.note(told if here else "Not compared: the configured model file is not here.")
+
+
+@app.command()
+def rollback(
+    version: Annotated[
+        str | None, typer.Argument(metavar="[VERSION]", help="Number; default: the one before the live one.")
+    ] = None,
+    model: ModelFlag = None,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Send the traffic back to an older version, once it has been proved:  mlinfer rollback
+
+    Its answers are compared with those of its own model file here, which is fetched from S3 if the configured one is another. Of a model that is in the image alone, it is proved that the version answers with that model, twice the same.
+    """
+    from .. import predict
+    from .. import rollback as step
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(model=model)
+    session = _session(region, profile)
+    functions, iam, s3 = (session.client(service) for service in ("lambda", "iam", "s3"))
+    clients = step.Clients(functions, iam, s3, lambda seconds: session.client("lambda", read_timeout=seconds))
+    made = step.rollback(
+        clients,
+        _account(session),
+        Names(config.project),
+        version or "",
+        _model_here(config),
+        lambda path: predict.embedded(replace(config, model=str(path)), log=terminal.detail),
+        _patience(terminal),
+        partial(_show_step, terminal, dry_run=False),
+    )
+    _show_rollback(terminal, made)
+
+
+@app.command()
+def destroy(
+    bucket: Annotated[str | None, typer.Option("--bucket", help="S3 bucket of the models.", show_default=False)] = None,
+    prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the keys.", show_default=False)] = None,
+    keep_model: Annotated[bool, typer.Option("--keep-model", help="Keep the models, and the bucket.")] = False,
+    yes: YesFlag = False,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Remove all of this project's in AWS, listed first:  mlinfer destroy
+
+    Of the bucket, only what `mlinfer` made: staged pictures; and in a bucket with this project's tag, the models and, if it is empty then, the bucket.
+    """
+    from .. import destroy as step
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(bucket=bucket, prefix=prefix)
+    session = _session(region, profile)
+    services = ("lambda", "iam", "logs", "ecr", "s3")
+    clients = step.Clients(*(session.client(service) for service in services))
+    names, patience = Names(config.project), _patience(terminal)
+    things = step.find(clients, names, config.bucket, config.prefix, patience, keep_model=keep_model)
+    _agree_to_removal(terminal, config, things, asked=not yes)
+    outcomes = [_removed(terminal, thing, step.remove(thing)) for thing in things]
+    if as_json:
+        terminal.document({"project": config.project, "things": outcomes})
+    if not things:
+        terminal.note(f"There is nothing of the project {config.project}.")
+
+
+def _agree_to_public(terminal: Terminal, config: Config, *, asked: bool) -> None:
+    """Ask before the world may call the function. Raises UsageError."""
+    if config.url == "public" and asked:
+        question = "A public URL lets anybody call the function, at your cost. Go on?"
+        if not terminal.confirm(question):
+            hint = "To go on without being asked: mlinfer deploy --url public --yes. With --url iam callers must sign."
+            raise UsageError("not_confirmed", "a public URL was not agreed to, and nothing was changed", hint)
+
+
+def _agree_to_removal(terminal: Terminal, config: Config, things: list[Thing], *, asked: bool) -> None:
+    """List what is to go, and ask. Raises UsageError."""
+    for thing in things:
+        terminal.note(f"{thing.kind:<10} {thing.name}  ({thing.detail})")
+    question = f"Remove all of this, which is the project {config.project}'s? It cannot be undone."
+    if things and asked and not terminal.confirm(question):
+        hint = "To remove it without being asked: mlinfer destroy --yes"
+        raise UsageError("not_confirmed", "the removal was not agreed to, and nothing was changed", hint)
+
+
+def _removed(terminal: Terminal, thing: Thing, kept: str) -> dict[str, Any]:
+    terminal.note(f"{thing.kind:<10} {f'kept: {kept}' if kept else 'removed'}")
+    return {"kind": thing.kind, "name": thing.name, "outcome": "kept" if kept else "removed", "reason": kept or None}
+
+
+def _wanted_here(config: Config, session: Session, there: Status, image: str | None) -> Wanted | None:
+    """Return what `deploy` would make of what is here; None where there is no model file. Raises MlinferError."""
+    from .. import deploy
+
+    file = _model_here(config)
+    if file is None:
+        return None
+    if not config.bucket:  # it was given by a flag of deploy, so there is none here to differ from
+        config = replace(config, bucket=there.bucket)
+    return deploy.wanted(deploy.Order(config, file, _account(session)), _by_digest(image) if image else "")
+
+
+def _model_here(config: Config) -> ModelFile | None:
+    """Return the configured model file; None where it is not."""
+    from .. import modelfile, predict
+
+    try:
+        return modelfile.read_model_file(predict.model_path(config))
+    except MissingError:
+        return None
+
+
+def _account(session: Session) -> Account:
+    """Return whose credentials these are. Raises MlinferError."""
+    from .. import aws
+
+    return aws.find_account(session.client("sts"))
+
+
+def _session(region: str | None, profile: str | None) -> Session:
+    from .. import aws
+
+    return aws.Session(region=region, profile=profile, needs_region=True)
+
+
+def _order(config: Config, session: Session, *, create_bucket: bool, dry_run: bool) -> Order:
+    from .. import deploy, modelfile, predict
+
+    if config.model_source == "s3" and not config.bucket:
+        hint = (
+            "Name one with --bucket (with --create-bucket it is made), or put it into the image: --model-source image"
+        )
+        raise UsageError("no_bucket", "no S3 bucket is named for the model", hint)
+    file = modelfile.read_model_file(predict.model_path(config))
+    return deploy.Order(config, file, _account(session), create_bucket, dry_run)
+
+
+def _clients(session: Session) -> Clients:
+    from ..deploy import Clients
+
+    functions, iam, logs, s3 = (session.client(service) for service in ("lambda", "iam", "logs", "s3"))
+    return Clients(functions, iam, logs, s3, lambda seconds: session.client("lambda", read_timeout=seconds))
+
+
+def _patience(terminal: Terminal) -> Patience:
+    from ..waiting import Patience
+
+    return Patience(time.sleep, terminal.note)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """An image that was pushed before."""
+
+    uri: str
+    outcome: Outcome = "unchanged"
+
+
+def _by_digest(uri: str) -> str:
+    """Return an image's name that says which bytes it means. Raises UsageError."""
+    if not re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", uri):
+        hint = "It ends in @sha256: and 64 digits, as `mlinfer push` prints it: a tag can come to mean another image."
+        raise UsageError("invalid_value", f"--image is {uri!r}, not an image by its digest", hint)
+    return uri
+
+
+def _build_and_push(terminal: Terminal, order: Order, session: Session) -> PushedImage:  # noqa: ARG001 - until it can
+    """Build the image and push it, unless that is done; in a dry run say whether it is. Raises MlinferError."""
+    raise UsageError(
+        "no_image", "this version pushes no image yet", "Name one that is in ECR: --image REPOSITORY@DIGEST"
+    )
+
+
+def _show_step(terminal: Terminal, step: Step, *, dry_run: bool) -> None:
+    """Write the line of a step that has ended; in a plan, with what would change."""
+    words = {"made": "would be made", "changed": "would be changed"} if dry_run else {}
+    outcome = words.get(step.change.outcome, step.change.outcome)
+    detail = re.sub("([0-9a-f]{12})[0-9a-f]{52}", r"\1...", step.change.detail)
+    terminal.note(f"{step.name:<10} {outcome:<{17 if dry_run else 10}} {step.seconds:>6.1f} s  {detail}".rstrip())
+    if dry_run and step.change.difference:
+        terminal.note("\n".join(f"    {line}" for line in step.change.difference.splitlines()))
+
+
+def _show_deployment(terminal: Terminal, order: Order, made: Deployment) -> None:
+    """End by saying how to call what is live."""
+    if terminal.as_json:
+        terminal.document(_as_document(order, made))
+        return
+    if order.dry_run:
+        terminal.note("Nothing was changed. Without --dry-run it is.")
+        return
+    if made.url:
+        terminal.text(made.url)
+    terminal.note(f"Live: version {made.version} of {made.function}, proved. Ask it:")
+    terminal.note("  mlinfer predict cat.jpg --target aws")
+    if made.url and order.config.url == "public":
+        terminal.note(f"  curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' {made.url}")
+
+
+def _show_rollback(terminal: Terminal, made: Rollback) -> None:
+    if terminal.as_json:
+        facts = {"function": made.function, "version": made.version, "before": made.before}
+        terminal.document({**facts, "steps": _steps(made.steps)})
+    if made.version == made.before:
+        terminal.note(f"Version {made.version} is live already.")
+    else:
+        terminal.note(f"Live: version {made.version} of {made.function}, proved; before: {made.before}.")
+
+
+def _as_document(order: Order, made: Deployment) -> dict[str, Any]:
+    facts = {"function": made.function, "alias": made.alias, "version": made.version, "image": made.image}
+    more: dict[str, Any] = {"model": made.model, "url": made.url or None, "dry_run": order.dry_run}
+    return {**facts, **more, "steps": _steps(made.steps)}
+
+
+def _steps(done: Sequence[Step]) -> list[dict[str, Any]]:
+    return [
+        {"name": step.name, "outcome": step.change.outcome, "detail": step.change.detail, "seconds": step.seconds}
+        | ({"difference": step.change.difference} if step.change.difference else {})
+        for step in done
+    ]
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{name}={text}" for name, text in value.items())
+    return {True: "yes", False: "no", None: "(none)"}[value] if value is None or isinstance(value, bool) else str(value)
