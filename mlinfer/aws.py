@@ -13,7 +13,10 @@ from urllib.parse import urlsplit
 
 import boto3
 from botocore import exceptions as boto
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.httpsession import URLLib3Session
 from botocore.parsers import ResponseParserError
 
 from .errors import MissingError, MlinferError, RemoteError, UsageError
@@ -21,7 +24,10 @@ from .names import TAG, Account, Names
 
 T = TypeVar("T")
 Client = Any  # boto3 makes its clients' classes at run time
+# Sends a POST to a function's URL and returns status and body. Raises MlinferError.
+UrlCaller = Callable[[str, bytes], tuple[int, bytes]]
 
+MAX_CONNECTIONS = 64  # of one client: how many pictures `predict --jobs` may ask about at once
 CONNECT_TIMEOUT_S = 10  # botocore's 60 s, for each attempt, is how long a wrong address would look like a slow one
 
 
@@ -189,9 +195,26 @@ class Session:
 
         read_timeout: s, for one that invokes a function: its requests are never repeated, which would run it twice.
         """
-        once = {"retries": {"total_max_attempts": 1}, "read_timeout": read_timeout} if read_timeout else {}
+        once: dict[str, Any] = {"retries": {"total_max_attempts": 1}, "max_pool_connections": MAX_CONNECTIONS}
+        more = {**once, "read_timeout": read_timeout} if read_timeout else {}
         with _set_up():
-            return self._session.client(service, config=Config(connect_timeout=CONNECT_TIMEOUT_S, **once))
+            return self._session.client(service, config=Config(connect_timeout=CONNECT_TIMEOUT_S, **more))
+
+    def url_caller(self, read_timeout: float) -> UrlCaller:
+        """Return what calls a function's URL with the credentials found here, or unsigned where there are none."""
+        with _set_up():
+            credentials = self._session.get_credentials()
+        http = URLLib3Session(timeout=(CONNECT_TIMEOUT_S, read_timeout), max_pool_connections=MAX_CONNECTIONS)
+
+        def call(url: str, body: bytes) -> tuple[int, bytes]:
+            request = AWSRequest("POST", url, {"Content-Type": "application/json"}, body)
+            with explained(url):
+                if credentials:
+                    SigV4Auth(credentials, "lambda", self._session.region_name).add_auth(request)
+                answer = http.send(request.prepare())
+                return int(answer.status_code), bytes(answer.content)
+
+        return call
 
 
 def make_client(service: str, *, region: str | None, profile: str | None, needs_region: bool = False) -> Client:
@@ -309,7 +332,8 @@ def _refused(error: boto.ClientError, subject: str, permissions: str) -> RemoteE
     told = refusal(answer, subject)
     if told.code == "access_denied":
         detail = f": {said}" if said not in ("", "Access Denied", "Forbidden") else ""
-        hint = f"They need {permissions}; and the bucket must be yours." if permissions else told.hint
+        yours = "; and the bucket must be yours" if subject.startswith("s3://") else ""
+        hint = f"They need {permissions}{yours}." if permissions else told.hint
         return RemoteError(told.code, f"{told} ({error.operation_name}{detail})", hint)
     if told.code in _TOLD_BY_AWS and said:
         return RemoteError(told.code, f"{told} ({error.operation_name}: {said})", told.hint)

@@ -3,7 +3,8 @@
     MlinferError          carries what went wrong (message), a stable code for programs, and what to do next (hint)
     |-- UsageError        2   wrong usage or configuration
     |-- MissingError      3   something needed is missing here: the model file, disk space, AWS credentials
-    |-- RemoteError       4   a remote service refused or failed: AWS
+    |-- RemoteError       4   a remote service refused or failed: AWS, the Docker Engine
+    |   `-- InvocationError   the function ended without an answer; the next one may be answered
     |-- ImageError        5   the image is wrong
     `-- VerificationError 5   the model is no classifier, or does not answer as its source does
 
@@ -44,6 +45,10 @@ class RemoteError(MlinferError):
     """A remote service refused or failed."""
 
     exit_code = 4
+
+
+class InvocationError(RemoteError):
+    """The function failed at one event: it raised, ran out of time or memory, or crashed."""
 
 
 class ImageError(MlinferError):

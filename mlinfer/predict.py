@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from lambda_src.service import Service
 from lambda_src.settings import Settings, default_threads
 
 from .config import Config
-from .errors import ImageError, MissingError, MlinferError, UsageError
+from .errors import ImageError, InvocationError, MissingError, MlinferError, UsageError
 
 STARTER = Path(__file__).with_name("starter.onnx")
 
@@ -71,13 +73,32 @@ def embedded(config: Config, log: Callable[[str], None]) -> Target:
     return lambda _, data, top_k: asked.answer(event(data, top_k))
 
 
-def predict(pictures: Iterable[Picture], target: Target, top_k: int) -> Iterator[Result]:
-    """Ask about each picture in turn. What is wrong with one picture is its result and stops no other."""
-    for picture in pictures:
-        try:
-            yield Result(picture.name, _ask(picture, target, top_k))
-        except MlinferError as error:
-            yield Result(picture.name, {}, error)
+def predict(pictures: Iterable[Picture], target: Target, top_k: int, jobs: int = 1) -> Iterator[Result]:
+    """Ask about the pictures, `jobs` at a time, and yield the results in their order.
+
+    What is wrong with one picture is its result and stops no other. Raises MlinferError when none can be answered.
+    """
+    if jobs == 1:
+        yield from (_result(picture, target, top_k) for picture in pictures)
+        return
+    pool = ThreadPoolExecutor(jobs)
+    running: deque[Future[Result]] = deque()
+    try:
+        for picture in pictures:
+            running.append(pool.submit(_result, picture, target, top_k))
+            if len(running) == 2 * jobs:  # so that few pictures are in memory
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _result(picture: Picture, target: Target, top_k: int) -> Result:
+    try:
+        return Result(picture.name, _ask(picture, target, top_k))
+    except (ImageError, UsageError, InvocationError) as error:
+        return Result(picture.name, {}, error)
 
 
 def _ask(picture: Picture, target: Target, top_k: int) -> dict[str, Any]:

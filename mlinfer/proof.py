@@ -8,12 +8,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from botocore.exceptions import ClientError
-
 from .answers import read_answer
-from .aws import Client, error_code, explained
+from .aws import Client, explained
 from .errors import MlinferError, VerificationError
 from .function import ROLE_LIMIT_S
+from .invoke import not_run_yet
 from .names import Names
 from .predict import Target, event
 from .samples import Sample
@@ -28,7 +27,6 @@ _ALL = 10**6  # classes
 TOLERANCE = 1e-3
 
 _MAY_NOT_READ = b"the function's role needs s3:GetObject"  # lambda_src.fetch says so
-_BUSY = ("TooManyRequestsException", "ResourceNotReadyException", "CodeArtifactUserPendingException")
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def version_asker(client: Client, names: Names, version: str, patience: Patience
     def invoke(data: bytes) -> tuple[bytes, str]:
         payload = json.dumps(event(data, TOP_K)).encode()
         with explained(subject):
-            answer = patience.retry(lambda: client.invoke(**which, Payload=payload, LogType="Tail"), _not_run_yet)
+            answer = patience.retry(lambda: client.invoke(**which, Payload=payload, LogType="Tail"), not_run_yet)
             content = answer["Payload"].read()
         return content, base64.b64decode(answer.get("LogResult", "")).decode(errors="replace").rstrip()
 
@@ -139,10 +137,3 @@ def _failed(message: str, log: str) -> VerificationError:
     lines = "".join(f"\n    {line}" for line in log.splitlines())
     told = f"{message}\n  The end of its log:{lines}" if log else message
     return VerificationError("not_proved", told, "The alias was not moved: what was live still is.")
-
-
-def _not_run_yet(error: ClientError) -> str:
-    """Say what to wait for when the function has not run at all, so that asking again runs nothing twice."""
-    code, message = error_code(error), str(error.response.get("Error", {}).get("Message", ""))
-    pending = code == "ResourceConflictException" and ("Pending" in message or "in progress" in message)
-    return "Lambda makes the version ready" if code in _BUSY or pending else ""

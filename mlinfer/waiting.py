@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -25,7 +26,7 @@ class Patience:
         self._tell(f"Waiting: {reason} ...")
         waited, pause = 0.0, FIRST_PAUSE_S
         while waited < limit_s:
-            self._sleep(pause)
+            self._sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - so that several who wait do not ask at once
             waited += pause
             yield True
             pause = min(2 * pause, LONGEST_PAUSE_S)

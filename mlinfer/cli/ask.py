@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,13 +14,26 @@ import typer
 from lambda_src.settings import MAX_IMAGE_BYTES
 
 from ..config import Config
-from ..errors import ImageError, UsageError
+from ..errors import ImageError, InvocationError, UsageError
+from ..names import Names
 from ..terminal import Terminal
-from .options import JsonFlag, ModelFlag, PortFlag, QuietFlag, VerboseFlag, app, configuration
+from .options import (
+    JsonFlag,
+    ModelFlag,
+    PortFlag,
+    ProfileFlag,
+    QuietFlag,
+    RegionFlag,
+    VerboseFlag,
+    app,
+    configuration,
+    one_at_a_time,
+)
 
 if TYPE_CHECKING:
     from ..predict import Result, Target
 
+JOBS = 8  # of target aws
 SLACK_S = 15  # beyond the function's timeout: the start of a container and the way there
 
 
@@ -41,6 +55,15 @@ def predict(
         typer.Option("--top-k", "-k", help="Classes per image; default: 5, of several images 1.", show_default=False),
     ] = None,
     port: PortFlag = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs", "-j", min=1, max=64, help="How many at once of target aws; default: 8.", show_default=False
+        ),
+    ] = None,
+    by_url: Annotated[bool, typer.Option("--url", help="Ask target aws by the function's URL, signed.")] = False,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
@@ -54,10 +77,13 @@ def predict(
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, target=target, top_k=top_k, port=port)
     pictures = [step.Picture(name, partial(_read, name)) for name in images]
-    ask = _target(terminal, config)
+    if config.target != "aws" and (by_url or jobs):
+        raise UsageError("usage", "--url and --jobs belong to --target aws; the others answer one image at a time")
+    ask = _target(terminal, config, by_url=by_url, region=region, profile=profile)
+    at_once = min(jobs or JOBS, len(pictures)) if config.target == "aws" else 1
     results: list[Result] = []
     try:
-        for result in terminal.track(step.predict(pictures, ask, config.top_k), len(pictures), "Predicting"):
+        for result in terminal.track(step.predict(pictures, ask, config.top_k, at_once), len(pictures), "Predicting"):
             results.append(result)
             if as_json and len(pictures) > 1:
                 terminal.document(_line(result), lines=True)
@@ -76,21 +102,35 @@ def predict(
     _say_who_answered(terminal, results, config)
     if failed:
         terminal.note(f"{len(failed)} of {len(results)} images could not be classified.")
+    if any(isinstance(error, InvocationError) for error in failed):
+        return InvocationError.exit_code
     return ImageError.exit_code if failed else 0
 
 
-def _target(terminal: Terminal, config: Config) -> Target:
-    """Return what answers, with the client that it needs."""
+def _target(terminal: Terminal, config: Config, *, by_url: bool, region: str | None, profile: str | None) -> Target:
+    """Return what answers, with the clients that it needs."""
     from .. import predict
 
     if config.target == "embedded":
         return predict.embedded(config, log=terminal.detail)
     from .. import aws, invoke
-    from ..files import alone
+    from ..waiting import Patience
 
-    url = f"http://127.0.0.1:{config.port}"
-    client = aws.make_emulator_client(url, read_timeout=config.timeout + SLACK_S)
-    return invoke.emulator(client, terminal.note, config.max_pixels, partial(alone, f"mlinfer-{config.port}"))
+    reducing = invoke.reducing(terminal.note, config.max_pixels)
+    if config.target == "local":
+        client = aws.make_emulator_client(f"http://127.0.0.1:{config.port}", read_timeout=config.timeout + SLACK_S)
+        return invoke.emulator(client, reducing, one_at_a_time(config))
+    session = aws.Session(region=region, profile=profile, needs_region=True)
+    names, functions = Names(config.project), session.client("lambda")
+    timeout = invoke.live_timeout(functions, names) + SLACK_S
+    fit = invoke.staging(session.client("s3"), config.bucket, names, terminal.note) if config.bucket else reducing
+    if by_url:
+        url = invoke.live_url(functions, names)
+        return invoke.by_url(session.url_caller(timeout), url, fit)
+    log = terminal.detail if terminal.is_verbose else None
+    return invoke.cloud(
+        session.client("lambda", read_timeout=timeout), names, fit, Patience(time.sleep, terminal.note), log
+    )
 
 
 def _read(name: str) -> bytes:

@@ -1,0 +1,248 @@
+"""`predict --target aws`: the alias, the failures of a function told as what they are, and pictures over 6 MB."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lambda_src.service import Service
+from lambda_src.settings import Settings
+from mlinfer.answers import MAX_REQUEST_BYTES, read_answer
+from mlinfer.errors import ImageError, InvocationError
+from mlinfer.invoke import reduce
+from mlinfer.predict import STARTER
+
+from .conftest import CAT, Bucket, Run
+from .loopback_lambda import LoopbackLambda, error, failed, serving
+from .pictures import encoded, plain
+
+MlInfer = Callable[..., Run]
+
+
+@pytest.fixture
+def api(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackLambda]:
+    """Return a deployed function: the starter behind an alias, which may read the bucket's staging prefix."""
+    settings = Settings(str(STARTER), input_prefixes=(f"s3://{bucket.name}/mlinfer-staging/work/",))
+    with serving(Service(settings, log=lambda _: None)) as (api, address):
+        api.url = f"{address}/function-url-call"
+        monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", address)
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield api
+
+
+def noise(side: int) -> bytes:
+    """Return a PNG that cannot be made smaller without loss."""
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return encoded(Image.fromarray(pixels), "PNG")
+
+
+@pytest.fixture
+def large() -> Path:
+    """Return a picture over Lambda's 6 MB."""
+    path = Path("large.png")
+    path.write_bytes(noise(1500))
+    assert path.stat().st_size > 6_000_000
+    return path
+
+
+def test_the_same_answer_as_here(mlinfer: MlInfer, api: LoopbackLambda) -> None:
+    """The target aws asks the alias and answers as the embedded one does, and says who answered."""
+    there = mlinfer("predict", CAT, "--target", "aws", "--json")
+    here = mlinfer("predict", CAT, "--json")
+    assert (there.code, json.loads(there.out)["predictions"]) == (0, json.loads(here.out)["predictions"])
+    assert "target aws" in there.err
+    query, headers, _ = api.invocations()[0]
+    assert query == {"Qualifier": ["live"]}
+    assert "X-Amz-Log-Type" not in headers
+
+
+def test_verbose_shows_the_functions_log(mlinfer: MlInfer, api: LoopbackLambda) -> None:
+    """With --verbose the end of the function's log is shown, and nothing of the credentials."""
+    run = mlinfer("predict", CAT, "--target", "aws", "--verbose")
+    assert "the handler's own line" in run.err
+    assert "testing" not in run.err
+    assert api.invocations()[0][1]["X-Amz-Log-Type"] == "Tail"
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "sentence"),
+    [
+        (failed("Sandbox.Timedout", "RequestId: 1 Error: Task timed out after 3.00 seconds"), "function_timeout", "3.00 s"),
+        (failed("Runtime.OutOfMemory", "RequestId: 1 Error: signal: killed"), "out_of_memory", "too small"),
+        (failed("Runtime.ExitError", "RequestId: 1 Error: Runtime exited with error: exit status 1"), "function_crashed", "exit"),
+        (failed("ModelError", "the model's hash is wrong"), "function_failed", "hash is wrong"),
+        (failed("Runtime.ImportModuleError", "Unable to import module"), "function_not_loaded", "Unable"),
+        (error(403, "AccessDeniedException", "not you"), "access_denied", "may not"),
+        (error(500, "ServiceException", "oops"), "service_failed", "AWS failed"),
+    ],
+)  # fmt: skip
+def test_a_failure_is_told_as_what_it_is(
+    mlinfer: MlInfer, api: LoopbackLambda, answer: tuple[int, dict[str, str], bytes], code: str, sentence: str
+) -> None:
+    """A timeout, an end of memory, a crash, an exception and a refusal have each their code; and nothing is asked twice."""
+    api.script = [answer]
+    run = mlinfer("predict", CAT, "--target", "aws", "--json")
+    assert run.code == 4
+    assert json.loads(run.out)["error"]["code"] == code
+    assert sentence in run.err
+    assert len(api.invocations()) == 1
+
+
+@pytest.mark.parametrize(
+    ("refusal", "wait"),
+    [
+        (error(429, "TooManyRequestsException", "Rate Exceeded."), "as many requests at once"),
+        (error(409, "ResourceConflictException", "The function is currently in the following state: Pending"), "wakes"),
+        (error(502, "ResourceNotReadyException", "The function is inactive"), "wakes"),
+    ],
+)
+def test_what_has_not_run_is_asked_again(
+    mlinfer: MlInfer, api: LoopbackLambda, refusal: tuple[int, dict[str, str], bytes], wait: str
+) -> None:
+    """A throttled request and a function that sleeps are waited for, visibly."""
+    api.script = [refusal, refusal]
+    run = mlinfer("predict", CAT, "--target", "aws", "--json")
+    assert (run.code, json.loads(run.out)["label"]) == (0, "cat")
+    assert run.err.count("Waiting: Lambda") == 1
+    assert wait in run.err
+    assert len(api.invocations()) == 3
+
+
+@pytest.mark.usefixtures("bucket")
+def test_not_deployed(mlinfer: MlInfer) -> None:
+    """Where nothing is deployed the error says so and names the Region."""
+    run = mlinfer("predict", CAT, "--target", "aws", "--region", "us-east-1", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (4, "not_deployed")
+    assert "us-east-1" in run.err
+
+
+def test_over_6_mb_by_s3(mlinfer: MlInfer, api: LoopbackLambda, bucket: Bucket, large: Path) -> None:
+    """A picture over 6 MB is handed over by S3 unchanged, and removed there afterwards."""
+    Path("mlinfer.toml").write_text(f'bucket = "{bucket.name}"\n')
+    run = mlinfer("predict", large, "--target", "aws", "--json")
+    here = mlinfer("predict", large, "--json")
+    assert json.loads(run.out)["predictions"] == json.loads(here.out)["predictions"]
+    assert "over Lambda's 6 MB" in run.err
+    assert "handed over by s3://pictures/mlinfer-staging/work/" in run.err
+    event = json.loads(api.invocations()[0][2])
+    assert set(event) == {"s3", "top_k"}
+    assert "Contents" not in bucket.client.list_objects_v2(Bucket=bucket.name)  # type: ignore[attr-defined]
+
+
+def test_over_6_mb_reduced(mlinfer: MlInfer, api: LoopbackLambda, large: Path) -> None:
+    """Without a bucket it is sent reduced, and that is said."""
+    run = mlinfer("predict", large, "--target", "aws", "--json")
+    assert run.code == 0
+    assert "sent reduced to 1024 x 1024 pixels" in run.err
+    assert len(api.invocations()[0][2]) <= MAX_REQUEST_BYTES
+
+
+def test_many_at_once_in_order(mlinfer: MlInfer, api: LoopbackLambda) -> None:
+    """Several images are asked about at the same time, and answered in the order of the input; one bad one stops none."""
+    names = [f"{i:02}.png" for i in range(20)]
+    for i, name in enumerate(names):
+        Path(name).write_bytes(encoded(plain((i * 12, 0, 0)), "PNG"))
+    Path(names[3]).write_bytes(b"no picture")
+    run = mlinfer("predict", *names, "--target", "aws", "--jobs", "4", "--json")
+    lines = [json.loads(line) for line in run.out.splitlines()]
+    assert [line["image"] for line in lines] == names
+    assert [("error" in line) for line in lines] == [i == 3 for i in range(20)]
+    assert run.code == 5
+    assert 1 <= api.most_at_once <= 4
+
+
+def test_a_batch_ends_where_nobody_answers(mlinfer: MlInfer, api: LoopbackLambda) -> None:
+    """A refusal that every image would meet ends the batch at once."""
+    api.script = [error(403, "AccessDeniedException", "not you")] * 50
+    run = mlinfer("predict", *[CAT] * 40, "--target", "aws", "--jobs", "1")
+    assert run.code == 4
+    assert len(api.invocations()) == 1
+
+
+def test_jobs_belong_to_aws(mlinfer: MlInfer) -> None:
+    """The other targets answer one image at a time, and say so."""
+    assert mlinfer("predict", CAT, "--jobs", "2").code == 2
+    assert mlinfer("predict", CAT, "--url").code == 2
+
+
+def test_by_the_url(mlinfer: MlInfer, api: LoopbackLambda) -> None:
+    """With --url the function's URL is asked by a signed request, and answers the same."""
+    run = mlinfer("predict", CAT, "--target", "aws", "--url", "--json")
+    assert (run.code, json.loads(run.out)["label"]) == (0, "cat")
+    line, headers, _ = api.requests[-1]
+    assert line == "POST /function-url-call"
+    assert headers["Authorization"].startswith("AWS4-HMAC-SHA256 Credential=testing/")
+    assert "/lambda/aws4_request" in headers["Authorization"]
+
+
+@pytest.mark.parametrize(
+    ("status", "exit_code", "code"), [(403, 4, "access_denied"), (502, 4, "function_failed"), (429, 4, "throttled")]
+)
+def test_refused_by_the_url(mlinfer: MlInfer, api: LoopbackLambda, status: int, exit_code: int, code: str) -> None:
+    """What the URL itself refuses is told apart from what the handler answers."""
+    api.script = [(status, {}, b'{"Message":"Forbidden"}')]
+    run = mlinfer("predict", CAT, "--target", "aws", "--url", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (exit_code, code)
+
+
+@pytest.mark.usefixtures("api")
+def test_the_handlers_refusal_by_the_url(mlinfer: MlInfer) -> None:
+    """A file that is no picture is the handler's refusal by the URL too."""
+    Path("cat.jpg").write_text("text")
+    run = mlinfer("predict", "cat.jpg", "--target", "aws", "--url", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (5, "invalid_image")
+
+
+def test_no_url(mlinfer: MlInfer, api: LoopbackLambda) -> None:
+    """A function without a URL is said to have none, with the remedy."""
+    api.url = ""
+    run = mlinfer("predict", CAT, "--target", "aws", "--url")
+    assert run.code == 2
+    assert "mlinfer deploy --url iam" in run.err
+
+
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        (b"Task timed out after 3.00 seconds", "function_timeout"),
+        (b'{"errorType":"Runtime.ExitError","errorMessage":"RequestId: 3 Error: Runtime exited with error: signal: killed"}', "out_of_memory"),
+        (b'{"errorType":"Runtime.ExitError","errorMessage":"RequestId: 3 Error: Runtime exited with error: exit status 1"}', "function_crashed"),
+        (b'{"errorMessage": "boom", "errorType": "ValueError", "requestId": "2", "stackTrace": []}', "function_failed"),
+        (b'{"errorType":"Function.ResponseSizeTooLarge","errorMessage":"Response payload size exceeded"}', "answer_too_large"),
+        (b"", "function_crashed"),
+        (b"null", "function_failed"),
+    ],
+)  # fmt: skip
+def test_the_emulators_ways(payload: bytes, code: str) -> None:
+    """What the emulator and Lambda answer of a function that failed is told apart by the body alone."""
+    with pytest.raises(InvocationError) as caught:
+        read_answer(payload, "the function")
+    assert caught.value.code == code
+
+
+def test_an_answer_is_an_answer() -> None:
+    """The handler's document comes back as it is, a refusal too."""
+    document = {"statusCode": 400, "body": {"error": {"code": "missing_image", "message": "there is no image"}}}
+    assert read_answer(json.dumps(document).encode(), "the function") == document
+
+
+def test_reduced_without_loss_if_it_fits() -> None:
+    """A reduced picture stays lossless where that fits, and keeps its shape."""
+    data, size = reduce(encoded(plain((9, 99, 200)).resize((2800, 2100)), "BMP"), 50_000_000, 2**20)
+    image = Image.open(io.BytesIO(data))
+    assert (image.format, image.size, size) == ("PNG", (1365, 1024), (1365, 1024))
+    assert image.getpixel((5, 5)) == (9, 99, 200)
+
+
+def test_what_cannot_be_reduced() -> None:
+    """A file that is no picture, and a picture that stays too large, are errors of the image."""
+    with pytest.raises(ImageError):
+        reduce(b"text" * 100, 50_000_000, 2**20)
+    with pytest.raises(ImageError):
+        reduce(noise(300), 50_000_000, 1000)
