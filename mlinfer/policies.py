@@ -78,8 +78,8 @@ def deployer_policy(account: Account, names: Names, bucket: str, prefix: str) ->
 
 _FUNCTION = (
     "AddPermission CreateAlias CreateFunction CreateFunctionUrlConfig DeleteFunction DeleteFunctionConcurrency "
-    "DeleteFunctionUrlConfig GetAlias GetFunction GetFunctionUrlConfig GetPolicy InvokeFunction "
-    "ListVersionsByFunction PublishVersion PutFunctionConcurrency RemovePermission TagResource UpdateAlias "
+    "DeleteFunctionUrlConfig GetAlias GetFunction GetFunctionConfiguration GetFunctionUrlConfig GetPolicy "
+    "InvokeFunction InvokeFunctionUrl ListVersionsByFunction PublishVersion PutFunctionConcurrency RemovePermission TagResource UpdateAlias "
     "UpdateFunctionCode UpdateFunctionConfiguration UpdateFunctionUrlConfig"
 )
 _ROLE = (

@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import boto3
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from mlinfer.cli import main
 
@@ -23,6 +25,10 @@ from . import models
 from .loopback_aws import ACCOUNT, REGION, LoopbackAws
 from .loopback_s3 import served
 from .pictures import encoded, plain
+
+# botocore would read and parse its descriptions of the services anew for each command that the tests run in this process.
+_read = cache(JSONFileLoader().load_file)
+JSONFileLoader.load_file = lambda _, path: _read(path)
 
 ROOT = Path(__file__).parents[1]
 PHOTOS = ROOT.parent / "shared" / "data" / "photos"

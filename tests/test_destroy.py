@@ -169,6 +169,7 @@ IN_IAM = {
 }
 # Called where something went wrong before, for large files, or by the commands that the tests of others run.
 ELSEWHERE = {
+    *("lambda:GetFunctionConfiguration", "lambda:InvokeFunctionUrl"),
     *("lambda:UpdateFunctionUrlConfig", "iam:UpdateAssumeRolePolicy", "iam:DetachRolePolicy"),
     *("s3:AbortMultipartUpload", "s3:ListBucketMultipartUploads", "logs:FilterLogEvents"),
     *("ecr:GetAuthorizationToken", "ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:CompleteLayerUpload"),

@@ -135,7 +135,7 @@ def test_a_new_role_is_waited_for(client: Any, cloud: LoopbackAws, waits: Waits,
     cloud.fail("lambda:CreateFunction", always(answer), times=3)
     assert ensure_function(client, NAMES, WANTED, waits).outcome == "made"
     assert waits.reasons == ["Waiting: the new role is not known everywhere yet ..."]
-    assert waits.pauses_s == [0.25, 0.5, 1.0]
+    assert all(most / 2 <= pause <= most for pause, most in zip(waits.pauses_s, (0.25, 0.5, 1.0), strict=True))
 
 
 def test_a_role_that_never_comes(client: Any, cloud: LoopbackAws, waits: Waits) -> None:
@@ -192,7 +192,7 @@ def test_a_change_of_somebody_else_is_waited_for(made: Any, cloud: LoopbackAws, 
     conflict = always(refused(409, "ResourceConflictException", busy))
     cloud.fail("lambda:UpdateFunctionConfiguration", conflict, times=2)
     assert ensure_function(made, NAMES, replace(WANTED, memory=512), waits).outcome == "changed"
-    assert waits.pauses_s == [0.25, 0.5]
+    assert len(waits.pauses_s) == 2
 
 
 def test_a_function_that_never_becomes_ready(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
