@@ -68,7 +68,7 @@ import sys
 from pip._internal.cli.main import main
 sys.exit(main())
 """
-USERS = "root:x:0:0:root:/root:/bin/sh\nsbx_user1051:x:993:990::/home/sbx_user1051:/bin/sh\n"
+USERS = "root:x:0:0:root:/root:/bin/sh\nsbx_user1051:x:993:990::/nonexistent:/bin/sh\n"
 GROUPS = "root:x:0:\nsbx_user1051:x:990:\n"
 CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"  # the machine's: pip in the image trusts whom the machine trusts
 PIP_CONF = f"[global]\ncert = /{CERTIFICATES}\ndisable-pip-version-check = true\nroot-user-action = ignore\n"
@@ -86,7 +86,7 @@ def ensure_base_image(engine: Any) -> str:
     if labels.get(LABEL) != version:
         with tempfile.TemporaryDirectory() as folder:
             make_context(Path(folder))
-            engine.images.build(path=f"{folder}/context", tag=NAME, labels={LABEL: version}, rm=True)
+            engine.images.build(path=f"{folder}/context", tag=NAME, labels={LABEL: version}, forcerm=True)
     return NAME
 
 
@@ -179,7 +179,7 @@ def add_contract(root: Path) -> None:
     """Add to the root filesystem what makes it Lambda's, and take from it what nothing runs."""
     for name in ("doc", "man", "locale", "info"):
         shutil.rmtree(root / "usr/share" / name, ignore_errors=True)
-    for name in ("var/task", "var/lang/bin", "usr/local/bin", "opt", "home/sbx_user1051"):
+    for name in ("var/task", "var/lang/bin", "usr/local/bin", "opt"):
         (root / name).mkdir(parents=True, exist_ok=True)
     (root / "tmp").mkdir(exist_ok=True)
     (root / "tmp").chmod(0o1777)

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+import random
+import secrets
+import subprocess
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 from uuid import uuid4
@@ -13,6 +18,9 @@ from uuid import uuid4
 import pytest
 
 from . import base_image as stand_in
+from . import hosts
+from . import ministack as emulated_aws
+from . import registry as docker_registry
 from . import rie as emulator
 
 
@@ -21,6 +29,15 @@ def miss(reason: str) -> NoReturn:
     if os.environ.get("MLINFER_REQUIRE_DOCKER") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@contextmanager
+def fetching(what: str) -> Iterator[None]:
+    """Skip the test, or fail it, where a package cannot be fetched."""
+    try:
+        yield
+    except subprocess.CalledProcessError as error:
+        miss(f"{what} cannot be had: {error}")
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +66,8 @@ def base_image(engine: Any) -> str:
     """Return the name of Lambda's base image, whose stand-in the Engine has from now on; it stays for the next run."""
     if reason := emulator.unsupported():
         miss(reason)
-    return stand_in.ensure_base_image(engine)
+    with fetching("the packages of the base image's stand-in"):
+        return stand_in.ensure_base_image(engine)
 
 
 @pytest.fixture(scope="session")
@@ -57,7 +75,8 @@ def rie() -> Path:
     """Return the path of AWS's Runtime Interface Emulator, to run a handler without Docker."""
     if reason := emulator.unsupported():
         miss(reason)
-    return emulator.ensure_rie()
+    with fetching("the emulator"):
+        return emulator.ensure_rie()
 
 
 @pytest.fixture(scope="session")
@@ -68,10 +87,10 @@ def label(engine: Any) -> Iterator[str]:
     """
     label = f"mlinfer.test={uuid4().hex}"
     yield label
-    for container in engine.containers.list(all=True, filters={"label": label}):
-        container.remove(force=True, v=True)
-    for image in engine.images.list(filters={"label": label}):
-        engine.images.remove(image.id, force=True)
+    for container in engine.api.containers(all=True, filters={"label": label}):
+        engine.api.remove_container(container["Id"], force=True, v=True)
+    for image in engine.api.images(filters={"label": label}):
+        engine.api.remove_image(image["Id"], force=True)
 
 
 @pytest.fixture(scope="session")
@@ -82,15 +101,85 @@ def echo_image(engine: Any, base_image: str, label: str, tmp_path_factory: pytes
     (folder / "Dockerfile").write_text(f'FROM {base_image}\nCOPY app.py ./\nCMD ["app.handler"]\n')
     name, value = label.split("=")
     tag = f"mlinfer-test-echo:{value[:12]}"
-    engine.images.build(path=str(folder), tag=tag, labels={name: value}, rm=True)
+    engine.images.build(path=str(folder), tag=tag, labels={name: value}, forcerm=True)
     return tag
+
+
+@pytest.fixture(scope="session")
+def small_image(engine: Any, label: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the name of an image of one small file: enough to push."""
+    folder = tmp_path_factory.mktemp("small")
+    (folder / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+    name, value = label.split("=")
+    tag = f"mlinfer-test-small:{value[:12]}"
+    engine.images.build(path=str(folder), tag=tag, labels={name: value}, forcerm=True)
+    return tag
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Iterator[docker_registry.Registry]:
+    """Return an empty registry on a free loopback port, which a password opens."""
+    if reason := docker_registry.unsupported():
+        miss(reason)
+    with docker_registry.serving(tmp_path, password=secrets.token_hex()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def ecr_hosts() -> Iterator[dict[str, hosts.EcrHost]]:
+    """Return the ECR of moto's account and that of a made-up one for ministack, by those names."""
+    if reason := hosts.unsupported():
+        miss(reason)
+    accounts = {"moto": "123456789012", "ministack": str(random.randint(10**11, 10**12 - 1))}
+    found = {name: hosts.EcrHost(account, hosts.loopback_address()) for name, account in accounts.items()}
+    with hosts.named(*found.values()):
+        yield found
+
+
+@pytest.fixture(scope="session")
+def moto_registry(
+    ecr_hosts: dict[str, hosts.EcrHost], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[docker_registry.Registry]:
+    """Return a registry where moto's ECR says that one is, which moto's token opens and nothing else does."""
+    if reason := docker_registry.unsupported():
+        miss(reason)
+    ecr = ecr_hosts["moto"]
+    folder = tmp_path_factory.mktemp("registry")
+    with docker_registry.serving(folder, f"{ecr.account}-auth-token", ecr.address, 80) as server:
+        yield replace(server, host=ecr.name)
+
+
+@pytest.fixture(scope="session")
+def ministack_server(
+    engine: Any, ecr_hosts: dict[str, hosts.EcrHost], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[emulated_aws.Ministack]:
+    """Return an emulated AWS whose Lambda uses the Engine; it is in nobody's environment."""
+    with fetching("ministack"):
+        emulated_aws.ensure_environment()
+    with emulated_aws.serving(engine, tmp_path_factory.mktemp("ministack"), ecr_hosts["ministack"]) as server:
+        yield server
+
+
+@pytest.fixture
+def ministack(
+    ministack_server: emulated_aws.Ministack, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[emulated_aws.Ministack]:
+    """Return an empty emulated AWS, to which the environment leads for this test."""
+    for name, value in ministack_server.environment.items():
+        monkeypatch.setenv(name, value)
+    yield ministack_server
+    ministack_server.reset()
 
 
 ECHO = """
 import os
+import urllib.request
 
 
 def handler(event, context):
+    if "get" in event:
+        with urllib.request.urlopen(os.environ["AWS_ENDPOINT_URL"] + event["get"], timeout=10) as answer:
+            return {"content": answer.read().decode()}
     if "fail" in event:
         raise ValueError(event["fail"])
     print("heard", event)

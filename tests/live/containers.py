@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
+
+from .ready import wait_until
 
 AS_LAMBDA = {
     "read_only": True,
@@ -19,7 +20,6 @@ AS_LAMBDA = {
     "security_opt": ["no-new-privileges"],
     "pids_limit": 1024,
 }
-READY_S = 30  # until the emulator answers, not the handler: it starts in the first invocation
 ANSWER_S = 60
 
 
@@ -56,20 +56,8 @@ def running(engine: Any, image: str, **options: Any) -> Iterator[Function]:
         container.reload()
         port = container.ports["8080/tcp"][0]["HostPort"]
         function = Function(f"http://127.0.0.1:{port}")
-        wait_for_404(function)
+        # An open port proves nothing: Docker's proxy accepts before the emulator does.
+        wait_until(lambda: function.get("/") == 404, f"the handler of {image}")
         yield function
     finally:
         container.remove(force=True, v=True)
-
-
-def wait_for_404(function: Function) -> None:
-    """Wait until the emulator itself answers: an open port proves nothing, Docker's proxy accepts before it."""
-    deadline = time.monotonic() + READY_S
-    while True:
-        try:
-            if function.get("/") == 404:
-                return
-        except (OSError, http.client.HTTPException):
-            if time.monotonic() > deadline:
-                raise
-        time.sleep(0.02)

@@ -48,7 +48,7 @@ def test_pip_installs_in_a_build(engine: Any, base_image: str, label: str, tmp_p
         f"FROM {base_image}\nRUN pip install -q --no-deps --target . packaging==26.3\n"
     )
     name, value = label.split("=")
-    image, _ = engine.images.build(path=str(tmp_path), labels={name: value}, rm=True)
+    image, _ = engine.images.build(path=str(tmp_path), labels={name: value}, forcerm=True)
     code = "import packaging, sys; print(packaging.__version__, sys.version_info[:2])"
     said = engine.containers.run(image.id, ["-c", code], entrypoint="python", remove=True)
     assert said.decode().strip() == "26.3 (3, 13)"
