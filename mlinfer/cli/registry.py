@@ -1,0 +1,87 @@
+"""The commands about what deploying needs: push, doctor."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..config import Config
+from ..terminal import Terminal
+from .options import JsonFlag, ModelFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+    from ..image import Built
+    from ..registry import Pushed, Repository
+
+ArchFlag = Annotated[
+    str | None, typer.Option("--arch", metavar="x86_64|arm64", help="Of image and function.", show_default=False)
+]
+
+
+@app.command()
+def push(
+    model: ModelFlag = None,
+    arch: ArchFlag = None,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Bring the image to ECR, built first if it is not here:  mlinfer push
+
+    Prints REPOSITORY@sha256:..., the one name of it that can never mean another image. What is there already is not sent again.
+    """
+    from .. import aws, engine
+    from .. import registry as step
+    from ..names import Names
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(model=model, arch=arch)
+    ecr = aws.make_client("ecr", region=region, profile=profile, needs_region=True)
+    docker = engine.connect(os.environ)
+    built = _ensure_image(docker, config, terminal)
+    step.check_image(docker, built, config.arch)
+    repository = step.ensure_repository(ecr, Names(config.project))
+    with terminal.layer_bars() as show:
+        pushed = step.push(docker, ecr, repository, built, config.arch, show)
+    _show_pushed(terminal, repository, pushed)
+
+
+def _ensure_image(docker: Engine, config: Config, terminal: Terminal) -> Built:
+    """Build the image of the configuration unless it is here."""
+    from .. import image, modelfile, predict
+
+    inside = config.model_source == "image"
+    model = modelfile.read_model_file(predict.model_path(config)) if inside else None
+    built = image.build(docker, image.Recipe(config.project, config.base_image, config.arch, model), terminal.detail)
+    if built.outcome == "made":
+        terminal.note(f"Built {built.tag}, which was not here.")
+    return built
+
+
+def _show_pushed(terminal: Terminal, repository: Repository, pushed: Pushed) -> None:
+    if terminal.as_json:
+        terminal.document({**asdict(pushed), "repository": {"uri": repository.uri, **repository.outcomes}})
+    else:
+        terminal.text(pushed.uri)
+    for name, outcome in repository.outcomes.items():
+        if outcome != "unchanged":
+            terminal.note(_REPOSITORY[name, outcome])
+    said = {"pushed": "Pushed and read back", "unchanged": "It was there already; nothing was sent"}[pushed.outcome]
+    terminal.note(f"{said}: {pushed.bytes:,} bytes, {pushed.arch}, tag {pushed.tag}.")
+
+
+_REPOSITORY = {
+    ("repository", "made"): "Made the repository: immutable tags, each image scanned when it is pushed.",
+    ("repository", "changed"): "Changed the repository: immutable tags, scanning and mlinfer's tag as a new one has them.",
+    ("lifecycle", "made"): "Made its lifecycle policy: only what has no tag is ever deleted.",
+    ("lifecycle", "changed"): "Changed its lifecycle policy: only what has no tag is ever deleted.",
+    ("lifecycle", "kept"): "Its lifecycle policy is not mlinfer's and stays: see to it that it never deletes what is deployed.",
+    ("policy", "made"): "Made its policy: Lambda may pull for this project's function.",
+    ("policy", "changed"): "Changed its policy: Lambda may pull for this project's function.",
+}  # fmt: skip
