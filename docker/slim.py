@@ -1,6 +1,6 @@
 """Leave in the image what the handler can use: remove the rest, compile to byte-code, make the times the same each time.
 
-Run in a build stage on the folder that becomes /var/task. Lambda cannot write byte-code there, and a cold start without
+Run in a build stage on the folder that becomes a layer. Lambda cannot write byte-code there, and a cold start without
 it takes twice as long. Python does not look at a module's time with unchecked hashes, so the layer does not depend on it.
 """
 
@@ -47,15 +47,15 @@ UNUSED = (
 )
 
 
-def slim(folder: Path) -> None:
+def slim(layer: Path) -> None:
     """Remove, compile and settle."""
     for pattern in UNUSED:
-        for path in list(folder.glob(pattern)):
+        for path in list(layer.joinpath("var", "task").glob(pattern)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     mode = PycInvalidationMode.UNCHECKED_HASH
-    if not compileall.compile_dir(folder, quiet=1, stripdir=folder, prependdir="/var/task", invalidation_mode=mode):
+    if not compileall.compile_dir(layer, quiet=1, stripdir=layer, prependdir="/", invalidation_mode=mode):
         raise SystemExit("byte-code could not be made")
-    for path in [folder, *folder.rglob("*")]:
+    for path in [layer, *layer.rglob("*")]:
         path.chmod(0o755 if path.is_dir() or path.suffix == ".so" else 0o644)
         os.utime(path, (0, 0))
 

@@ -145,6 +145,41 @@ def make_client(service: str, *, region: str | None, profile: str | None, needs_
         raise UsageError("invalid_aws_setting", f"boto3 cannot be set up: {settings}", hint) from error
 
 
+def make_emulator_client(url: str, read_timeout: float) -> Client:
+    """Make a Lambda client for the emulator at `url`: no account's, and without retries, which would run the function again."""
+    config = Config(read_timeout=read_timeout, connect_timeout=CONNECT_TIMEOUT_S, retries={"total_max_attempts": 1})
+    session = boto3.Session(aws_access_key_id="local", aws_secret_access_key="local", region_name="us-east-1")  # noqa: S106
+    return session.client("lambda", endpoint_url=url, config=config)
+
+
+def container_environment(*, region: str | None, profile: str | None) -> dict[str, str]:
+    """Return what boto3 finds here as the environment of a local container, as Lambda sets it. Raises MlinferError."""
+    try:
+        session = boto3.Session(region_name=region, profile_name=profile)
+        credentials = session.get_credentials()
+        if credentials is None:
+            raise boto.NoCredentialsError
+        endpoint = session.client("s3", region_name=session.region_name or "us-east-1").meta.endpoint_url
+    except boto.BotoCoreError as error:
+        raise _not_asked(error, "AWS") from None
+    frozen = credentials.get_frozen_credentials()
+    found = {
+        "AWS_ACCESS_KEY_ID": frozen.access_key,
+        "AWS_SECRET_ACCESS_KEY": frozen.secret_key,
+        "AWS_SESSION_TOKEN": frozen.token,
+        "AWS_REGION": session.region_name,
+    }
+    host = urlsplit(endpoint).hostname or ""
+    if host in ("localhost", "127.0.0.1", "::1"):
+        hint = "Let the service listen on an address that containers reach, and name that in AWS_ENDPOINT_URL."
+        raise UsageError(
+            "invalid_aws_setting", "the AWS endpoint is this machine's loopback, which is not the container's", hint
+        )
+    if not host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+        found["AWS_ENDPOINT_URL_S3"] = endpoint
+    return {name: value for name, value in found.items() if value}
+
+
 @contextmanager
 def explained(subject: str, permissions: str = "") -> Iterator[None]:
     """Turn what an AWS call inside raises into a MlinferError about `subject`.

@@ -124,6 +124,13 @@ class Config:
         """Return (name, value, origin) of each key, in the order of the documentation."""
         return [(key.name, getattr(self, key.name), self.origins[key.name]) for key in KEYS]
 
+    def handler_environment(self) -> dict[str, str]:
+        """Return the handler's settings that do not depend on where its model is: see lambda_src/settings.py."""
+        settings = {"MLINFER_INPUT_PREFIXES": " ".join(self.input_prefixes.replace(",", " ").split())}
+        settings["MLINFER_MAX_PIXELS"] = str(self.max_pixels) if self.max_pixels != MAX_PIXELS else ""
+        settings["MLINFER_THREADS"] = str(self.threads) if self.threads else ""
+        return {name: value for name, value in settings.items() if value}
+
 
 def load_config(folder: Path, environment: Mapping[str, str], flags: Mapping[str, Any]) -> Config:
     """Merge the three sources; a flag that is None was not given. Raises UsageError."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 import docker
+from docker.context import ContextAPI
+from docker.context.config import get_current_context_name
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from requests.exceptions import RequestException
 
@@ -230,14 +232,30 @@ class _BuildError(Exception):
 
 
 def connect(environment: Mapping[str, str], timeout_s: float = _READ_TIMEOUT_S) -> Engine:
-    """Find the Engine. timeout_s: how long each answer may take to begin. Raises MissingError with what is missing: program, service, permission, context."""
-    where = environment.get("DOCKER_HOST") or environment.get("DOCKER_CONTEXT", "")
+    """Find the Engine. timeout_s: how long one answer may take to come.
+
+    Raises MissingError with what is missing: program, service, permission, context.
+    """
+    where = environment.get("DOCKER_HOST", "")
     try:
+        if not where:
+            where = _context(environment)
         client = docker.from_env(timeout=timeout_s, environment=dict(environment))
         client.ping()
     except (DockerException, RequestException, OSError, ValueError) as error:
         raise _no_engine(error, where) from None
     return Engine(client)
+
+
+def _context(environment: Mapping[str, str]) -> str:
+    """Return the chosen context, "" for the default one. Raises MissingError: the SDK would fall back without a word."""
+    name = environment.get("DOCKER_CONTEXT") or get_current_context_name()
+    if name == "default":
+        return ""
+    if ContextAPI.get_context(name) is None:
+        hint = f"See docker context ls, and choose one: docker context use default. {_NEEDLESS}"
+        raise MissingError("docker_context", f"there is no Docker context {name!r}", hint)
+    return f"the context {name}"
 
 
 @contextmanager
@@ -286,12 +304,9 @@ def _no_engine(error: BaseException, where: str) -> MissingError:
     if any(isinstance(c, PermissionError) for c in causes) or "Permission denied" in text:
         hint = f"Join the group docker (sudo usermod -aG docker $USER, then log in anew). {_NEEDLESS}"
         return MissingError("docker_forbidden", f"you may not use the Docker Engine{at}: permission denied", hint)
-    if "context" in text.lower() and not any(isinstance(c, ConnectionError) for c in causes):
-        hint = f"See docker context ls, and choose one: docker context use default. {_NEEDLESS}"
-        return MissingError("docker_context", f"the Docker context{at} cannot be used: {error}", hint)
     if where:
         hint = f"Is DOCKER_HOST or DOCKER_CONTEXT right, and does the Engine run there? {_NEEDLESS}"
-        return MissingError("docker_unreachable", f"no Docker Engine answers{at}", hint)
+        return MissingError("docker_unreachable", f"no Docker Engine answers{at}: {causes[-1]}", hint)
     if not (shutil.which("docker") or shutil.which("dockerd")):
         hint = f"Install it: https://docs.docker.com/engine/install/. {_NEEDLESS}"
         return MissingError("docker_not_installed", "Docker is not installed here", hint)

@@ -35,3 +35,17 @@ def workspace(path: Path) -> Iterator[Path]:
             yield Path(folder)
     except OSError as error:
         raise MissingError("cannot_write", f"{path} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def alone(name: str) -> Iterator[None]:
+    """Wait until no other process of this machine is inside for that name; where there are no such locks, do not wait."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    path = Path(tempfile.gettempdir()) / f"{name}.{os.getuid()}.lock"
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

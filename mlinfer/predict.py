@@ -1,4 +1,4 @@
-"""Ask a target for predictions. A target is a callable that takes Lambda's event and returns the handler's answer."""
+"""Ask a target for predictions: one function behind all of them, and the handler package behind each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from .errors import ImageError, MissingError, MlinferError, UsageError
 
 STARTER = Path(__file__).with_name("starter.onnx")
 
-Target = Callable[[dict[str, Any]], dict[str, Any]]
+# Takes a picture's name and bytes and top_k, and returns the handler's answer. Raises MlinferError, FaultError.
+Target = Callable[[str, bytes, int], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -46,17 +47,28 @@ def model_path(config: Config) -> Path:
     return path
 
 
-def embedded(config: Config, log: Callable[[str], None]) -> Target:
-    """Return the target that runs the handler package in this process, with the model loaded. Raises MlinferError."""
+def event(data: bytes, top_k: int) -> dict[str, Any]:
+    """Return the event of a direct invocation."""
+    return {"image": base64.b64encode(data).decode("ascii"), "top_k": top_k}
+
+
+def service(config: Config, log: Callable[[str], None]) -> Service:
+    """Return the handler's service in this process, with the model loaded. Raises MlinferError."""
     path = model_path(config)
     threads = config.threads or default_threads({})
-    service = Service(Settings(str(path), threads=threads, max_pixels=config.max_pixels), log)
+    made = Service(Settings(str(path), threads=threads, max_pixels=config.max_pixels), log)
     try:
-        service.load()
+        made.load()
     except FaultError as error:
         hint = "A model needs its labels and pre-processing inside: see `mlinfer inspect`."
         raise UsageError("unusable_model", f"{path}: {error}", hint) from error
-    return service.answer
+    return made
+
+
+def embedded(config: Config, log: Callable[[str], None]) -> Target:
+    """Return the target that runs the handler package in this process. Raises MlinferError."""
+    asked = service(config, log)
+    return lambda _, data, top_k: asked.answer(event(data, top_k))
 
 
 def predict(pictures: Iterable[Picture], target: Target, top_k: int) -> Iterator[Result]:
@@ -79,7 +91,7 @@ def _ask(picture: Picture, target: Target, top_k: int) -> dict[str, Any]:
     except OSError as error:
         raise UsageError("file_unreadable", f"{picture.name} cannot be read: {error.strerror}") from error
     try:
-        answer = target({"image": base64.b64encode(data).decode("ascii"), "top_k": top_k})
+        answer = target(picture.name, data, top_k)
     except FaultError as error:
         raise UsageError("unusable_model", str(error), "The model does not do what its metadata says.") from error
     body: dict[str, Any] = answer["body"]

@@ -31,6 +31,11 @@ class Terminal:
         self._quiet = quiet
         self._verbose = verbose
 
+    @property
+    def is_verbose(self) -> bool:
+        """Tell whether `--verbose` was given."""
+        return self._verbose
+
     def note(self, text: str) -> None:
         """Tell people something that is not the result."""
         if not self._quiet:
@@ -123,6 +128,19 @@ class Terminal:
                 bars.update(tasks[layer], completed=done, total=total)
 
             yield show
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[str], None]]:
+        """Yield what takes the lines of a log: a person sees the last one pass by, `--verbose` shows all."""
+        if self._verbose or not self._is_watched():
+            yield self.detail
+            return
+        from rich.console import Console
+        from rich.text import Text
+
+        console = Console(stderr=True)
+        with console.status(Text(what)) as status:
+            yield lambda line: status.update(Text(f"{what}: {printable(line)}"[: console.width - 4]))
 
     def _is_watched(self) -> bool:
         return sys.stderr.isatty() and not self._quiet and not (self.as_json and sys.stdout.isatty())

@@ -15,10 +15,12 @@ from lambda_src.settings import MAX_IMAGE_BYTES
 from ..config import Config
 from ..errors import ImageError, UsageError
 from ..terminal import Terminal
-from .options import JsonFlag, ModelFlag, QuietFlag, VerboseFlag, app, configuration
+from .options import JsonFlag, ModelFlag, PortFlag, QuietFlag, VerboseFlag, app, configuration
 
 if TYPE_CHECKING:
-    from ..predict import Result
+    from ..predict import Result, Target
+
+SLACK_S = 15  # beyond the function's timeout: the start of a container and the way there
 
 
 @app.command()
@@ -26,12 +28,19 @@ def predict(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files; - reads one from stdin.")],
     model: ModelFlag = None,
     target: Annotated[
-        str | None, typer.Option("--target", help="Where to ask: embedded (in this process).", show_default=False)
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="embedded|local|aws",
+            help="Where to ask: in this process, mlinfer run-local, or AWS.",
+            show_default=False,
+        ),
     ] = None,
     top_k: Annotated[
         int | None,
         typer.Option("--top-k", "-k", help="Classes per image; default: 5, of several images 1.", show_default=False),
     ] = None,
+    port: PortFlag = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
@@ -43,9 +52,9 @@ def predict(
     from .. import predict as step
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(model=model, target=target, top_k=top_k)
+    config = configuration(model=model, target=target, top_k=top_k, port=port)
     pictures = [step.Picture(name, partial(_read, name)) for name in images]
-    ask = step.embedded(config, log=terminal.detail)
+    ask = _target(terminal, config)
     results: list[Result] = []
     try:
         for result in terminal.track(step.predict(pictures, ask, config.top_k), len(pictures), "Predicting"):
@@ -68,6 +77,20 @@ def predict(
     if failed:
         terminal.note(f"{len(failed)} of {len(results)} images could not be classified.")
     return ImageError.exit_code if failed else 0
+
+
+def _target(terminal: Terminal, config: Config) -> Target:
+    """Return what answers, with the client that it needs."""
+    from .. import predict
+
+    if config.target == "embedded":
+        return predict.embedded(config, log=terminal.detail)
+    from .. import aws, invoke
+    from ..files import alone
+
+    url = f"http://127.0.0.1:{config.port}"
+    client = aws.make_emulator_client(url, read_timeout=config.timeout + SLACK_S)
+    return invoke.emulator(client, terminal.note, config.max_pixels, partial(alone, f"mlinfer-{config.port}"))
 
 
 def _read(name: str) -> bytes:

@@ -28,6 +28,9 @@ RegionFlag = Annotated[
 ProfileFlag = Annotated[
     str | None, typer.Option("--profile", help="AWS profile; default: as boto3 finds it.", show_default=False)
 ]
+PortFlag = Annotated[
+    int | None, typer.Option("--port", help="Where the local function listens; default: 9000.", show_default=False)
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and nothing else there.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Write nothing to stderr but errors.")]
 VerboseFlag = Annotated[

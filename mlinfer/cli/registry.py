@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from ..config import Config
 from ..terminal import Terminal
+from .container import ArchFlag, ModelSourceFlag, build_image
 from .options import JsonFlag, ModelFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
 
 if TYPE_CHECKING:
-    from ..engine import Engine
-    from ..image import Built
     from ..registry import Pushed, Repository
-
-ArchFlag = Annotated[
-    str | None, typer.Option("--arch", metavar="x86_64|arm64", help="Of image and function.", show_default=False)
-]
 
 
 @app.command()
 def push(
     model: ModelFlag = None,
     arch: ArchFlag = None,
+    model_source: ModelSourceFlag = None,
     region: RegionFlag = None,
     profile: ProfileFlag = None,
     as_json: JsonFlag = False,
@@ -41,27 +34,15 @@ def push(
     from ..names import Names
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(model=model, arch=arch)
+    config = configuration(model=model, arch=arch, model_source=model_source)
     ecr = aws.make_client("ecr", region=region, profile=profile, needs_region=True)
     docker = engine.connect(os.environ)
-    built = _ensure_image(docker, config, terminal)
+    built = build_image(terminal, docker, config)
     step.check_image(docker, built, config.arch)
     repository = step.ensure_repository(ecr, Names(config.project))
     with terminal.layer_bars() as show:
         pushed = step.push(docker, ecr, repository, built, config.arch, show)
     _show_pushed(terminal, repository, pushed)
-
-
-def _ensure_image(docker: Engine, config: Config, terminal: Terminal) -> Built:
-    """Build the image of the configuration unless it is here."""
-    from .. import image, modelfile, predict
-
-    inside = config.model_source == "image"
-    model = modelfile.read_model_file(predict.model_path(config)) if inside else None
-    built = image.build(docker, image.Recipe(config.project, config.base_image, config.arch, model), terminal.detail)
-    if built.outcome == "made":
-        terminal.note(f"Built {built.tag}, which was not here.")
-    return built
 
 
 def _show_pushed(terminal: Terminal, repository: Repository, pushed: Pushed) -> None:

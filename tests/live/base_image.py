@@ -75,15 +75,15 @@ PIP_CONF = f"[global]\ncert = /{CERTIFICATES}\ndisable-pip-version-check = true\
 
 
 def ensure_base_image(engine: Any) -> str:
-    """Return the stand-in's name; make it first where it is missing or made by another version of this file."""
+    """Return the image's name; make the stand-in where there is none of this version. The real one is left as it is."""
     from docker.errors import ImageNotFound
 
     version = hashlib.sha256(Path(__file__).read_bytes() + Path(rie.__file__).read_bytes()).hexdigest()
     try:
-        labels = engine.images.get(NAME).labels
+        found = engine.images.get(NAME).labels.get(LABEL)
     except ImageNotFound:
-        labels = {}
-    if labels.get(LABEL) != version:
+        found = "missing"
+    if found not in (None, version):
         with tempfile.TemporaryDirectory() as folder:
             make_context(Path(folder))
             engine.images.build(path=f"{folder}/context", tag=NAME, labels={LABEL: version}, forcerm=True)

@@ -127,26 +127,39 @@ def registry(tmp_path: Path) -> Iterator[docker_registry.Registry]:
 
 @pytest.fixture(scope="session")
 def ecr_hosts() -> Iterator[dict[str, hosts.EcrHost]]:
-    """Return the ECR of moto's account and that of a made-up one for ministack, by those names."""
+    """Return the ECRs of two made-up accounts, for moto and for ministack: another run beside this one has others."""
     if reason := hosts.unsupported():
         miss(reason)
-    accounts = {"moto": "123456789012", "ministack": str(random.randint(10**11, 10**12 - 1))}
-    found = {name: hosts.EcrHost(account, hosts.loopback_address()) for name, account in accounts.items()}
+    accounts = random.sample(range(10**11, 10**12), 2)
+    found = {
+        name: hosts.EcrHost(str(account), hosts.loopback_address())
+        for name, account in zip(("moto", "ministack"), accounts, strict=True)
+    }
     with hosts.named(*found.values()):
         yield found
 
 
 @pytest.fixture(scope="session")
-def moto_registry(
+def moto_registry_server(
     ecr_hosts: dict[str, hosts.EcrHost], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[docker_registry.Registry]:
-    """Return a registry where moto's ECR says that one is, which moto's token opens and nothing else does."""
+) -> Iterator[tuple[hosts.EcrHost, docker_registry.Registry]]:
+    """Return the ECR of moto's account, and the registry there."""
     if reason := docker_registry.unsupported():
         miss(reason)
     ecr = ecr_hosts["moto"]
     folder = tmp_path_factory.mktemp("registry")
     with docker_registry.serving(folder, f"{ecr.account}-auth-token", ecr.address, 80) as server:
-        yield replace(server, host=ecr.name)
+        yield ecr, replace(server, host=ecr.name)
+
+
+@pytest.fixture
+def moto_registry(
+    moto_registry_server: tuple[hosts.EcrHost, docker_registry.Registry], monkeypatch: pytest.MonkeyPatch
+) -> docker_registry.Registry:
+    """Return a registry where moto's ECR says that one is, which moto's token opens and nothing else does."""
+    ecr, server = moto_registry_server
+    monkeypatch.setenv("MOTO_ACCOUNT_ID", ecr.account)  # moto's server, in this process, looks at each request
+    return server
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,251 @@
+"""The commands of the container image on this machine: build, run-local."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..config import COMMAND_LINE, Config
+from ..errors import UsageError
+from ..terminal import Terminal
+from .options import (
+    JsonFlag,
+    ModelFlag,
+    PortFlag,
+    ProfileFlag,
+    QuietFlag,
+    RegionFlag,
+    VerboseFlag,
+    app,
+    configuration,
+)
+
+if TYPE_CHECKING:
+    from ..container import Function, Running
+    from ..engine import Container, Engine
+    from ..image import Built, Recipe
+
+ArchFlag = Annotated[
+    str | None, typer.Option("--arch", metavar="x86_64|arm64", help="Of image and function.", show_default=False)
+]
+ModelSourceFlag = Annotated[
+    str | None,
+    typer.Option("--model-source", metavar="s3|image", help="Where the function finds the model.", show_default=False),
+]
+
+
+@app.command()
+def build(
+    model: ModelFlag = None,
+    arch: ArchFlag = None,
+    model_source: ModelSourceFlag = None,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Take no layer from an earlier build.")] = False,
+    pull: Annotated[bool, typer.Option("--pull", help="Ask the registry for a newer base image first.")] = False,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Build the Lambda image, unless it is there:  mlinfer build"""
+    from .. import engine
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(model=model, arch=arch, model_source=model_source)
+    built = build_image(terminal, engine.connect(os.environ), config, pull=pull, cache=not no_cache)
+    if as_json:
+        terminal.document(asdict(built))
+    else:
+        terminal.text(built.tag)
+
+
+@app.command("run-local")
+def run_local(
+    model: ModelFlag = None,
+    port: PortFlag = None,
+    memory: Annotated[
+        int | None, typer.Option("--memory", metavar="MB", help="Of the function; 1769 MB give one vCPU.")
+    ] = None,
+    timeout: Annotated[int | None, typer.Option("--timeout", metavar="SECONDS", help="Of the function.")] = None,
+    arch: ArchFlag = None,
+    model_source: ModelSourceFlag = None,
+    from_s3: Annotated[
+        bool, typer.Option("--from-s3", help="Let the function fetch the uploaded model, as in Lambda.")
+    ] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running, and return.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop this project's container.")] = False,
+    no_docker: Annotated[
+        bool, typer.Option("--no-docker", help="Serve from this process, without Lambda's limits.")
+    ] = False,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Run the Lambda image here, under Lambda's limits:  mlinfer run-local --detach
+
+    It listens on http://127.0.0.1:9000/2015-03-31/functions/function/invocations until Ctrl-C, or --stop.
+    """
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(model=model, port=port, memory=memory, timeout=timeout, arch=arch, model_source=model_source)
+    if no_docker:
+        if detach or stop or from_s3:
+            raise UsageError("usage", "--no-docker goes with none of --detach, --stop and --from-s3", "Ctrl-C ends it.")
+        _serve(terminal, config)
+        return
+    from .. import container, engine
+
+    docker = engine.connect(os.environ)
+    if stop:
+        _stop(terminal, container.stop(docker, config.project))
+        return
+    built = build_image(terminal, docker, config)
+    function = _function(config, built.tag, _credentials(config, region, profile) if from_s3 else {}, from_s3=from_s3)
+    running, started = container.run(docker, function)
+    with _until_left(started, keep=detach):
+        _show_running(terminal, config, function, running)
+        if not detach:
+            _follow(terminal, started)
+
+
+def build_image(terminal: Terminal, docker: Engine, config: Config, *, pull: bool = False, cache: bool = True) -> Built:
+    """Build the configured image, or find it there, and say so."""
+    from .. import image
+
+    recipe = image_recipe(config)
+    with terminal.progress(f"Building {recipe.tag()}") as tell:
+        built = image.build(docker, recipe, tell, pull=pull, cache=cache)
+    above = sum(built.layers.values())
+    sizes = ", ".join(f"{name} {_megabytes(size)}" for name, size in built.layers.items())
+    outcome = {"made": "Built", "unchanged": "Unchanged:"}[built.outcome]
+    terminal.note(f"{outcome} {built.tag} ({built.arch}): {_megabytes(above)} above the base ({sizes}).")
+    return built
+
+
+def image_recipe(config: Config) -> Recipe:
+    """Return what the configured image is made of."""
+    from .. import image, modelfile, predict
+
+    model = modelfile.read_model_file(predict.model_path(config)) if config.model_source == "image" else None
+    if model and model.metadata is None:
+        message = f"{model.path} does not say what its labels and pre-processing are, so nothing could predict with it"
+        hint = f"Stamp it first: mlinfer export {model.path} --labels FILE --preprocess imagenet|none|JSON"
+        raise UsageError("no_metadata", message, hint)
+    return image.Recipe(config.project, config.base_image, config.arch, model)
+
+
+def _function(config: Config, tag: str, credentials: dict[str, str], *, from_s3: bool) -> Function:
+    """Return how the image is to run: with the configured model mounted, inside the image or, `from_s3`, fetched."""
+    from .. import container, modelfile, predict, upload
+
+    environment = config.handler_environment() | credentials
+    fetched = 0
+    mounted = None
+    if from_s3:
+        file = modelfile.read_model_file(predict.model_path(config))
+        environment["MLINFER_MODEL_URI"] = f"s3://{config.bucket}/{upload.object_key(file, config.prefix)}"
+        environment["MLINFER_MODEL_SHA256"] = file.sha256
+        fetched = file.bytes
+    elif config.model_source == "s3":
+        file = modelfile.read_model_file(predict.model_path(config))
+        environment["MLINFER_MODEL_SHA256"] = file.sha256
+        mounted = file.path
+    return container.Function(
+        tag,
+        config.project,
+        config.port,
+        config.memory,
+        config.tmp,
+        config.timeout,
+        environment,
+        mounted,
+        fetched,
+    )
+
+
+def _credentials(config: Config, region: str | None, profile: str | None) -> dict[str, str]:
+    """Return the AWS credentials, Region and endpoint that boto3 finds here, as Lambda would give its own."""
+    from .. import aws
+
+    if config.model_source != "s3":
+        raise UsageError("usage", "--from-s3 needs model_source s3", "Leave out --model-source image.")
+    if not config.bucket:
+        raise UsageError("no_bucket", "no S3 bucket is named", "Set bucket in mlinfer.toml, and mlinfer upload first.")
+    return aws.container_environment(region=region, profile=profile)
+
+
+@contextmanager
+def _until_left(started: Container, *, keep: bool) -> Iterator[None]:
+    """Remove the container at the end, however that comes, unless it is to be kept."""
+    try:
+        yield
+    except BaseException:
+        started.remove()
+        raise
+    if not keep:
+        started.remove()
+
+
+def _show_running(terminal: Terminal, config: Config, function: Function, running: Running) -> None:
+    for note in running.notes:
+        terminal.note(note)
+    if terminal.as_json:
+        terminal.document({key: value for key, value in asdict(running).items() if key != "notes"}, lines=True)
+    else:
+        terminal.text(running.url)
+    ready = {"made": "Ready", "unchanged": "It runs already"}[running.outcome]
+    model = f"{running.model['name']} ({running.model['sha256'][:12]})"
+    terminal.note(f"{ready}: {model}, {function.memory} MB, timeout {function.timeout} s.")
+    port = f" --port {config.port}" if config.origins["port"] == COMMAND_LINE else ""
+    terminal.note(f"Ask it: mlinfer predict --target local{port} cat.jpg")
+
+
+def _follow(terminal: Terminal, started: Container) -> None:
+    """Show the log until Ctrl-C. Raises RemoteError if the container ends by itself."""
+    from .. import container
+
+    terminal.note("Its log follows; Ctrl-C stops it.")
+    try:
+        while True:
+            for line in started.follow():
+                if terminal.is_verbose or container.handlers_lines([line]):
+                    terminal.note(line.rstrip("\r"))
+            if started.state().status not in ("running", "restarting"):
+                raise container.crash(started, "the container ended")
+    except KeyboardInterrupt:
+        terminal.note("Stopped and removed.")
+
+
+def _stop(terminal: Terminal, names: list[str]) -> None:
+    if terminal.as_json:
+        terminal.document({"stopped": names})
+    terminal.note(f"Stopped and removed {', '.join(names)}." if names else "Nothing of this project was running.")
+
+
+def _serve(terminal: Terminal, config: Config) -> None:
+    from .. import container, predict, serve
+
+    log: Callable[[str], Any] = terminal.note
+    server = serve.Server(predict.service(config, log=log), config.port)
+    url = f"http://{container.HOST}:{config.port}{container.INVOCATIONS}"
+    if terminal.as_json:
+        terminal.document({"url": url}, lines=True)
+    else:
+        terminal.text(url)
+    terminal.note(
+        "Ready, without Docker: Lambda's limits of memory, CPU, time and disk are not applied. Ctrl-C stops it."
+    )
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        terminal.note("Stopped.")
+    finally:
+        server.server_close()
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

@@ -1,0 +1,40 @@
+"""Who listens on a port of this machine."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from pathlib import Path
+
+_LISTENING = "0A"  # the state in /proc/net/tcp: include/net/tcp_states.h of Linux
+
+
+def holder(host: str, port: int) -> str:
+    """Return who holds the port ("another program" where that cannot be told), or "" if it is free."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a connection that just ended looks like one
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EACCES:
+                return "the system: ports below 1024 need more rights"
+            return _program(port) or "another program"
+    return ""
+
+
+def _program(port: int) -> str:
+    """Find the listening process on Linux; of another user's the system does not tell."""
+    sockets = set()
+    for table in ("tcp", "tcp6"):
+        path = Path("/proc/net") / table
+        for line in path.read_text().splitlines()[1:] if path.exists() else ():
+            fields = line.split()
+            if fields[3] == _LISTENING and int(fields[1].rpartition(":")[2], 16) == port:
+                sockets.add(f"socket:[{fields[9]}]")
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if any(str(link.readlink()) in sockets for link in process.joinpath("fd").iterdir()):
+                return f"{process.joinpath('comm').read_text().strip()} (process {process.name})"
+        except OSError:  # ended meanwhile, or another user's
+            continue
+    return ""
