@@ -99,6 +99,13 @@ _REFUSALS = (
         "AWS failed, and again when it was asked anew",
         "Try again in a minute; AWS tells of larger troubles at https://health.aws.amazon.com.",
     ),
+    _Refusal(  # ECR's, STS's and IAM's words for the same
+        "invalid_credentials",
+        "InvalidSignatureException IncompleteSignature IncompleteSignatureException MissingAuthenticationToken "
+        "MissingAuthenticationTokenException InvalidAccessKeyIdException",
+        "AWS does not accept these credentials",
+        "See which are in force, and from where: aws configure list. Is the clock of this machine right?",
+    ),
     _Refusal(
         "access_denied",
         "AccessDenied AccessDeniedException AllAccessDisabled UnauthorizedOperation UnauthorizedAccess 403",
@@ -130,13 +137,26 @@ _WRONG_SETTING = (
 )
 
 
-def make_client(service: str, *, region: str | None, profile: str | None, needs_region: bool = False) -> Client:
-    """Make a client; None leaves the choice to boto3. Raises MlinferError."""
+def make_client(
+    service: str,
+    *,
+    region: str | None,
+    profile: str | None,
+    needs_region: bool = False,
+    timeout_s: float | None = None,
+) -> Client:
+    """Make a client; None leaves the choice to boto3. timeout_s: of each answer, which is then asked for once only.
+
+    Raises MlinferError.
+    """
+    config = Config(connect_timeout=CONNECT_TIMEOUT_S)
+    if timeout_s:
+        config = Config(connect_timeout=timeout_s, read_timeout=timeout_s, retries={"total_max_attempts": 1})
     try:
         session = boto3.Session(region_name=region, profile_name=profile)
         if needs_region and not session.region_name:
             raise _no_region()
-        return session.client(service, config=Config(connect_timeout=CONNECT_TIMEOUT_S))
+        return session.client(service, config=config)
     except boto.BotoCoreError as error:
         raise _not_asked(error, "AWS") from None
     except ValueError as error:  # botocore lets these pass as they come: an endpoint's URL, a number in the environment
@@ -214,7 +234,8 @@ def _refused(error: boto.ClientError, subject: str, permissions: str) -> RemoteE
     told = refusal(answer, subject)
     if told.code == "access_denied":
         detail = f": {said}" if said not in ("", "Access Denied", "Forbidden") else ""
-        hint = f"They need {permissions}; and the bucket must be yours." if permissions else told.hint
+        owned = "; and the bucket must be yours" if "s3:" in permissions else ""
+        hint = f"They need {permissions}{owned}." if permissions else told.hint
         return RemoteError(told.code, f"{told} ({error.operation_name}{detail})", hint)
     return told
 

@@ -105,6 +105,22 @@ def pull_statement(repository_arn: str, function: str) -> dict[str, Any]:
     }
 
 
+def push_policy(repository_arn: str) -> dict[str, Any]:
+    """Return what whoever pushes may do: the actions that this module and the Engine call, on this repository."""
+    on_repository = (
+        "DescribeRepositories CreateRepository TagResource ListTagsForResource PutImageTagMutability "
+        "PutImageScanningConfiguration GetLifecyclePolicy PutLifecyclePolicy GetRepositoryPolicy SetRepositoryPolicy "
+        "BatchCheckLayerAvailability InitiateLayerUpload UploadLayerPart CompleteLayerUpload PutImage BatchGetImage "
+        "GetDownloadUrlForLayer"
+    )
+    actions = [f"ecr:{action}" for action in on_repository.split()]
+    statements = [
+        {"Sid": "Repository", "Effect": "Allow", "Action": actions, "Resource": [repository_arn]},
+        {"Sid": "LogIn", "Effect": "Allow", "Action": ["ecr:GetAuthorizationToken"], "Resource": ["*"]},
+    ]
+    return {"Version": "2012-10-17", "Statement": statements}
+
+
 def push(engine: Engine, ecr: Client, repository: Repository, built: Built, arch: str, show: Show) -> Pushed:
     """Bring the image into the repository unless it is there, and check what lies there against what Lambda takes.
 

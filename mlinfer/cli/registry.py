@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from ..errors import MissingError
 from ..terminal import Terminal
 from .container import ArchFlag, ModelSourceFlag, build_image
 from .options import JsonFlag, ModelFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
 
 if TYPE_CHECKING:
+    from ..doctor import Finding
     from ..registry import Pushed, Repository
 
 
@@ -43,6 +46,55 @@ def push(
     with terminal.layer_bars() as show:
         pushed = step.push(docker, ecr, repository, built, config.arch, show)
     _show_pushed(terminal, repository, pushed)
+
+
+@app.command()
+def doctor(
+    model: ModelFlag = None,
+    arch: ArchFlag = None,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> int:
+    """Look at all that is needed here and in AWS, each with its remedy:  mlinfer doctor
+
+    The exit code is 3 if something needed is missing. Nothing is changed anywhere.
+    """
+    from .. import aws, engine
+    from .. import doctor as step
+    from ..names import Names
+    from ..registry import push_policy
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(model=model, arch=arch)
+    image = Names(config.project).image
+    tools = step.Tools(
+        connect=lambda: engine.connect(os.environ, step.ANSWER_S),
+        make_client=lambda service: aws.make_client(
+            service, region=region, profile=profile, needs_region=True, timeout_s=step.ANSWER_S
+        ),
+        policy=lambda account, where, partition: push_policy(
+            f"arn:{partition}:ecr:{where}:{account}:repository/{image}"
+        ),
+    )
+    findings = step.examine(config, tools)
+    missing = sum(finding.state == "missing" for finding in findings)
+    if as_json:
+        terminal.document({"missing": missing, "findings": [asdict(finding) for finding in findings]})
+    else:
+        terminal.rows(_finding_rows(findings), header=("", "check", "finding"))
+    terminal.note(f"Missing of what is needed: {missing}.")
+    return MissingError.exit_code if missing else 0
+
+
+def _finding_rows(findings: list[Finding]) -> Iterator[tuple[str, str, str]]:
+    """Yield a line for each finding, and one for its remedy."""
+    for finding in findings:
+        yield finding.state, finding.check, finding.finding
+        if finding.remedy:
+            yield "", "", f"-> {finding.remedy}"
 
 
 def _show_pushed(terminal: Terminal, repository: Repository, pushed: Pushed) -> None:
