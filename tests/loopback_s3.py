@@ -136,6 +136,7 @@ def loopback_s3(moto: str) -> Iterator[LoopbackS3]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # an answer's head and body in one packet: the second would wait 40 ms for the first's receipt
 
         def handle_one_request(self) -> None:
             self.raw_requestline = self.rfile.readline(65537)

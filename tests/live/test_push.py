@@ -214,7 +214,7 @@ def test_an_emulated_aws(mlinfer: MlInfer, ministack: Ministack) -> None:
     assert first.code == 0, first.err
     document = json.loads(first.out)
     assert document["uri"].startswith(f"{ministack.ecr.name}/{REPOSITORY}@sha256:")
-    client = boto3.client("ecr")
+    client = boto3.Session().client("ecr")  # the default session would keep the credentials of an earlier test
     try:
         (described,) = client.describe_images(repositoryName=REPOSITORY)["imageDetails"]
     finally:
