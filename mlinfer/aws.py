@@ -110,6 +110,13 @@ _REFUSALS = (
         "AWS failed, and again when it was asked anew",
         "Try again in a minute; AWS tells of larger troubles at https://health.aws.amazon.com.",
     ),
+    _Refusal(  # ECR's, STS's and IAM's words for the same
+        "invalid_credentials",
+        "InvalidSignatureException IncompleteSignature IncompleteSignatureException MissingAuthenticationToken "
+        "MissingAuthenticationTokenException InvalidAccessKeyIdException",
+        "AWS does not accept these credentials",
+        "See which are in force, and from where: aws configure list. Is the clock of this machine right?",
+    ),
     _Refusal(
         "not_found",
         "ResourceNotFoundException NoSuchEntity RepositoryNotFoundException",
@@ -193,12 +200,13 @@ class Session:
     def client(self, service: str, *, read_timeout: float | None = None) -> Client:
         """Make a client. Raises MlinferError.
 
-        read_timeout: s, for one that invokes a function: its requests are never repeated, which would run it twice.
+        read_timeout: s, for one whose requests are never repeated: that would invoke a function twice.
         """
         once: dict[str, Any] = {"retries": {"total_max_attempts": 1}, "max_pool_connections": MAX_CONNECTIONS}
         more = {**once, "read_timeout": read_timeout} if read_timeout else {}
+        connect_timeout = min(CONNECT_TIMEOUT_S, read_timeout or CONNECT_TIMEOUT_S)
         with _set_up():
-            return self._session.client(service, config=Config(connect_timeout=CONNECT_TIMEOUT_S, **more))
+            return self._session.client(service, config=Config(connect_timeout=connect_timeout, **more))
 
     def url_caller(self, read_timeout: float) -> UrlCaller:
         """Return what calls a function's URL with the credentials found here, or unsigned where there are none."""
@@ -332,8 +340,8 @@ def _refused(error: boto.ClientError, subject: str, permissions: str) -> RemoteE
     told = refusal(answer, subject)
     if told.code == "access_denied":
         detail = f": {said}" if said not in ("", "Access Denied", "Forbidden") else ""
-        yours = "; and the bucket must be yours" if subject.startswith("s3://") else ""
-        hint = f"They need {permissions}{yours}." if permissions else told.hint
+        owned = "; and the bucket must be yours" if "s3:" in permissions else ""
+        hint = f"They need {permissions}{owned}." if permissions else told.hint
         return RemoteError(told.code, f"{told} ({error.operation_name}{detail})", hint)
     if told.code in _TOLD_BY_AWS and said:
         return RemoteError(told.code, f"{told} ({error.operation_name}: {said})", told.hint)

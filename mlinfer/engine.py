@@ -52,6 +52,12 @@ class Engine:
             version: dict[str, Any] = self._client.version()
             return version
 
+    def describe(self) -> dict[str, Any]:
+        """Return the Engine's own description of its machine, storage and settings."""
+        with explained("the Docker Engine"):
+            info: dict[str, Any] = self._client.info()
+            return info
+
     def cpus(self) -> int:
         """Return the number of cores that the Engine's machine has."""
         with explained("the Docker Engine"):
@@ -68,6 +74,13 @@ class Engine:
         return Image(
             found.id, tuple(found.tags), _ARCHITECTURES.get(arch, arch), int(found.attrs["Size"]), dict(found.labels)
         )
+
+    def find_in_registry(self, name: str) -> list[str]:
+        """Return the architectures, in Lambda's words, that a public registry has of an image."""
+        with explained(name):  # with no login at all: reading the user's could start the helper of a keychain
+            found = self._client.api.inspect_distribution(name, auth_config={})
+            names = [str(platform.get("architecture")) for platform in found.get("Platforms") or []]
+            return [_ARCHITECTURES.get(arch, arch) for arch in names]
 
     def layers(self, image: str) -> list[tuple[str, int]]:
         """Return the instruction and the bytes of each layer, the topmost first."""
@@ -222,13 +235,16 @@ class _BuildError(Exception):
     """A step of a build failed; the Engine's own sentence."""
 
 
-def connect(environment: Mapping[str, str]) -> Engine:
-    """Find the Engine. Raises MissingError with what is missing: program, service, permission, context."""
+def connect(environment: Mapping[str, str], timeout_s: float = _READ_TIMEOUT_S) -> Engine:
+    """Find the Engine. timeout_s: how long one answer may take to come.
+
+    Raises MissingError with what is missing: program, service, permission, context.
+    """
     where = environment.get("DOCKER_HOST", "")
     try:
         if not where:
             where = _context(environment)
-        client = docker.from_env(timeout=_READ_TIMEOUT_S, environment=dict(environment))
+        client = docker.from_env(timeout=timeout_s, environment=dict(environment))
         client.ping()
     except (DockerException, RequestException, OSError, ValueError) as error:
         raise _no_engine(error, where) from None

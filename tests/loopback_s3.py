@@ -30,7 +30,11 @@ class Request:
 
     @property
     def operation(self) -> str:
-        """Name the S3 operation, as boto3 does, of those that uploads use."""
+        """Name the operation, as boto3 does; of S3 those that uploads use."""
+        if target := self.headers.get("x-amz-target"):  # of ECR and the other services that speak JSON
+            return target.rpartition(".")[2]
+        if self.body.startswith(b"Action="):  # of STS and IAM
+            return parse_qs(self.body.decode())["Action"][0]
         of_object = "/" in urlsplit(self.target).path.strip("/")
         if self.method == "PUT" and of_object:
             return "UploadPart" if "partNumber" in self.query else "PutObject"

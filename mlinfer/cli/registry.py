@@ -1,0 +1,120 @@
+"""The commands about what deploying needs: push, doctor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from ..errors import MissingError
+from ..terminal import Terminal
+from .container import ArchFlag, ModelSourceFlag, build_image
+from .options import JsonFlag, ModelFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
+
+if TYPE_CHECKING:
+    from ..doctor import Finding
+    from ..registry import Pushed, Repository
+
+
+@app.command()
+def push(
+    model: ModelFlag = None,
+    arch: ArchFlag = None,
+    model_source: ModelSourceFlag = None,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Bring the image to ECR, built first if it is not here:  mlinfer push
+
+    Prints REPOSITORY@sha256:..., the one name of it that can never mean another image. What is there already is not sent again.
+    """
+    from .. import aws, engine
+    from .. import registry as step
+    from ..names import Names
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(model=model, arch=arch, model_source=model_source)
+    ecr = aws.make_client("ecr", region=region, profile=profile, needs_region=True)
+    docker = engine.connect(os.environ)
+    built = build_image(terminal, docker, config)
+    step.check_image(docker, built, config.arch)
+    repository = step.ensure_repository(ecr, Names(config.project))
+    with terminal.layer_bars() as show:
+        pushed = step.push(docker, ecr, repository, built, config.arch, show)
+    _show_pushed(terminal, repository, pushed)
+
+
+@app.command()
+def doctor(
+    model: ModelFlag = None,
+    arch: ArchFlag = None,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> int:
+    """Look at all that is needed here and in AWS, each with its remedy:  mlinfer doctor
+
+    The exit code is 3 if something needed is missing. Nothing is changed anywhere.
+    """
+    from .. import aws, engine
+    from .. import doctor as step
+    from ..names import Names
+    from ..registry import push_policy
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(model=model, arch=arch)
+    image = Names(config.project).image
+    tools = step.Tools(
+        connect=lambda: engine.connect(os.environ, step.ANSWER_S),
+        make_client=lambda service: aws.Session(region=region, profile=profile, needs_region=True).client(
+            service, read_timeout=step.ANSWER_S
+        ),
+        policy=lambda account, where, partition: push_policy(
+            f"arn:{partition}:ecr:{where}:{account}:repository/{image}"
+        ),
+    )
+    findings = step.examine(config, tools)
+    missing = sum(finding.state == "missing" for finding in findings)
+    if as_json:
+        terminal.document({"missing": missing, "findings": [asdict(finding) for finding in findings]})
+    else:
+        terminal.rows(_finding_rows(findings), header=("", "check", "finding"))
+    terminal.note(f"Missing of what is needed: {missing}.")
+    return MissingError.exit_code if missing else 0
+
+
+def _finding_rows(findings: list[Finding]) -> Iterator[tuple[str, str, str]]:
+    """Yield a line for each finding, and one for its remedy."""
+    for finding in findings:
+        yield finding.state, finding.check, finding.finding
+        if finding.remedy:
+            yield "", "", f"-> {finding.remedy}"
+
+
+def _show_pushed(terminal: Terminal, repository: Repository, pushed: Pushed) -> None:
+    if terminal.as_json:
+        terminal.document({**asdict(pushed), "repository": {"uri": repository.uri, **repository.outcomes}})
+    else:
+        terminal.text(pushed.uri)
+    for name, outcome in repository.outcomes.items():
+        if outcome != "unchanged":
+            terminal.note(_REPOSITORY[name, outcome])
+    said = {"pushed": "Pushed and read back", "unchanged": "It was there already; nothing was sent"}[pushed.outcome]
+    terminal.note(f"{said}: {pushed.bytes:,} bytes, {pushed.arch}, tag {pushed.tag}.")
+
+
+_REPOSITORY = {
+    ("repository", "made"): "Made the repository: immutable tags, each image scanned when it is pushed.",
+    ("repository", "changed"): "Changed the repository: immutable tags, scanning and mlinfer's tag as a new one has them.",
+    ("lifecycle", "made"): "Made its lifecycle policy: only what has no tag is ever deleted.",
+    ("lifecycle", "changed"): "Changed its lifecycle policy: only what has no tag is ever deleted.",
+    ("lifecycle", "kept"): "Its lifecycle policy is not mlinfer's and stays: see to it that it never deletes what is deployed.",
+    ("policy", "made"): "Made its policy: Lambda may pull for this project's function.",
+    ("policy", "changed"): "Changed its policy: Lambda may pull for this project's function.",
+}  # fmt: skip
