@@ -11,7 +11,8 @@ import pytest
 from lambda_src.service import _covers
 from mlinfer.errors import RemoteError
 from mlinfer.names import Account, Names
-from mlinfer.policies import deployer_policy, repository_policy, role_policy, trust_policy
+from mlinfer.policies import deployer_policy, role_policy, trust_policy
+from mlinfer.registry import pull_statement
 from mlinfer.role import ensure_readable, ensure_role
 
 from .loopback_aws import ACCOUNT, REGION
@@ -74,10 +75,10 @@ def test_a_prefix_means_the_same_to_iam_as_to_the_handler(prefix: str, resource:
 
 def test_lambda_may_pull_the_image_for_this_function() -> None:
     """The repository's policy names the two actions, Lambda, and this function."""
-    (statement,) = repository_policy(HERE, NAMES)["Statement"]
+    statement = pull_statement(HERE.repository(NAMES), NAMES.function)
     arn = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:mlinfer-cats"
     assert statement == {
-        "Sid": "LambdaPullsTheImage",
+        "Sid": "MlinferLambdaPull",
         "Effect": "Allow",
         "Principal": {"Service": "lambda.amazonaws.com"},
         "Action": ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],

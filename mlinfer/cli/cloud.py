@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from ..config import Config
 from ..errors import MissingError, UsageError
 from ..names import Account, Names
 from ..terminal import Terminal
-from .container import ArchFlag, ModelSourceFlag
+from .container import ArchFlag, ModelSourceFlag, image_recipe
 from .options import JsonFlag, ModelFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
 
 if TYPE_CHECKING:
@@ -294,11 +295,16 @@ def _by_digest(uri: str) -> str:
     return uri
 
 
-def _build_and_push(terminal: Terminal, order: Order, session: Session) -> PushedImage:  # noqa: ARG001 - until it can
+def _build_and_push(terminal: Terminal, order: Order, session: Session) -> PushedImage:
     """Build the image and push it, unless that is done; in a dry run say whether it is. Raises MlinferError."""
-    raise UsageError(
-        "no_image", "this version pushes no image yet", "Name one that is in ECR: --image REPOSITORY@DIGEST"
-    )
+    from .. import engine, registry
+    from .registry import push_image
+
+    docker, ecr = engine.connect(os.environ), session.client("ecr")
+    if order.dry_run:
+        return registry.plan(docker, ecr, order.names, image_recipe(order.config).tag(), order.config.arch)
+    _, pushed = push_image(terminal, docker, ecr, order.config)
+    return _Given(pushed.uri, "made" if pushed.outcome == "pushed" else "unchanged")
 
 
 def _show_step(terminal: Terminal, step: Step, *, dry_run: bool) -> None:
