@@ -175,7 +175,7 @@ ELSEWHERE = {
     *("ecr:GetAuthorizationToken", "ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:CompleteLayerUpload"),
     *("ecr:CreateRepository", "ecr:GetDownloadUrlForLayer", "ecr:GetLifecyclePolicy", "ecr:GetRepositoryPolicy"),
     *("ecr:InitiateLayerUpload", "ecr:PutImage", "ecr:PutLifecyclePolicy", "ecr:SetRepositoryPolicy"),
-    *("ecr:TagResource", "ecr:UploadLayerPart"),
+    *("ecr:TagResource", "ecr:UploadLayerPart", "ecr:PutImageScanningConfiguration", "ecr:PutImageTagMutability"),
 }
 
 
