@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -137,6 +138,8 @@ def show(engine: Engine, functions: Mapping[tuple[str, str], Function], runs: in
                     found[name].append(measure(engine, replace(function, memory=memory)))
                 except RemoteError as error:
                     failed[name] = error.code
+                except TimeoutError:
+                    print(f"no answer within {TIMEOUT_S + 10} s: {memory} MB, {name}; not counted", file=sys.stderr)
         cells = []
         for name, times in found.items():
             first, warm = zip(*times, strict=True) if times else ((), ())
