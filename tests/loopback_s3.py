@@ -163,6 +163,7 @@ def loopback_s3(moto: str) -> Iterator[LoopbackS3]:
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(answer.body)
+            self.wfile.flush()
             self.close_connection = False
 
     class Server(ThreadingHTTPServer):
