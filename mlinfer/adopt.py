@@ -1,14 +1,15 @@
 """An ONNX classifier that someone already has: find out what it says of itself, and be told the rest.
 
 What it answers with (how many classes, logits or probabilities) is found by asking it, not only by reading its graph:
-exporters leave shapes out, and a graph can end in any operator. The whole model is held in memory here, about four times,
-because its file is written anew; only `inspect` and the hashes are bounded.
+exporters leave shapes out, and a graph can end in any operator. The weights are in memory only while it is asked: once,
+in the session, and opening that takes as much again as the largest of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,9 +22,10 @@ from lambda_src.model import open_session
 from lambda_src.settings import default_threads
 
 from . import __version__
-from .errors import MissingError, UsageError, VerificationError
+from .errors import UsageError, VerificationError
+from .graph import read_graph, write_model_file, written_bytes
 from .modelfile import ModelFile, Port, read_model_file, read_ports
-from .parity import Run, fixed_inputs
+from .parity import fixed_inputs
 from .runtime import refusal
 from .source import Answers, Source, check_labels, checked_name, json_object, missing_extra, read_labels, safe_name
 
@@ -68,15 +70,20 @@ def read_onnx(path: Path, answers: Answers) -> Source:
     picture = _picture_input(inputs, answers)
     output = _chosen_output(outputs, answers)
     preprocess = _preprocess(picture, answers, file.metadata)
-    run = _runner(path, picture, output.name)
-    samples = [*fixed_inputs(preprocess, (1, 1, 1, 1))]
-    scores = _scores(run, samples)
+    ask = partial(_ask, path, picture, output.name)
+    answered = ask(fixed_inputs(preprocess, (1, 1, 1, 1)))
+    scores = _scores(answered)
     kind = _output_kind(graph.graph, output.name, scores, answers, file.metadata)
     labels = _labels(scores.shape[1], answers, file.metadata)
-    _rewrite(graph, picture, inputs, outputs, output, run(samples[0]).shape)
+    _rewrite(graph, picture, inputs, outputs, output, answered[0].shape)
     name = checked_name(answers.name or (file.metadata.name if file.metadata else safe_name(path.stem)))
     metadata = Metadata(name, labels, preprocess, kind, _provenance(file, graph))
-    return Source(graph, metadata, lambda batch: run(batch).reshape(len(batch), -1), one_by_one=picture.batch == 1)
+    return Source(
+        metadata,
+        write=lambda metadata, target: write_model_file(graph, metadata, target, path.parent),
+        ask=lambda batches: [scores.reshape(len(scores), -1) for scores in ask(batches)],
+        one_by_one=picture.batch == 1,
+    )
 
 
 def _check_told(path: Path, answers: Answers, said: Metadata | None) -> None:
@@ -94,36 +101,22 @@ def _check_told(path: Path, answers: Answers, said: Metadata | None) -> None:
 
 
 def _load(path: Path) -> ModelProto:
-    """Check the file and load it with its external data. Raises MissingError, VerificationError."""
+    """Load the graph and check it. Raises MissingError, UsageError, VerificationError."""
     try:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError as error:
         raise missing_extra("onnx") from error
     try:
-        model = onnx.load(path, load_external_data=False)
-        _check_weights(model, path)
-        onnx.checker.check_model(str(path), full_check=True)  # by path: above 2 GB it takes nothing else
-        onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+        model = read_graph(path)
+        if (size := written_bytes(model)) > MAX_FILE_BYTES:
+            message = f"{path} has {size:,} bytes with its weights; one ONNX file holds {MAX_FILE_BYTES:,} at most"
+            raise VerificationError("model_too_large", message)
+        onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, DecodeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise VerificationError("invalid_model", f"the ONNX checker refuses {path}: {reason}") from error
     return model
-
-
-def _check_weights(model: ModelProto, path: Path) -> None:
-    """Check that weights in other files are there and will fit into one. Raises MissingError, VerificationError."""
-    from onnx.external_data_helper import ExternalDataInfo, uses_external_data
-
-    outside = [ExternalDataInfo(tensor) for tensor in model.graph.initializer if uses_external_data(tensor)]
-    for name in sorted({info.location for info in outside}):
-        if not (path.parent / name).is_file():
-            hint = f"Put it beside {path.name} under that name."
-            raise MissingError("weights_missing", f"{path} keeps weights in {name}, which is not there", hint)
-    size = path.stat().st_size + sum(int(info.length or 0) for info in outside)
-    if size > MAX_FILE_BYTES:
-        message = f"{path} has {size:,} bytes with its weights; one ONNX file holds {MAX_FILE_BYTES:,} at most"
-        raise VerificationError("model_too_large", message)
 
 
 def _picture_input(inputs: list[Port], answers: Answers) -> _Input:
@@ -211,8 +204,8 @@ def _combined(picture: _Input, size: tuple[int, int], told: Mapping[str, Any]) -
         raise UsageError("invalid_preprocess", f"the pre-processing is not as documented: {error}") from error
 
 
-def _runner(path: Path, picture: _Input, output: str) -> Run:
-    """Return a function that asks the original file, filling a fixed batch up. Raises VerificationError."""
+def _ask(path: Path, picture: _Input, output: str, batches: Iterable[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Ask the original file, filling a fixed batch up. Raises VerificationError."""
     try:
         session = open_session(path, default_threads({}))
     except FaultError as error:
@@ -226,12 +219,11 @@ def _runner(path: Path, picture: _Input, output: str) -> Run:
             raise VerificationError("unusable_model", f"{path} cannot answer a picture: {error}") from error
         return result[: len(batch)] if result.ndim else result
 
-    return run
+    return [run(batch) for batch in batches]
 
 
-def _scores(run: Run, samples: list[NDArray[Any]]) -> NDArray[np.float64]:
-    """Ask the model and return [N, classes]. Raises VerificationError if that is not what it answers."""
-    answers = [run(sample) for sample in samples]
+def _scores(answers: list[NDArray[Any]]) -> NDArray[np.float64]:
+    """Return what the model answered to single pictures as [N, classes]. Raises VerificationError if that it is not."""
     shape = answers[0].shape
     if len(shape) < 2 or shape[0] != 1 or any(size != 1 for size in shape[2:]):
         shown = _in_words(shape) or "a single number"

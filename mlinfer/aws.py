@@ -17,12 +17,15 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.httpsession import URLLib3Session
+from botocore.parsers import ResponseParserError
 
 from .errors import MissingError, MlinferError, RemoteError, UsageError
 from .names import TAG, Account, Names
 
 T = TypeVar("T")
 Client = Any  # boto3 makes its clients' classes at run time
+# Sends a POST to a function's URL and returns status and body. Raises MlinferError.
+UrlCaller = Callable[[str, bytes], tuple[int, bytes]]
 
 MAX_CONNECTIONS = 64  # of one client: how many pictures `predict --jobs` may ask about at once
 CONNECT_TIMEOUT_S = 10  # botocore's 60 s, for each attempt, is how long a wrong address would look like a slow one
@@ -107,6 +110,13 @@ _REFUSALS = (
         "AWS failed, and again when it was asked anew",
         "Try again in a minute; AWS tells of larger troubles at https://health.aws.amazon.com.",
     ),
+    _Refusal(  # ECR's, STS's and IAM's words for the same
+        "invalid_credentials",
+        "InvalidSignatureException IncompleteSignature IncompleteSignatureException MissingAuthenticationToken "
+        "MissingAuthenticationTokenException InvalidAccessKeyIdException",
+        "AWS does not accept these credentials",
+        "See which are in force, and from where: aws configure list. Is the clock of this machine right?",
+    ),
     _Refusal(
         "not_found",
         "ResourceNotFoundException NoSuchEntity RepositoryNotFoundException",
@@ -177,27 +187,53 @@ _WRONG_SETTING = (
 )
 
 
-def make_client(
-    service: str,
-    *,
-    region: str | None,
-    profile: str | None,
-    needs_region: bool = False,
-    read_timeout: float | None = None,
-) -> Client:
-    """Make a client; None leaves the choice to boto3. Raises MlinferError.
+class Session:
+    """The credentials, Region and endpoints of one command: found once, so that a profile asks for one MFA code."""
 
-    read_timeout: s, for a client that invokes a function: its requests are never repeated, which would run it twice.
-    """
+    def __init__(self, *, region: str | None, profile: str | None, needs_region: bool = False) -> None:
+        """Look for them as boto3 does; None leaves the choice to it. Raises MlinferError."""
+        with _set_up():
+            self._session = boto3.Session(region_name=region, profile_name=profile)
+            if needs_region and not self._session.region_name:
+                raise _no_region()
+
+    def client(self, service: str, *, read_timeout: float | None = None) -> Client:
+        """Make a client. Raises MlinferError.
+
+        read_timeout: s, for one whose requests are never repeated: that would invoke a function twice.
+        """
+        once: dict[str, Any] = {"retries": {"total_max_attempts": 1}, "max_pool_connections": MAX_CONNECTIONS}
+        more = {**once, "read_timeout": read_timeout} if read_timeout else {}
+        connect_timeout = min(CONNECT_TIMEOUT_S, read_timeout or CONNECT_TIMEOUT_S)
+        with _set_up():
+            return self._session.client(service, config=Config(connect_timeout=connect_timeout, **more))
+
+    def url_caller(self, read_timeout: float) -> UrlCaller:
+        """Return what calls a function's URL with the credentials found here, or unsigned where there are none."""
+        with _set_up():
+            credentials = self._session.get_credentials()
+        http = URLLib3Session(timeout=(CONNECT_TIMEOUT_S, read_timeout), max_pool_connections=MAX_CONNECTIONS)
+
+        def call(url: str, body: bytes) -> tuple[int, bytes]:
+            request = AWSRequest("POST", url, {"Content-Type": "application/json"}, body)
+            with explained(url):
+                if credentials:
+                    SigV4Auth(credentials, "lambda", self._session.region_name).add_auth(request)
+                answer = http.send(request.prepare())
+                return int(answer.status_code), bytes(answer.content)
+
+        return call
+
+
+def make_client(service: str, *, region: str | None, profile: str | None, needs_region: bool = False) -> Client:
+    """Make the only client of a command. Raises MlinferError."""
+    return Session(region=region, profile=profile, needs_region=needs_region).client(service)
+
+
+@contextmanager
+def _set_up() -> Iterator[None]:
     try:
-        session = boto3.Session(region_name=region, profile_name=profile)
-        if needs_region and not session.region_name:
-            raise _no_region()
-        once: dict[str, Any] = (
-            {"retries": {"total_max_attempts": 1}, "read_timeout": read_timeout} if read_timeout else {}
-        )
-        once |= {"max_pool_connections": MAX_CONNECTIONS} if read_timeout else {}
-        return session.client(service, config=Config(connect_timeout=CONNECT_TIMEOUT_S, **once))
+        yield
     except boto.BotoCoreError as error:
         raise _not_asked(error, "AWS") from None
     except ValueError as error:  # botocore lets these pass as they come: an endpoint's URL, a number in the environment
@@ -219,30 +255,6 @@ def make_emulator_client(url: str, read_timeout: float) -> Client:
     config = Config(read_timeout=read_timeout, connect_timeout=CONNECT_TIMEOUT_S, retries={"total_max_attempts": 1})
     session = boto3.Session(aws_access_key_id="local", aws_secret_access_key="local", region_name="us-east-1")  # noqa: S106
     return session.client("lambda", endpoint_url=url, config=config)
-
-
-# Sends a POST to a function's URL, signed, and returns status and body. Raises MlinferError.
-UrlCaller = Callable[[str, bytes], tuple[int, bytes]]
-
-
-def make_url_caller(*, region: str | None, profile: str | None, read_timeout: float) -> UrlCaller:
-    """Return what calls a function's URL with the credentials that boto3 finds, or unsigned where it finds none."""
-    try:
-        session = boto3.Session(region_name=region, profile_name=profile)
-        credentials = session.get_credentials()
-    except boto.BotoCoreError as error:
-        raise _not_asked(error, "AWS") from None
-    http = URLLib3Session(timeout=(CONNECT_TIMEOUT_S, read_timeout), max_pool_connections=MAX_CONNECTIONS)
-
-    def call(url: str, body: bytes) -> tuple[int, bytes]:
-        request = AWSRequest("POST", url, {"Content-Type": "application/json"}, body)
-        with explained(url):
-            if credentials:
-                SigV4Auth(credentials, "lambda", session.region_name).add_auth(request)
-            answer = http.send(request.prepare())
-            return int(answer.status_code), bytes(answer.content)
-
-    return call
 
 
 def container_environment(*, region: str | None, profile: str | None) -> dict[str, str]:
@@ -285,6 +297,9 @@ def explained(subject: str, permissions: str = "") -> Iterator[None]:
         raise _refused(error, subject, permissions) from error
     except boto.BotoCoreError as error:
         raise _not_asked(error, subject) from None
+    except ResponseParserError:  # which is none of botocore's own errors, and quotes the whole answer
+        message, hint = f"{subject}: what answered is not AWS", "Check AWS_ENDPOINT_URL, and the proxy if there is one."
+        raise RemoteError("aws_failed", message, hint) from None
 
 
 def refusal(answer: str, subject: str) -> RemoteError:
@@ -325,8 +340,8 @@ def _refused(error: boto.ClientError, subject: str, permissions: str) -> RemoteE
     told = refusal(answer, subject)
     if told.code == "access_denied":
         detail = f": {said}" if said not in ("", "Access Denied", "Forbidden") else ""
-        yours = "; and the bucket must be yours" if subject.startswith("s3://") else ""
-        hint = f"They need {permissions}{yours}." if permissions else told.hint
+        owned = "; and the bucket must be yours" if "s3:" in permissions else ""
+        hint = f"They need {permissions}{owned}." if permissions else told.hint
         return RemoteError(told.code, f"{told} ({error.operation_name}{detail})", hint)
     if told.code in _TOLD_BY_AWS and said:
         return RemoteError(told.code, f"{told} ({error.operation_name}: {said})", told.hint)
@@ -350,7 +365,7 @@ def _not_asked(error: boto.BotoCoreError, subject: str) -> MlinferError:
     if isinstance(error, _NO_CONNECTION):
         message = f"{subject}: {_connection_reason(error)}"
         return RemoteError("connection_failed", message, "Check the network, and AWS_ENDPOINT_URL if it is set.")
-    return RemoteError("aws_failed", f"{subject}: boto3 gave up: {error}")
+    return RemoteError("aws_failed", f"{subject}: boto3 gave up: {error}", "Try again in a minute.")
 
 
 def _connection_reason(error: boto.BotoCoreError) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +20,31 @@ class Change:
     outcome: Outcome
     detail: str = ""
     difference: str = ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step that has ended, or in a plan: that would be done."""
+
+    name: str
+    change: Change
+    seconds: float
+
+
+class Steps:
+    """Takes down what each step did as it ends, and how long it took."""
+
+    def __init__(self, report: Callable[[Step], None]) -> None:
+        self._report = report
+        self._since = time.perf_counter()
+        self.done: list[Step] = []
+
+    def ended(self, name: str, change: Change) -> None:
+        """Take down and report a step that began where the one before ended."""
+        now = time.perf_counter()
+        self.done.append(Step(name, change, round(now - self._since, 3)))
+        self._report(self.done[-1])
+        self._since = time.perf_counter()
 
 
 def compare(name: str, there: Document | None, wanted: Document, detail: str = "") -> Change:

@@ -2,7 +2,7 @@
 
 What the emulator in the base image leaves out is done by the Engine. Three things stay apart: the CPU is not boosted
 during the start, so that cold starts below 1,769 MB look worse than in Lambda; the start counts towards the timeout;
-and one request at a time is answered: a second one at the same moment ends the emulator, which the Engine then restarts.
+and one request at a time is answered: a second one at the same moment ends the emulator, which the Engine then starts again.
 """
 
 from __future__ import annotations
@@ -14,24 +14,26 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lambda_src.settings import MB_PER_VCPU
 
-from .answers import read_answer
+from .answers import failure, read_answer
 from .engine import Container, Engine
 from .errors import MissingError, MlinferError, RemoteError, UsageError
 from .names import PROJECT_LABEL
 from .ports import holder
 
+Alone = Callable[[], AbstractContextManager[None]]
+
 HOST = "127.0.0.1"
 INVOCATIONS = "/2015-03-31/functions/function/invocations"
 
+FRESH_LABEL = "mlinfer.fresh"  # of containers that are measured
 _LABEL = "mlinfer.run-local"  # its value: a hash of how the container was started
-_FRESH_LABEL = "mlinfer.fresh"  # of one that is measured, and that `run-local` leaves alone
 _INNER_PORT = 8080
 _MODEL_MOUNT = "/mnt/model.onnx"
 _LAMBDA_USER = "993:990"  # sbx_user1051
@@ -40,6 +42,8 @@ _MAX_RESTARTS = 5
 _BOOT_S = 20.0
 _LAST_LINES = 12
 _NARRATION = re.compile(r"\(rapid\)|^(START|END|REPORT) RequestId: ")
+_EXIT = re.compile(r"\(rapid\) Process runtime-\d+ exited: (.+)")
+_MORE = "Give it more time or memory: timeout and memory in mlinfer.toml."
 _HEALTH = {"requestContext": {"http": {"method": "GET"}}}
 
 
@@ -57,6 +61,11 @@ class Function:
     model: Path | None = None
     fetched_bytes: int = 0  # of a model that will be downloaded to /tmp, which takes memory here but not in Lambda
 
+    @property
+    def url(self) -> str:
+        """Return where events are posted to."""
+        return f"http://{HOST}:{self.port}{INVOCATIONS}"
+
 
 @dataclass(frozen=True)
 class Running:
@@ -71,66 +80,70 @@ class Running:
 
 @dataclass(frozen=True)
 class Fresh:
-    """A container that listens and was asked nothing yet. boot_s: seconds that it took until then."""
+    """A container that was asked nothing yet. boot_s: seconds until its emulator listened."""
 
     container: Container
-    url: str
     boot_s: float
 
 
-def run(engine: Engine, function: Function, sleep: Callable[[float], None] = time.sleep) -> tuple[Running, Container]:
-    """Start the function and wait until it answers, or find it running so already. Raises MlinferError."""
+def run(
+    engine: Engine, function: Function, alone: Alone, sleep: Callable[[float], None] = time.sleep
+) -> tuple[Running, Container]:
+    """Start the function and wait until it answers, or find it running so already. Raises MlinferError.
+
+    alone: makes the context in which each request is made; see `invoke.emulator`.
+    """
     options, notes = _options(engine, function)
-    url = f"http://{HOST}:{function.port}{INVOCATIONS}"
     for container in find(engine, function.project):
         if container.labels.get(_LABEL) == options["labels"][_LABEL] and container.state().status == "running":
-            _wait(container, url, sleep)
-            return Running(container.name, url, _model(container, url, function), notes, "unchanged"), container
+            with suppress(RemoteError):  # it hangs, or has ended just now: another is started
+                _wait(container, function, sleep)
+                model = _check(container, function, alone)
+                return Running(container.name, function.url, model, notes, "unchanged"), container
         container.remove()
-    _check_port(engine, function.port)
-    container = engine.start(function.image, **options)
+    container = start(engine, function, sleep)
     try:
-        _wait(container, url, sleep)
-        model = _model(container, url, function)
+        model = _check(container, function, alone)
+        container.restart_on_failure(_MAX_RESTARTS)  # not before: a start that fails is to be seen
     except BaseException:
         container.remove()
         raise
-    return Running(container.name, url, model, notes, "made"), container
+    return Running(container.name, function.url, model, notes, "made"), container
+
+
+def start(
+    engine: Engine, function: Function, sleep: Callable[[float], None] = time.sleep, label: str = _LABEL
+) -> Container:
+    """Start a container and wait until its emulator listens; the function is loaded by its first invocation only."""
+    _check_port(engine, function.port)
+    container = engine.start(function.image, **_options(engine, function, label)[0])
+    try:
+        _wait(container, function, sleep)
+    except BaseException:
+        container.remove()
+        raise
+    return container
 
 
 @contextmanager
 def fresh(engine: Engine, function: Function, sleep: Callable[[float], None] = time.sleep) -> Iterator[Fresh]:
-    """Start the function anew and wait only until it listens, so that the first request finds it cold; remove it at the end.
-
-    Raises MlinferError.
-    """
-    options, _ = _options(engine, function)
-    options["labels"] = {PROJECT_LABEL: function.project, _FRESH_LABEL: ""}
-    url = f"http://{HOST}:{function.port}{INVOCATIONS}"
-    _check_port(engine, function.port)
+    """Start a container whose first request will find it cold, beside the one that runs; remove it at the end."""
     began = time.perf_counter()
-    container = engine.start(function.image, **options)
+    container = start(engine, function, sleep, FRESH_LABEL)
     try:
-        _wait(container, url, sleep)
-        yield Fresh(container, url, time.perf_counter() - began)
+        yield Fresh(container, time.perf_counter() - began)
     finally:
         container.remove()
 
 
-def remove_fresh(engine: Engine, project: str) -> None:
-    """Remove the fresh containers of the project that a killed command has left."""
-    for container in engine.containers({PROJECT_LABEL: project, _FRESH_LABEL: ""}):
-        container.remove()
-
-
-def find(engine: Engine, project: str) -> list[Container]:
+def find(engine: Engine, project: str, label: str = _LABEL) -> list[Container]:
     """Return the project's containers; nobody else's is ever touched."""
-    return [c for c in engine.containers({PROJECT_LABEL: project}) if _LABEL in c.labels]
+    return [c for c in engine.containers({PROJECT_LABEL: project}) if label in c.labels]
 
 
-def stop(engine: Engine, project: str) -> list[str]:
+def stop(engine: Engine, project: str, label: str = _LABEL) -> list[str]:
     """Stop and remove the project's containers and return their names."""
-    found = find(engine, project)
+    found = find(engine, project, label)
     for container in found:
         container.remove()
     return [container.name for container in found]
@@ -139,7 +152,7 @@ def stop(engine: Engine, project: str) -> list[str]:
 def crash(container: Container, happened: str) -> MlinferError:
     """Return the error that says how the container ended, with its last lines."""
     state = container.state()
-    lines = "".join(f"\n    {line}" for line in container.log(_LAST_LINES))
+    lines = "".join(f"\n    {line}" for line in handlers_lines(container.log(200))[-_LAST_LINES:])
     if state.out_of_memory:
         hint = "Give it more: memory in mlinfer.toml, or --memory."
         return RemoteError("out_of_memory", f"{happened}: its memory is too small{lines}", hint)
@@ -152,10 +165,9 @@ def crash(container: Container, happened: str) -> MlinferError:
     return RemoteError("container_crashed", f"{happened} ({how}){lines}", "The lines above are its last.")
 
 
-def _options(engine: Engine, function: Function) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _options(engine: Engine, function: Function, label: str = _LABEL) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return docker-py's options of the container, and what of the function's the machine cannot give."""
     cores = engine.cpus()
-    notes = shortage(function.memory, cores)
     environment = {
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory),
         "AWS_LAMBDA_FUNCTION_TIMEOUT": str(function.timeout),
@@ -181,12 +193,11 @@ def _options(engine: Engine, function: Function) -> tuple[dict[str, Any], tuple[
         "mem_limit": memory,
         "memswap_limit": memory,
         "nano_cpus": int(min(function.memory / MB_PER_VCPU, cores) * 1e9),
-        "restart_policy": {"Name": "on-failure", "MaximumRetryCount": _MAX_RESTARTS},
         "name": f"mlinfer-{function.project}-{function.port}",
     }
     spec = json.dumps([function.image, options], sort_keys=True).encode()
-    options["labels"] = {PROJECT_LABEL: function.project, _LABEL: hashlib.sha256(spec).hexdigest()[:16]}
-    return options, notes
+    options["labels"] = {PROJECT_LABEL: function.project, label: hashlib.sha256(spec).hexdigest()[:16]}
+    return options, shortage(function.memory, cores)
 
 
 def shortage(memory: int, cores: int) -> tuple[str, ...]:
@@ -209,41 +220,51 @@ def _check_port(engine: Engine, port: int) -> None:
         raise MissingError("port_taken", f"port {port} is taken by {by}", "Choose another: --port 9001")
 
 
-def _wait(container: Container, url: str, sleep: Callable[[float], None]) -> None:
+def _wait(container: Container, function: Function, sleep: Callable[[float], None]) -> None:
     """Wait until the emulator listens. Raises RemoteError."""
     deadline = time.monotonic() + _BOOT_S
-    while not _listens(url):
-        state = container.state()
-        if state.status in ("exited", "dead", "removed") or state.restarts:
+    while not _listens(function.url):
+        if container.state().status in ("exited", "dead", "removed"):
             raise crash(container, "the container ended before it could answer")
         if time.monotonic() > deadline:
             raise crash(container, f"the container did not listen within {_BOOT_S:.0f} s")
         sleep(0.02)
 
 
-def _model(container: Container, url: str, function: Function) -> Mapping[str, Any]:
-    """Ask the handler for its health document and return what it says of its model. Raises RemoteError."""
+def _check(container: Container, function: Function, alone: Alone) -> Mapping[str, Any]:
+    """Ask the handler for its health document and return the model that it names. Raises RemoteError."""
     try:
-        answer = read_answer(post(url, json.dumps(_HEALTH).encode(), function.timeout + 10), "the function")
-        body: dict[str, Any] = json.loads(answer["body"])
+        with alone():
+            payload = post(function.url, json.dumps(_HEALTH).encode(), function.timeout + 10)
+        body: dict[str, Any] = json.loads(read_answer(payload, "the function")["body"])
         return dict(body["model"])
+    except TimeoutError as error:
+        raise _failed_start(
+            RemoteError("function_timeout", "it does not answer", _MORE), container, function
+        ) from error
     except OSError as error:
         raise crash(container, "the container ended while the function was starting") from error
     except RemoteError as error:
         raise _failed_start(error, container, function) from error
 
 
-def _failed_start(error: RemoteError, container: Container, function: Function) -> MlinferError:
-    lines = "".join(f"\n    {line}" for line in handlers_lines(container.log(200))[-_LAST_LINES:])
+def _failed_start(error: MlinferError, container: Container, function: Function) -> MlinferError:
+    log = container.log(200)
+    if error.code == "function_crashed" and (exits := [e for line in log for e in _EXIT.findall(line)]):
+        # The emulator's answer to an end during the start is empty.
+        document = {"errorType": "Runtime.ExitError", "errorMessage": f"Runtime exited with error: {exits[-1]}"}
+        error = failure(document, "the function")
+    lines = "".join(f"\n    {line}" for line in handlers_lines(log)[-_LAST_LINES:])
     if error.code == "function_timeout":
         message = f"the function did not start within its timeout of {function.timeout} s, which here includes the start{lines}"
         return RemoteError("slow_start", message, error.hint)
-    return RemoteError(error.code, f"the function cannot start: {error}{lines}", error.hint)
+    return RemoteError(error.code, f"the start failed: {error}{lines}", error.hint)
 
 
 def handlers_lines(log: list[str]) -> list[str]:
     """Return the lines that are not the emulator's own narration; the figures of its REPORT are made up, too."""
-    return [line for line in log if line.strip() and not _NARRATION.search(line)]
+    lines = (line.rstrip().replace("\xa0", " ") for line in log)  # the runtime's indentation of a traceback
+    return [line for line in lines if line and not _NARRATION.search(line)]
 
 
 def post(url: str, body: bytes, timeout: float) -> bytes:

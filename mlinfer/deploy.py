@@ -6,7 +6,6 @@ a run that was killed anywhere is finished by the next one, and a run that finds
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -14,15 +13,15 @@ from typing import Any, Protocol
 
 from .alias import Alias, ensure_url, move_alias, plan_alias, read_alias
 from .aws import Client, explained
-from .changes import Change, Outcome
+from .changes import Change, Outcome, Step, Steps
 from .config import Config
-from .function import Wanted, ensure_function, ensure_version, plan_version, versions
+from .function import Wanted, ensure_function, ensure_version, plan_version, read_function, versions
 from .loggroup import ensure_log_group
 from .modelfile import ModelFile
 from .names import ALIAS, Account, Names
 from .policies import role_policy
 from .predict import Target
-from .proof import PICTURES, prove, version_asker
+from .proof import NETWORK_S, PICTURES, prove, version_asker
 from .role import ensure_role
 from .samples import draw
 from .staging import ensure_expiry
@@ -30,7 +29,6 @@ from .upload import ensure_bucket, is_bucket, is_uploaded, object_key, upload
 from .waiting import Patience
 
 READABLE_VERSIONS = 10  # whose models the role lets the function read, so that `rollback` needs no change of the role
-NETWORK_S = 30  # of an invocation, beside the function's own timeout
 
 Bar = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
 
@@ -52,7 +50,7 @@ class Clients:
     iam: Client
     logs: Client
     s3: Client
-    invoker: Callable[[int], Client]
+    invoker: Callable[[float], Client]
 
 
 @dataclass(frozen=True)
@@ -81,15 +79,6 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step that has ended, or in a plan: that would be done."""
-
-    name: str
-    change: Change
-    seconds: float
-
-
-@dataclass(frozen=True)
 class Deployment:
     """What is live now, or would be. url "" = none."""
 
@@ -102,21 +91,6 @@ class Deployment:
     steps: tuple[Step, ...]
 
 
-class _Steps:
-    """Takes down what each step did as it ends, and how long it took."""
-
-    def __init__(self, report: Callable[[Step], None]) -> None:
-        self._report = report
-        self._since = time.perf_counter()
-        self.done: list[Step] = []
-
-    def ended(self, name: str, change: Change) -> None:
-        now = time.perf_counter()
-        self.done.append(Step(name, change, round(now - self._since, 3)))
-        self._report(self.done[-1])
-        self._since = time.perf_counter()
-
-
 def deploy(
     order: Order,
     clients: Clients,
@@ -127,9 +101,11 @@ def deploy(
     bar: Bar,
 ) -> Deployment:
     """Do what is left to do, step by step; of a dry run, say it. Raises MlinferError."""
-    config, names, steps = order.config, order.names, _Steps(report)
+    config, names, steps = order.config, order.names, Steps(report)
     with explained(f"the function {names.function}"):
-        live, published = read_alias(clients.functions, names), versions(clients.functions, names)
+        there = read_function(clients.functions, names)  # if it is somebody else's, before anything is made
+        live = read_alias(clients.functions, names) if there else None
+        published = versions(clients.functions, names) if there else []
     if config.bucket:
         _prepare_bucket(order, clients.s3, steps, bar)
     pushed = image()
@@ -137,8 +113,8 @@ def deploy(
     policy = role_policy(order.account, names, _models(order, published, live), input_prefixes(config, names))
     steps.ended("role", ensure_role(clients.iam, names, policy, dry_run=order.dry_run))
     steps.ended("log group", ensure_log_group(clients.logs, names, config.log_days, dry_run=order.dry_run))
-    wanted = _wanted(order, pushed.uri)
-    version = _publish(order, clients.functions, wanted, patience, steps)
+    to_be = wanted(order, pushed.uri)
+    version = _publish(order, clients.functions, to_be, patience, steps)
     steps.ended("proof", _proof(order, clients, embedded, version, live, patience))
     if order.dry_run:
         steps.ended("alias", plan_alias(live, version))
@@ -146,18 +122,19 @@ def deploy(
         steps.ended("alias", move_alias(clients.functions, names, live, version))
     change, url = ensure_url(clients.functions, names, config.url, dry_run=order.dry_run)
     steps.ended("url", change)
-    return Deployment(names.function, ALIAS, version, wanted.image, order.model_uri, url, tuple(steps.done))
+    return Deployment(names.function, ALIAS, version, to_be.image, order.model_uri, url, tuple(steps.done))
 
 
-def _prepare_bucket(order: Order, s3: Client, steps: _Steps, bar: Bar) -> None:
+def _prepare_bucket(order: Order, s3: Client, steps: Steps, bar: Bar) -> None:
     """Make the bucket if that was asked for, bring the model there, and let staged pictures expire."""
-    config = order.config
+    config, missing = order.config, False
     if order.create_bucket:
         bucket, project = config.bucket, config.project
-        made = not is_bucket(s3, bucket) if order.dry_run else ensure_bucket(s3, bucket, project)
-        steps.ended("bucket", Change("made" if made else "unchanged", f"s3://{config.bucket}"))
+        missing = order.dry_run and not is_bucket(s3, bucket)
+        made = missing if order.dry_run else ensure_bucket(s3, bucket, project)
+        steps.ended("bucket", Change("made" if made else "unchanged", f"s3://{bucket}"))
     if config.model_source == "s3":
-        steps.ended("model", _bring_model(order, s3, bar))
+        steps.ended("model", Change("made", order.model_uri) if missing else _bring_model(order, s3, bar))
     steps.ended("staging", ensure_expiry(s3, config.bucket, order.names, dry_run=order.dry_run))
 
 
@@ -171,12 +148,12 @@ def _bring_model(order: Order, s3: Client, bar: Bar) -> Change:
     return Change("unchanged" if held else "made", order.model_uri)
 
 
-def _publish(order: Order, functions: Client, wanted: Wanted, patience: Patience, steps: _Steps) -> str:
+def _publish(order: Order, functions: Client, to_be: Wanted, patience: Patience, steps: Steps) -> str:
     """Bring the function to what is wanted, and return the version that holds it."""
     names = order.names
-    steps.ended("function", ensure_function(functions, names, wanted, patience, dry_run=order.dry_run))
+    steps.ended("function", ensure_function(functions, names, to_be, patience, dry_run=order.dry_run))
     if order.dry_run:
-        change, version = plan_version(functions, names, wanted)
+        change, version = plan_version(functions, names, to_be)
     else:
         change, version = ensure_version(functions, names, patience)
     steps.ended("version", change)
@@ -196,7 +173,8 @@ def _proof(
     return Change("made", prove(ask, embedded, order.file.sha256, draw(PICTURES)))
 
 
-def _wanted(order: Order, image: str) -> Wanted:
+def wanted(order: Order, image: str) -> Wanted:
+    """Return what the function is to be, by configuration and model file."""
     config = order.config
     return Wanted(
         image=image,

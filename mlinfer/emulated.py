@@ -34,7 +34,7 @@ class Emulated:
         self, fresh: Fresh, function: Function, log: Callable[[str], None], sleep: Callable[[float], None]
     ) -> None:
         self._fresh = fresh
-        self._timeout = function.timeout + _SLACK_S
+        self._function = function
         self._log = log
         self._sleep = sleep
         self._last = ""
@@ -46,7 +46,7 @@ class Emulated:
         """
         started = time.perf_counter()
         try:
-            payload = post(self._fresh.url, body, self._timeout)
+            payload = post(self._function.url, body, self._function.timeout + _SLACK_S)
         except OSError as error:
             raise crash(self._fresh.container, "the container ended in the middle of a request") from error
         seconds = time.perf_counter() - started

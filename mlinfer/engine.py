@@ -6,6 +6,7 @@ The Engine is found as the `docker` command finds it: DOCKER_HOST, then the curr
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -51,6 +52,12 @@ class Engine:
             version: dict[str, Any] = self._client.version()
             return version
 
+    def describe(self) -> dict[str, Any]:
+        """Return the Engine's own description of its machine, storage and settings."""
+        with explained("the Docker Engine"):
+            info: dict[str, Any] = self._client.info()
+            return info
+
     def cpus(self) -> int:
         """Return the number of cores that the Engine's machine has."""
         with explained("the Docker Engine"):
@@ -67,6 +74,13 @@ class Engine:
         return Image(
             found.id, tuple(found.tags), _ARCHITECTURES.get(arch, arch), int(found.attrs["Size"]), dict(found.labels)
         )
+
+    def find_in_registry(self, name: str) -> list[str]:
+        """Return the architectures, in Lambda's words, that a public registry has of an image."""
+        with explained(name):  # with no login at all: reading the user's could start the helper of a keychain
+            found = self._client.api.inspect_distribution(name, auth_config={})
+            names = [str(platform.get("architecture")) for platform in found.get("Platforms") or []]
+            return [_ARCHITECTURES.get(arch, arch) for arch in names]
 
     def layers(self, image: str) -> list[tuple[str, int]]:
         """Return the instruction and the bytes of each layer, the topmost first."""
@@ -157,7 +171,6 @@ class State:
     exit_code: int
     out_of_memory: bool
     error: str
-    restarts: int
 
 
 class Container:
@@ -175,32 +188,30 @@ class Container:
             try:
                 self._container.reload()
             except NotFound:
-                return State("removed", 0, False, "", 0)
+                return State("removed", 0, False, "")
             state = self._container.attrs["State"]
-            restarts = int(self._container.attrs.get("RestartCount", 0))
-            return State(
-                str(state["Status"]), int(state["ExitCode"]), bool(state["OOMKilled"]), str(state["Error"]), restarts
-            )
+            return State(str(state["Status"]), int(state["ExitCode"]), bool(state["OOMKilled"]), str(state["Error"]))
 
     def log(self, lines: int) -> list[str]:
         """Return the last lines that the container wrote; none if it is gone."""
-        with explained(f"the log of {self.name}"):
-            try:
-                text: bytes = self._container.logs(tail=lines)
-            except NotFound:
-                return []
+        with explained(f"the log of {self.name}"), _being_removed():
+            text: bytes = self._container.logs(tail=lines)
             return text.decode(errors="replace").splitlines()
+        return []
 
     def follow(self) -> Iterator[str]:
         """Yield each line that the container writes from now on, until it ends."""
         with explained(f"the log of {self.name}"):
             rest = b""
-            try:
+            with _being_removed():
                 for chunk in self._container.logs(stream=True, follow=True, tail=0):
                     *lines, rest = (rest + chunk).split(b"\n")
                     yield from (line.decode(errors="replace") for line in lines)
-            except NotFound:
-                return
+
+    def restart_on_failure(self, times: int) -> None:
+        """Let the Engine start the container again when it fails, so many times in a row at most."""
+        with explained(f"the container {self.name}"):
+            self._container.update(restart_policy={"Name": "on-failure", "MaximumRetryCount": times})
 
     def peak_memory(self) -> int | None:
         """Return the most memory, page cache included, that the container has held, in bytes; None where it is not counted.
@@ -217,27 +228,36 @@ class Container:
 
     def remove(self) -> None:
         """Stop and remove the container with its anonymous volumes; one that is gone is no failure."""
-        with explained(f"the container {self.name}"):
-            try:
-                self._container.remove(force=True, v=True)
-            except NotFound:
-                pass
-            except APIError as error:
-                if error.status_code != 409:  # somebody else is removing it at this moment
-                    raise
+        with explained(f"the container {self.name}"), _being_removed():
+            self._container.remove(force=True, v=True)
+
+
+@contextmanager
+def _being_removed() -> Iterator[None]:
+    """Take it for no failure that the container is gone, or that somebody else is removing it at this moment."""
+    try:
+        yield
+    except NotFound:
+        pass
+    except APIError as error:
+        if error.status_code != 409:
+            raise
 
 
 class _BuildError(Exception):
     """A step of a build failed; the Engine's own sentence."""
 
 
-def connect(environment: Mapping[str, str]) -> Engine:
-    """Find the Engine. Raises MissingError with what is missing: program, service, permission, context."""
+def connect(environment: Mapping[str, str], timeout_s: float = _READ_TIMEOUT_S) -> Engine:
+    """Find the Engine. timeout_s: how long one answer may take to come.
+
+    Raises MissingError with what is missing: program, service, permission, context.
+    """
     where = environment.get("DOCKER_HOST", "")
     try:
         if not where:
             where = _context(environment)
-        client = docker.from_env(timeout=_READ_TIMEOUT_S, environment=dict(environment))
+        client = docker.from_env(timeout=timeout_s, environment=dict(environment))
         client.ping()
     except (DockerException, RequestException, OSError, ValueError) as error:
         raise _no_engine(error, where) from None
@@ -280,13 +300,17 @@ def build_error(said: str) -> MlinferError:
             "needed: https://gallery.ecr.aws/lambda/python"
         )
         return RemoteError("base_image_unavailable", f"the base image cannot be had: {said}", hint)
+    said = re.sub(r"The command '.*' returned", "a step returned", said, flags=re.DOTALL)  # its lines begin with it
     return RemoteError("build_failed", f"the build failed: {said}", "The lines above are the failing step's last.")
 
 
 def _refused(subject: str, said: str) -> MlinferError:
     if "no space left" in said.lower():
         return MissingError("disk_full", f"{subject}: {said}", "Make room, for example: docker system prune")
-    return RemoteError("docker_refused", f"{subject}: the Docker Engine refused: {said}")
+    hint = ""
+    if "OCI runtime" in said or "unable to start container process" in said:
+        hint = "Is base_image in mlinfer.toml a base image of Lambda for Python?"
+    return RemoteError("docker_refused", f"{subject}: the Docker Engine refused: {said}", hint)
 
 
 def _no_engine(error: BaseException, where: str) -> MissingError:

@@ -6,7 +6,7 @@
     |-- RemoteError       4   a remote service refused or failed: AWS, the Docker Engine
     |   `-- InvocationError   the function ended without an answer; the next one may be answered
     |-- ImageError        5   the image is wrong
-    `-- VerificationError 5   the model is no classifier, or does not answer as its source does
+    `-- VerificationError 5   the model is no classifier, or does not answer as its source does; Lambda takes no such image
 
 Anything else that reaches `cli.main` is a defect: exit code 1. Interrupted is 130.
 """
@@ -58,7 +58,7 @@ class ImageError(MlinferError):
 
 
 class VerificationError(MlinferError):
-    """The model is no image classifier, or what was made of it does not answer as it does."""
+    """The model is no image classifier, what was made of it does not answer as it does, or Lambda could not run it."""
 
     exit_code = 5
 

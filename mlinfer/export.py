@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from lambda_src.errors import FaultError
 from lambda_src.metadata import Metadata
@@ -16,8 +19,9 @@ from lambda_src.settings import default_threads
 from .adopt import read_onnx
 from .errors import UsageError, VerificationError
 from .files import workspace
-from .modelfile import ModelFile, read_model_file, write_model_file
-from .parity import Parity, compare, fixed_inputs
+from .graph import read_graph, stamp
+from .modelfile import ModelFile, read_model_file
+from .parity import compare, fixed_inputs
 from .quantize import Track, quantize
 from .runtime import refusal
 from .samples import Sample, draw, find, spread
@@ -56,7 +60,7 @@ def export(request: Request, tell: Callable[[str], None], track: Track) -> Model
         raise UsageError("would_replace_source", f"{out} is the very file to export", "Choose another --name or --out.")
     with workspace(out) as folder:
         made = folder / "float.onnx"
-        write_model_file(source.graph, _verified(source, metadata, made, pictures), made)
+        _write_verified(source, metadata, made, pictures)
         if request.quantize:
             figures = quantize(made, made := folder / "int8.onnx", pictures, track, allow_drop=request.allow_drop)
             for warning in figures.warnings():
@@ -91,21 +95,25 @@ def _read(request: Request, tell: Callable[[str], None]) -> Source:
     return read_torchvision(request.model, request.weights, request.answers, tell)
 
 
-def _verified(source: Source, metadata: Metadata, path: Path, pictures: Sequence[Sample]) -> Metadata:
-    """Write the file to `path`, ask it and its source the same things, and return the metadata with the outcome.
+def _write_verified(source: Source, metadata: Metadata, path: Path, pictures: Sequence[Sample]) -> None:
+    """Write the file, ask it and its source the same things, and add the outcome to its metadata.
 
-    The file is asked through the handler's own class. Raises VerificationError.
+    The file is asked through the handler's own class, and after its source: the two are not in memory together. Raises
+    VerificationError.
     """
     import onnx
 
-    write_model_file(source.graph, metadata, path)
-    made = read_model_file(path)
+    draft = path.with_suffix(".draft.onnx")
+    source.write(metadata, draft)
+    made = read_model_file(draft)
     if reason := refusal(made.ir_version, made.opset):
         raise VerificationError("unsupported_model", f"the image cannot run this model: {reason}")
+    expected = source.ask(_inputs(source, pictures))
     try:
-        onnx.checker.check_model(str(path))
-        classifier = Classifier(path, made.sha256, default_threads({}))
-        parity = _parity(source, classifier, pictures)
+        onnx.checker.check_model(read_graph(draft))
+        classifier = Classifier(draft, made.sha256, default_threads({}))
+        classifier.run(next(_inputs(source, pictures)))  # an answer that hangs on what was asked before is none
+        parity = compare(expected, [classifier.run(batch) for batch in _inputs(source, pictures)])
     except FaultError as error:
         raise VerificationError("unusable_model", str(error)) from error
     if not parity.holds:
@@ -114,11 +122,10 @@ def _verified(source: Source, metadata: Metadata, path: Path, pictures: Sequence
             f"{parity.max_relative_diff:.2g} of an answer's spread; {parity.tolerance:g} is the limit"
         )
         raise VerificationError("parity", message, "No file was written.")
-    return replace(metadata, provenance={"parity": asdict(parity)} | metadata.provenance)
+    stamp(draft, replace(metadata, provenance={"parity": asdict(parity)} | metadata.provenance), path)
 
 
-def _parity(source: Source, classifier: Classifier, pictures: Sequence[Sample]) -> Parity:
-    spec = classifier.metadata.preprocess
+def _inputs(source: Source, pictures: Sequence[Sample]) -> Iterator[NDArray[Any]]:
+    spec = source.metadata.preprocess
     fixed = fixed_inputs(spec, (1, 1, 1, 1) if source.one_by_one else (1, 3))
-    shown = (sample.tensor(spec) for sample in spread(pictures, PARITY_PICTURES))
-    return compare(source.run, classifier.run, chain(fixed, shown))
+    return chain(fixed, (sample.tensor(spec) for sample in spread(pictures, PARITY_PICTURES)))

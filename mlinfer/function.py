@@ -115,9 +115,9 @@ def ensure_version(client: Client, names: Names, patience: Patience) -> tuple[Ch
         if newest := _newest_if_equal(client, names, latest):
             return Change("unchanged", f"version {newest}"), newest
         try:
+            guard = {"RevisionId": latest.revision} if latest.revision else {}
             number = patience.retry(
-                lambda: client.publish_version(FunctionName=names.function, RevisionId=latest.revision)["Version"],
-                reason_to_wait,
+                lambda: client.publish_version(FunctionName=names.function, **guard)["Version"], reason_to_wait
             )
         except ClientError as error:
             if error_code(error) != "PreconditionFailedException":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import tarfile
 import tempfile
 from collections import deque
@@ -22,6 +23,8 @@ MODEL_PATH = "/var/task/model/model.onnx"
 
 _LAYERS = ("code", "model", "dependencies")  # the Dockerfile's three COPY, the topmost first
 _LAST_LINES = 15
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # the builder's, around what a step writes to stderr
+_HOUSEKEEPING = re.compile(r" ---> |Removing intermediate container ")
 
 
 @dataclass(frozen=True)
@@ -87,11 +90,12 @@ def _follow(log: Iterator[str], tell: Callable[[str], None]) -> None:
     """Pass the log on; a failure carries the failing step's last lines."""
     step: deque[str] = deque(maxlen=_LAST_LINES)
     try:
-        for line in filter(str.strip, log):
+        for line in filter(None, (_COLOUR.sub("", raw).rstrip() for raw in log)):
             if line.startswith("Step "):
                 step.clear()
-            step.append(line.rstrip())
-            tell(line.rstrip())
+            if not _HOUSEKEEPING.match(line):
+                step.append(line)
+            tell(line)
     except RemoteError as error:
         lines = "".join(f"\n    {line}" for line in step)
         raise RemoteError(error.code, f"{error}{lines}", error.hint) from error

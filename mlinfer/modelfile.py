@@ -1,8 +1,7 @@
 """Read what an ONNX file says of itself without loading its weights, whatever its size.
 
 The file is walked field by field; the nodes and the weights' values, which are nearly all of it, are skipped by their
-length. Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto; encoding:
-https://protobuf.dev/programming-guides/encoding/.
+length. Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
 
 from __future__ import annotations
@@ -12,36 +11,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any
 
 from lambda_src.errors import FaultError
 from lambda_src.fetch import sha256_of
 from lambda_src.metadata import Metadata
 
 from .errors import MissingError, UsageError
+from .protobuf import Message, Span
 from .runtime import IMAGE_ONNXRUNTIME, refusal
 
-if TYPE_CHECKING:
-    from onnx import ModelProto
-
 # Field numbers of ModelProto, GraphProto, TensorProto and ValueInfoProto.
-_IR_VERSION, _GRAPH, _OPSET_IMPORT, _METADATA_PROPS = 1, 7, 8, 14
-_INITIALIZER, _INPUT, _OUTPUT = 5, 11, 12
-_TENSOR_NAME, _VALUE_NAME, _VALUE_TYPE = 8, 1, 2
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
-_MAX_TEXT = 64 * 2**20  # metadata, names and shapes are kilobytes; more is no model, and must not fill the memory
+_IR_VERSION, GRAPH, _OPSET_IMPORT, _METADATA_PROPS = 1, 7, 8, 14
+INITIALIZER, _INPUT, _OUTPUT = 5, 11, 12
+_TENSOR_NAME, RAW_DATA, _VALUE_NAME, _VALUE_TYPE = 8, 9, 1, 2
 
 # TensorProto.DataType, in onnxruntime's words
 _DTYPES = {1: "float", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string", 9: "bool"}
 _DTYPES |= {10: "float16", 11: "double", 12: "uint32", 13: "uint64", 16: "bfloat16"}
-
-
-@dataclass(frozen=True)
-class _Span:
-    """Where the content of a field lies in the file, in bytes."""
-
-    start: int
-    size: int
 
 
 @dataclass(frozen=True)
@@ -67,7 +54,7 @@ class Port:
 
 def read_model_file(path: Path) -> ModelFile:
     """Read the file's own description and hash. Raises MissingError, UsageError."""
-    with _opened(path) as message:
+    with opened(path) as message:
         ir_version = message.number(_IR_VERSION)
         opset = next((m.number(2) for m in message.messages(_OPSET_IMPORT) if m.text(1) in ("", "ai.onnx")), 0)
         props = {m.text(1): m.text(2) for m in message.messages(_METADATA_PROPS)}
@@ -80,20 +67,11 @@ def read_model_file(path: Path) -> ModelFile:
 
 def read_ports(path: Path) -> tuple[list[Port], list[Port]]:
     """Return the graph's inputs, without those that are weights, and its outputs. Raises MissingError, UsageError."""
-    with _opened(path) as message:
-        graph = next(message.messages(_GRAPH))
-        weights = {tensor.text(_TENSOR_NAME) for tensor in graph.messages(_INITIALIZER)}
+    with opened(path) as message:
+        graph = next(message.messages(GRAPH))
+        weights = {tensor.text(_TENSOR_NAME) for tensor in graph.messages(INITIALIZER)}
         inputs = [_port(value) for value in graph.messages(_INPUT) if value.text(_VALUE_NAME) not in weights]
         return inputs, [_port(value) for value in graph.messages(_OUTPUT)]
-
-
-def write_model_file(model: ModelProto, metadata: Metadata, path: Path) -> None:
-    """Write the model with this metadata, in place of any of ours that it had. Raises OSError."""
-    import onnx
-
-    kept = {p.key: p.value for p in model.metadata_props if not p.key.startswith("mlinfer.")}
-    onnx.helper.set_model_props(model, kept | metadata.to_props())
-    onnx.save(model, path)
 
 
 def describe(file: ModelFile, inputs: list[Port], outputs: list[Port]) -> dict[str, Any]:
@@ -141,76 +119,13 @@ def _entry(name: str, value: Any) -> str:
     return f"{name}:\n" + "\n".join(f"  {line}" for line in in_words(value).splitlines())
 
 
-class _Message:
-    """A protocol-buffer message inside an open file; nothing of it is read before it is asked for. Raises ValueError."""
-
-    def __init__(self, file: BinaryIO, span: _Span) -> None:
-        self._file = file
-        self._span = span
-
-    def messages(self, number: int) -> Iterator[_Message]:
-        """Yield the messages of a repeated field."""
-        for found, value in self._fields():
-            if found == number:
-                if not isinstance(value, _Span):
-                    raise ValueError("a field has the wrong type")
-                yield _Message(self._file, value)
-
-    def number(self, number: int) -> int:
-        """Return an integer field; 0 if it is not there."""
-        return next((v for found, v in self._fields() if found == number and isinstance(v, int)), 0)
-
-    def has(self, number: int) -> bool:
-        """Tell whether the field is there."""
-        return any(found == number for found, _ in self._fields())
-
-    def text(self, number: int) -> str:
-        """Return a string field; "" if it is not there."""
-        for message in self.messages(number):
-            if message._span.size > _MAX_TEXT:
-                raise ValueError("a text in it is far too long")
-            self._file.seek(message._span.start)
-            return self._file.read(message._span.size).decode()
-        return ""
-
-    def _fields(self) -> Iterator[tuple[int, int | _Span]]:
-        """Yield (field number, integer or place of the content)."""
-        place, end = self._span.start, self._span.start + self._span.size
-        while place < end:
-            self._file.seek(place)
-            key = self._varint()
-            number, wire = key >> 3, key & 7
-            if wire == _VARINT:
-                content: int | _Span = self._varint()
-                place = self._file.tell()
-            else:
-                size = {_FIXED64: 8, _FIXED32: 4}.get(wire, -1) if wire != _BYTES else self._varint()
-                content = _Span(self._file.tell(), size)
-                place = content.start + size
-                if size < 0 or place > end:
-                    raise ValueError("it is cut off, or no protocol buffer")
-            yield number, content
-
-    def _varint(self) -> int:
-        value = shift = 0
-        while shift < 64:
-            byte = self._file.read(1)
-            if not byte:
-                raise ValueError("it is cut off")
-            value |= (byte[0] & 0x7F) << shift
-            if byte[0] < 0x80:
-                return value
-            shift += 7
-        raise ValueError("it is no protocol buffer")
-
-
 @contextmanager
-def _opened(path: Path) -> Iterator[_Message]:
+def opened(path: Path) -> Iterator[Message]:
     """Open an ONNX file as its outermost message. Raises MissingError, UsageError."""
     try:
         with path.open("rb") as file:
-            model = _Message(file, _Span(0, file.seek(0, os.SEEK_END)))
-            if not all(model.has(field) for field in (_IR_VERSION, _GRAPH, _OPSET_IMPORT)):
+            model = Message(file, Span(0, file.seek(0, os.SEEK_END)))
+            if not all(model.has(field) for field in (_IR_VERSION, GRAPH, _OPSET_IMPORT)):
                 raise ValueError("it has no graph")
             yield model
     except FileNotFoundError as error:
@@ -221,7 +136,7 @@ def _opened(path: Path) -> Iterator[_Message]:
         raise UsageError("invalid_model", f"{path} is not an ONNX file: {error}") from error
 
 
-def _port(value: _Message) -> Port:
+def _port(value: Message) -> Port:
     """Read a ValueInfoProto: name, TypeProto.Tensor (elem_type 1, shape 2), its dimensions (value 1, name 2)."""
     tensor = next((t for kind in value.messages(_VALUE_TYPE) for t in kind.messages(1)), None)
     if tensor is None:

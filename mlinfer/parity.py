@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +14,8 @@ from lambda_src.metadata import Preprocess
 from .errors import VerificationError
 from .samples import SEED
 
-Run = Callable[[NDArray[Any]], NDArray[Any]]
-"""Pre-processed batch [N, ...] -> scores [N, classes]."""
+Ask = Callable[[Iterable[NDArray[Any]]], list[NDArray[Any]]]
+"""Pre-processed batches, each [N, ...] -> scores, each [N, classes]."""
 
 # Of the spread of one answer (largest score less smallest). Different kernels add float32 numbers in different orders,
 # which costs about a millionth; a wrong epsilon, padding or activation costs more than a thousandth.
@@ -42,11 +42,11 @@ class Parity:
         return self.max_relative_diff <= self.tolerance
 
 
-def compare(reference: Run, candidate: Run, batches: Iterable[NDArray[Any]]) -> Parity:
-    """Run both on every batch. Raises VerificationError, or what they raise."""
+def compare(reference: Sequence[NDArray[Any]], candidate: Sequence[NDArray[Any]]) -> Parity:
+    """Compare the answers of both to the same batches, each [N, classes]. Raises VerificationError."""
     differences, shares, agreed = [], [], []
-    for batch in batches:
-        expected, actual = (np.asarray(run(batch), np.float64) for run in (reference, candidate))
+    for answers in zip(reference, candidate, strict=True):
+        expected, actual = (np.asarray(scores, np.float64) for scores in answers)
         if expected.shape != actual.shape:
             raise VerificationError(
                 "parity", f"the file answers with shape {actual.shape}, its source {expected.shape}"

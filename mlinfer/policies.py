@@ -1,4 +1,4 @@
-"""Who may do what in AWS: the function's role, the image's repository, the person or program that deploys.
+"""Who may do what in AWS: the function's role, and the person or program that deploys.
 
 Each is a pure function of names, and grants what our code calls on what the project's name gives, nothing else.
 https://docs.aws.amazon.com/service-authorization/latest/reference/reference_policies_actions-resources-contextkeys.html
@@ -12,6 +12,7 @@ from .changes import Document
 from .names import Account, Names
 
 LAMBDA = "lambda.amazonaws.com"
+READ_MODELS = "ReadModels"  # the statement of the role's policy
 
 _VERSION = "2012-10-17"  # of the policy language
 
@@ -28,22 +29,15 @@ def role_policy(account: Account, names: Names, models: Iterable[str], prefixes:
     """
     log = f"{account.log_group(names)}:*"
     statements = [_statement("WriteItsLog", ["logs:CreateLogStream", "logs:PutLogEvents"], [log])]
-    if keys := sorted({account.s3(uri) for uri in models}):
-        statements.append(_statement("ReadModels", ["s3:GetObject"], keys))
     if pictures := sorted({_below(account, prefix) for prefix in prefixes}):
         statements.append(_statement("ReadPictures", ["s3:GetObject"], pictures))
-    return _policy(statements)
+    return with_models(statements, {account.s3(uri) for uri in models})
 
 
-def repository_policy(account: Account, names: Names) -> Document:
-    """Return who may pull the image: Lambda, for this function.
-
-    https://docs.aws.amazon.com/lambda/latest/dg/images-create.html#gettingstarted-images-permissions
-    """
-    actions = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
-    statement = _statement("LambdaPullsTheImage", actions, principal=LAMBDA)
-    function = account.function(names)
-    return _policy([{**statement, "Condition": {"StringLike": {"aws:sourceArn": [function, f"{function}:*"]}}}])
+def with_models(statements: list[Document], keys: set[str]) -> Document:
+    """Return the policy of these statements and one that lets the function read the models of these ARNs, if any."""
+    models = [_statement(READ_MODELS, ["s3:GetObject"], sorted(keys))] if keys else []
+    return _policy(statements + models)
 
 
 def deployer_policy(account: Account, names: Names, bucket: str, prefix: str) -> Document:
@@ -73,20 +67,20 @@ def deployer_policy(account: Account, names: Names, bucket: str, prefix: str) ->
 
 _FUNCTION = (
     "AddPermission CreateAlias CreateFunction CreateFunctionUrlConfig DeleteFunction DeleteFunctionConcurrency "
-    "DeleteFunctionUrlConfig GetAlias GetFunction GetFunctionUrlConfig GetPolicy InvokeFunction "
-    "ListVersionsByFunction PublishVersion PutFunctionConcurrency RemovePermission TagResource UpdateAlias "
+    "DeleteFunctionUrlConfig GetAlias GetFunction GetFunctionConfiguration GetFunctionUrlConfig GetPolicy "
+    "InvokeFunction InvokeFunctionUrl ListVersionsByFunction PublishVersion PutFunctionConcurrency RemovePermission TagResource UpdateAlias "
     "UpdateFunctionCode UpdateFunctionConfiguration UpdateFunctionUrlConfig"
 )
 _ROLE = (
     "CreateRole DeleteRole DeleteRolePolicy DetachRolePolicy GetRole GetRolePolicy ListAttachedRolePolicies "
     "ListRolePolicies PutRolePolicy TagRole UpdateAssumeRolePolicy"
 )
-_LOG = "CreateLogGroup DeleteLogGroup FilterLogEvents ListTagsForResource PutRetentionPolicy TagResource"
-_REPOSITORY = (
+_LOG = "CreateLogGroup DeleteLogGroup FilterLogEvents PutRetentionPolicy TagResource"
+_REPOSITORY = (  # the Engine calls those of layers and manifests
     "BatchCheckLayerAvailability BatchGetImage CompleteLayerUpload CreateRepository DeleteRepository "
     "DescribeImages DescribeRepositories GetDownloadUrlForLayer GetLifecyclePolicy GetRepositoryPolicy "
-    "InitiateLayerUpload ListTagsForResource PutImage PutLifecyclePolicy SetRepositoryPolicy TagResource "
-    "UploadLayerPart"
+    "InitiateLayerUpload ListTagsForResource PutImage PutImageScanningConfiguration PutImageTagMutability "
+    "PutLifecyclePolicy SetRepositoryPolicy TagResource UploadLayerPart"
 )
 _BUCKET = (
     "CreateBucket DeleteBucket GetBucketTagging GetBucketVersioning GetLifecycleConfiguration ListBucket "

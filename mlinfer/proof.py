@@ -11,6 +11,7 @@ from typing import Any
 from .answers import read_answer
 from .aws import Client, explained
 from .errors import MlinferError, VerificationError
+from .function import ROLE_LIMIT_S
 from .invoke import not_run_yet
 from .names import Names
 from .predict import Target, event
@@ -19,10 +20,13 @@ from .waiting import Patience
 
 PICTURES = 3
 TOP_K = 5
+NETWORK_S = 30  # of an invocation, beside the function's own timeout
 _ALL = 10**6  # classes
 # Absolute, of a score in 0..1. Lambda's processors take other kernels than this one, which add float32 numbers in another
 # order; the same image run here meets 1e-5. A wrong model, label list or pre-processing is off by far more than this.
 TOLERANCE = 1e-3
+
+_MAY_NOT_READ = b"the function's role needs s3:GetObject"  # lambda_src.fetch says so
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,20 @@ def version_asker(client: Client, names: Names, version: str, patience: Patience
     which = {"FunctionName": names.function, "Qualifier": version}
     subject = f"version {version} of {names.function}"
 
-    def ask(data: bytes) -> Answered:
+    def invoke(data: bytes) -> tuple[bytes, str]:
         payload = json.dumps(event(data, TOP_K)).encode()
         with explained(subject):
             answer = patience.retry(lambda: client.invoke(**which, Payload=payload, LogType="Tail"), not_run_yet)
             content = answer["Payload"].read()
-        log = base64.b64decode(answer.get("LogResult", "")).decode(errors="replace").rstrip()
+        return content, base64.b64decode(answer.get("LogResult", "")).decode(errors="replace").rstrip()
+
+    def ask(data: bytes) -> Answered:
+        content, log = invoke(data)
+        if _MAY_NOT_READ in content:  # S3 learns of a role's new permissions some seconds after IAM has taken them
+            for _ in patience.pauses("the role's new permissions are not known everywhere yet", ROLE_LIMIT_S):
+                content, log = invoke(data)
+                if _MAY_NOT_READ not in content:
+                    break
         try:
             return Answered(read_answer(content, subject), log)
         except MlinferError as error:
@@ -73,7 +85,7 @@ def prove(ask: Ask, embedded: Target, sha256: str, pictures: Sequence[Sample]) -
             shown = f"{picture.name}: here {_shown(here)}; there {_shown(there)}"
             raise _failed(f"the version answers otherwise than the same model here. {shown}", answer.log)
         largest = max(largest, distance)
-    return f"{len(pictures)} pictures answered as here, scores within {largest:.1e}"
+    return f"{len(pictures)} pictures answered as here, scores {f'within {largest:.1e}' if largest else 'equal'}"
 
 
 def prove_alone(ask: Ask, sha256: str, pictures: Sequence[Sample]) -> str:

@@ -29,9 +29,11 @@ from lambda_src.model import Classifier
 from lambda_src.settings import default_threads
 
 from .errors import VerificationError
-from .modelfile import read_ports, write_model_file
+from .graph import stamp
+from .modelfile import read_ports
 from .samples import Sample, spread
 from .source import missing_extra
+from .stem import fold_stem
 
 T = TypeVar("T")
 
@@ -80,15 +82,25 @@ class Figures:
             yield f"int8 is larger than float: {self.size_ratio:g} times its size."
 
 
-def quantize(source: Path, target: Path, pictures: Sequence[Sample], track: Track, *, allow_drop: bool) -> Figures:
-    """Write an int8 form of a model file, with its figures in the metadata. Raises VerificationError, MlinferError."""
+def quantize(
+    source: Path,
+    target: Path,
+    pictures: Sequence[Sample],
+    track: Track,
+    *,
+    allow_drop: bool,
+    plans: Sequence[str] = tuple(PLANS),
+) -> Figures:
+    """Write an int8 form of a model file, with its figures in the metadata.
+
+    plans: those of PLANS to try, in this order. Raises VerificationError, MlinferError.
+    """
     metadata = _metadata_to_quantise(source)
     calibrating, judging = split(pictures)
     tried: dict[Path, Figures] = {}
-    for plan in PLANS:
+    for plan in plans:
         form = target.with_suffix(f".{plan}.onnx")
         _write_int8(source, form, plan, metadata, track(iter(calibrating), len(calibrating), "Calibrating"))
-        _stamp(form, form, metadata)
         tried[form] = _judge((source, form), plan, (calibrating, judging), track)
         if tried[form].top1_agreement >= MIN_AGREEMENT:
             break
@@ -101,7 +113,7 @@ def quantize(source: Path, target: Path, pictures: Sequence[Sample], track: Trac
         hint = "Calibrate with more pictures of the kind it will see, keep float, or accept it with --allow-drop."
         raise VerificationError("accuracy_drop", message, hint)
     figures = replace(figures, speed_ratio=_speed_ratio((source, form), judging))
-    _stamp(form, target, replace(metadata, provenance=metadata.provenance | {"quantization": asdict(figures)}))
+    stamp(form, replace(metadata, provenance=metadata.provenance | {"quantization": asdict(figures)}), target)
     return figures
 
 
@@ -138,13 +150,14 @@ def _write_int8(source: Path, target: Path, plan: str, metadata: Metadata, pictu
 
     inputs, _ = read_ports(source)
     name = inputs[0].name
-    folded = target.with_suffix(".folded.onnx")
+    folded, bare = target.with_suffix(".folded.onnx"), target.with_suffix(".bare.onnx")
     with _quiet():
         _raise_opset(source, folded)
+        fold_stem(folded, metadata.preprocess)
         quant_pre_process(folded, folded, skip_symbolic_shape=True)
         quantize_static(
             folded,
-            target,
+            bare,
             Reader(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=PLANS[plan],
@@ -153,6 +166,7 @@ def _write_int8(source: Path, target: Path, plan: str, metadata: Metadata, pictu
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
+    stamp(bare, metadata, target)
 
 
 def _raise_opset(source: Path, target: Path) -> None:
@@ -179,12 +193,6 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         logging.disable(disabled)
-
-
-def _stamp(source: Path, target: Path, metadata: Metadata) -> None:
-    import onnx
-
-    write_model_file(onnx.load(source), metadata, target)
 
 
 def _judge(

@@ -8,8 +8,8 @@ from botocore.exceptions import ClientError
 
 from .aws import Client, error_code, explained, none_if_absent, require_ours
 from .changes import Change, Document, compare
-from .names import ROLE_PATH, Names
-from .policies import trust_policy
+from .names import ROLE_PATH, Account, Names
+from .policies import READ_MODELS, trust_policy, with_models
 
 POLICY = "mlinfer"  # the one inline policy's name
 
@@ -33,6 +33,20 @@ def ensure_role(iam: Client, names: Names, policy: Document, *, dry_run: bool = 
             iam.update_assume_role_policy(RoleName=names.function, PolicyDocument=json.dumps(wanted["trust"]))
         if there is None or there["policy"] != policy:
             iam.put_role_policy(RoleName=names.function, PolicyName=POLICY, PolicyDocument=json.dumps(policy))
+    return change
+
+
+def ensure_readable(iam: Client, account: Account, names: Names, uri: str) -> Change:
+    """Let the function read one more model, if it may not yet; what else it may stays as it is. Raises RemoteError."""
+    there = read_role(iam, names) or {"policy": {}}
+    statements = there["policy"].get("Statement", [])
+    readable = {arn for statement in statements if statement["Sid"] == READ_MODELS for arn in statement["Resource"]}
+    if account.s3(uri) in readable:
+        return Change("unchanged", names.function)
+    others = [statement for statement in statements if statement["Sid"] != READ_MODELS]
+    policy = with_models(others, readable | {account.s3(uri)})
+    change = compare("policy", there["policy"], policy, names.function)
+    iam.put_role_policy(RoleName=names.function, PolicyName=POLICY, PolicyDocument=json.dumps(policy))
     return change
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,11 @@ def find(folder: Path, labels: Sequence[str]) -> list[Sample]:
 
 def draw(count: int = 8) -> list[Sample]:
     """Draw pictures with smooth shapes and fine grain, the same ones every time."""
+    return list(_drawn(count))
+
+
+@cache
+def _drawn(count: int) -> tuple[Sample, ...]:
     random = np.random.default_rng(SEED)
     samples = []
     for i in range(count):
@@ -71,7 +76,7 @@ def draw(count: int = 8) -> list[Sample]:
         file = io.BytesIO()
         Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)).save(file, "PNG")
         samples.append(Sample(f"drawn picture {i}", "", partial(bytes, file.getvalue())))
-    return samples
+    return tuple(samples)
 
 
 def draw_jpeg() -> bytes:

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lambda_src.metadata import Metadata
 
 from .errors import MissingError, UsageError
-from .parity import Run
-
-if TYPE_CHECKING:
-    from onnx import ModelProto
+from .parity import Ask
 
 
 @dataclass(frozen=True)
 class Source:
-    """The graph, what the file will say of itself, and how the original answers. one_by_one: it takes no batches."""
+    """What the file will say of itself, and what writes it with that.
 
-    graph: ModelProto
+    ask: how the original answers; it is held in memory no longer than that takes, where it can be. one_by_one: it takes
+    no batches.
+    """
+
     metadata: Metadata
-    run: Run
+    write: Callable[[Metadata, Path], None]
+    ask: Ask
     one_by_one: bool = False
 
 

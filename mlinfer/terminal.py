@@ -110,15 +110,24 @@ class Terminal:
         if not self._is_watched():
             yield lambda _: None
             return
-        from rich import progress
-        from rich.console import Console
+        with _byte_bars() as bars:
+            yield partial(bars.advance, bars.add_task(what, total=total))
 
-        columns = (progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TimeRemainingColumn())
-        console = Console(stderr=True)
-        with progress.Progress(
-            *progress.Progress.get_default_columns()[:2], *columns, console=console, transient=True
-        ) as bar:
-            yield partial(bar.advance, bar.add_task(what, total=total))
+    @contextmanager
+    def layer_bars(self) -> Iterator[Callable[[str, int, int], None]]:
+        """Yield what takes a layer's name, its bytes done and in all, and draws a bar for each where a person is watching."""
+        if not self._is_watched():
+            yield lambda *_: None
+            return
+        tasks: dict[str, Any] = {}
+        with _byte_bars() as bars:
+
+            def show(layer: str, done: int, total: int) -> None:
+                if layer not in tasks:
+                    tasks[layer] = bars.add_task(printable(layer), total=total)
+                bars.update(tasks[layer], completed=done, total=total)
+
+            yield show
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[str], None]]:
@@ -164,6 +173,16 @@ class Terminal:
         message = f"this is a defect of mlinfer: {type(error).__name__}: {error}"
         hint = "Please report it with the lines above, the command and `mlinfer --version`."
         self.error(MlinferError("defect", message, hint))
+
+
+def _byte_bars() -> Any:
+    """Return Rich's bars over numbers of bytes."""
+    from rich import progress
+    from rich.console import Console
+
+    columns = (progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TimeRemainingColumn())
+    console = Console(stderr=True)
+    return progress.Progress(*progress.Progress.get_default_columns()[:2], *columns, console=console, transient=True)
 
 
 def _say(text: str) -> None:

@@ -89,7 +89,9 @@ def upload(s3: Client, file: ModelFile, bucket: str, key: str, progress: Callabl
 def is_uploaded(s3: Client, file: ModelFile, bucket: str, key: str) -> bool:
     """Tell whether `upload` would find the file there; it is asked and not changed. Raises RemoteError, MissingError."""
     with explained(f"s3://{bucket}/{key}", _READ_AND_WRITE):
-        return _bucket_status(s3, bucket) != 404 and _is_there(s3, bucket, key, file)
+        if _bucket_status(s3, bucket) == 404:
+            raise refusal("NoSuchBucket", f"s3://{bucket}")
+        return _is_there(s3, bucket, key, file)
 
 
 def is_bucket(s3: Client, bucket: str) -> bool:

@@ -26,8 +26,9 @@ class Patience:
         self._tell(f"Waiting: {reason} ...")
         waited, pause = 0.0, FIRST_PAUSE_S
         while waited < limit_s:
-            self._sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - so that several who wait do not ask at once
-            waited += pause
+            now = pause * random.uniform(0.5, 1.0)  # noqa: S311 - so that several who wait do not ask at once
+            self._sleep(now)
+            waited += now
             yield True
             pause = min(2 * pause, LONGEST_PAUSE_S)
 

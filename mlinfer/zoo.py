@@ -7,7 +7,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from lambda_src.metadata import Metadata, Preprocess
 
 from . import __version__
 from .errors import MissingError, UsageError, VerificationError
+from .graph import read_graph, write_model_file
 from .runtime import IR_VERSION, OPSET
 from .source import Answers, Source, check_labels, checked_name, missing_extra, read_labels
 
@@ -52,13 +53,13 @@ def read_torchvision(arch: str, weights: str | None, answers: Answers, tell: Cal
         _check_arch(zoo, arch)
         module, origin = _build(zoo, arch, weights, tell)
         metadata = _metadata(zoo, arch, module, origin, answers)
-        graph = _to_onnx(zoo, arch, module, metadata.preprocess)
+        program = _to_onnx(zoo, arch, module, metadata.preprocess)
 
-    def run(batch: Any) -> Any:
+    def ask(batches: Iterable[Any]) -> list[Any]:
         with zoo.torch.inference_mode():
-            return module(zoo.torch.from_numpy(batch)).numpy()
+            return [module(zoo.torch.from_numpy(batch)).numpy() for batch in batches]
 
-    return Source(graph, metadata, run)
+    return Source(metadata, lambda metadata, path: _write(program, metadata, path), ask)
 
 
 def _import() -> _Zoo:
@@ -195,12 +196,12 @@ def _metadata(zoo: _Zoo, arch: str, module: Module, origin: Any, answers: Answer
     return Metadata(checked_name(answers.name or arch), labels, preprocess, "logits", provenance)
 
 
-def _to_onnx(zoo: _Zoo, arch: str, module: Module, spec: Preprocess) -> ModelProto:
+def _to_onnx(zoo: _Zoo, arch: str, module: Module, spec: Preprocess) -> Any:
     """Convert with any batch size. Raises VerificationError."""
     torch = zoo.torch
     example = torch.zeros(2, 3, *spec.crop)  # a batch of one would be taken for a constant
     try:
-        program = torch.onnx.export(
+        return torch.onnx.export(
             module,
             (example,),
             dynamo=True,
@@ -213,11 +214,18 @@ def _to_onnx(zoo: _Zoo, arch: str, module: Module, spec: Preprocess) -> ModelPro
     except torch.onnx.OnnxExporterError as error:
         message = f"torch {torch.__version__} cannot convert {arch} to ONNX: {str(error).splitlines()[0]}"
         raise VerificationError("not_convertible", message) from error
-    graph: ModelProto = program.model_proto
+
+
+def _write(program: Any, metadata: Metadata, path: Path) -> None:
+    """Write the converted network; its weights go by a file beside `path`, not by a copy in memory."""
+    converted = path.with_suffix(".torch.onnx")
+    with _quiet():
+        program.save(converted, external_data=True)
+    graph = read_graph(converted)
     graph.ir_version = IR_VERSION
     graph.producer_name, graph.producer_version = "mlinfer", __version__
     _forget_origins(graph)
-    return graph
+    write_model_file(graph, metadata, path, path.parent)
 
 
 def _forget_origins(model: ModelProto) -> None:

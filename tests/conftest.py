@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import boto3
 import pytest
+from botocore.loaders import JSONFileLoader
 
 from mlinfer.cli import main
 
 from . import models
+from .loopback_aws import ACCOUNT, REGION, LoopbackAws
+from .loopback_s3 import served
 from .pictures import encoded, plain
+
+# botocore would read and parse its descriptions of the services anew for each command that the tests run in this process.
+_read = cache(JSONFileLoader().load_file)
+JSONFileLoader.load_file = lambda _, path: _read(path)
 
 ROOT = Path(__file__).parents[1]
 PHOTOS = ROOT.parent / "shared" / "data" / "photos"
@@ -75,6 +88,25 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return models.mean_colour(tmp_path_factory.mktemp("models") / "tiny.onnx")
 
 
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build the wheel."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="session")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install the wheel in an empty environment and return the folder of its programs."""
+    folder = tmp_path_factory.mktemp("empty") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+    subprocess.run([folder / "bin" / "pip", "install", "--quiet", "--no-compile", wheel], check=True)
+    return folder / "bin"
+
+
 @pytest.fixture
 def red() -> Path:
     """Return red.png, a red picture in the test's folder."""
@@ -132,3 +164,48 @@ class Bucket:
     def remove(self, key: str) -> None:
         """Delete an object."""
         self.client.delete_object(Bucket=self.name, Key=key)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="session")
+def loopback(moto_endpoint: str) -> Iterator[LoopbackAws]:
+    """Start the AWS on loopback for the session: the handler's S3 clients keep its address."""
+    with served(LoopbackAws, moto_endpoint) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def cloud(loopback: LoopbackAws, moto_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoopbackAws:
+    """Return an empty AWS that the environment points to, with credentials of nobody."""
+    urllib.request.urlopen(f"{moto_endpoint}/moto-api/reset", data=b"").close()  # noqa: S310
+    loopback.reset()
+    loopback.cache = tmp_path / "cache"
+    environment = {
+        "AWS_ACCESS_KEY_ID": "AKIATESTS",
+        "AWS_SECRET_ACCESS_KEY": "s3cr3t/Key+Of/The+Tests",
+        "AWS_SESSION_TOKEN": "s3ssion-t0ken-of-the-tests",
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_ENDPOINT_URL": loopback.url,
+        "AWS_MAX_ATTEMPTS": "1",
+        "MLINFER_PROJECT": "cats",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    return loopback
+
+
+@pytest.fixture
+def past(moto_endpoint: str, cloud: LoopbackAws) -> Iterator[Callable[[str], Any]]:
+    """Return a function that makes clients which see what is there, past the proxy."""
+    assert cloud.calls == []
+    with ExitStack() as stack:
+        yield lambda service: stack.enter_context(closing(boto3.client(service, endpoint_url=moto_endpoint)))
+
+
+IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/mlinfer/cats@sha256:{'1' * 64}"
+OTHER_IMAGE = IMAGE.replace("1" * 64, "2" * 64)
+
+
+@pytest.fixture
+def deploy_arguments(tiny_model: Path) -> list[str]:
+    """Return the flags of a deployment of the tiny model."""
+    return ["--model", str(tiny_model), "--bucket", "cloud-models", "--create-bucket", "--image", IMAGE]

@@ -107,7 +107,7 @@ def single_node(path: Path, operator: str, shape: list[Any], dtype: int = Tensor
     return save(path, [made], ports, [helper.make_tensor_value_info("y", result, answer)], {})
 
 
-def convolution(path: Path, *, outlier: float = 1.0) -> Path:
+def convolution(path: Path, *, outlier: float = 1.0, stride: int = 1) -> Path:
     """Write a classifier with a convolution, [N, 3, 8, 8] -> [N, 5] logits, whose int8 form has something to lose.
 
     outlier: how much larger one channel is than those that decide; a large one leaves int8 no digits for the others.
@@ -120,7 +120,7 @@ def convolution(path: Path, *, outlier: float = 1.0) -> Path:
     kernels[16] = outlier * np.float32(1 / 27)
     last = np.concatenate([deciding, np.zeros((5, 1))], axis=1).astype(np.float32)
     nodes = [
-        helper.make_node("Conv", ["image", "kernels"], ["c"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["image", "kernels"], ["c"], pads=[1, 1, 1, 1], strides=[stride, stride]),
         helper.make_node("Relu", ["c"], ["r"]),
         helper.make_node("GlobalAveragePool", ["r"], ["g"]),
         helper.make_node("Flatten", ["g"], ["f"]),

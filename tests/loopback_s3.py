@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 
@@ -30,7 +30,11 @@ class Request:
 
     @property
     def operation(self) -> str:
-        """Name the S3 operation, as boto3 does, of those that uploads use."""
+        """Name the operation, as boto3 does; of S3 those that uploads use."""
+        if target := self.headers.get("x-amz-target"):  # of ECR and the other services that speak JSON
+            return target.rpartition(".")[2]
+        if self.body.startswith(b"Action="):  # of STS and IAM
+            return parse_qs(self.body.decode())["Action"][0]
         of_object = "/" in urlsplit(self.target).path.strip("/")
         if self.method == "PUT" and of_object:
             return "UploadPart" if "partNumber" in self.query else "PutObject"
@@ -109,6 +113,10 @@ class LoopbackS3:
         claimed = request.headers.get("x-amz-checksum-sha256")
         if request.operation in ("PutObject", "UploadPart") and claimed != sha256(request.body):
             return error(400, "BadDigest", "The SHA256 you specified did not match the calculated checksum.")
+        return self.pass_on(request)
+
+    def pass_on(self, request: Request) -> Answer:
+        """Let moto answer."""
         connection = http.client.HTTPConnection(self._moto)
         try:
             connection.request(request.method, request.target, request.body, request.headers)
@@ -128,10 +136,21 @@ class LoopbackS3:
 
 @contextmanager
 def loopback_s3(moto: str) -> Iterator[LoopbackS3]:
-    """Run the proxy before a moto server, on a free port."""
+    """Run the S3 proxy before a moto server, on a free port."""
+    with served(LoopbackS3, moto) as proxy:
+        yield proxy
+
+
+Proxy = TypeVar("Proxy", bound=LoopbackS3)
+
+
+@contextmanager
+def served(kind: type[Proxy], moto: str) -> Iterator[Proxy]:
+    """Run a proxy before a moto server, on a free port."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # an answer's head and body in one packet: the second would wait 40 ms for the first's receipt
 
         def handle_one_request(self) -> None:
             self.raw_requestline = self.rfile.readline(65537)
@@ -149,6 +168,11 @@ def loopback_s3(moto: str) -> Iterator[LoopbackS3]:
             if answer is not None:
                 self._send(answer)
 
+        def handle_expect_100(self) -> bool:
+            super().handle_expect_100()
+            self.wfile.flush()
+            return True
+
         def _send(self, answer: Answer) -> None:
             self.send_response_only(answer.status)
             headers = {"content-length": str(len(answer.body)), **answer.headers}
@@ -158,6 +182,7 @@ def loopback_s3(moto: str) -> Iterator[LoopbackS3]:
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(answer.body)
+            self.wfile.flush()
             self.close_connection = False
 
     class Server(ThreadingHTTPServer):
@@ -167,7 +192,7 @@ def loopback_s3(moto: str) -> Iterator[LoopbackS3]:
             pass  # a client that breaks off is what the tests are about
 
     server = Server(("127.0.0.1", 0), Handler)
-    s3 = LoopbackS3(f"http://127.0.0.1:{server.server_port}", moto)
+    s3 = kind(f"http://127.0.0.1:{server.server_port}", moto)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:

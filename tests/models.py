@@ -45,3 +45,61 @@ def write(path: Path, nodes: list[Any], initializers: list[Any], shape: list[Any
         helper.set_model_props(model, metadata.to_props())
     onnx.save(model, path)
     return path
+
+
+def slow(path: Path, steps: int = 10**9) -> Path:
+    """Write a classifier that loads at once and then counts for minutes before it names the colour."""
+    state = helper.make_tensor_value_info("state", TensorProto.FLOAT, [1])
+    following = helper.make_tensor_value_info("following", TensorProto.FLOAT, [1])
+    bools = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("going", "still")]
+    count = helper.make_tensor_value_info("step", TensorProto.INT64, [])
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["going"], ["still"]),
+            helper.make_node("Add", ["state", "state"], ["following"]),
+        ],
+        "body",
+        [count, bools[0], state],
+        [bools[1], following],
+    )
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["colour"]),
+        helper.make_node("ReduceSum", ["colour"], ["total"], keepdims=0),
+        helper.make_node("Reshape", ["total", "one"], ["started"]),
+        helper.make_node("Loop", ["steps", "", "started"], ["ended"], body=body),
+        helper.make_node("Mul", ["ended", "zero"], ["nothing"]),
+        helper.make_node("Gemm", ["colour", "weights", "nothing"], ["logits"]),
+    ]
+    initializers = [
+        numpy_helper.from_array(20 * _COLOURS.T, "weights"),
+        numpy_helper.from_array(np.array(steps, np.int64), "steps"),
+        numpy_helper.from_array(np.array([1], np.int64), "one"),
+        numpy_helper.from_array(np.zeros(1, np.float32), "zero"),
+    ]
+    metadata = Metadata("slow", LABELS, Preprocess(8, (8, 8)), "logits", {"made by": "the tests"})
+    return write(path, nodes, initializers, ["N", 3, 8, 8], metadata)
+
+
+def heavy(path: Path, megabytes: int) -> Path:
+    """Write a classifier whose weights, all zero, take that much memory as soon as it is loaded."""
+    rows = megabytes * 2**20 // (4 * len(LABELS) * 64)
+    weights = [
+        numpy_helper.from_array(np.zeros((3, rows), np.float32), "first"),
+        numpy_helper.from_array(np.zeros((rows, 64 * len(LABELS)), np.float32), "second"),
+        numpy_helper.from_array(np.zeros((64 * len(LABELS), len(LABELS)), np.float32), "third"),
+    ]
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["colour"]),
+        helper.make_node("MatMul", ["colour", "first"], ["a"]),
+        helper.make_node("MatMul", ["a", "second"], ["b"]),
+        helper.make_node("MatMul", ["b", "third"], ["logits"]),
+    ]
+    metadata = Metadata("heavy", LABELS, Preprocess(8, (8, 8)), "logits", {"made by": "the tests"})
+    return write(path, nodes, weights, ["N", 3, 8, 8], metadata)
+
+
+def tiny_metadata() -> Metadata:
+    """Return what a model of five colours says of itself."""
+    return Metadata("tiny", LABELS, Preprocess(8, (8, 8)), "logits", {"made by": "the tests"})

@@ -119,6 +119,20 @@ def test_external_data_is_folded_in(mlinfer: MlInfer, export: Export) -> None:
     assert not Path("again.onnx").exists()
 
 
+def test_weights_outside_the_folder_are_not_read(export: Export) -> None:
+    """A model that names a file elsewhere for its weights is refused: that file would become part of another."""
+    model = onnx.load(convolution(Path("split.onnx")))
+    onnx.save(model, "split.onnx", save_as_external_data=True, location="split.data", size_threshold=0)
+    model = onnx.load("split.onnx", load_external_data=False)
+    Path("folder").mkdir()
+    for tensor in model.graph.initializer:
+        next(entry for entry in tensor.external_data if entry.key == "location").value = "../split.data"
+    onnx.save(model, "folder/split.onnx")
+    run = export(Path("folder/split.onnx"))
+    assert run.code == 5
+    assert "not in its folder" in run.err
+
+
 def test_what_the_file_does_not_say_is_asked_for(mlinfer: MlInfer) -> None:
     """Labels and pre-processing that are not given are asked for in one sentence, with the flags."""
     run = mlinfer("export", colour_model(Path("other.onnx")))

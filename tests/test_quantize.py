@@ -86,6 +86,15 @@ def test_weights_cannot_saturate(mlinfer: MlInfer, pictures: Path) -> None:
         assert 100 < largest_pair * 255 <= I16
 
 
+def test_a_first_convolution_of_stride_2(mlinfer: MlInfer, pictures: Path) -> None:
+    """Its int8 form takes squares of pixels, which is faster, and answers the same."""
+    run = quantize(mlinfer, convolution(Path("net.onnx"), stride=2), pictures)
+    assert run.code == 0, run.err
+    made = Path("models/net-int8.onnx")
+    assert "SpaceToDepth" in [node.op_type for node in onnx.load(made).graph.node]
+    assert answers(mlinfer, made) == list(LABELS)
+
+
 def test_one_scale_per_output_channel(mlinfer: MlInfer, pictures: Path) -> None:
     """A convolution's weights have a scale for each output channel."""
     quantize(mlinfer, convolution(Path("net.onnx")), pictures)

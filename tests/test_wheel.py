@@ -5,23 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
-import pytest
-
-from .conftest import CAT, ROOT
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel."""
-    folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
-    subprocess.run(command, check=True)
-    (path,) = folder.glob("*.whl")
-    return path
+from .conftest import CAT
 
 
 def test_contents(wheel: Path) -> None:
@@ -34,17 +21,14 @@ def test_contents(wheel: Path) -> None:
     assert starter.compress_size <= 3_000_000
 
 
-def test_installed_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
+def test_installed_in_an_empty_environment(installed: Path, tmp_path: Path) -> None:
     """From a wheel in an empty environment `predict` names the cat; no checkout, no configuration."""
     home = tmp_path / "home"
     home.mkdir()
     environment = {"PATH": os.environ["PATH"], "HOME": str(home)}
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    binaries = tmp_path / "venv" / "bin"
-    subprocess.run([binaries / "pip", "install", "--quiet", wheel], check=True)
     (home / "cat.jpg").write_bytes(CAT.read_bytes())
     result = subprocess.run(
-        [binaries / "mlinfer", "predict", "cat.jpg", "--json"],
+        [installed / "mlinfer", "predict", "cat.jpg", "--json"],
         cwd=home,
         env=environment,
         capture_output=True,

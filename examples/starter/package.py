@@ -28,7 +28,7 @@ from lambda_src.metadata import Metadata, Preprocess
 from lambda_src.model import Classifier
 from lambda_src.service import Service
 from lambda_src.settings import Settings
-from mlinfer.modelfile import write_model_file
+from mlinfer.graph import stamp, write_model_file
 from mlinfer.parity import Run, compare, fixed_inputs
 from mlinfer.quantize import quantize
 from mlinfer.samples import Sample
@@ -102,14 +102,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         plain, quantized = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         write_model_file(model, metadata, plain)
-        parity = compare(run, Classifier(plain, "", threads=1).run, fixed_inputs(spec, (1, 3)))
+        batches = list(fixed_inputs(spec, (1, 3)))
+        parity = compare(
+            [run(batch) for batch in batches], [Classifier(plain, "", threads=1).run(batch) for batch in batches]
+        )
         if not parity.holds:
             raise SystemExit(f"the exported file answers differently: {parity}")
         provenance["parity"] = asdict(parity)
         figures = quantize(plain, quantized, training_pictures(args.data), lambda items, *_: items, allow_drop=False)
         accuracy = judge(quantized, args.data) | {"float_top1": judge(plain, args.data)["top1"]}
         provenance |= {"precision": "int8", "quantization": asdict(figures), "accuracy": accuracy}
-        write_model_file(onnx.load(quantized), metadata, args.out)
+        stamp(quantized, metadata, args.out)
     print(f"{args.out}: {args.out.stat().st_size:,} bytes, {accuracy}, {figures}")
 
 

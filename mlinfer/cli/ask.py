@@ -15,16 +15,27 @@ from lambda_src.settings import MAX_IMAGE_BYTES
 
 from ..config import Config
 from ..errors import ImageError, InvocationError, UsageError
-from ..files import alone
 from ..names import Names
 from ..terminal import Terminal
-from .options import JsonFlag, ModelFlag, PortFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
+from .options import (
+    JsonFlag,
+    ModelFlag,
+    PortFlag,
+    ProfileFlag,
+    QuietFlag,
+    RegionFlag,
+    VerboseFlag,
+    app,
+    configuration,
+    one_at_a_time,
+)
 
 if TYPE_CHECKING:
     from ..predict import Result, Target
 
 CLOUD_JOBS = 8
 MANY = 16  # images, from which on further sessions are worth their load
+LONGEST_S = 900  # of a function's timeout: the container may have another than is configured now
 SLACK_S = 15  # beyond the function's timeout: the start of a container and the way there
 
 
@@ -127,17 +138,19 @@ def _target(
 
     reducing = invoke.reducing(terminal.note, config.max_pixels)
     if config.target == "local":
-        client = aws.make_emulator_client(f"http://127.0.0.1:{config.port}", read_timeout=config.timeout + SLACK_S)
-        return invoke.emulator(client, reducing, partial(alone, f"mlinfer-{config.port}"))
-    make = partial(aws.make_client, region=region, profile=profile, needs_region=True)
-    names, functions = Names(config.project), make("lambda")
+        client = aws.make_emulator_client(f"http://127.0.0.1:{config.port}", read_timeout=LONGEST_S + SLACK_S)
+        return invoke.emulator(client, reducing, one_at_a_time(config))
+    session = aws.Session(region=region, profile=profile, needs_region=True)
+    names, functions = Names(config.project), session.client("lambda")
     timeout = invoke.live_timeout(functions, names) + SLACK_S
-    fit = invoke.staging(make("s3"), config.bucket, names, terminal.note) if config.bucket else reducing
+    fit = invoke.staging(session.client("s3"), config.bucket, names, terminal.note) if config.bucket else reducing
     if by_url:
         url = invoke.live_url(functions, names)
-        return invoke.by_url(aws.make_url_caller(region=region, profile=profile, read_timeout=timeout), url, fit)
+        return invoke.by_url(session.url_caller(timeout), url, fit)
     log = terminal.detail if terminal.is_verbose else None
-    return invoke.cloud(make("lambda", read_timeout=timeout), names, fit, Patience(time.sleep, terminal.note), log)
+    return invoke.cloud(
+        session.client("lambda", read_timeout=timeout), names, fit, Patience(time.sleep, terminal.note), log
+    )
 
 
 def read_image(name: str) -> bytes:

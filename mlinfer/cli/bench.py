@@ -300,7 +300,7 @@ def _local_place(terminal: Terminal, config: Config, credentials: dict[str, str]
         return partial(emulated.start, docker, function, terminal.detail)
 
     with alone(f"mlinfer-bench-{config.project}"):
-        container.remove_fresh(docker, config.project)
+        container.stop(docker, config.project, container.FRESH_LABEL)  # what a killed command has left
         yield Place(start_with, config.memory, config.arch, built)
 
 
@@ -312,10 +312,10 @@ def _cloud_place(
     from .. import aws, function, invoke, latest
     from ..waiting import Patience
 
-    make = partial(aws.make_client, region=region, profile=profile, needs_region=True)
-    names, functions, patience = Names(config.project), make("lambda"), Patience(time.sleep, terminal.note)
+    session = aws.Session(region=region, profile=profile, needs_region=True)
+    names, functions, patience = Names(config.project), session.client("lambda"), Patience(time.sleep, terminal.note)
     given = config.memory if config.origins["memory"] == COMMAND_LINE else 0
-    invoker = make("lambda", read_timeout=invoke.live_timeout(functions, names) + SLACK_S)
+    invoker = session.client("lambda", read_timeout=invoke.live_timeout(functions, names) + SLACK_S)
     if not cold:
         if given:
             message = "--memory needs cold starts with --target aws: what is live has the memory that it has"

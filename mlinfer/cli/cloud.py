@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..config import Config
-from ..errors import UsageError
+from ..errors import MissingError, UsageError
+from ..names import Account, Names
 from ..terminal import Terminal
-from .container import ArchFlag, ModelSourceFlag
+from .container import ArchFlag, ModelSourceFlag, image_recipe
 from .options import JsonFlag, ModelFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
 
 if TYPE_CHECKING:
-    from ..changes import Outcome
-    from ..deploy import Clients, Deployment, Order, PushedImage, Step
+    from ..aws import Session
+    from ..changes import Outcome, Step
+    from ..deploy import Clients, Deployment, Order, PushedImage
+    from ..destroy import Thing
+    from ..function import Wanted
+    from ..modelfile import ModelFile
+    from ..rollback import Rollback
+    from ..status import Status
+    from ..waiting import Patience
 
 YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to what would be asked, as scripts must.")]
 
@@ -73,19 +83,116 @@ def deploy(
         url=url,
     )
     _agree_to_public(terminal, config, asked=not (yes or dry_run))
+    given = _Given(_by_digest(image)) if image else None
     embedded = predict.embedded(config, log=terminal.detail)
-    order = _order(config, region, profile, create_bucket=create_bucket, dry_run=dry_run)
+    session = _session(region, profile)
+    order = _order(config, session, create_bucket=create_bucket, dry_run=dry_run)
     report = partial(_show_step, terminal, dry_run=dry_run)
-    made = step.deploy(
-        order,
-        _clients(region, profile),
-        partial(_image, image),
-        embedded,
-        _patience(terminal),
-        report,
-        terminal.bytes_bar,
-    )
+    find_image = (lambda: given) if given else partial(_build_and_push, terminal, order, session)
+    patience = _patience(terminal)
+    made = step.deploy(order, _clients(session), find_image, embedded, patience, report, terminal.bytes_bar)
     _show_deployment(terminal, order, made)
+
+
+@app.command()
+def status(
+    model: ModelFlag = None,
+    image: Annotated[
+        str | None, typer.Option("--image", metavar="REPOSITORY@DIGEST", help="An image to compare with too.")
+    ] = None,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Show what is live, and whether that is what is here:  mlinfer status"""
+    from .. import status as step
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(model=model)
+    session = _session(region, profile)
+    there = step.read_status(session.client("lambda"), Names(config.project))
+    here = _wanted_here(config, session, there, image)
+    differs = step.differences(there, here) if here else None
+    facts = {**there.facts(), "as_here": None if here is None else not differs, "difference": differs}
+    if as_json:
+        terminal.document(facts)
+    else:
+        shown = [(name.replace("_", " "), _in_words(value)) for name, value in facts.items() if name != "difference"]
+        terminal.rows(shown)
+        told = f"What is live differs from what is here:\n{differs}" if differs else "What is live is what is here."
+        terminal.note(told if here else "Not compared: the configured model file is not here.")
+
+
+@app.command()
+def rollback(
+    version: Annotated[
+        str | None, typer.Argument(metavar="[VERSION]", help="Number; default: the one before the live one.")
+    ] = None,
+    model: ModelFlag = None,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Send the traffic back to an older version, once it has been proved:  mlinfer rollback
+
+    Its answers are compared with those of its own model file here, which is fetched from S3 if the configured one is another. Of a model that is in the image alone, it is proved that the version answers with that model, twice the same.
+    """
+    from .. import predict
+    from .. import rollback as step
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(model=model)
+    session = _session(region, profile)
+    functions, iam, s3 = (session.client(service) for service in ("lambda", "iam", "s3"))
+    clients = step.Clients(functions, iam, s3, lambda seconds: session.client("lambda", read_timeout=seconds))
+    made = step.rollback(
+        clients,
+        _account(session),
+        Names(config.project),
+        version or "",
+        _model_here(config),
+        lambda path: predict.embedded(replace(config, model=str(path)), log=terminal.detail),
+        _patience(terminal),
+        partial(_show_step, terminal, dry_run=False),
+    )
+    _show_rollback(terminal, made)
+
+
+@app.command()
+def destroy(
+    bucket: Annotated[str | None, typer.Option("--bucket", help="S3 bucket of the models.", show_default=False)] = None,
+    prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the keys.", show_default=False)] = None,
+    keep_model: Annotated[bool, typer.Option("--keep-model", help="Keep the models, and the bucket.")] = False,
+    yes: YesFlag = False,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Remove all of this project's in AWS, listed first:  mlinfer destroy
+
+    Of the bucket, only what `mlinfer` made: staged pictures; and in a bucket with this project's tag, the models and, if it is empty then, the bucket.
+    """
+    from .. import destroy as step
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(bucket=bucket, prefix=prefix)
+    session = _session(region, profile)
+    services = ("lambda", "iam", "logs", "ecr", "s3")
+    clients = step.Clients(*(session.client(service) for service in services))
+    names, patience = Names(config.project), _patience(terminal)
+    things = step.find(clients, names, config.bucket, config.prefix, patience, keep_model=keep_model)
+    _agree_to_removal(terminal, config, things, asked=not yes)
+    outcomes = [_removed(terminal, thing, step.remove(thing)) for thing in things]
+    if as_json:
+        terminal.document({"project": config.project, "things": outcomes})
+    if not things:
+        terminal.note(f"There is nothing of the project {config.project}.")
 
 
 def _agree_to_public(terminal: Terminal, config: Config, *, asked: bool) -> None:
@@ -97,8 +204,58 @@ def _agree_to_public(terminal: Terminal, config: Config, *, asked: bool) -> None
             raise UsageError("not_confirmed", "a public URL was not agreed to, and nothing was changed", hint)
 
 
-def _order(config: Config, region: str | None, profile: str | None, *, create_bucket: bool, dry_run: bool) -> Order:
-    from .. import aws, deploy, modelfile, predict
+def _agree_to_removal(terminal: Terminal, config: Config, things: list[Thing], *, asked: bool) -> None:
+    """List what is to go, and ask. Raises UsageError."""
+    for thing in things:
+        terminal.note(f"{thing.kind:<10} {thing.name}  ({thing.detail})")
+    question = f"Remove all of this, which is the project {config.project}'s? It cannot be undone."
+    if things and asked and not terminal.confirm(question):
+        hint = "To remove it without being asked: mlinfer destroy --yes"
+        raise UsageError("not_confirmed", "the removal was not agreed to, and nothing was changed", hint)
+
+
+def _removed(terminal: Terminal, thing: Thing, kept: str) -> dict[str, Any]:
+    terminal.note(f"{thing.kind:<10} {f'kept: {kept}' if kept else 'removed'}")
+    return {"kind": thing.kind, "name": thing.name, "outcome": "kept" if kept else "removed", "reason": kept or None}
+
+
+def _wanted_here(config: Config, session: Session, there: Status, image: str | None) -> Wanted | None:
+    """Return what `deploy` would make of what is here; None where there is no model file. Raises MlinferError."""
+    from .. import deploy
+
+    file = _model_here(config)
+    if file is None:
+        return None
+    if not config.bucket:  # it was given by a flag of deploy, so there is none here to differ from
+        config = replace(config, bucket=there.bucket)
+    return deploy.wanted(deploy.Order(config, file, _account(session)), _by_digest(image) if image else "")
+
+
+def _model_here(config: Config) -> ModelFile | None:
+    """Return the configured model file; None where it is not."""
+    from .. import modelfile, predict
+
+    try:
+        return modelfile.read_model_file(predict.model_path(config))
+    except MissingError:
+        return None
+
+
+def _account(session: Session) -> Account:
+    """Return whose credentials these are. Raises MlinferError."""
+    from .. import aws
+
+    return aws.find_account(session.client("sts"))
+
+
+def _session(region: str | None, profile: str | None) -> Session:
+    from .. import aws
+
+    return aws.Session(region=region, profile=profile, needs_region=True)
+
+
+def _order(config: Config, session: Session, *, create_bucket: bool, dry_run: bool) -> Order:
+    from .. import deploy, modelfile, predict
 
     if config.model_source == "s3" and not config.bucket:
         hint = (
@@ -106,20 +263,17 @@ def _order(config: Config, region: str | None, profile: str | None, *, create_bu
         )
         raise UsageError("no_bucket", "no S3 bucket is named for the model", hint)
     file = modelfile.read_model_file(predict.model_path(config))
-    account = aws.find_account(aws.make_client("sts", region=region, profile=profile, needs_region=True))
-    return deploy.Order(config, file, account, create_bucket, dry_run)
+    return deploy.Order(config, file, _account(session), create_bucket, dry_run)
 
 
-def _clients(region: str | None, profile: str | None) -> Clients:
-    from .. import aws
+def _clients(session: Session) -> Clients:
     from ..deploy import Clients
 
-    make = partial(aws.make_client, region=region, profile=profile, needs_region=True)
-    invoker = lambda seconds: make("lambda", read_timeout=seconds)  # noqa: E731
-    return Clients(make("lambda"), make("iam"), make("logs"), make("s3"), invoker)
+    functions, iam, logs, s3 = (session.client(service) for service in ("lambda", "iam", "logs", "s3"))
+    return Clients(functions, iam, logs, s3, lambda seconds: session.client("lambda", read_timeout=seconds))
 
 
-def _patience(terminal: Terminal) -> Any:
+def _patience(terminal: Terminal) -> Patience:
     from ..waiting import Patience
 
     return Patience(time.sleep, terminal.note)
@@ -133,23 +287,32 @@ class _Given:
     outcome: Outcome = "unchanged"
 
 
-def _image(given: str | None) -> PushedImage:
-    """Return the image that was named; or build and push one. Raises MlinferError."""
-    if given is None:
-        raise NotImplementedError
-    if not re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", given):
+def _by_digest(uri: str) -> str:
+    """Return an image's name that says which bytes it means. Raises UsageError."""
+    if not re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", uri):
         hint = "It ends in @sha256: and 64 digits, as `mlinfer push` prints it: a tag can come to mean another image."
-        raise UsageError("invalid_value", f"--image is {given!r}, not an image by its digest", hint)
-    return _Given(given)
+        raise UsageError("invalid_value", f"--image is {uri!r}, not an image by its digest", hint)
+    return uri
+
+
+def _build_and_push(terminal: Terminal, order: Order, session: Session) -> PushedImage:
+    """Build the image and push it, unless that is done; in a dry run say whether it is. Raises MlinferError."""
+    from .. import engine, registry
+    from .registry import push_image
+
+    docker, ecr = engine.connect(os.environ), session.client("ecr")
+    if order.dry_run:
+        return registry.plan(docker, ecr, order.names, image_recipe(order.config).tag(), order.config.arch)
+    _, pushed = push_image(terminal, docker, ecr, order.config)
+    return _Given(pushed.uri, "made" if pushed.outcome == "pushed" else "unchanged")
 
 
 def _show_step(terminal: Terminal, step: Step, *, dry_run: bool) -> None:
     """Write the line of a step that has ended; in a plan, with what would change."""
     words = {"made": "would be made", "changed": "would be changed"} if dry_run else {}
     outcome = words.get(step.change.outcome, step.change.outcome)
-    terminal.note(
-        f"{step.name:<10} {outcome:<{17 if dry_run else 10}} {step.seconds:>6.1f} s  {step.change.detail}".rstrip()
-    )
+    detail = re.sub("([0-9a-f]{12})[0-9a-f]{52}", r"\1...", step.change.detail)
+    terminal.note(f"{step.name:<10} {outcome:<{17 if dry_run else 10}} {step.seconds:>6.1f} s  {detail}".rstrip())
     if dry_run and step.change.difference:
         terminal.note("\n".join(f"    {line}" for line in step.change.difference.splitlines()))
 
@@ -170,11 +333,31 @@ def _show_deployment(terminal: Terminal, order: Order, made: Deployment) -> None
         terminal.note(f"  curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' {made.url}")
 
 
+def _show_rollback(terminal: Terminal, made: Rollback) -> None:
+    if terminal.as_json:
+        facts = {"function": made.function, "version": made.version, "before": made.before}
+        terminal.document({**facts, "steps": _steps(made.steps)})
+    if made.version == made.before:
+        terminal.note(f"Version {made.version} is live already.")
+    else:
+        terminal.note(f"Live: version {made.version} of {made.function}, proved; before: {made.before}.")
+
+
 def _as_document(order: Order, made: Deployment) -> dict[str, Any]:
-    steps = [
+    facts = {"function": made.function, "alias": made.alias, "version": made.version, "image": made.image}
+    more: dict[str, Any] = {"model": made.model, "url": made.url or None, "dry_run": order.dry_run}
+    return {**facts, **more, "steps": _steps(made.steps)}
+
+
+def _steps(done: Sequence[Step]) -> list[dict[str, Any]]:
+    return [
         {"name": step.name, "outcome": step.change.outcome, "detail": step.change.detail, "seconds": step.seconds}
         | ({"difference": step.change.difference} if step.change.difference else {})
-        for step in made.steps
+        for step in done
     ]
-    facts = {"function": made.function, "alias": made.alias, "version": made.version, "image": made.image}
-    return {**facts, "model": made.model, "url": made.url or None, "dry_run": order.dry_run, "steps": steps}
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{name}={text}" for name, text in value.items())
+    return {True: "yes", False: "no", None: "(none)"}[value] if value is None or isinstance(value, bool) else str(value)

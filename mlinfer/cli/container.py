@@ -23,12 +23,14 @@ from .options import (
     VerboseFlag,
     app,
     configuration,
+    one_at_a_time,
 )
 
 if TYPE_CHECKING:
     from ..container import Function, Running
     from ..engine import Container, Engine
     from ..image import Built, Recipe
+    from ..modelfile import ModelFile
 
 ArchFlag = Annotated[
     str | None, typer.Option("--arch", metavar="x86_64|arm64", help="Of image and function.", show_default=False)
@@ -107,7 +109,7 @@ def run_local(
     function = local_function(
         config, built.tag, s3_environment(config, region, profile) if from_s3 else {}, from_s3=from_s3
     )
-    running, started = container.run(docker, function)
+    running, started = container.run(docker, function, one_at_a_time(config))
     with _until_left(started, keep=detach):
         _show_running(terminal, config, function, running)
         if not detach:
@@ -130,30 +132,38 @@ def build_image(terminal: Terminal, docker: Engine, config: Config, *, pull: boo
 
 def image_recipe(config: Config) -> Recipe:
     """Return what the configured image is made of."""
-    from .. import image, modelfile, predict
+    from .. import image
 
-    model = modelfile.read_model_file(predict.model_path(config)) if config.model_source == "image" else None
-    if model and model.metadata is None:
+    model = _model_file(config) if config.model_source == "image" else None
+    return image.Recipe(config.project, config.base_image, config.arch, model)
+
+
+def _model_file(config: Config) -> ModelFile:
+    """Return the configured model file. Raises UsageError if a function could not predict with it."""
+    from .. import modelfile, predict
+
+    model = modelfile.read_model_file(predict.model_path(config))
+    if model.metadata is None:
         message = f"{model.path} does not say what its labels and pre-processing are, so nothing could predict with it"
         hint = f"Stamp it first: mlinfer export {model.path} --labels FILE --preprocess imagenet|none|JSON"
         raise UsageError("no_metadata", message, hint)
-    return image.Recipe(config.project, config.base_image, config.arch, model)
+    return model
 
 
 def local_function(config: Config, tag: str, credentials: dict[str, str], *, from_s3: bool) -> Function:
     """Return how the image is to run: with the configured model mounted, inside the image or, `from_s3`, fetched."""
-    from .. import container, modelfile, predict, upload
+    from .. import container, upload
 
     environment = config.handler_environment() | credentials
     fetched = 0
     mounted = None
     if from_s3:
-        file = modelfile.read_model_file(predict.model_path(config))
+        file = _model_file(config)
         environment["MLINFER_MODEL_URI"] = f"s3://{config.bucket}/{upload.object_key(file, config.prefix)}"
         environment["MLINFER_MODEL_SHA256"] = file.sha256
         fetched = file.bytes
     elif config.model_source == "s3":
-        file = modelfile.read_model_file(predict.model_path(config))
+        file = _model_file(config)
         environment["MLINFER_MODEL_SHA256"] = file.sha256
         mounted = file.path
     return container.Function(
@@ -214,8 +224,8 @@ def _follow(terminal: Terminal, started: Container) -> None:
     try:
         while True:
             for line in started.follow():
-                if terminal.is_verbose or container.handlers_lines([line]):
-                    terminal.note(line.rstrip("\r"))
+                for shown in [line] if terminal.is_verbose else container.handlers_lines([line]):
+                    terminal.note(shown.rstrip("\r"))
             if started.state().status not in ("running", "restarting"):
                 raise container.crash(started, "the container ended")
     except KeyboardInterrupt:

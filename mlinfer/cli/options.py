@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -41,3 +44,10 @@ VerboseFlag = Annotated[
 def configuration(**flags: object) -> Config:
     """Return the configuration in force; a flag that is None was not given. Raises UsageError."""
     return load_config(Path(), os.environ, flags)
+
+
+def one_at_a_time(config: Config) -> Callable[[], AbstractContextManager[None]]:
+    """Return what makes the context of each request to the local function: a second one at once would end the emulator."""
+    from ..files import alone
+
+    return partial(alone, f"mlinfer-{config.port}")

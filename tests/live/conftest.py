@@ -6,6 +6,8 @@ import gc
 import os
 import random
 import secrets
+import shutil
+import socket
 import subprocess
 import warnings
 from collections.abc import Iterator
@@ -17,11 +19,13 @@ from uuid import uuid4
 
 import pytest
 
+from ..conftest import ROOT
 from . import base_image as stand_in
 from . import hosts
 from . import ministack as emulated_aws
 from . import registry as docker_registry
 from . import rie as emulator
+from .local import Local
 
 
 def miss(reason: str) -> NoReturn:
@@ -103,6 +107,39 @@ def echo_image(engine: Any, base_image: str, label: str, tmp_path_factory: pytes
     tag = f"mlinfer-test-echo:{value[:12]}"
     engine.images.build(path=str(folder), tag=tag, labels={name: value}, forcerm=True)
     return tag
+
+
+@pytest.fixture(scope="session")
+def project(engine: Any) -> Iterator[str]:
+    """Return a project of this run alone; at the end its images are removed. The Engine keeps the layers for the next run."""
+    project = f"test-{uuid4().hex[:12]}"
+    yield project
+    for image in engine.images.list(filters={"label": f"mlinfer.project={project}"}):
+        engine.api.remove_image(image.id, force=True, noprune=True)
+
+
+@pytest.fixture
+def local(engine: Any, base_image: str, project: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Local]:
+    """Configure the tests' project and a free port for `mlinfer`; at the end the project's containers are removed."""
+    assert base_image
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    monkeypatch.setenv("MLINFER_PROJECT", project)
+    monkeypatch.setenv("MLINFER_PORT", str(port))
+    local = Local(engine, project, port)
+    yield local
+    for container in local.containers:
+        container.remove(force=True, v=True)
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """Return a folder with a copy of the package and the image's files, for a test that changes them."""
+    folder = tmp_path / "package"
+    for name in ("mlinfer", "lambda_src", "docker"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -35,10 +35,13 @@ class Function:
 
     def invoke(self, event: object) -> Any:
         """Return the handler's answer to an event; for an exception that is what Lambda tells of it, with status 200."""
-        body = self._request("POST", "/2015-03-31/functions/function/invocations", json.dumps(event))[1]
-        return json.loads(body)
+        return json.loads(self.post(json.dumps(event).encode())[1])
 
-    def _request(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
+    def post(self, body: bytes) -> tuple[int, bytes]:
+        """Return the status and the body of the answer to any bytes."""
+        return self._request("POST", "/2015-03-31/functions/function/invocations", body)
+
+    def _request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=ANSWER_S)
         try:
             connection.request(method, path, body)

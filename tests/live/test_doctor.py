@@ -1,0 +1,33 @@
+"""What doctor finds of the real Engine, by the user's door."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from ..conftest import Run
+
+MlInfer = Callable[..., Run]
+
+
+def test_the_real_engine(mlinfer: MlInfer, engine: Any, base_image: str) -> None:
+    """Version, machine and base image are those of the Engine; without a Region AWS is what is missing, and exit code 3."""
+    run = mlinfer("doctor", "--json")
+    assert run.code == 3
+    found = {item["check"]: item for item in reversed(json.loads(run.out)["findings"])}
+    version, info = engine.version(), engine.info()
+    assert f"Engine {version['Version']} (API {version['ApiVersion']}" in found["docker"]["finding"]
+    assert (found["base image"]["state"], base_image in found["base image"]["finding"]) == ("ok", True)
+    assert found["machine"]["finding"].startswith(f"{info['NCPU']} cores")
+    assert found["credentials"]["state"] == "missing"
+
+
+def test_a_base_image_that_no_registry_has(mlinfer: MlInfer, engine: Any, registry: Any, monkeypatch: Any) -> None:
+    """The Engine asks the registry of a base image that is not here; what that says is the finding."""
+    assert engine.ping()
+    monkeypatch.setenv("MLINFER_BASE_IMAGE", f"{registry.host}/not/there:1")
+    run = mlinfer("doctor", "--json")
+    (found,) = [item for item in json.loads(run.out)["findings"] if item["check"] == "base image"]
+    assert found["state"] == "missing"
+    assert any(request.path.startswith("/v2/") for request in registry.requests())

@@ -1,0 +1,267 @@
+"""`mlinfer build` on the real Engine: what the image holds, what is built anew and what is not, and how it fails."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..conftest import Run
+from ..models import LABELS
+from ..pictures import encoded, plain
+from .local import Local
+
+MlInfer = Callable[..., Run]
+
+PACKAGES = {"numpy", "obstore", "onnxruntime", "PIL"}
+FORMATS = ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"]
+WALK = """
+import json, os
+print(json.dumps([os.path.join(folder, name) for top in ("/var/task", "/build", "/root", "/tmp")
+                  for folder, _, names in os.walk(top) for name in names]))
+"""
+
+
+@pytest.fixture
+def image(mlinfer: MlInfer, local: Local) -> dict[str, Any]:
+    """Build the image, or find it, and return the document that `build --json` writes."""
+    run = mlinfer("build", "--json")
+    assert run.code == 0, run.err
+    document: dict[str, Any] = json.loads(run.out)
+    assert local.project in document["tag"]
+    return document
+
+
+def python(engine: Any, image: str, *arguments: str) -> tuple[str, str]:
+    """Run the image's Python as Lambda's user; return what it writes to stdout and stderr."""
+    container = engine.containers.create(image, list(arguments), entrypoint="/var/lang/bin/python", user="993:990")
+    try:
+        container.start()
+        assert container.wait(timeout=60)["StatusCode"] == 0, container.logs()
+        return container.logs(stderr=False).decode(), container.logs(stdout=False).decode()
+    finally:
+        container.remove(force=True)
+
+
+def build_from(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `mlinfer build --json` of another copy of the package, in a process of its own."""
+    command = [sys.executable, "-m", "mlinfer", "build", "--json", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(package)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+# What is in it
+
+
+def test_it_holds_what_the_handler_imports_and_no_more(local: Local, image: dict[str, Any]) -> None:
+    """Above the base there are the handler, its four packages and the model's folder: no tests, caches or tools."""
+    files = json.loads(python(local.engine, image["tag"], "-c", WALK)[0])
+    assert all(name.startswith("/var/task/") for name in files)
+    names = {name.split("/")[3] for name in files}
+    shared = {"numpy.libs", "pillow.libs"}
+    assert {name for name in names if not name.endswith(".dist-info")} == {"lambda_src", *PACKAGES, *shared}
+    assert len([name for name in names if name.endswith(".dist-info")]) == len(PACKAGES)
+    assert not [name for name in files if "/tests/" in name or name.endswith((".pyi", ".onnx"))]
+
+
+def test_byte_code_is_in_it(local: Local, image: dict[str, Any]) -> None:
+    """Every module has its byte-code, and a start of the handler compiles none."""
+    files = set(json.loads(python(local.engine, image["tag"], "-c", WALK)[0]))
+    sources = [Path(name) for name in files if name.endswith(".py")]
+    compiled = [str(path.parent / "__pycache__" / f"{path.stem}.cpython-313.pyc") for path in sources]
+    assert len(sources) > 100
+    assert set(compiled) <= files
+    start = "import obstore.store, lambda_src.model, lambda_src.handler"
+    said = python(local.engine, image["tag"], "-v", "-c", start)[1]
+    loaded = [line for line in said.splitlines() if line.startswith("# code object from '/var/task/")]
+    assert len(loaded) > 50
+    assert all(".pyc'" in line for line in loaded)
+
+
+def test_its_settings(local: Local, image: dict[str, Any]) -> None:
+    """The handler is named, telemetry is off, home and caches are in /tmp, and no model or secret is set."""
+    config = local.engine.images.get(image["tag"]).attrs["Config"]
+    environment = dict(entry.split("=", 1) for entry in config["Env"])
+    assert config["Cmd"] == ["lambda_src.handler.lambda_handler"]
+    assert environment["ORT_DISABLE_TELEMETRY"] == "1"
+    assert (environment["HOME"], environment["XDG_CACHE_HOME"]) == ("/tmp", "/tmp/.cache")
+    assert environment["MLINFER_MODEL_URI"] == ""
+    assert not [name for name in environment if name.startswith("AWS_")]
+
+
+def test_every_format_is_answered(mlinfer: MlInfer, local: Local, tiny_model: Path) -> None:
+    """The handler in the container reads every format that the README names."""
+    assert mlinfer("run-local", "--detach", "--model", tiny_model).code == 0
+    for codec in FORMATS:
+        picture = base64.b64encode(encoded(plain((250, 4, 3)), codec)).decode()
+        answer = local.function.invoke({"image": picture})
+        assert (codec, answer["statusCode"], answer["body"].get("label")) == (codec, 200, "red")
+
+
+# What is built, and what is not
+
+
+def test_the_document(mlinfer: MlInfer, local: Local, image: dict[str, Any]) -> None:
+    """`--json` names the image, its architecture, its size and its layers from the lowest up; without it stdout is the tag."""
+    attributes = local.engine.images.get(image["tag"]).attrs
+    assert (image["id"], image["bytes"], image["arch"]) == (attributes["Id"], attributes["Size"], "x86_64")
+    assert image["tag"].startswith(f"mlinfer/{local.project}:")
+    assert list(image["layers"]) == ["dependencies", "model", "code"]
+    assert image["layers"]["dependencies"] > 10_000_000
+    assert image["layers"]["model"] == 0
+    assert 10_000 < image["layers"]["code"] < 1_000_000
+    assert mlinfer("build").out == f"{image['tag']}\n"
+
+
+def test_the_second_build_does_nothing(mlinfer: MlInfer, local: Local, image: dict[str, Any]) -> None:
+    """Unchanged, nothing is built, which is a success and is said so."""
+    made = local.engine.images.get(image["tag"]).attrs["Created"]
+    again = mlinfer("build", "--json")
+    assert again.code == 0
+    assert json.loads(again.out) == image | {"outcome": "unchanged"}
+    assert "Unchanged" in again.err
+    assert local.engine.images.get(image["tag"]).attrs["Created"] == made
+
+
+def test_layers_do_not_depend_on_when_they_are_made(mlinfer: MlInfer, local: Local, image: dict[str, Any]) -> None:
+    """A build without any cached layer makes the same layers, so that a push sends nothing."""
+    before = local.layers(image["tag"])
+    anew = mlinfer("build", "--no-cache", "--json")
+    assert (anew.code, json.loads(anew.out)["outcome"]) == (0, "made")
+    assert json.loads(anew.out)["id"] != image["id"]
+    assert local.layers(image["tag"]) == before
+
+
+def test_a_change_of_the_code_makes_the_last_layer_anew(local: Local, image: dict[str, Any], package: Path) -> None:
+    """A change in lambda_src gives another tag whose last layer alone differs."""
+    with (package / "lambda_src" / "errors.py").open("a") as file:
+        file.write("\n# changed\n")
+    run = build_from(package)
+    assert run.returncode == 0, run.stderr
+    changed = json.loads(run.stdout)
+    before, after = local.layers(image["tag"]), local.layers(changed["tag"])
+    assert changed["tag"] != image["tag"]
+    assert after[:-1] == before[:-1]
+    assert after[-1] != before[-1]
+
+
+def test_a_model_in_the_image(mlinfer: MlInfer, local: Local, image: dict[str, Any], tiny_model: Path) -> None:
+    """With model source image the model is a layer between dependencies and code, and it is what answers."""
+    run = mlinfer("build", "--json", "--model-source", "image", "--model", tiny_model)
+    assert run.code == 0, run.err
+    built = json.loads(run.out)
+    without, within = local.layers(image["tag"]), local.layers(built["tag"])
+    assert within[:-2] == without[:-2]
+    assert within[-2] != without[-2]
+    assert within[-1] == without[-1]
+    assert built["layers"]["model"] == tiny_model.stat().st_size
+    assert mlinfer("run-local", "--detach", "--model-source", "image", "--model", tiny_model).code == 0
+    (container,) = local.containers
+    assert container.attrs["Mounts"] == []
+    health = json.loads(local.function.invoke({"requestContext": {"http": {"method": "GET"}}})["body"])
+    assert health["model"] == {
+        "name": "tiny",
+        "sha256": hashlib.sha256(tiny_model.read_bytes()).hexdigest(),
+        "labels": len(LABELS),
+    }
+
+
+@pytest.mark.usefixtures("local")
+def test_the_log_is_shown_when_asked_for(package: Path) -> None:
+    """`--verbose` shows the Engine's log on stderr; stdout holds the document alone."""
+    with (package / "lambda_src" / "errors.py").open("a") as file:
+        file.write("\n# changed once more\n")
+    run = build_from(package, "--verbose")
+    assert run.returncode == 0, run.stderr
+    assert "Step 1/" in run.stderr
+    assert json.loads(run.stdout)["outcome"] == "made"
+
+
+# How it fails
+
+
+def load_image(engine: Any, name: str, arch: str, label: str) -> None:
+    """Give the Engine an image of one empty layer for any architecture."""
+    layer = io.BytesIO()
+    tarfile.open(fileobj=layer, mode="w").close()
+    digest = f"sha256:{hashlib.sha256(layer.getvalue()).hexdigest()}"
+    key, value = label.split("=")
+    config = {"architecture": arch, "os": "linux", "config": {"Labels": {key: value}}}
+    files = {
+        "config.json": json.dumps(config | {"rootfs": {"type": "layers", "diff_ids": [digest]}}).encode(),
+        "layer.tar": layer.getvalue(),
+        "manifest.json": json.dumps([{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]).encode(),
+    }
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for file, content in files.items():
+            entry = tarfile.TarInfo(file)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    engine.images.load(archive.getvalue())
+
+
+def test_a_base_image_of_another_architecture(
+    mlinfer: MlInfer, local: Local, label: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A base image that is here for another processor is refused before anything is built."""
+    name = f"mlinfer-test-arm:{label[-12:]}"
+    load_image(local.engine, name, "arm64", label)
+    monkeypatch.setenv("MLINFER_BASE_IMAGE", name)
+    run = mlinfer("build", "--json")
+    assert run.code == 2
+    error = json.loads(run.out)["error"]
+    assert error["code"] == "wrong_architecture"
+    assert f"{name} is here for arm64, but x86_64 is asked for" in error["message"]
+    assert "docker pull --platform linux/amd64" in error["hint"]
+
+
+@pytest.mark.usefixtures("local")
+def test_an_architecture_that_the_base_image_has_not(mlinfer: MlInfer) -> None:
+    """`--arch arm64` does not silently build for x86_64 on a base image that is."""
+    run = mlinfer("build", "--arch", "arm64", "--json")
+    assert run.code == 2
+    assert json.loads(run.out)["error"]["code"] == "wrong_architecture"
+
+
+@pytest.mark.usefixtures("local")
+@pytest.mark.parametrize("name", ["127.0.0.1:9/none:1", "mlinfer-there-is-none"])
+def test_a_base_image_that_cannot_be_had(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A base image that neither the Engine nor a registry has is a remote failure, with what to look at."""
+    monkeypatch.setenv("MLINFER_BASE_IMAGE", name)
+    run = mlinfer("build", "--json")
+    error = json.loads(run.out)["error"]
+    assert (run.code, error["code"]) == (4, "base_image_unavailable")
+    assert "base_image in mlinfer.toml" in error["hint"]
+
+
+@pytest.mark.usefixtures("local")
+def test_a_failing_step_shows_its_last_lines(package: Path) -> None:
+    """What does not fit its hash is not installed, and pip's own words are shown."""
+    requirement = f"packaging==26.3 --hash=sha256:{'0' * 64}\n"
+    (package / "docker" / "requirements.txt").write_text(requirement)
+    run = build_from(package)
+    error = json.loads(run.stdout)["error"]
+    assert (run.returncode, error["code"]) == (4, "build_failed")
+    assert "THESE PACKAGES DO NOT MATCH THE HASHES" in error["message"]
+    assert error["message"].startswith("the build failed: a step returned a non-zero code: 1\n    Step 4/")
+    assert "\x1b" not in error["message"]
+    assert "the failing step's last" in error["hint"]
+
+
+@pytest.mark.usefixtures("local")
+def test_a_file_that_is_no_model(mlinfer: MlInfer, tmp_path: Path) -> None:
+    """What is no model does not go into an image."""
+    (tmp_path / "none.onnx").write_bytes(b"no model")
+    run = mlinfer("build", "--model-source", "image", "--model", tmp_path / "none.onnx", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "invalid_model")

@@ -1,0 +1,76 @@
+"""The handler behind AWS's own emulator and runtime client as processes, on a machine without an Engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ..conftest import ROOT
+from .base_image import RUNTIME
+from .containers import Function
+from .ready import wait_until
+
+EVENT = ROOT / "examples" / "event.json"
+
+
+@pytest.fixture(scope="session")
+def runtime_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Install AWS's runtime client, of the version that the stand-in of the base image has, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("runtime")
+    names = [line.split()[0] for line in RUNTIME.strip().splitlines()]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--target",
+        str(folder),
+    ]
+    subprocess.run([*command, *names], check=True)
+    return folder
+
+
+@pytest.fixture
+def function(rie: Path, runtime_client: Path, tiny_model: Path) -> Iterator[Function]:
+    """Run the handler with a model of the tests behind the emulator, both addresses on free loopback ports."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = [listener.getsockname()[1] for listener in (one, other)]
+    command = [str(rie), "--runtime-interface-emulator-address", f"127.0.0.1:{ports[0]}"]
+    command += ["--runtime-api-address", f"127.0.0.1:{ports[1]}"]
+    command += [sys.executable, "-m", "awslambdaric", "lambda_src.handler.lambda_handler"]
+    settings = {"MLINFER_MODEL_URI": str(tiny_model), "PYTHONPATH": f"{ROOT}:{runtime_client}"}
+    environment = os.environ | settings | {"AWS_LAMBDA_FUNCTION_TIMEOUT": "20"}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        function = Function(f"http://127.0.0.1:{ports[0]}")
+        wait_until(lambda: function.get("/") == 404, "the emulator")
+        yield function
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_handler_answers(function: Function, tiny_model: Path) -> None:
+    """The example event is answered by the model that the environment names; the first answer is cold, the next warm."""
+    assert tiny_model.is_file()
+    first, second = (function.invoke(json.loads(EVENT.read_text())) for _ in range(2))
+    assert (first["statusCode"], first["body"]["model"]["name"]) == (200, "tiny")
+    assert (first["body"]["cold_start"], second["body"]["cold_start"]) == (True, False)
+    assert first["body"]["predictions"] == second["body"]["predictions"]
+
+
+def test_mistakes_and_health(function: Function) -> None:
+    """A mistake is an answer, and GET is the health document."""
+    assert function.invoke({"image": "bm8="})["body"]["error"]["code"] == "invalid_image"
+    health = function.invoke({"requestContext": {"http": {"method": "GET"}}})
+    assert json.loads(health["body"])["status"] == "ok"

@@ -1,0 +1,125 @@
+"""A function that does not start: a crash, too little memory, a failing init and a slow one are told apart."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from onnx import helper
+
+from lambda_src.metadata import Metadata, Preprocess
+from mlinfer.image import Recipe
+
+from .. import models
+from ..conftest import Run
+from .local import Local
+
+MlInfer = Callable[..., Run]
+
+
+def failed(run: Run, local: Local) -> dict[str, str]:
+    """Return the error document of a start that failed through the function, and left no container behind."""
+    assert run.code == 4, run
+    error: dict[str, str] = json.loads(run.out)["error"]
+    assert error["hint"]
+    assert "(rapid)" not in error["message"]
+    assert local.containers == []
+    return error
+
+
+def broken_image(mlinfer: MlInfer, local: Local, monkeypatch: pytest.MonkeyPatch, name: str, *lines: str) -> None:
+    """Put an image that some lines of a Dockerfile have broken where `build` looks for the one of a base image `name`."""
+    good = json.loads(mlinfer("build", "--json").out)["tag"]
+    text = "\n".join([f"FROM {good}", *lines]).encode()
+    local.engine.images.build(fileobj=io.BytesIO(text), tag=Recipe(local.project, name, "x86_64").tag(), rm=True)
+    monkeypatch.setenv("MLINFER_BASE_IMAGE", name)
+
+
+def test_a_crash(mlinfer: MlInfer, local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that ends by itself is told with its exit code and what it wrote last."""
+    entrypoint = 'ENTRYPOINT ["/bin/sh", "-c", "echo the disk is on fire; exit 3"]'
+    broken_image(mlinfer, local, monkeypatch, "crash", entrypoint)
+    error = failed(mlinfer("run-local", "--detach", "--json"), local)
+    assert error["code"] == "container_crashed"
+    assert "exit code 3" in error["message"]
+    assert "the disk is on fire" in error["message"]
+
+
+def test_an_entrypoint_that_is_not_there(mlinfer: MlInfer, local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image that is none of Lambda's cannot be started; the Engine's reason is passed on, with what to look at."""
+    broken_image(mlinfer, local, monkeypatch, "none", 'ENTRYPOINT ["/nowhere.sh"]')
+    error = failed(mlinfer("run-local", "--detach", "--json"), local)
+    assert error["code"] == "docker_refused"
+    assert "/nowhere.sh" in error["message"]
+    assert "base_image" in error["hint"]
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "told"),
+    [
+        ("exit 7", "function_crashed", "exit status 7"),
+        ("kill -9 $$", "out_of_memory", "its memory is too small"),
+        ("kill -11 $$", "function_crashed", "segmentation fault"),
+    ],
+)
+def test_a_function_that_ends_while_it_is_loaded(
+    mlinfer: MlInfer, local: Local, monkeypatch: pytest.MonkeyPatch, end: str, code: str, told: str
+) -> None:
+    """A process that ends before its first answer is told with how it ended, and its last lines."""
+    script = f"#!/bin/sh\\necho no such library\\n{end}\\n"
+    broken_image(mlinfer, local, monkeypatch, code, f"RUN printf '{script}' > /var/runtime/bootstrap")
+    error = failed(mlinfer("run-local", "--detach", "--json"), local)
+    assert error["code"] == code
+    assert told in error["message"]
+    assert "no such library" in error["message"]
+
+
+def test_too_little_memory(mlinfer: MlInfer, local: Local, tmp_path: Path) -> None:
+    """A model that does not fit into the function's memory is told as that, and how to give more."""
+    model = models.heavy(tmp_path / "heavy.onnx", 300)
+    error = failed(mlinfer("run-local", "--detach", "--memory", "256", "--model", model, "--json"), local)
+    assert error["code"] == "out_of_memory"
+    assert "memory" in error["hint"]
+
+
+def test_a_model_that_cannot_be_loaded(mlinfer: MlInfer, local: Local, tmp_path: Path) -> None:
+    """What the handler raises while it loads its model is told in its own words, with its traceback."""
+    metadata = Metadata("odd", models.LABELS, Preprocess(8, (8, 8)), "logits", {})
+    nodes = [helper.make_node("NoSuchOperator", ["image"], ["logits"])]
+    model = models.write(tmp_path / "odd.onnx", nodes, [], ["N", 3, 8, 8], metadata)
+    error = failed(mlinfer("run-local", "--detach", "--model", model, "--json"), local)
+    assert error["code"] == "function_failed"
+    assert "ModelError: onnxruntime" in error["message"]
+    assert "NoSuchOperator" in error["message"]
+
+
+def test_a_model_without_metadata(mlinfer: MlInfer, local: Local, tmp_path: Path) -> None:
+    """A model that does not describe itself is refused before anything starts."""
+    nodes = [helper.make_node("Flatten", ["image"], ["logits"])]
+    model = models.write(tmp_path / "plain.onnx", nodes, [], ["N", 3, 8, 8], None)
+    for source in ("s3", "image"):
+        run = mlinfer("run-local", "--detach", "--model", model, "--model-source", source, "--json")
+        assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "no_metadata")
+    assert local.containers == []
+
+
+def test_a_slow_start(mlinfer: MlInfer, local: Local) -> None:
+    """A start that the timeout cuts off is told as that, with the timeout and what to change."""
+    run = mlinfer("run-local", "--detach", "--memory", "128", "--timeout", "1", "--json")
+    error = failed(run, local)
+    assert error["code"] == "slow_start"
+    assert "its timeout of 1 s" in error["message"]
+    assert "timeout and memory" in error["hint"]
+
+
+def test_a_model_that_others_may_not_read(mlinfer: MlInfer, local: Local, tiny_model: Path, tmp_path: Path) -> None:
+    """A model that only its owner may read is refused before the start: the function runs as Lambda's user."""
+    model = tmp_path / "private.onnx"
+    model.write_bytes(tiny_model.read_bytes())
+    model.chmod(0o600)
+    run = mlinfer("run-local", "--detach", "--model", model, "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "model_unreadable")
+    assert local.containers == []

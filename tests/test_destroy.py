@@ -1,0 +1,204 @@
+"""Removing all of a project, by the user's door; and what the deployer's policy allows, held against what was called."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlinfer.names import Account, Names
+from mlinfer.policies import deployer_policy
+
+from .conftest import IMAGE, OTHER_IMAGE, Run
+from .loopback_aws import ACCOUNT, REGION, LoopbackAws, failed
+
+MlInfer = Callable[..., Run]
+Past = Callable[[str], Any]
+BUCKET = "cloud-models"
+
+
+@pytest.fixture
+def full(mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]) -> LoopbackAws:
+    """Return an AWS with all that a project can have: two versions, a URL, an image, a staged picture."""
+    tags = [{"Key": "mlinfer:project", "Value": "cats"}]
+    past("ecr").create_repository(repositoryName="mlinfer/cats", tags=tags)
+    manifest = {"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json"}
+    manifest |= {"config": {"size": 1, "digest": "sha256:" + "1" * 64}, "layers": []}
+    past("ecr").put_image(repositoryName="mlinfer/cats", imageManifest=json.dumps(manifest), imageTag="a")
+    for more in ([], ["--memory", "512", "--url", "public", "--yes"]):
+        run = mlinfer("deploy", *deploy_arguments, *more)
+        assert run.code == 0, run.err
+    past("s3").put_object(Bucket=BUCKET, Key="mlinfer-staging/cats/red.png", Body=b"x")
+    cloud.calls.clear()
+    return cloud
+
+
+def left(past: Past) -> dict[str, list[str]]:
+    """Return the names of all that is in AWS."""
+    return {
+        "functions": [item["FunctionName"] for item in past("lambda").list_functions()["Functions"]],
+        "roles": [item["RoleName"] for item in past("iam").list_roles()["Roles"]],
+        "logs": [item["logGroupName"] for item in past("logs").describe_log_groups()["logGroups"]],
+        "repositories": [item["repositoryName"] for item in past("ecr").describe_repositories()["repositories"]],
+        "buckets": [item["Name"] for item in past("s3").list_buckets()["Buckets"]],
+    }
+
+
+NOTHING: dict[str, list[str]] = {"functions": [], "roles": [], "logs": [], "repositories": [], "buckets": []}
+
+
+def test_all_of_the_project_goes(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
+    """Everything is listed, then removed; a second time there is nothing, which is success."""
+    run = mlinfer("destroy", "--bucket", BUCKET, "--yes")
+    assert run.code == 0, run.err
+    kinds = ["function", "role", "log group", "repository", "staging", "models", "bucket"]
+    told = run.err.splitlines()
+    assert [line[:10].strip() for line in told] == kinds * 2
+    assert all(line.endswith("removed") for line in told[len(kinds) :])
+    assert "1 images" in told[3]
+    assert left(past) == NOTHING
+    full.calls.clear()
+    run = mlinfer("destroy", "--bucket", BUCKET)
+    assert (run.code, run.err) == (0, "There is nothing of the project cats.\n")
+    assert full.changes == []
+
+
+def test_nothing_goes_without_a_yes(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
+    """Without a terminal nobody can be asked: all is listed, --yes is named, and nothing is removed."""
+    run = mlinfer("destroy", "--bucket", BUCKET)
+    assert run.code == 2
+    assert "mlinfer destroy --yes" in run.err
+    assert "repository mlinfer/cats" in run.err
+    assert full.changes == []
+    assert left(past)["functions"] == ["mlinfer-cats"]
+
+
+def test_the_models_can_be_kept(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
+    """--keep-model keeps models and bucket, with the other rules of the bucket; staged pictures go."""
+    run = mlinfer("destroy", "--bucket", BUCKET, "--keep-model", "--yes", "--json")
+    assert run.code == 0, run.err
+    kinds = [thing["kind"] for thing in json.loads(run.out)["things"]]
+    assert kinds == ["function", "role", "log group", "repository", "staging"]
+    assert left(past) == {**NOTHING, "buckets": [BUCKET]}
+    keys = [item["Key"] for item in past("s3").list_objects_v2(Bucket=BUCKET)["Contents"]]
+    assert [key.partition("/")[0] for key in keys] == ["models"]
+    rules = past("s3").get_bucket_lifecycle_configuration(Bucket=BUCKET)["Rules"]
+    assert [rule["ID"] for rule in rules] == ["mlinfer-abandoned-parts"]
+    assert "s3:DeleteObjects" in full.changes
+
+
+def test_a_bucket_that_is_not_the_projects(
+    mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]
+) -> None:
+    """In a bucket without this project's tag only what lies under the project's staging prefix is removed."""
+    s3 = past("s3")
+    s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+    assert mlinfer("deploy", *deploy_arguments).code == 0
+    for key in ("mlinfer-staging/cats/red.png", "mlinfer-staging/dogs/red.png", "theirs.txt"):
+        s3.put_object(Bucket=BUCKET, Key=key, Body=b"x")
+    assert mlinfer("destroy", "--bucket", BUCKET, "--yes").code == 0
+    keys = [item["Key"] for item in s3.list_objects_v2(Bucket=BUCKET)["Contents"]]
+    assert [key.partition("/")[0] for key in keys] == ["mlinfer-staging", "models", "theirs.txt"]
+    assert "mlinfer-staging/dogs/red.png" in keys
+    assert cloud.calls.count("s3:DeleteObjects") == 1
+
+
+def test_other_objects_keep_the_bucket(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
+    """What we did not make is not removed, and so neither is its bucket, which is said."""
+    past("s3").put_object(Bucket=BUCKET, Key="models/notes.txt", Body=b"x")
+    run = mlinfer("destroy", "--bucket", BUCKET, "--yes")
+    assert run.code == 0, run.err
+    assert run.err.splitlines()[-1] == "bucket     kept: other objects are in it"
+    assert [item["Key"] for item in past("s3").list_objects_v2(Bucket=BUCKET)["Contents"]] == ["models/notes.txt"]
+    assert "lambda:DeleteFunction" in full.changes
+
+
+def test_what_is_not_ours_stays(mlinfer: MlInfer, cloud: LoopbackAws, past: Past) -> None:
+    """A function, a role and a repository of these names, without the project's tag, are somebody else's."""
+    trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "sts:AssumeRole"}]}
+    role = past("iam").create_role(RoleName="mlinfer-cats", AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
+    past("lambda").create_function(
+        FunctionName="mlinfer-cats", Role=role, Code={"ImageUri": IMAGE}, PackageType="Image"
+    )
+    past("ecr").create_repository(repositoryName="mlinfer/cats")
+    run = mlinfer("destroy", "--yes")
+    assert (run.code, run.err) == (0, "There is nothing of the project cats.\n")
+    assert cloud.changes == []
+
+
+def test_a_removal_that_broke_is_finished(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
+    """Whichever removal fails, the command says so, and the next one removes what is left."""
+    for call in ("lambda:DeleteFunction", "iam:DeleteRole", "logs:DeleteLogGroup", "ecr:DeleteRepository"):
+        refusal = failed(call, 500, "InternalFailure", "Sorry")
+        full.fail(call, lambda *_, refusal=refusal: refusal, times=1)
+        run = mlinfer("destroy", "--bucket", BUCKET, "--yes", "--json")
+        assert (run.code, json.loads(run.out)["error"]["code"]) == (4, "service_failed"), call
+    assert mlinfer("destroy", "--bucket", BUCKET, "--yes").code == 0
+    assert left(past) == NOTHING
+
+
+# The deployer's policy
+
+IN_IAM = {
+    "lambda:Invoke": ["lambda:InvokeFunction"],
+    "lambda:UpdateFunctionCode DryRun": ["lambda:UpdateFunctionCode"],
+    "s3:HeadBucket": ["s3:ListBucket"],
+    "s3:PutBuckettagging": ["s3:PutBucketTagging"],
+    "s3:PutBucketpublicAccessBlock": ["s3:PutBucketPublicAccessBlock"],
+    "s3:PutBucketencryption": ["s3:PutEncryptionConfiguration"],
+    "s3:PutBucketlifecycle": ["s3:PutLifecycleConfiguration"],
+    "s3:PutBucketversioning": ["s3:PutBucketVersioning"],
+    "s3:DELETE lifecycle": ["s3:PutLifecycleConfiguration"],
+    "s3:GET tagging": ["s3:GetBucketTagging"],
+    "s3:GET versioning": ["s3:GetBucketVersioning"],
+    "s3:GET lifecycle": ["s3:GetLifecycleConfiguration"],
+    "s3:GET versions prefix encoding-type": ["s3:ListBucketVersions"],
+    "s3:HeadObject": ["s3:GetObject"],
+    "s3:GET": ["s3:GetObject"],
+    "s3:DeleteObjects": ["s3:DeleteObject", "s3:DeleteObjectVersion"],
+    "s3:DELETE": ["s3:DeleteBucket"],
+    "sts:GetCallerIdentity": [],  # needs no permission
+    # A tag that comes with the making needs its own.
+    "lambda:CreateFunction": ["lambda:CreateFunction", "lambda:TagResource", "iam:PassRole"],
+    "iam:CreateRole": ["iam:CreateRole", "iam:TagRole"],
+    "logs:CreateLogGroup": ["logs:CreateLogGroup", "logs:TagResource"],
+    "s3:CreateBucket": ["s3:CreateBucket", "s3:TagResource"],
+}
+# Called where something went wrong before, for large files, or by the commands that the tests of others run.
+ELSEWHERE = {
+    *("lambda:GetFunctionConfiguration", "lambda:InvokeFunctionUrl"),
+    *("lambda:UpdateFunctionUrlConfig", "iam:UpdateAssumeRolePolicy", "iam:DetachRolePolicy"),
+    *("s3:AbortMultipartUpload", "s3:ListBucketMultipartUploads", "logs:FilterLogEvents"),
+    *("ecr:GetAuthorizationToken", "ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:CompleteLayerUpload"),
+    *("ecr:CreateRepository", "ecr:GetDownloadUrlForLayer", "ecr:GetLifecyclePolicy", "ecr:GetRepositoryPolicy"),
+    *("ecr:InitiateLayerUpload", "ecr:PutImage", "ecr:PutLifecyclePolicy", "ecr:SetRepositoryPolicy"),
+    *("ecr:TagResource", "ecr:UploadLayerPart", "ecr:PutImageScanningConfiguration", "ecr:PutImageTagMutability"),
+}
+
+
+def test_the_deployers_policy_is_what_is_called(
+    mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str], tiny_model: Path
+) -> None:
+    """Through the whole life of a function every call is allowed, and nothing is allowed that no call needs."""
+    tags = [{"Key": "mlinfer:project", "Value": "cats"}]
+    past("ecr").create_repository(repositoryName="mlinfer/cats", tags=tags)
+    image = [*deploy_arguments[:-1], OTHER_IMAGE]
+    for command in (
+        ["deploy", *deploy_arguments, "--concurrency", "3", "--url", "public", "--yes"],
+        ["deploy", *image, "--memory", "512", "--dry-run"],
+        ["deploy", *image, "--memory", "512"],
+        ["status", "--model", str(tiny_model)],
+        ["rollback"],
+        ["destroy", "--bucket", BUCKET, "--keep-model", "--yes"],
+        ["destroy", "--bucket", BUCKET, "--yes"],
+    ):
+        run = mlinfer(*command)
+        assert run.code == 0, run.err
+    called = {action for call in cloud.calls for action in IN_IAM.get(call, [call])}
+    policy = deployer_policy(Account(ACCOUNT, REGION), Names("cats"), BUCKET, "models")
+    allowed = {action for statement in policy["Statement"] for action in statement["Action"]}
+    assert called - allowed == set()
+    assert allowed - called == ELSEWHERE
