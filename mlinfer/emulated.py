@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from .answers import read_answer
 from .container import Fresh, Function, crash, fresh, handlers_lines, post
 from .engine import Engine
+from .errors import InvocationError
 from .instance import Reported, Sample, check, cut, handlers_line, last_report, load_s
 
 _SLACK_S = 10  # beyond the function's timeout
@@ -47,6 +48,9 @@ class Emulated:
         started = time.perf_counter()
         try:
             payload = post(self._function.url, body, self._function.timeout + _SLACK_S)
+        except TimeoutError as error:
+            hint = "Give it more time: timeout in mlinfer.toml. The emulator itself hangs now and then: try again."
+            raise InvocationError("function_timeout", "the function did not answer in time", hint) from error
         except OSError as error:
             raise crash(self._fresh.container, "the container ended in the middle of a request") from error
         seconds = time.perf_counter() - started

@@ -14,7 +14,7 @@ from lambda_src.settings import default_threads
 
 @dataclass(frozen=True)
 class Machine:
-    """Where something was measured. cores: that this process may use. memory_bytes, load: None where unknown.
+    """Where something was measured. runtime: Python and onnxruntime of the function. cores: that this process may use. memory_bytes, load: None where unknown.
 
     load: how many processes wanted a core in the minute before, on average.
     """
@@ -23,16 +23,14 @@ class Machine:
     cores: int
     memory_bytes: int | None
     os: str
-    python: str
-    onnxruntime: str
+    runtime: str
     load: float | None
 
 
-def describe() -> Machine:
-    """Describe this machine."""
-    return Machine(
-        _cpu(), default_threads({}), _memory(), _system(), platform.python_version(), version("onnxruntime"), _load()
-    )
+def describe(runtime: str = "") -> Machine:
+    """Describe this machine. runtime: what the function runs on, if not on this very Python."""
+    runtime = runtime or f"Python {platform.python_version()}, onnxruntime {version('onnxruntime')}"
+    return Machine(_cpu(), default_threads({}), _memory(), _system(), runtime, _load())
 
 
 def _cpu() -> str:

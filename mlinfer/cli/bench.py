@@ -108,7 +108,7 @@ def bench(
         model=model, target=target, memory=memory, arch=arch, model_source=model_source, prices=prices
     )
     _check(config.target, concurrency=concurrency, from_s3=from_s3, files=(table, plot), plot=plot)
-    amount, costs, machine = step.Amount(cold, warm, concurrency), _prices(config), describe()
+    amount, costs, machine = step.Amount(cold, warm, concurrency), _prices(config), describe(_runtime(config))
     bodies = _questions(config, images or [])
     samples: list[Sample] = []
     with (
@@ -181,7 +181,11 @@ def tune(
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = _tuned(configuration(model=model, target=target, arch=arch, model_source=model_source, prices=prices))
     _check(config.target, concurrency=1, from_s3=from_s3, files=(plot,), plot=plot)
-    costs, machine, limit_s = _prices(config), describe(), None if max_latency is None else max_latency / 1000
+    costs, machine, limit_s = (
+        _prices(config),
+        describe(_runtime(config)),
+        None if max_latency is None else max_latency / 1000,
+    )
     bodies, identity = _questions(config, images or []), dict[str, str]()
     sizes = _sizes(terminal, config, memory)
     points: list[Point] = []
@@ -245,6 +249,14 @@ def _prices(config: Config) -> Prices:
     from .. import prices
 
     return prices.read_prices(Path(config.prices) if config.prices else prices.TABLE)
+
+
+def _runtime(config: Config) -> str:
+    """Return what the function runs on; "" for this very Python."""
+    from ..runtime import IMAGE_ONNXRUNTIME
+
+    image = f"{config.base_image}, onnxruntime {IMAGE_ONNXRUNTIME}"
+    return {"embedded": "", "local": image, "aws": "asking AWS Lambda"}[config.target]
 
 
 def _questions(config: Config, images: Sequence[str]) -> list[bytes]:
@@ -421,6 +433,8 @@ def _show_conditions(terminal: Terminal, target: str, machine: Machine, prices: 
     """Say where and how the figures came about."""
     terminal.rows([("machine", _machine(machine))])
     terminal.note("Percentiles by nearest rank; parts are those of the p50. Absolute figures are this machine's alone.")
+    if target == "aws":
+        terminal.note("The way from here to AWS is part of each latency, but of no cost: that is of what Lambda bills.")
     if target == "embedded":
         terminal.note("Memory size and cost are as if Lambda were as fast as this process, which has all cores.")
     terminal.note(f"Prices of {prices.date}, {prices.region}, without the free tier; the start of Python is billed.")
@@ -481,8 +495,7 @@ def _draw_tuning(path: Path, tuning: Tuning) -> None:
 def _machine(machine: Machine) -> str:
     memory = f", {machine.memory_bytes / 2**30:.0f} GB" if machine.memory_bytes else ""
     load = f", load {machine.load:.1f} when it began" if machine.load is not None else ""
-    versions = f"Python {machine.python}, onnxruntime {machine.onnxruntime}"
-    return f"{machine.cpu}, {machine.cores} cores{memory}{load}; {machine.os}; {versions}"
+    return f"{machine.cpu}, {machine.cores} cores{memory}{load}; {machine.os}; {machine.runtime}"
 
 
 def _ms(seconds: float | None, width: int) -> str:
