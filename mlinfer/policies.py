@@ -1,4 +1,6 @@
-"""Who may do what in AWS: the function's role, the image's repository, the person or program that deploys.
+"""Who may do what in AWS: the function's role, and the person or program that deploys.
+
+What Lambda may do with the image's repository is said in `registry`.
 
 Each is a pure function of names, and grants what our code calls on what the project's name gives, nothing else.
 https://docs.aws.amazon.com/service-authorization/latest/reference/reference_policies_actions-resources-contextkeys.html
@@ -40,17 +42,6 @@ def with_models(statements: list[Document], keys: set[str]) -> Document:
     return _policy(statements + models)
 
 
-def repository_policy(account: Account, names: Names) -> Document:
-    """Return who may pull the image: Lambda, for this function.
-
-    https://docs.aws.amazon.com/lambda/latest/dg/images-create.html#gettingstarted-images-permissions
-    """
-    actions = ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
-    statement = _statement("LambdaPullsTheImage", actions, principal=LAMBDA)
-    function = account.function(names)
-    return _policy([{**statement, "Condition": {"StringLike": {"aws:sourceArn": [function, f"{function}:*"]}}}])
-
-
 def deployer_policy(account: Account, names: Names, bucket: str, prefix: str) -> Document:
     """Return what whoever runs `mlinfer` needs: the actions that our code calls, on this project's resources.
 
@@ -90,8 +81,8 @@ _LOG = "CreateLogGroup DeleteLogGroup FilterLogEvents PutRetentionPolicy TagReso
 _REPOSITORY = (
     "BatchCheckLayerAvailability BatchGetImage CompleteLayerUpload CreateRepository DeleteRepository "
     "DescribeImages DescribeRepositories GetDownloadUrlForLayer GetLifecyclePolicy GetRepositoryPolicy "
-    "InitiateLayerUpload ListTagsForResource PutImage PutLifecyclePolicy SetRepositoryPolicy TagResource "
-    "UploadLayerPart"
+    "InitiateLayerUpload ListTagsForResource PutImage PutImageScanningConfiguration PutImageTagMutability "
+    "PutLifecyclePolicy SetRepositoryPolicy TagResource UploadLayerPart"
 )
 _BUCKET = (
     "CreateBucket DeleteBucket GetBucketTagging GetBucketVersioning GetLifecycleConfiguration ListBucket "

@@ -105,20 +105,15 @@ def pull_statement(repository_arn: str, function: str) -> dict[str, Any]:
     }
 
 
-def push_policy(repository_arn: str) -> dict[str, Any]:
-    """Return what whoever pushes may do: the actions that this module and the Engine call, on this repository."""
-    on_repository = (
-        "DescribeRepositories CreateRepository TagResource ListTagsForResource PutImageTagMutability "
-        "PutImageScanningConfiguration GetLifecyclePolicy PutLifecyclePolicy GetRepositoryPolicy SetRepositoryPolicy "
-        "BatchCheckLayerAvailability InitiateLayerUpload UploadLayerPart CompleteLayerUpload PutImage BatchGetImage "
-        "GetDownloadUrlForLayer"
-    )
-    actions = [f"ecr:{action}" for action in on_repository.split()]
-    statements = [
-        {"Sid": "Repository", "Effect": "Allow", "Action": actions, "Resource": [repository_arn]},
-        {"Sid": "LogIn", "Effect": "Allow", "Action": ["ecr:GetAuthorizationToken"], "Resource": ["*"]},
-    ]
-    return {"Version": "2012-10-17", "Statement": statements}
+def find_pushed(ecr: Client, names: Names, tag: str, arch: str) -> str:
+    """Return the image that has a tag there, REPOSITORY@digest; "" if there is none. Raises RemoteError, MissingError."""
+    with explained(f"the ECR repository {names.image}", _ENSURE):
+        found = _find_repository(ecr, names.image)
+    if found is None:
+        return ""
+    uri = str(found["repositoryUri"])
+    image = _registry(ecr, Repository(uri, str(found["repositoryArn"]), {}), log_in(ecr)).find_image(tag, arch)
+    return f"{uri}@{image.digest}" if image else ""
 
 
 def push(engine: Engine, ecr: Client, repository: Repository, built: Built, arch: str, show: Show) -> Pushed:

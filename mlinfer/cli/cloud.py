@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from ..config import Config
 from ..errors import MissingError, UsageError
 from ..names import Account, Names
 from ..terminal import Terminal
-from .container import ArchFlag, ModelSourceFlag
+from .container import ArchFlag, ModelSourceFlag, build_image, image_recipe
 from .options import JsonFlag, ModelFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def deploy(
         url=url,
     )
     _agree_to_public(terminal, config, asked=not (yes or dry_run))
-    given = _Given(_by_digest(image)) if image else None
+    given = _Image(_by_digest(image)) if image else None
     embedded = predict.embedded(config, log=terminal.detail)
     session = _session(region, profile)
     order = _order(config, session, create_bucket=create_bucket, dry_run=dry_run)
@@ -279,8 +280,8 @@ def _patience(terminal: Terminal) -> Patience:
 
 
 @dataclass(frozen=True)
-class _Given:
-    """An image that was pushed before."""
+class _Image:
+    """An image in ECR, or in a plan the one that would be."""
 
     uri: str
     outcome: Outcome = "unchanged"
@@ -294,11 +295,22 @@ def _by_digest(uri: str) -> str:
     return uri
 
 
-def _build_and_push(terminal: Terminal, order: Order, session: Session) -> PushedImage:  # noqa: ARG001 - until it can
+def _build_and_push(terminal: Terminal, order: Order, session: Session) -> PushedImage:
     """Build the image and push it, unless that is done; in a dry run say whether it is. Raises MlinferError."""
-    raise UsageError(
-        "no_image", "this version pushes no image yet", "Name one that is in ECR: --image REPOSITORY@DIGEST"
-    )
+    from .. import engine, registry
+
+    config, ecr = order.config, session.client("ecr")
+    if order.dry_run:
+        name, _, tag = image_recipe(config).tag().rpartition(":")
+        there = registry.find_pushed(ecr, order.names, tag, config.arch)
+        return _Image(there or f"{name}:{tag}", "unchanged" if there else "made")
+    docker = engine.connect(os.environ)
+    built = build_image(terminal, docker, config)
+    registry.check_image(docker, built, config.arch)
+    repository = registry.ensure_repository(ecr, order.names)
+    with terminal.layer_bars() as show:
+        pushed = registry.push(docker, ecr, repository, built, config.arch, show)
+    return _Image(pushed.uri, "made" if pushed.outcome == "pushed" else "unchanged")
 
 
 def _show_step(terminal: Terminal, step: Step, *, dry_run: bool) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from ..errors import MissingError
 from ..terminal import Terminal
@@ -52,6 +54,9 @@ def push(
 def doctor(
     model: ModelFlag = None,
     arch: ArchFlag = None,
+    policy: Annotated[
+        bool, typer.Option("--policy", help="Print the IAM policy that whoever deploys needs, and look at nothing.")
+    ] = False,
     region: RegionFlag = None,
     profile: ProfileFlag = None,
     as_json: JsonFlag = False,
@@ -64,20 +69,26 @@ def doctor(
     """
     from .. import aws, engine
     from .. import doctor as step
-    from ..names import Names
-    from ..registry import push_policy
+    from ..names import Account, Names
+    from ..policies import deployer_policy
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, arch=arch)
-    image = Names(config.project).image
+
+    def allowed(account: str, where: str, partition: str) -> dict[str, Any]:
+        return deployer_policy(Account(account, where, partition), Names(config.project), config.bucket, config.prefix)
+
+    if policy:
+        session = aws.Session(region=region, profile=profile, needs_region=True)
+        here = aws.find_account(session.client("sts"))
+        terminal.document(allowed(here.id, here.region, here.partition))
+        return 0
     tools = step.Tools(
         connect=lambda: engine.connect(os.environ, step.ANSWER_S),
         make_client=lambda service: aws.Session(region=region, profile=profile, needs_region=True).client(
             service, read_timeout=step.ANSWER_S
         ),
-        policy=lambda account, where, partition: push_policy(
-            f"arn:{partition}:ecr:{where}:{account}:repository/{image}"
-        ),
+        policy=allowed,
     )
     findings = step.examine(config, tools)
     missing = sum(finding.state == "missing" for finding in findings)
