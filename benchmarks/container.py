@@ -12,13 +12,17 @@ It needs the Docker Engine with Lambda's base image (or `python -m tests.live.ba
 from __future__ import annotations
 
 import argparse
+import io
 import ipaddress
 import json
+import logging
 import os
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -56,6 +60,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     given = parser.parse_args()
     photos = given.photos.resolve()
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # moto's requests
     torchvision()
     engine = connect(os.environ)
     with tempfile.TemporaryDirectory() as folder:
@@ -72,9 +77,10 @@ def main() -> None:
 def make_models(pictures: list[Path], photos: Path) -> dict[str, ModelFile]:
     """Export a ResNet-18 as float and as int8."""
     weights = write_state_dict("resnet18", Path("weights.pth"), pictures[:8])
-    assert mlinfer(["export", "resnet18", "--weights", str(weights), "--quiet"]) == 0
-    command = ["export", "models/resnet18.onnx", "--quantize", "int8", "--calibration", str(photos), "--allow-drop"]
-    assert mlinfer([*command, "--out", "models/resnet18-int8.onnx", "--quiet"]) == 0
+    with redirect_stdout(io.StringIO()):
+        assert mlinfer(["export", "resnet18", "--weights", str(weights), "--quiet"]) == 0
+        command = ["export", "models/resnet18.onnx", "--quantize", "int8", "--calibration", str(photos), "--allow-drop"]
+        assert mlinfer([*command, "--out", "models/resnet18-int8.onnx", "--quiet"]) == 0
     files = {"float": "models/resnet18.onnx", "int8": "models/resnet18-int8.onnx"}
     return {name: read_model_file(Path(path)) for name, path in files.items()}
 
@@ -132,6 +138,8 @@ def show(engine: Engine, functions: Mapping[tuple[str, str], Function], runs: in
                     found[name].append(measure(engine, replace(function, memory=memory)))
                 except RemoteError as error:
                     failed[name] = error.code
+                except TimeoutError:
+                    print(f"no answer within {TIMEOUT_S + 10} s: {memory} MB, {name}; not counted", file=sys.stderr)
         cells = []
         for name, times in found.items():
             first, warm = zip(*times, strict=True) if times else ((), ())
@@ -149,6 +157,12 @@ def measure(engine: Engine, function: Function) -> tuple[float, float]:
             started = time.perf_counter()
             read_answer(post(function.url, body, TIMEOUT_S + 10), "the function")
             times.append(time.perf_counter() - started)
+    except RemoteError:
+        if any(
+            "signal: killed" in line for line in container.log(100)
+        ):  # of an end during the start the answer is empty
+            raise RemoteError("out_of_memory", "the function's memory is too small") from None
+        raise
     finally:
         container.remove()
     return times[0], median(times[1:])

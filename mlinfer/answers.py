@@ -52,5 +52,6 @@ def failure(document: dict[str, Any], subject: str) -> InvocationError:
         return InvocationError("function_not_loaded", f"{subject} cannot be loaded: {reason}", hint)
     if kind or not message:
         message = f"{subject} ended without an answer{': ' if reason else ''}{reason}"
-        return InvocationError("function_crashed", message, "Its log tells more.")
+        hint = "Its log tells more" + ("." if reason else "; too little memory for its start ends it like this, too.")
+        return InvocationError("function_crashed", message, hint)
     return InvocationError("function_failed", f"{subject}: it failed: {reason}", "Its log tells more.")

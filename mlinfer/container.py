@@ -42,6 +42,7 @@ _BOOT_S = 20.0
 _LAST_LINES = 12
 _NARRATION = re.compile(r"\(rapid\)|^(START|END|REPORT) RequestId: ")
 _EXIT = re.compile(r"\(rapid\) Process runtime-\d+ exited: (.+)")
+_MORE = "Give it more time or memory: timeout and memory in mlinfer.toml."
 _HEALTH = {"requestContext": {"http": {"method": "GET"}}}
 
 
@@ -213,6 +214,10 @@ def _check(container: Container, function: Function, alone: Alone) -> Mapping[st
             payload = post(function.url, json.dumps(_HEALTH).encode(), function.timeout + 10)
         body: dict[str, Any] = json.loads(read_answer(payload, "the function")["body"])
         return dict(body["model"])
+    except TimeoutError as error:
+        raise _failed_start(
+            RemoteError("function_timeout", "it does not answer", _MORE), container, function
+        ) from error
     except OSError as error:
         raise crash(container, "the container ended while the function was starting") from error
     except RemoteError as error:

@@ -24,6 +24,7 @@ from .aws import Client, error_code, explained
 from .config import Config
 from .engine import Engine
 from .errors import MlinferError
+from .names import Account
 from .runtime import IMAGE_ONNXRUNTIME, refusal
 
 ANSWER_S = 8.0  # for one answer of the Engine or of AWS
@@ -37,7 +38,7 @@ _SERVICES = ("sts", "s3", "ecr", "lambda", "iam")
 _OF_CREDENTIALS = {"no_credentials", "no_region", "expired_credentials", "invalid_credentials", "invalid_aws_setting"}
 
 State = Literal["ok", "warning", "missing"]
-PolicyFor = Callable[[str, str, str], Mapping[str, Any]]
+PolicyFor = Callable[[Account], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Tools:
-    """How the checks get what they ask. policy: what the deployer must be allowed, of (account, Region, partition)."""
+    """How the checks get what they ask. policy: what the deployer must be allowed in an account."""
 
     connect: Callable[[], Engine]
     make_client: Callable[[str], Client]
@@ -245,7 +246,7 @@ def check_permissions(sts: Client, iam: Client, policy_for: PolicyFor) -> Iterat
                 yield Finding("permissions", "warning", said, "Use a user or role of your own for this.")
                 return
             principal = _principal(iam, partition, account, who)
-            refused = sorted(_refused(iam, principal, policy_for(account, sts.meta.region_name, partition)))
+            refused = sorted(_refused(iam, principal, policy_for(Account(account, sts.meta.region_name, partition))))
     except MlinferError as error:
         if error.code in _OF_CREDENTIALS:
             raise

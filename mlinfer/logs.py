@@ -61,8 +61,8 @@ def _events(client: Client, names: Names, start_ms: int) -> Iterator[tuple[str, 
         try:
             for page in pages:
                 for event in page["events"]:
-                    message = event["message"].rstrip("\n")
-                    yield event["eventId"], Line(event["timestamp"], message, event["logStreamName"])
+                    line = Line(event["timestamp"], event["message"].rstrip("\n"), event["logStreamName"])
+                    yield event.get("eventId") or repr(line), line  # services like CloudWatch leave the id out
         except ClientError as error:
             if error_code(error) != "ResourceNotFoundException":
                 raise

@@ -1,7 +1,5 @@
 """Who may do what in AWS: the function's role, and the person or program that deploys.
 
-What Lambda may do with the image's repository is said in `registry`.
-
 Each is a pure function of names, and grants what our code calls on what the project's name gives, nothing else.
 https://docs.aws.amazon.com/service-authorization/latest/reference/reference_policies_actions-resources-contextkeys.html
 """
@@ -78,7 +76,7 @@ _ROLE = (
     "ListRolePolicies PutRolePolicy TagRole UpdateAssumeRolePolicy"
 )
 _LOG = "CreateLogGroup DeleteLogGroup FilterLogEvents PutRetentionPolicy TagResource"
-_REPOSITORY = (
+_REPOSITORY = (  # the Engine calls those of layers and manifests
     "BatchCheckLayerAvailability BatchGetImage CompleteLayerUpload CreateRepository DeleteRepository "
     "DescribeImages DescribeRepositories GetDownloadUrlForLayer GetLifecyclePolicy GetRepositoryPolicy "
     "InitiateLayerUpload ListTagsForResource PutImage PutImageScanningConfiguration PutImageTagMutability "

@@ -63,6 +63,14 @@ class Pushed:
     bytes: int
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What a push would give. uri: REPOSITORY@digest if it is there, else REPOSITORY:tag."""
+
+    uri: str
+    outcome: Literal["made", "unchanged"]
+
+
 def ensure_repository(ecr: Client, names: Names) -> Repository:
     """Make the project's repository, or finish or mend one that is there, writing only what differs.
 
@@ -105,17 +113,6 @@ def pull_statement(repository_arn: str, function: str) -> dict[str, Any]:
     }
 
 
-def find_pushed(ecr: Client, names: Names, tag: str, arch: str) -> str:
-    """Return the image that has a tag there, REPOSITORY@digest; "" if there is none. Raises RemoteError, MissingError."""
-    with explained(f"the ECR repository {names.image}", _ENSURE):
-        found = _find_repository(ecr, names.image)
-    if found is None:
-        return ""
-    uri = str(found["repositoryUri"])
-    image = _registry(ecr, Repository(uri, str(found["repositoryArn"]), {}), log_in(ecr)).find_image(tag, arch)
-    return f"{uri}@{image.digest}" if image else ""
-
-
 def push(engine: Engine, ecr: Client, repository: Repository, built: Built, arch: str, show: Show) -> Pushed:
     """Bring the image into the repository unless it is there, and check what lies there against what Lambda takes.
 
@@ -126,7 +123,7 @@ def push(engine: Engine, ecr: Client, repository: Repository, built: Built, arch
     check_image(engine, built, arch)
     login = log_in(ecr)
     registry = _registry(ecr, repository, login)
-    tag, image = _find_pushed(registry, built, arch)
+    tag, image = _find_pushed(registry, built.id, built.tag, arch)
     outcome: Literal["pushed", "unchanged"] = "unchanged"
     if image is None:
         try:
@@ -139,6 +136,22 @@ def push(engine: Engine, ecr: Client, repository: Repository, built: Built, arch
         message = f"{repository.uri}:{tag} was pushed, and the registry does not have it"
         raise RemoteError("not_confirmed", message, "Push again.")
     return Pushed(f"{repository.uri}@{image.digest}", image.digest, tag, image.arch, outcome, image.bytes)
+
+
+def plan(engine: Engine, ecr: Client, names: Names, tag: str, arch: str) -> Plan:
+    """Say what `push` would find and do for an image of that local tag, which may not be built yet; change nothing.
+
+    Raises RemoteError, MissingError, UsageError, VerificationError.
+    """
+    with explained(f"the ECR repository {names.image}", _ENSURE):
+        found = _find_repository(ecr, names.image)
+    here = engine.find_image(tag)
+    name = tag.rpartition(":")[2]
+    if found is None or here is None:
+        return Plan(f"{found['repositoryUri'] if found else names.image}:{name}", "made")
+    repository = Repository(found["repositoryUri"], found["repositoryArn"], {})
+    held, image = _find_pushed(_registry(ecr, repository, log_in(ecr)), here.id, tag, arch)
+    return Plan(f"{repository.uri}@{image.digest}", "unchanged") if image else Plan(f"{repository.uri}:{held}", "made")
 
 
 def check_image(engine: Engine, built: Built, arch: str) -> None:
@@ -256,16 +269,16 @@ def _registry(ecr: Client, repository: Repository, login: Login) -> Registry:
     return Registry(f"{urlsplit(ecr.meta.endpoint_url).scheme}://{host}/v2/{name}", login)
 
 
-def _find_pushed(registry: Registry, built: Built, arch: str) -> tuple[str, RemoteImage | None]:
+def _find_pushed(registry: Registry, image_id: str, local: str, arch: str) -> tuple[str, RemoteImage | None]:
     """Return the tag that this image has or is to have in the repository, and the image if it is there."""
-    tag = built.tag.rpartition(":")[2]
+    tag = local.rpartition(":")[2]
     try:
         image = registry.find_image(tag, arch)
-        if image is None or built.id in image.ids:
+        if image is None or image_id in image.ids:
             return tag, image
     except VerificationError:
         pass  # whatever has that tag, it is not this image, and the tag cannot move
-    tag += f"-{built.id.removeprefix('sha256:')[:12]}"
+    tag += f"-{image_id.removeprefix('sha256:')[:12]}"
     return tag, registry.find_image(tag, arch)
 
 

@@ -373,16 +373,6 @@ def test_a_plan_of_a_change(mlinfer: MlInfer, live: LoopbackAws, deploy_argument
     assert live.changes == []
 
 
-def test_a_plan_needs_no_docker(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
-    """Without --image the plan names the image that would be built and pushed; the registry alone is asked."""
-    run = mlinfer("deploy", *deploy_arguments[:-2], "--dry-run", "--json")
-    assert run.code == 0, run.err
-    assert outcomes(run)["image"] == "made"
-    assert json.loads(run.out)["image"].startswith("mlinfer/cats:")
-    assert "ecr:DescribeRepositories" in cloud.calls
-    assert cloud.changes == []
-
-
 # Faults
 
 

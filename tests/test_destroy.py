@@ -175,7 +175,7 @@ ELSEWHERE = {
     *("ecr:GetAuthorizationToken", "ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:CompleteLayerUpload"),
     *("ecr:CreateRepository", "ecr:GetDownloadUrlForLayer", "ecr:GetLifecyclePolicy", "ecr:GetRepositoryPolicy"),
     *("ecr:InitiateLayerUpload", "ecr:PutImage", "ecr:PutLifecyclePolicy", "ecr:SetRepositoryPolicy"),
-    *("ecr:TagResource", "ecr:UploadLayerPart", "ecr:PutImageTagMutability", "ecr:PutImageScanningConfiguration"),
+    *("ecr:TagResource", "ecr:UploadLayerPart", "ecr:PutImageScanningConfiguration", "ecr:PutImageTagMutability"),
 }
 
 
@@ -206,7 +206,7 @@ def test_the_deployers_policy_is_what_is_called(
 
 def test_the_deployers_policy_is_printed(mlinfer: MlInfer, cloud: LoopbackAws) -> None:
     """doctor --policy prints it for the account and Region in force, and looks at nothing else."""
-    run = mlinfer("doctor", "--policy")
+    run = mlinfer("doctor", "--policy", "--bucket", BUCKET)
     assert run.code == 0, run.err
-    assert json.loads(run.out) == deployer_policy(Account(ACCOUNT, REGION), Names("cats"), "", "models")
+    assert json.loads(run.out) == deployer_policy(Account(ACCOUNT, REGION), Names("cats"), BUCKET, "models")
     assert cloud.calls == ["sts:GetCallerIdentity"]

@@ -12,6 +12,7 @@ from lambda_src.service import _covers
 from mlinfer.errors import RemoteError
 from mlinfer.names import Account, Names
 from mlinfer.policies import deployer_policy, role_policy, trust_policy
+from mlinfer.registry import pull_statement
 from mlinfer.role import ensure_readable, ensure_role
 
 from .loopback_aws import ACCOUNT, REGION
@@ -70,6 +71,19 @@ def test_a_prefix_means_the_same_to_iam_as_to_the_handler(prefix: str, resource:
     policy = role_policy(HERE, NAMES, [], [prefix])
     assert statements(policy)["ReadPictures"][1] == [f"arn:aws:s3:::{resource}"]
     assert _covers(prefix, "pictures", prefix.removeprefix("s3://pictures").lstrip("/") + "x.jpg")
+
+
+def test_lambda_may_pull_the_image_for_this_function() -> None:
+    """The repository's policy names the two actions, Lambda, and this function."""
+    statement = pull_statement(HERE.repository(NAMES), NAMES.function)
+    arn = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:mlinfer-cats"
+    assert statement == {
+        "Sid": "MlinferLambdaPull",
+        "Effect": "Allow",
+        "Principal": {"Service": "lambda.amazonaws.com"},
+        "Action": ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+        "Condition": {"StringLike": {"aws:sourceArn": [arn, f"{arn}:*"]}},
+    }
 
 
 def test_the_deployer_reaches_this_project_alone() -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ..predict import Result, Target
 
 JOBS = 8  # of target aws
+LONGEST_S = 900  # of a function's timeout: the container may have another than is configured now
 SLACK_S = 15  # beyond the function's timeout: the start of a container and the way there
 
 
@@ -118,7 +119,7 @@ def _target(terminal: Terminal, config: Config, *, by_url: bool, region: str | N
 
     reducing = invoke.reducing(terminal.note, config.max_pixels)
     if config.target == "local":
-        client = aws.make_emulator_client(f"http://127.0.0.1:{config.port}", read_timeout=config.timeout + SLACK_S)
+        client = aws.make_emulator_client(f"http://127.0.0.1:{config.port}", read_timeout=LONGEST_S + SLACK_S)
         return invoke.emulator(client, reducing, one_at_a_time(config))
     session = aws.Session(region=region, profile=profile, needs_region=True)
     names, functions = Names(config.project), session.client("lambda")

@@ -16,7 +16,7 @@ from ..config import Config
 from ..errors import MissingError, UsageError
 from ..names import Account, Names
 from ..terminal import Terminal
-from .container import ArchFlag, ModelSourceFlag, build_image, image_recipe
+from .container import ArchFlag, ModelSourceFlag, image_recipe
 from .options import JsonFlag, ModelFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def deploy(
         url=url,
     )
     _agree_to_public(terminal, config, asked=not (yes or dry_run))
-    given = _Image(_by_digest(image)) if image else None
+    given = _Given(_by_digest(image)) if image else None
     embedded = predict.embedded(config, log=terminal.detail)
     session = _session(region, profile)
     order = _order(config, session, create_bucket=create_bucket, dry_run=dry_run)
@@ -280,8 +280,8 @@ def _patience(terminal: Terminal) -> Patience:
 
 
 @dataclass(frozen=True)
-class _Image:
-    """An image in ECR, or in a plan the one that would be."""
+class _Given:
+    """An image that was pushed before."""
 
     uri: str
     outcome: Outcome = "unchanged"
@@ -298,19 +298,13 @@ def _by_digest(uri: str) -> str:
 def _build_and_push(terminal: Terminal, order: Order, session: Session) -> PushedImage:
     """Build the image and push it, unless that is done; in a dry run say whether it is. Raises MlinferError."""
     from .. import engine, registry
+    from .registry import push_image
 
-    config, ecr = order.config, session.client("ecr")
+    docker, ecr = engine.connect(os.environ), session.client("ecr")
     if order.dry_run:
-        name, _, tag = image_recipe(config).tag().rpartition(":")
-        there = registry.find_pushed(ecr, order.names, tag, config.arch)
-        return _Image(there or f"{name}:{tag}", "unchanged" if there else "made")
-    docker = engine.connect(os.environ)
-    built = build_image(terminal, docker, config)
-    registry.check_image(docker, built, config.arch)
-    repository = registry.ensure_repository(ecr, order.names)
-    with terminal.layer_bars() as show:
-        pushed = registry.push(docker, ecr, repository, built, config.arch, show)
-    return _Image(pushed.uri, "made" if pushed.outcome == "pushed" else "unchanged")
+        return registry.plan(docker, ecr, order.names, image_recipe(order.config).tag(), order.config.arch)
+    _, pushed = push_image(terminal, docker, ecr, order.config)
+    return _Given(pushed.uri, "made" if pushed.outcome == "pushed" else "unchanged")
 
 
 def _show_step(terminal: Terminal, step: Step, *, dry_run: bool) -> None:

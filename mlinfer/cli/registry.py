@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import MissingError
+from ..config import Config
+from ..errors import MissingError, MlinferError
+from ..names import Account, Names
 from ..terminal import Terminal
 from .container import ArchFlag, ModelSourceFlag, build_image
 from .options import JsonFlag, ModelFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
 
 if TYPE_CHECKING:
+    from ..aws import Client
     from ..doctor import Finding
+    from ..engine import Engine
     from ..registry import Pushed, Repository
 
 
@@ -35,28 +40,42 @@ def push(
     Prints REPOSITORY@sha256:..., the one name of it that can never mean another image. What is there already is not sent again.
     """
     from .. import aws, engine
-    from .. import registry as step
-    from ..names import Names
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, arch=arch, model_source=model_source)
     ecr = aws.make_client("ecr", region=region, profile=profile, needs_region=True)
-    docker = engine.connect(os.environ)
+    repository, pushed = push_image(terminal, engine.connect(os.environ), ecr, config)
+    if as_json:
+        terminal.document({**asdict(pushed), "repository": {"uri": repository.uri, **repository.outcomes}})
+    else:
+        terminal.text(pushed.uri)
+
+
+def push_image(terminal: Terminal, docker: Engine, ecr: Client, config: Config) -> tuple[Repository, Pushed]:
+    """Bring the configured image to ECR, built first if it is not here, and say what was done."""
+    from .. import registry
+
     built = build_image(terminal, docker, config)
-    step.check_image(docker, built, config.arch)
-    repository = step.ensure_repository(ecr, Names(config.project))
+    registry.check_image(docker, built, config.arch)
+    repository = registry.ensure_repository(ecr, Names(config.project))
     with terminal.layer_bars() as show:
-        pushed = step.push(docker, ecr, repository, built, config.arch, show)
-    _show_pushed(terminal, repository, pushed)
+        pushed = registry.push(docker, ecr, repository, built, config.arch, show)
+    for name, outcome in repository.outcomes.items():
+        if outcome != "unchanged":
+            terminal.note(_REPOSITORY[name, outcome])
+    said = {"pushed": "Pushed and read back", "unchanged": "It was there already; nothing was sent"}[pushed.outcome]
+    terminal.note(f"{said}: {pushed.bytes:,} bytes, {pushed.arch}, tag {pushed.tag}.")
+    return repository, pushed
 
 
 @app.command()
 def doctor(
-    model: ModelFlag = None,
-    arch: ArchFlag = None,
     policy: Annotated[
         bool, typer.Option("--policy", help="Print the IAM policy that whoever deploys needs, and look at nothing.")
     ] = False,
+    model: ModelFlag = None,
+    arch: ArchFlag = None,
+    bucket: Annotated[str | None, typer.Option("--bucket", help="S3 bucket.", show_default=False)] = None,
     region: RegionFlag = None,
     profile: ProfileFlag = None,
     as_json: JsonFlag = False,
@@ -69,26 +88,18 @@ def doctor(
     """
     from .. import aws, engine
     from .. import doctor as step
-    from ..names import Account, Names
-    from ..policies import deployer_policy
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(model=model, arch=arch)
-
-    def allowed(account: str, where: str, partition: str) -> dict[str, Any]:
-        return deployer_policy(Account(account, where, partition), Names(config.project), config.bucket, config.prefix)
-
+    config = configuration(model=model, arch=arch, bucket=bucket)
     if policy:
-        session = aws.Session(region=region, profile=profile, needs_region=True)
-        here = aws.find_account(session.client("sts"))
-        terminal.document(allowed(here.id, here.region, here.partition))
+        terminal.document(_deployer_policy(config, _account(terminal, region, profile)))
         return 0
     tools = step.Tools(
         connect=lambda: engine.connect(os.environ, step.ANSWER_S),
         make_client=lambda service: aws.Session(region=region, profile=profile, needs_region=True).client(
             service, read_timeout=step.ANSWER_S
         ),
-        policy=allowed,
+        policy=partial(_deployer_policy, config),
     )
     findings = step.examine(config, tools)
     missing = sum(finding.state == "missing" for finding in findings)
@@ -100,24 +111,29 @@ def doctor(
     return MissingError.exit_code if missing else 0
 
 
+def _deployer_policy(config: Config, account: Account) -> dict[str, Any]:
+    from ..policies import deployer_policy
+
+    return deployer_policy(account, Names(config.project), config.bucket, config.prefix)
+
+
+def _account(terminal: Terminal, region: str | None, profile: str | None) -> Account:
+    """Return the account of the credentials that are here; without any, one that stands for each."""
+    from .. import aws
+
+    try:
+        return aws.find_account(aws.make_client("sts", region=region, profile=profile, needs_region=True))
+    except MlinferError as error:
+        terminal.note(f"For any account and Region, since yours is not known: {error}.")
+        return Account("*", region or "*")
+
+
 def _finding_rows(findings: list[Finding]) -> Iterator[tuple[str, str, str]]:
     """Yield a line for each finding, and one for its remedy."""
     for finding in findings:
         yield finding.state, finding.check, finding.finding
         if finding.remedy:
             yield "", "", f"-> {finding.remedy}"
-
-
-def _show_pushed(terminal: Terminal, repository: Repository, pushed: Pushed) -> None:
-    if terminal.as_json:
-        terminal.document({**asdict(pushed), "repository": {"uri": repository.uri, **repository.outcomes}})
-    else:
-        terminal.text(pushed.uri)
-    for name, outcome in repository.outcomes.items():
-        if outcome != "unchanged":
-            terminal.note(_REPOSITORY[name, outcome])
-    said = {"pushed": "Pushed and read back", "unchanged": "It was there already; nothing was sent"}[pushed.outcome]
-    terminal.note(f"{said}: {pushed.bytes:,} bytes, {pushed.arch}, tag {pushed.tag}.")
 
 
 _REPOSITORY = {
