@@ -323,10 +323,10 @@ def none_if_absent(call: Callable[[], T]) -> T | None:
         raise
 
 
-def require_ours(kind: str, names: Names, tags: Mapping[str, str]) -> None:
-    """Refuse a resource that has our name and not our tag. Raises RemoteError."""
+def require_ours(kind: str, name: str, names: Names, tags: Mapping[str, str]) -> None:
+    """Refuse a resource that has the name of ours and not the tag. Raises RemoteError."""
     if tags.get(TAG) != names.project:
-        message = f"there is a {kind} {names.function} without the tag {TAG}={names.project}: it is somebody else's"
+        message = f"there is a {kind} {name} without the tag {TAG}={names.project}: it is somebody else's"
         hint = f"Give the project another name in mlinfer.toml; or, if the {kind} is yours to give away, that tag."
         raise RemoteError("not_ours", message, hint)
 

@@ -62,7 +62,7 @@ def read_function(client: Client, names: Names, version: str = "") -> Function |
     if found is None:
         return None
     if not version:
-        require_ours("function", names, found.get("Tags", {}))
+        require_ours("function", names.function, names, found.get("Tags", {}))
     told, code = found["Configuration"], found.get("Code", {})
     if told.get("PackageType", "Zip") != "Image":
         message = f"the function {names.function} is made of a ZIP file, and Lambda cannot change that to an image"

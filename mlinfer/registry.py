@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
-from .aws import Client, error_code, explained
+from .aws import Client, error_code, explained, require_ours
 from .engine import Engine
 from .errors import MissingError, MlinferError, RemoteError, UsageError, VerificationError
 from .image import Built
@@ -82,8 +82,10 @@ def ensure_repository(ecr: Client, names: Names) -> Repository:
         outcome: Outcome = "unchanged"
         if found is None:
             found, outcome = _create_repository(ecr, names), "made"
-        elif _mend_repository(ecr, found, names.tags):
-            outcome = "changed"
+        else:
+            tags = ecr.list_tags_for_resource(resourceArn=found["repositoryArn"])["tags"]
+            require_ours("repository", names.image, names, {tag["Key"]: tag["Value"] for tag in tags})
+            outcome = "changed" if _mend_repository(ecr, found) else "unchanged"
         arn = str(found["repositoryArn"])
         lifecycle = _ensure_lifecycle(ecr, names.image)
         policy = _ensure_policy(ecr, names.image, pull_statement(arn, names.function))
@@ -195,7 +197,7 @@ def _create_repository(ecr: Client, names: Names) -> dict[str, Any]:
     return found
 
 
-def _mend_repository(ecr: Client, found: Mapping[str, Any], tags: Mapping[str, str]) -> bool:
+def _mend_repository(ecr: Client, found: Mapping[str, Any]) -> bool:
     """Bring the repository's own settings to what a new one has; return whether any differed."""
     name, changed = found["repositoryName"], False
     if found.get("imageTagMutability") != "IMMUTABLE":
@@ -203,10 +205,6 @@ def _mend_repository(ecr: Client, found: Mapping[str, Any], tags: Mapping[str, s
         changed = True
     if not found.get("imageScanningConfiguration", {}).get("scanOnPush"):
         ecr.put_image_scanning_configuration(repositoryName=name, imageScanningConfiguration={"scanOnPush": True})
-        changed = True
-    there = ecr.list_tags_for_resource(resourceArn=found["repositoryArn"])["tags"]
-    if not all(tag in there for tag in _as_list(tags)):
-        ecr.tag_resource(resourceArn=found["repositoryArn"], tags=_as_list(tags))
         changed = True
     return changed
 

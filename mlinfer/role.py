@@ -55,7 +55,7 @@ def read_role(iam: Client, names: Names) -> Document | None:
     role = none_if_absent(lambda: iam.get_role(RoleName=names.function)["Role"])
     if role is None:
         return None
-    require_ours("role", names, {tag["Key"]: tag["Value"] for tag in role.get("Tags", [])})
+    require_ours("role", names.function, names, {tag["Key"]: tag["Value"] for tag in role.get("Tags", [])})
     inline = none_if_absent(lambda: iam.get_role_policy(RoleName=names.function, PolicyName=POLICY))
     return {"trust": role["AssumeRolePolicyDocument"], "policy": inline["PolicyDocument"] if inline else {}}
 

@@ -202,3 +202,11 @@ def test_the_deployers_policy_is_what_is_called(
     allowed = {action for statement in policy["Statement"] for action in statement["Action"]}
     assert called - allowed == set()
     assert allowed - called == ELSEWHERE
+
+
+def test_the_deployers_policy_is_printed(mlinfer: MlInfer, cloud: LoopbackAws) -> None:
+    """doctor --policy prints it for the account and Region in force, and looks at nothing else."""
+    run = mlinfer("doctor", "--policy", "--bucket", BUCKET)
+    assert run.code == 0, run.err
+    assert json.loads(run.out) == deployer_policy(Account(ACCOUNT, REGION), Names("cats"), BUCKET, "models")
+    assert cloud.calls == ["sts:GetCallerIdentity"]

@@ -280,24 +280,32 @@ def test_only_lambda_may_pull_and_for_this_function(mlinfer: MlInfer, cloud: Clo
 def test_what_drifted_is_mended(mlinfer: MlInfer, cloud: Cloud) -> None:
     """Each setting that is not as a new repository's is written, and only that."""
     assert mlinfer("push").code == 0
-    arn = cloud.repository["repositoryArn"]
     cloud.moto.put_image_tag_mutability(repositoryName=NAME, imageTagMutability="MUTABLE")
     cloud.moto.put_image_scanning_configuration(repositoryName=NAME, imageScanningConfiguration={"scanOnPush": False})
-    cloud.moto.untag_resource(resourceArn=arn, tagKeys=["mlinfer:project"])
     cloud.moto.delete_lifecycle_policy(repositoryName=NAME)
     cloud.api.requests.clear()
     outcomes = json.loads(mlinfer("push", "--json").out)["repository"]
     assert (outcomes["repository"], outcomes["lifecycle"], outcomes["policy"]) == ("changed", "made", "unchanged")
-    written = {"PutImageTagMutability", "PutImageScanningConfiguration", "TagResource", "PutLifecyclePolicy"}
+    written = {"PutImageTagMutability", "PutImageScanningConfiguration", "PutLifecyclePolicy"}
     assert set(cloud.api.operations) - READS == written
     assert cloud.repository["imageTagMutability"] == "IMMUTABLE"
     assert cloud.repository["imageScanningConfiguration"] == {"scanOnPush": True}
-    assert cloud.moto.list_tags_for_resource(resourceArn=arn)["tags"]
+
+
+def test_somebody_elses_repository_is_refused(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """A repository of the project's name without its tag is not touched: `destroy` would delete it."""
+    cloud.moto.create_repository(repositoryName=NAME)
+    cloud.api.requests.clear()
+    run = mlinfer("push", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (4, "not_ours")
+    assert set(cloud.api.operations) <= READS
 
 
 def test_what_somebody_else_set_stays(mlinfer: MlInfer, cloud: Cloud) -> None:
     """Foreign statements stand beside ours; a foreign lifecycle policy stays, and that is said."""
-    cloud.moto.create_repository(repositoryName=NAME)
+    cloud.moto.create_repository(
+        repositoryName=NAME, tags=[{"Key": "mlinfer:project", "Value": NAME.removeprefix("mlinfer/")}]
+    )
     theirs = {
         "Sid": "LambdaECRImageRetrievalPolicy",
         "Effect": "Allow",

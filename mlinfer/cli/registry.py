@@ -138,7 +138,7 @@ def _finding_rows(findings: list[Finding]) -> Iterator[tuple[str, str, str]]:
 
 _REPOSITORY = {
     ("repository", "made"): "Made the repository: immutable tags, each image scanned when it is pushed.",
-    ("repository", "changed"): "Changed the repository: immutable tags, scanning and mlinfer's tag as a new one has them.",
+    ("repository", "changed"): "Changed the repository: immutable tags and scanning, as a new one has them.",
     ("lifecycle", "made"): "Made its lifecycle policy: only what has no tag is ever deleted.",
     ("lifecycle", "changed"): "Changed its lifecycle policy: only what has no tag is ever deleted.",
     ("lifecycle", "kept"): "Its lifecycle policy is not mlinfer's and stays: see to it that it never deletes what is deployed.",
