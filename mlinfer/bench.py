@@ -50,13 +50,14 @@ class Figures:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a reader needs to judge the figures. complete: False if it was interrupted. memory: MB.
+    """Everything that a reader needs to judge the figures. error: what ended it early, Ctrl-C or a failure. memory: MB.
 
     image_bytes, layer_bytes: of the image with and without its base, unpacked; None without an image.
     """
 
     target: str
     complete: bool
+    error: Mapping[str, str] | None
     memory: int
     arch: str
     amount: Amount

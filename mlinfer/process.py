@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -52,7 +53,7 @@ def start(config: Config, environment: Mapping[str, str], log: Callable[[str], N
         "MLINFER_THREADS": str(config.threads or default_threads({})),
     }
     places = [str(Path(lambda_src.__file__).parents[1]), environment.get("PYTHONPATH", "")]
-    handler["PYTHONPATH"] = ":".join(filter(None, places))
+    handler["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     plain = {name: value for name, value in environment.items() if not name.startswith("MLINFER_")}
     command = [sys.executable, "-P", "-c", _PROGRAM]
     with tempfile.TemporaryFile() as errors:

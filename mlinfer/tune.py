@@ -36,10 +36,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Tuning:
-    """Everything that a reader needs to judge the recommendation. complete: False if it was interrupted."""
+    """Everything that a reader needs to judge the recommendation. error: what ended it early, Ctrl-C or a failure."""
 
     target: str
     complete: bool
+    error: Mapping[str, str] | None
     model: Mapping[str, str]
     arch: str
     cold_share: float

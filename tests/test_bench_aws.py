@@ -149,11 +149,12 @@ def test_tune_brings_the_memory_size_back(mlinfer: MlInfer, api: ConfigurableLam
 
 
 def test_a_size_that_the_account_may_not_have(mlinfer: MlInfer, api: ConfigurableLambda) -> None:
-    """A refusal of Lambda ends the search with exit code 4, and the function is brought back."""
+    """A refusal of Lambda ends the search with exit code 4 and what was measured, and the function is brought back."""
     api.largest = 3008
     run = mlinfer("tune", CAT, "--target", "aws", "--memory", "512,4000", "--cold", "1", "--warm", "1")
     assert run.code == 4
     assert "at most 3008 MB" in run.err
+    assert any(line.split()[0] == "512" for line in run.out.splitlines() if " ms " in line)
     assert api.configuration == api.live
 
 

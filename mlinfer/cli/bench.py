@@ -16,7 +16,7 @@ import typer
 
 from ..answers import MAX_REQUEST_BYTES
 from ..config import COMMAND_LINE, FILE_NAME, Config, with_value
-from ..errors import UsageError, VerificationError
+from ..errors import MlinferError, UsageError, VerificationError
 from ..files import alone, write_whole
 from ..instance import PARTS
 from ..names import ALIAS, Names
@@ -115,10 +115,11 @@ def bench(
         _place(terminal, config, region, profile, from_s3=from_s3, cold=cold) as place,
         closing(step.measure(place.start(place.memory), bodies, amount)) as measured,
     ):
-        complete = _gather(terminal.track(measured, cold + warm, "Measuring"), samples)
+        ended = _gather(terminal.track(measured, cold + warm, "Measuring"), samples)
     report = step.Report(
         target=config.target,
-        complete=complete,
+        complete=ended is None,
+        error=ended.as_json() if ended else None,
         memory=place.memory,
         arch=place.arch,
         amount=amount,
@@ -135,7 +136,7 @@ def bench(
         write_whole(table, step.table(samples))
     if plot and samples:
         _draw_report(plot, samples, report)
-    return 0 if complete else 130
+    return _exit_code(terminal, ended)
 
 
 @app.command()
@@ -202,12 +203,13 @@ def tune(
             identity.update(samples[-1].model)
             return bench_step.figures(samples, costs, size, place.arch, cold_share)
 
-        complete = _gather(step.tune(sizes, measure), points)
+        ended = _gather(step.tune(sizes, measure), points)
     points = step.mark_best(points)
     chosen = step.recommend(points, limit_s)
     tuning = step.Tuning(
         target=config.target,
-        complete=complete,
+        complete=ended is None,
+        error=ended.as_json() if ended else None,
         model=identity,
         arch=place.arch,
         cold_share=cold_share,
@@ -220,8 +222,8 @@ def tune(
     _show_tuning(terminal, tuning)
     if plot and any(not point.failure for point in points):
         _draw_tuning(plot, tuning)
-    if not complete:
-        return 130
+    if ended:
+        return _exit_code(terminal, ended)
     if chosen is None:
         return VerificationError.exit_code
     if apply:
@@ -347,14 +349,30 @@ def _cloud_place(
         yield Place(start_with, given or before.memory, before.arch)
 
 
-def _gather(items: Iterable[T], found: list[T]) -> bool:
-    """Keep each item as it comes; return False if Ctrl-C came before the last one."""
+def _gather(items: Iterable[T], found: list[T]) -> MlinferError | None:
+    """Keep each item as it comes; return what ended them early, Ctrl-C or a failure. Raises it if nothing came before."""
     try:
         for item in items:
             found.append(item)
     except KeyboardInterrupt:
-        return False
-    return True
+        return _InterruptedError("interrupted", "interrupted")
+    except MlinferError as error:
+        if not found:
+            raise
+        return error
+    return None
+
+
+class _InterruptedError(MlinferError):
+    exit_code = 130
+
+
+def _exit_code(terminal: Terminal, ended: MlinferError | None) -> int:
+    """Say what ended the measurement early, if something did, and return the exit code."""
+    if ended and not isinstance(ended, _InterruptedError):
+        terminal.failure(str(ended))
+        terminal.note(ended.hint)
+    return ended.exit_code if ended else 0
 
 
 def _tuned(config: Config) -> Config:
