@@ -7,7 +7,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+
+import boto3
+import pytest
 
 from ..conftest import CAT, Run
 from .local import Local
@@ -90,3 +94,24 @@ def test_ctrl_c_leaves_no_container(local: Local) -> None:
     assert report["complete"] is False
     assert report["figures"]["cold"]["count"] == 1
     assert local.containers == []
+
+
+@pytest.mark.usefixtures("ministack")
+def test_the_deployed_function(mlinfer: MlInfer, local: Local) -> None:
+    """A deployed function is measured cold and warm, tuned, and is in the end what was deployed."""
+    Path("mlinfer.toml").write_text('bucket = "measured"\nmemory = 1024\ntarget = "aws"\n')
+    deployed = mlinfer("deploy", "--create-bucket")
+    assert deployed.code == 0, deployed.err
+    run = mlinfer("bench", CAT, "--cold", "2", "--warm", "3", "--json")
+    assert run.code == 0, run.err
+    report = json.loads(run.out)
+    assert (report["memory"], report["figures"]["cold"]["count"], report["figures"]["warm"]["count"]) == (1024, 2, 3)
+    run = mlinfer("tune", CAT, "--memory", "512,1769", "--cold", "1", "--warm", "2", "--json")
+    assert run.code == 0, run.err
+    assert [point["memory"] for point in json.loads(run.out)["points"]] == [512, 1769]
+    with closing(boto3.client("lambda")) as functions:
+        latest = functions.get_function_configuration(FunctionName=f"mlinfer-{local.project}")
+    assert latest["MemorySize"] == 1024
+    assert "MLINFER_BENCH" not in latest["Environment"]["Variables"]
+    again = json.loads(mlinfer("deploy", "--json").out)
+    assert {step["outcome"] for step in again["steps"]} <= {"unchanged", "skipped"}
