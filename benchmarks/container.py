@@ -36,11 +36,11 @@ from moto.server import ThreadedMotoServer
 from mlinfer.answers import read_answer
 from mlinfer.cli import main as mlinfer
 from mlinfer.config import BASE_IMAGE
-from mlinfer.container import Function, post, start
 from mlinfer.engine import Engine, connect
 from mlinfer.errors import RemoteError
-from mlinfer.image import Recipe, build
-from mlinfer.modelfile import ModelFile, read_model_file
+from mlinfer.local.container import Function, post, start
+from mlinfer.local.image import Recipe, build
+from mlinfer.model.modelfile import ModelFile, read_model_file
 from mlinfer.predict import event
 from tests.networks import write_state_dict
 from tests.reference import torchvision

@@ -26,7 +26,7 @@ from statistics import median
 from typing import Any
 
 from lambda_src.settings import default_threads
-from mlinfer.modelfile import read_model_file
+from mlinfer.model.modelfile import read_model_file
 from mlinfer.predict import STARTER
 
 # Each prints its clock after each part. On Linux and macOS perf_counter is one clock for all processes.

@@ -28,10 +28,10 @@ import onnx
 from numpy.typing import NDArray
 
 from lambda_src.model import Classifier
-from mlinfer.export import Request, export
-from mlinfer.graph import write_model_file
-from mlinfer.quantize import PLANS, quantize
-from mlinfer.samples import find, spread
+from mlinfer.model.export import Request, export
+from mlinfer.model.graph import write_model_file
+from mlinfer.model.quantize import PLANS, quantize
+from mlinfer.model.samples import find, spread
 from mlinfer.terminal import Terminal
 from tests.networks import write_state_dict
 from tests.reference import torchvision

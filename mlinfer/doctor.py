@@ -19,13 +19,14 @@ from botocore.exceptions import ClientError
 
 from lambda_src.settings import MB_PER_VCPU
 
-from . import modelfile, predict
+from . import predict
 from .aws import Client, error_code, explained
 from .config import Config
 from .engine import Engine
 from .errors import MlinferError
+from .model import modelfile
+from .model.runtime import IMAGE_ONNXRUNTIME, refusal
 from .names import Account
-from .runtime import IMAGE_ONNXRUNTIME, refusal
 
 ANSWER_S = 8.0  # for one answer of the Engine or of AWS
 DEADLINE_S = 25.0  # for all checks together

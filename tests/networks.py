@@ -46,7 +46,7 @@ def best_five(arch: str, weights: Path | None, pictures: list[Path]) -> list[lis
     models = torchvision().models
     import torch
 
-    from mlinfer.zoo import RANDOM_SEED
+    from mlinfer.model.zoo import RANDOM_SEED
 
     torch.manual_seed(RANDOM_SEED)
     network: Any = models.get_model(arch, weights=None).eval()

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from lambda_src.fetch import sha256_of
-from mlinfer.runtime import MAX_IR_VERSION, MAX_OPSET
+from mlinfer.model.runtime import MAX_IR_VERSION, MAX_OPSET
 
 from .conftest import Run
 from .foreign import colour_model, convolution, labels_file, save, single_node

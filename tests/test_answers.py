@@ -11,7 +11,7 @@ from PIL import Image
 from lambda_src.settings import MAX_PIXELS
 from mlinfer.answers import MAX_REQUEST_BYTES, read_answer
 from mlinfer.errors import ImageError, RemoteError
-from mlinfer.invoke import reduce
+from mlinfer.fit import reduce
 
 from .pictures import encoded, gradient
 

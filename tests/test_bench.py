@@ -13,12 +13,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from mlinfer.bench import figures
 from mlinfer.errors import RemoteError
-from mlinfer.instance import PARTS, Sample, handlers_line, last_report
-from mlinfer.latency import percentile, summarize
-from mlinfer.prices import billed, per_million, read_prices
-from mlinfer.tune import Point, mark_best, recommend, say, sizes_for, tune
+from mlinfer.measure.bench import figures
+from mlinfer.measure.instance import PARTS, Sample, handlers_line, last_report
+from mlinfer.measure.latency import percentile, summarize
+from mlinfer.measure.prices import billed, per_million, read_prices
+from mlinfer.measure.tune import Point, mark_best, recommend, say, sizes_for, tune
 
 from .conftest import CAT, Run
 
@@ -293,7 +293,7 @@ def test_tune_refuses(mlinfer: MlInfer, flags: list[str], message: str) -> None:
 
 def test_drawn_picture_is_the_same_every_time(mlinfer: MlInfer, tiny_model: Path) -> None:
     """Without an image a drawn one is asked about, a JPEG of 500 x 375 pixels."""
-    from mlinfer.samples import draw_jpeg
+    from mlinfer.model.samples import draw_jpeg
 
     assert draw_jpeg() == draw_jpeg()
     assert (

@@ -20,13 +20,13 @@ import pytest
 from lambda_src.fetch import sha256_of
 from mlinfer import predict
 from mlinfer.aws import Session
-from mlinfer.changes import Outcome, Step
+from mlinfer.cloud.changes import Outcome, Step
+from mlinfer.cloud.deploy import Clients, Order, deploy
+from mlinfer.cloud.waiting import Patience
 from mlinfer.config import load_config
-from mlinfer.deploy import Clients, Order, deploy
 from mlinfer.errors import RemoteError
-from mlinfer.modelfile import read_model_file
+from mlinfer.model.modelfile import read_model_file
 from mlinfer.names import Account
-from mlinfer.waiting import Patience
 
 from . import models
 from .conftest import IMAGE, OTHER_IMAGE, ROOT, Run

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from mlinfer.cloud.policies import deployer_policy
 from mlinfer.names import Account, Names
-from mlinfer.policies import deployer_policy
 
 from .conftest import IMAGE, OTHER_IMAGE, Run
 from .loopback_aws import ACCOUNT, REGION, LoopbackAws, failed

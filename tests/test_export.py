@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from lambda_src.fetch import sha256_of
-from mlinfer.runtime import IR_VERSION, OPSET
+from mlinfer.model.runtime import IR_VERSION, OPSET
 
 from .conftest import ROOT, Run
 from .networks import best_five, write_state_dict

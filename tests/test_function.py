@@ -11,13 +11,13 @@ from typing import Any
 import boto3
 import pytest
 
-from mlinfer.alias import ensure_url, move_alias, read_alias
+from mlinfer.cloud.alias import ensure_url, move_alias, read_alias
+from mlinfer.cloud.function import Wanted, ensure_function, ensure_version, read_function, versions
+from mlinfer.cloud.policies import role_policy
+from mlinfer.cloud.role import ensure_role
+from mlinfer.cloud.waiting import Patience
 from mlinfer.errors import RemoteError
-from mlinfer.function import Wanted, ensure_function, ensure_version, read_function, versions
 from mlinfer.names import Account, Names
-from mlinfer.policies import role_policy
-from mlinfer.role import ensure_role
-from mlinfer.waiting import Patience
 
 from .conftest import IMAGE, OTHER_IMAGE
 from .loopback_aws import ACCOUNT, REGION, LoopbackAws, refused

@@ -20,6 +20,7 @@ MODULES = sorted([*ROOT.glob("mlinfer/**/*.py"), *ROOT.glob("lambda_src/*.py")])
 # The order in which the modules of mlinfer may use each other: later ones import earlier ones.
 VALUES = {"__init__", "errors", "config", "files", "names"}
 EDGE = {"cli", "__main__", "terminal"}
+PARTS = ("model", "local", "cloud", "measure")  # each uses those before it
 
 
 def module(path: Path) -> str:
@@ -29,20 +30,20 @@ def module(path: Path) -> str:
 
 def imports(path: Path) -> Iterator[str]:
     """Yield the full name of each imported module, of relative imports too."""
-    package = path.relative_to(ROOT).parts[0]
+    package = path.relative_to(ROOT).parent.parts
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            inside = [package] * bool(node.level) + ["cli"] * (path.parent.name == "cli" and node.level == 1)
-            origin = ".".join(filter(None, [*inside, node.module or ""]))
+            inside = package[: len(package) + 1 - node.level] if node.level else ()
+            origin = ".".join([*inside, *filter(None, [node.module])])
             yield origin
             if node.module is None:
                 yield from (f"{origin}.{alias.name}" for alias in node.names)
 
 
 def own(path: Path) -> set[str]:
-    """Return the modules of mlinfer that a module of mlinfer imports, by their short names."""
+    """Return the modules and parts of mlinfer that a module of mlinfer imports."""
     return {name.split(".")[1] for name in imports(path) if name.startswith("mlinfer.")}
 
 
@@ -56,6 +57,8 @@ def test_imports_point_one_way(path: Path) -> None:
         assert own(path) <= VALUES
     elif module(path) not in EDGE:
         assert not own(path) & EDGE
+    if path.parent.name in PARTS:
+        assert not own(path) & set(PARTS[PARTS.index(path.parent.name) + 1 :])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from lambda_src.service import Service
 from lambda_src.settings import Settings
 from mlinfer.answers import MAX_REQUEST_BYTES, read_answer
 from mlinfer.errors import ImageError, InvocationError
-from mlinfer.invoke import reduce
+from mlinfer.fit import reduce
 from mlinfer.predict import STARTER
 
 from .conftest import CAT, Bucket, Run

@@ -19,7 +19,7 @@ import boto3
 import pytest
 
 from mlinfer.config import BASE_IMAGE
-from mlinfer.image import Recipe
+from mlinfer.local.image import Recipe
 
 from .conftest import Run
 from .loopback import (

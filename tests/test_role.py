@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from lambda_src.service import _covers
+from mlinfer.cloud.policies import deployer_policy, role_policy, trust_policy
+from mlinfer.cloud.registry import pull_statement
+from mlinfer.cloud.role import ensure_readable, ensure_role
 from mlinfer.errors import RemoteError
 from mlinfer.names import Account, Names
-from mlinfer.policies import deployer_policy, role_policy, trust_policy
-from mlinfer.registry import pull_statement
-from mlinfer.role import ensure_readable, ensure_role
 
 from .loopback_aws import ACCOUNT, REGION
 

@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from mlinfer.runtime import IMAGE_ONNXRUNTIME, IR_VERSION, MAX_IR_VERSION, MAX_OPSET, MIN_OPSET, OPSET, refusal
+from mlinfer.model.runtime import IMAGE_ONNXRUNTIME, IR_VERSION, MAX_IR_VERSION, MAX_OPSET, MIN_OPSET, OPSET, refusal
 
 from .conftest import ROOT
 from .foreign import labels_file, save

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from lambda_src.metadata import Preprocess
-from mlinfer.stem import fold_stem
+from mlinfer.model.stem import fold_stem
 
 from .foreign import save
 

@@ -28,10 +28,10 @@ from lambda_src.metadata import Metadata, Preprocess
 from lambda_src.model import Classifier
 from lambda_src.service import Service
 from lambda_src.settings import Settings
-from mlinfer.graph import stamp, write_model_file
-from mlinfer.parity import Run, compare, fixed_inputs
-from mlinfer.quantize import quantize
-from mlinfer.samples import Sample
+from mlinfer.model.graph import stamp, write_model_file
+from mlinfer.model.parity import Run, compare, fixed_inputs
+from mlinfer.model.quantize import quantize
+from mlinfer.model.samples import Sample
 
 OPSET = 17
 

@@ -133,24 +133,28 @@ def _target(
 
     if config.target == "embedded":
         return predict.embedded(config, terminal.detail, jobs)
-    from .. import aws, invoke
-    from ..waiting import Patience
+    from .. import aws, fit
 
-    reducing = invoke.reducing(terminal.note, config.max_pixels)
+    reducing = fit.reducing(terminal.note, config.max_pixels)
     if config.target == "local":
+        from ..local import emulator
+
         client = aws.make_emulator_client(f"http://127.0.0.1:{config.port}", read_timeout=LONGEST_S + SLACK_S)
-        return invoke.emulator(client, reducing, one_at_a_time(config))
+        return emulator.emulator(client, reducing, one_at_a_time(config))
+    from ..cloud import invoke
+    from ..cloud.waiting import Patience
+
     session = aws.Session(region=region, profile=profile, needs_region=True)
     names, functions = Names(config.project), session.client("lambda")
     timeout = invoke.live_timeout(functions, names) + SLACK_S
-    fit = invoke.staging(session.client("s3"), config.bucket, names, terminal.note) if config.bucket else reducing
-    if by_url:
-        url = invoke.live_url(functions, names)
-        return invoke.by_url(session.url_caller(timeout), url, fit)
-    log = terminal.detail if terminal.is_verbose else None
-    return invoke.cloud(
-        session.client("lambda", read_timeout=timeout), names, fit, Patience(time.sleep, terminal.note), log
+    handed_over = (
+        invoke.staging(session.client("s3"), config.bucket, names, terminal.note) if config.bucket else reducing
     )
+    if by_url:
+        return invoke.by_url(session.url_caller(timeout), invoke.live_url(functions, names), handed_over)
+    log = terminal.detail if terminal.is_verbose else None
+    patience = Patience(time.sleep, terminal.note)
+    return invoke.cloud(session.client("lambda", read_timeout=timeout), names, handed_over, patience, log)
 
 
 def read_image(name: str) -> bytes:

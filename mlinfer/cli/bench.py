@@ -18,7 +18,7 @@ from ..answers import MAX_REQUEST_BYTES
 from ..config import COMMAND_LINE, FILE_NAME, Config, with_value
 from ..errors import MlinferError, UsageError, VerificationError
 from ..files import alone, write_whole
-from ..instance import PARTS
+from ..measure.instance import PARTS
 from ..names import ALIAS, Names
 from ..terminal import Terminal
 from .ask import SLACK_S, read_image
@@ -26,12 +26,12 @@ from .container import ArchFlag, ModelSourceFlag, build_image, local_function, s
 from .options import JsonFlag, ModelFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
 
 if TYPE_CHECKING:
-    from ..bench import Figures, Report
-    from ..image import Built
-    from ..instance import Sample, Start
-    from ..machine import Machine
-    from ..prices import Prices
-    from ..tune import Point, Tuning
+    from ..local.image import Built
+    from ..measure.bench import Figures, Report
+    from ..measure.instance import Sample, Start
+    from ..measure.machine import Machine
+    from ..measure.prices import Prices
+    from ..measure.tune import Point, Tuning
 
 T = TypeVar("T")
 
@@ -100,8 +100,8 @@ def bench(
 
     Ctrl-C ends it early, with what there is by then. The figures hold for the machine that they name.
     """
-    from .. import bench as step
-    from ..machine import describe
+    from ..measure import bench as step
+    from ..measure.machine import describe
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(
@@ -175,9 +175,9 @@ def tune(
 
     It recommends the cheapest size whose warm p90 is within --max-latency-ms; without that, within 1.5 times the fastest's.
     """
-    from .. import bench as bench_step
-    from .. import tune as step
-    from ..machine import describe
+    from ..measure import bench as bench_step
+    from ..measure import tune as step
+    from ..measure.machine import describe
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = _tuned(configuration(model=model, target=target, arch=arch, model_source=model_source, prices=prices))
@@ -242,20 +242,20 @@ def _check(target: str, *, concurrency: int, from_s3: bool, files: Sequence[Path
         if not file.parent.is_dir():
             raise UsageError("no_such_folder", f"there is no folder {file.parent} for {file.name}", "Make it first.")
     if plot:
-        from ..plot import check
+        from ..measure.plot import check
 
         check(plot)
 
 
 def _prices(config: Config) -> Prices:
-    from .. import prices
+    from ..measure import prices
 
     return prices.read_prices(Path(config.prices) if config.prices else prices.TABLE)
 
 
 def _runtime(config: Config) -> str:
     """Return what the function runs on; "" for this very Python."""
-    from ..runtime import IMAGE_ONNXRUNTIME
+    from ..model.runtime import IMAGE_ONNXRUNTIME
 
     image = f"{config.base_image}, onnxruntime {IMAGE_ONNXRUNTIME}"
     return {"embedded": "", "local": image, "aws": "asking AWS Lambda"}[config.target]
@@ -263,7 +263,8 @@ def _runtime(config: Config) -> str:
 
 def _questions(config: Config, images: Sequence[str]) -> list[bytes]:
     """Return the requests; but for aws, the configured model has answered each in this process. Raises MlinferError."""
-    from .. import predict, samples
+    from .. import predict
+    from ..model import samples
 
     found = [predict.Picture(name, partial(read_image, name)) for name in images]
     found = found or [predict.Picture("drawn.jpg", samples.draw_jpeg)]
@@ -285,7 +286,7 @@ def _place(
 ) -> Iterator[Place]:
     """Return where the function is measured; what that needs is gone afterwards. Raises MlinferError."""
     if config.target == "embedded":
-        from .. import process
+        from ..measure import process
 
         start = partial(process.start, config, os.environ, terminal.detail)
         yield Place(lambda _: start, config.memory, config.arch)
@@ -300,8 +301,10 @@ def _place(
 
 @contextmanager
 def _local_place(terminal: Terminal, config: Config, credentials: dict[str, str], *, from_s3: bool) -> Iterator[Place]:
-    from .. import container, emulated, engine
-    from ..ports import free
+    from .. import engine
+    from ..local import container
+    from ..local.ports import free
+    from ..measure import emulated
 
     docker = engine.connect(os.environ)
     built = build_image(terminal, docker, config)
@@ -323,8 +326,10 @@ def _cloud_place(
     terminal: Terminal, config: Config, region: str | None, profile: str | None, *, cold: int
 ) -> Iterator[Place]:
     """Without cold starts, ask what is live and change nothing; else borrow $LATEST."""
-    from .. import aws, function, invoke, latest
-    from ..waiting import Patience
+    from .. import aws
+    from ..cloud import function, invoke
+    from ..cloud.waiting import Patience
+    from ..measure import latest
 
     session = aws.Session(region=region, profile=profile, needs_region=True)
     names, functions, patience = Names(config.project), session.client("lambda"), Patience(time.sleep, terminal.note)
@@ -386,7 +391,7 @@ def _tuned(config: Config) -> Config:
 
 def _sizes(terminal: Terminal, config: Config, given: str | None) -> list[int]:
     """Return the memory sizes to try: those given, or those that can be measured rightly here. Raises UsageError."""
-    from .. import tune
+    from ..measure import tune
 
     if given is not None:
         try:
@@ -490,7 +495,7 @@ def _apply(terminal: Terminal, memory: int) -> None:
 
 
 def _draw_report(path: Path, samples: Sequence[Sample], report: Report) -> None:
-    from .. import plot
+    from ..measure import plot
 
     found = report.figures
     parts = [
@@ -502,7 +507,7 @@ def _draw_report(path: Path, samples: Sequence[Sample], report: Report) -> None:
 
 
 def _draw_tuning(path: Path, tuning: Tuning) -> None:
-    from .. import plot
+    from ..measure import plot
 
     title = f"{tuning.model['name']}, {tuning.target}, {tuning.arch}: latency and cost by memory size"
     caption = f"{tuning.cold_share:.1%} cold starts. {_machine(tuning.machine)}"

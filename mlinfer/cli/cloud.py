@@ -21,14 +21,14 @@ from .options import JsonFlag, ModelFlag, ProfileFlag, QuietFlag, RegionFlag, Ve
 
 if TYPE_CHECKING:
     from ..aws import Session
-    from ..changes import Outcome, Step
-    from ..deploy import Clients, Deployment, Order, PushedImage
-    from ..destroy import Thing
-    from ..function import Wanted
-    from ..modelfile import ModelFile
-    from ..rollback import Rollback
-    from ..status import Status
-    from ..waiting import Patience
+    from ..cloud.changes import Outcome, Step
+    from ..cloud.deploy import Clients, Deployment, Order, PushedImage
+    from ..cloud.destroy import Thing
+    from ..cloud.function import Wanted
+    from ..cloud.rollback import Rollback
+    from ..cloud.status import Status
+    from ..cloud.waiting import Patience
+    from ..model.modelfile import ModelFile
 
 YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to what would be asked, as scripts must.")]
 
@@ -66,8 +66,8 @@ def deploy(
 
     Each step changes only what differs; run again, it finishes what was cut short. Traffic moves to the new version only when this has answered sample pictures as the model does here.
     """
-    from .. import deploy as step
     from .. import predict
+    from ..cloud import deploy as step
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(
@@ -107,7 +107,7 @@ def status(
     verbose: VerboseFlag = False,
 ) -> None:
     """Show what is live, and whether that is what is here:  mlinfer status"""
-    from .. import status as step
+    from ..cloud import status as step
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model)
@@ -142,7 +142,7 @@ def rollback(
     Its answers are compared with those of its own model file here, which is fetched from S3 if the configured one is another. Of a model that is in the image alone, it is proved that the version answers with that model, twice the same.
     """
     from .. import predict
-    from .. import rollback as step
+    from ..cloud import rollback as step
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model)
@@ -178,7 +178,7 @@ def destroy(
 
     Of the bucket, only what `mlinfer` made: staged pictures; and in a bucket with this project's tag, the models and, if it is empty then, the bucket.
     """
-    from .. import destroy as step
+    from ..cloud import destroy as step
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(bucket=bucket, prefix=prefix)
@@ -221,7 +221,7 @@ def _removed(terminal: Terminal, thing: Thing, kept: str) -> dict[str, Any]:
 
 def _wanted_here(config: Config, session: Session, there: Status, image: str | None) -> Wanted | None:
     """Return what `deploy` would make of what is here; None where there is no model file. Raises MlinferError."""
-    from .. import deploy
+    from ..cloud import deploy
 
     file = _model_here(config)
     if file is None:
@@ -233,7 +233,8 @@ def _wanted_here(config: Config, session: Session, there: Status, image: str | N
 
 def _model_here(config: Config) -> ModelFile | None:
     """Return the configured model file; None where it is not."""
-    from .. import modelfile, predict
+    from .. import predict
+    from ..model import modelfile
 
     try:
         return modelfile.read_model_file(predict.model_path(config))
@@ -255,7 +256,9 @@ def _session(region: str | None, profile: str | None) -> Session:
 
 
 def _order(config: Config, session: Session, *, create_bucket: bool, dry_run: bool) -> Order:
-    from .. import deploy, modelfile, predict
+    from .. import predict
+    from ..cloud import deploy
+    from ..model import modelfile
 
     if config.model_source == "s3" and not config.bucket:
         hint = (
@@ -267,14 +270,14 @@ def _order(config: Config, session: Session, *, create_bucket: bool, dry_run: bo
 
 
 def _clients(session: Session) -> Clients:
-    from ..deploy import Clients
+    from ..cloud.deploy import Clients
 
     functions, iam, logs, s3 = (session.client(service) for service in ("lambda", "iam", "logs", "s3"))
     return Clients(functions, iam, logs, s3, lambda seconds: session.client("lambda", read_timeout=seconds))
 
 
 def _patience(terminal: Terminal) -> Patience:
-    from ..waiting import Patience
+    from ..cloud.waiting import Patience
 
     return Patience(time.sleep, terminal.note)
 
@@ -297,7 +300,8 @@ def _by_digest(uri: str) -> str:
 
 def _build_and_push(terminal: Terminal, order: Order, session: Session) -> PushedImage:
     """Build the image and push it, unless that is done; in a dry run say whether it is. Raises MlinferError."""
-    from .. import engine, registry
+    from .. import engine
+    from ..cloud import registry
     from .registry import push_image
 
     docker, ecr = engine.connect(os.environ), session.client("ecr")

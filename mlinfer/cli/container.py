@@ -27,10 +27,10 @@ from .options import (
 )
 
 if TYPE_CHECKING:
-    from ..container import Function, Running
     from ..engine import Container, Engine
-    from ..image import Built, Recipe
-    from ..modelfile import ModelFile
+    from ..local.container import Function, Running
+    from ..local.image import Built, Recipe
+    from ..model.modelfile import ModelFile
 
 ArchFlag = Annotated[
     str | None, typer.Option("--arch", metavar="x86_64|arm64", help="Of image and function.", show_default=False)
@@ -99,7 +99,8 @@ def run_local(
             raise UsageError("usage", "--no-docker goes with none of --detach, --stop and --from-s3", "Ctrl-C ends it.")
         _serve(terminal, config)
         return
-    from .. import container, engine
+    from .. import engine
+    from ..local import container
 
     docker = engine.connect(os.environ)
     if stop:
@@ -118,7 +119,7 @@ def run_local(
 
 def build_image(terminal: Terminal, docker: Engine, config: Config, *, pull: bool = False, cache: bool = True) -> Built:
     """Build the configured image, or find it there, and say so."""
-    from .. import image
+    from ..local import image
 
     recipe = image_recipe(config)
     with terminal.progress(f"Building {recipe.tag()}") as tell:
@@ -132,7 +133,7 @@ def build_image(terminal: Terminal, docker: Engine, config: Config, *, pull: boo
 
 def image_recipe(config: Config) -> Recipe:
     """Return what the configured image is made of."""
-    from .. import image
+    from ..local import image
 
     model = _model_file(config) if config.model_source == "image" else None
     return image.Recipe(config.project, config.base_image, config.arch, model)
@@ -140,7 +141,8 @@ def image_recipe(config: Config) -> Recipe:
 
 def _model_file(config: Config) -> ModelFile:
     """Return the configured model file. Raises UsageError if a function could not predict with it."""
-    from .. import modelfile, predict
+    from .. import predict
+    from ..model import modelfile
 
     model = modelfile.read_model_file(predict.model_path(config))
     if model.metadata is None:
@@ -152,7 +154,8 @@ def _model_file(config: Config) -> ModelFile:
 
 def local_function(config: Config, tag: str, credentials: dict[str, str], *, from_s3: bool) -> Function:
     """Return how the image is to run: with the configured model mounted, inside the image or, `from_s3`, fetched."""
-    from .. import container, upload
+    from ..cloud import upload
+    from ..local import container
 
     environment = config.handler_environment() | credentials
     fetched = 0
@@ -218,7 +221,7 @@ def _show_running(terminal: Terminal, config: Config, function: Function, runnin
 
 def _follow(terminal: Terminal, started: Container) -> None:
     """Show the log until Ctrl-C. Raises RemoteError if the container ends by itself."""
-    from .. import container
+    from ..local import container
 
     terminal.note("Its log follows; Ctrl-C stops it.")
     try:
@@ -239,7 +242,8 @@ def _stop(terminal: Terminal, names: list[str]) -> None:
 
 
 def _serve(terminal: Terminal, config: Config) -> None:
-    from .. import container, predict, serve
+    from .. import predict
+    from ..local import container, serve
 
     log: Callable[[str], Any] = terminal.note
     server = serve.Server(predict.service(config, log=log), config.port)

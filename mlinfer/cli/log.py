@@ -29,7 +29,7 @@ def logs(
     With --json each line is a document of its own: JSON Lines.
     """
     from .. import aws
-    from .. import logs as step
+    from ..cloud import logs as step
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     names = Names(configuration().project)

@@ -15,7 +15,7 @@ from ..terminal import Terminal
 from .options import JsonFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
 
 if TYPE_CHECKING:
-    from ..modelfile import ModelFile
+    from ..model.modelfile import ModelFile
 
 
 @app.command()
@@ -53,8 +53,8 @@ def export(
     verbose: VerboseFlag = False,
 ) -> None:
     """Make one self-describing model file, and prove that it answers as its source does:  mlinfer export resnet18"""
-    from .. import export as step
-    from ..source import Answers
+    from ..model import export as step
+    from ..model.source import Answers
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     answers = Answers(name, labels, preprocess, output_kind, output)
@@ -81,7 +81,8 @@ def inspect(
     if config:
         _show_config(terminal, values)
         return
-    from .. import modelfile, predict
+    from .. import predict
+    from ..model import modelfile
 
     path = predict.model_path(values)
     file = modelfile.read_model_file(path)
@@ -118,8 +119,9 @@ def upload(
             "Name one: mlinfer upload --bucket my-models (with --create-bucket it is made), or bucket in mlinfer.toml"
         )
         raise UsageError("no_bucket", "no S3 bucket is named", hint)
-    from .. import aws, modelfile, predict
-    from .. import upload as step
+    from .. import aws, predict
+    from ..cloud import upload as step
+    from ..model import modelfile
 
     file = modelfile.read_model_file(predict.model_path(config))
     key = step.object_key(file, config.prefix)
@@ -161,7 +163,7 @@ def init(
 
 
 def _show_model(terminal: Terminal, file: ModelFile) -> None:
-    from .. import modelfile
+    from ..model import modelfile
 
     facts = modelfile.describe(file, *modelfile.read_ports(file.path))
     if terminal.as_json:

@@ -19,9 +19,9 @@ from .options import JsonFlag, ModelFlag, ProfileFlag, QuietFlag, RegionFlag, Ve
 
 if TYPE_CHECKING:
     from ..aws import Client
+    from ..cloud.registry import Pushed, Repository
     from ..doctor import Finding
     from ..engine import Engine
-    from ..registry import Pushed, Repository
 
 
 @app.command()
@@ -53,7 +53,7 @@ def push(
 
 def push_image(terminal: Terminal, docker: Engine, ecr: Client, config: Config) -> tuple[Repository, Pushed]:
     """Bring the configured image to ECR, built first if it is not here, and say what was done."""
-    from .. import registry
+    from ..cloud import registry
 
     built = build_image(terminal, docker, config)
     registry.check_image(docker, built, config.arch)
@@ -112,7 +112,7 @@ def doctor(
 
 
 def _deployer_policy(config: Config, account: Account) -> dict[str, Any]:
-    from ..policies import deployer_policy
+    from ..cloud.policies import deployer_policy
 
     return deployer_policy(account, Names(config.project), config.bucket, config.prefix)
 

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from mlinfer.config import BASE_IMAGE
-from mlinfer.image import Recipe
+from mlinfer.local.image import Recipe
 
 from ..conftest import Run
 from ..loopback import OCI_INDEX
@@ -151,11 +151,11 @@ def test_a_wrong_token(mlinfer: MlInfer, ecr: LoopbackS3, engine: Any) -> None:
 
 def test_the_engine_refused(engine: Any, ecr: LoopbackS3, moto_registry: Registry) -> None:
     """What the real Engine reports of a registry that refuses it is told as that, and no name is left."""
-    from mlinfer import registry as step
+    from mlinfer.cloud import registry as step
+    from mlinfer.cloud.manifest import Login
     from mlinfer.engine import Engine
     from mlinfer.errors import RemoteError
-    from mlinfer.image import Built
-    from mlinfer.manifest import Login
+    from mlinfer.local.image import Built
 
     assert ecr.url
     built = Built(engine.images.get(IMAGE).id, IMAGE, "x86_64", 1, {}, "unchanged")

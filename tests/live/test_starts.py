@@ -11,7 +11,7 @@ import pytest
 from onnx import helper
 
 from lambda_src.metadata import Metadata, Preprocess
-from mlinfer.image import Recipe
+from mlinfer.local.image import Recipe
 
 from .. import models
 from ..conftest import Run

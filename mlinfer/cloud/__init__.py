@@ -1,0 +1,1 @@
+"""The function in AWS: its model, image, role, versions, alias and log."""

@@ -1,0 +1,153 @@
+"""Ask what is live in AWS, through Lambda's Invoke API or the function's URL.
+
+A request is never repeated once the function may have run: a client that repeats it runs the function twice.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from botocore import exceptions as boto
+
+from ..answers import MAX_REQUEST_BYTES, read_answer
+from ..aws import Client, UrlCaller, error_code, explained
+from ..errors import InvocationError, RemoteError, UsageError
+from ..fit import Fit
+from ..names import ALIAS, Names
+from ..predict import Target, event
+from .alias import read_url
+from .waiting import Patience
+
+WAKING_S = 300  # an image that was not used for weeks is fetched anew
+
+_TOO_MANY = "TooManyRequestsException"
+_ASLEEP = ("ResourceNotReadyException", "CodeArtifactUserPendingException")
+
+
+def staging(s3: Client, bucket: str, names: Names, tell: Callable[[str], None]) -> Fit:
+    """Return what hands a picture over Lambda's 6 MB to the function by S3, unchanged; `tell` hears of it.
+
+    The object is removed afterwards; one that a killed command leaves expires by the bucket's rule.
+    """
+
+    @contextmanager
+    def fit(name: str, data: bytes, top_k: int) -> Iterator[bytes]:
+        body = json.dumps(event(data, top_k)).encode()
+        if len(body) <= MAX_REQUEST_BYTES:
+            yield body
+            return
+        key = f"{names.staging_prefix}{hashlib.sha256(data).hexdigest()}"
+        subject = f"s3://{bucket}/{key}"
+        with explained(subject, "s3:PutObject and s3:DeleteObject on it"):
+            s3.put_object(Bucket=bucket, Key=key, Body=data)
+        tell(f"{name} is over Lambda's 6 MB for a request: handed over by s3://{bucket}/{names.staging_prefix}.")
+        try:
+            yield json.dumps({"s3": subject, "top_k": top_k}).encode()
+        finally:
+            with explained(subject, "s3:DeleteObject on it"):
+                s3.delete_object(Bucket=bucket, Key=key)
+
+    return fit
+
+
+def live_timeout(functions: Client, names: Names) -> int:
+    """Return the timeout of what is live, in seconds. Raises MlinferError."""
+    with explained(f"the function {names.function}", "lambda:GetFunctionConfiguration on the function"):
+        try:
+            live = functions.get_function_configuration(FunctionName=names.function, Qualifier=ALIAS)
+        except boto.ClientError as error:
+            if error_code(error) != "ResourceNotFoundException":
+                raise
+            message = f"there is no function {names.function} with an alias {ALIAS} in {functions.meta.region_name}"
+            raise RemoteError(
+                "not_deployed", message, "Make it with `mlinfer deploy`, or name its --region."
+            ) from error
+    return int(live["Timeout"])
+
+
+def live_url(functions: Client, names: Names) -> str:
+    """Return the URL of what is live. Raises MlinferError."""
+    with explained(f"the URL of {names.function}", "lambda:GetFunctionUrlConfig on the function"):
+        url, _ = read_url(functions, names)
+    if not url:
+        raise UsageError("no_url", f"the function {names.function} has no URL", "Give it one: mlinfer deploy --url iam")
+    return url
+
+
+def cloud(
+    client: Client, names: Names, fit: Fit, patience: Patience, log: Callable[[str], None] | None = None
+) -> Target:
+    """Return the target that asks what is live in Lambda. client: one that repeats no request.
+
+    log: takes the end of the function's own log, line by line.
+    """
+    which = {"FunctionName": names.function, "Qualifier": ALIAS, **({"LogType": "Tail"} if log else {})}
+    subject = f"the function {names.function}"
+
+    def ask(name: str, data: bytes, top_k: int) -> dict[str, Any]:
+        with fit(name, data, top_k) as body, explained(subject, "lambda:InvokeFunction on its alias live"):
+            try:
+                answer = patience.retry(lambda: client.invoke(**which, Payload=body), not_run_yet, WAKING_S)
+                payload = answer["Payload"].read()
+            except boto.ReadTimeoutError as error:
+                raise InvocationError("function_timeout", f"{subject} did not answer in time", "Try again.") from error
+        if log:
+            for line in base64.b64decode(answer.get("LogResult", "")).decode(errors="replace").splitlines():
+                log(line)
+        return read_answer(payload, subject)
+
+    return ask
+
+
+def not_run_yet(error: boto.ClientError) -> str:
+    """Say what to wait for when the function has not run at all, so that asking again runs nothing twice; else "".
+
+    A function that was idle for weeks is inactive: the first request fails and makes Lambda fetch its image.
+    https://docs.aws.amazon.com/lambda/latest/dg/functions-states.html
+    """
+    code, message = error_code(error), str(error.response.get("Error", {}).get("Message", ""))
+    if code == _TOO_MANY:
+        return "Lambda runs as many requests at once as this account or function may"
+    asleep = code == "ResourceConflictException" and any(
+        word in message for word in ("Pending", "Inactive", "progress")
+    )
+    return "Lambda wakes the function or makes it ready" if asleep or code in _ASLEEP else ""
+
+
+def by_url(call: UrlCaller, url: str, fit: Fit) -> Target:
+    """Return the target that asks the function's URL. call: makes a signed request."""
+
+    def ask(name: str, data: bytes, top_k: int) -> dict[str, Any]:
+        with fit(name, data, top_k) as body:
+            status, content = call(url, body)
+        try:
+            document = json.loads(content)
+        except ValueError:
+            document = None
+        if isinstance(document, dict) and ("predictions" in document or "error" in document):
+            return {"statusCode": status, "body": document}
+        raise _refused_by_url(status, url)
+
+    return ask
+
+
+def _refused_by_url(status: int, url: str) -> RemoteError:
+    """Explain an answer that is Lambda's own and not the handler's."""
+    if status == 403:
+        hint = (
+            "They need lambda:InvokeFunctionUrl and lambda:InvokeFunction on the function, or deploy with --url public."
+        )
+        return RemoteError("access_denied", f"these credentials may not call {url}", hint)
+    if status == 404:
+        return RemoteError("not_deployed", f"there is no function at {url}", "See: mlinfer status")
+    if status == 429:
+        return RemoteError("throttled", f"{url} asks to slow down", "Ask for fewer at a time: --jobs 1")
+    if status in (502, 504):
+        message = f"the function behind {url} ended without an answer (status {status})"
+        return InvocationError("function_failed", message, "See why: mlinfer logs --since 5m")
+    return RemoteError("aws_refused", f"{url} answered with status {status}", "See: mlinfer status")

@@ -1,0 +1,76 @@
+"""The role that the function runs under: made, and kept at exactly the policies that are wanted."""
+
+from __future__ import annotations
+
+import json
+
+from botocore.exceptions import ClientError
+
+from ..aws import Client, error_code, explained, none_if_absent, require_ours
+from ..names import ROLE_PATH, Account, Names
+from .changes import Change, Document, compare
+from .policies import READ_MODELS, trust_policy, with_models
+
+POLICY = "mlinfer"  # the one inline policy's name
+
+_DESCRIPTION = "What the Lambda function of the mlinfer project {} may do."
+
+
+def ensure_role(iam: Client, names: Names, policy: Document, *, dry_run: bool = False) -> Change:
+    """Make the role, or give it the wanted policies where it has others; equal ones are not written again.
+
+    Raises RemoteError: also when a role of that name is not the project's.
+    """
+    wanted = {"trust": trust_policy(), "policy": policy}
+    with explained(f"the role {names.function}"):
+        there = read_role(iam, names)
+        change = compare("role", there, wanted, names.function)
+        if change.outcome == "unchanged" or dry_run:
+            return change
+        if there is None:
+            _create(iam, names)
+        elif there["trust"] != wanted["trust"]:
+            iam.update_assume_role_policy(RoleName=names.function, PolicyDocument=json.dumps(wanted["trust"]))
+        if there is None or there["policy"] != policy:
+            iam.put_role_policy(RoleName=names.function, PolicyName=POLICY, PolicyDocument=json.dumps(policy))
+    return change
+
+
+def ensure_readable(iam: Client, account: Account, names: Names, uri: str) -> Change:
+    """Let the function read one more model, if it may not yet; what else it may stays as it is. Raises RemoteError."""
+    there = read_role(iam, names) or {"policy": {}}
+    statements = there["policy"].get("Statement", [])
+    readable = {arn for statement in statements if statement["Sid"] == READ_MODELS for arn in statement["Resource"]}
+    if account.s3(uri) in readable:
+        return Change("unchanged", names.function)
+    others = [statement for statement in statements if statement["Sid"] != READ_MODELS]
+    policy = with_models(others, readable | {account.s3(uri)})
+    change = compare("policy", there["policy"], policy, names.function)
+    iam.put_role_policy(RoleName=names.function, PolicyName=POLICY, PolicyDocument=json.dumps(policy))
+    return change
+
+
+def read_role(iam: Client, names: Names) -> Document | None:
+    """Return the role's two policies, {} for one that is missing; None without a role. Raises RemoteError, ClientError."""
+    role = none_if_absent(lambda: iam.get_role(RoleName=names.function)["Role"])
+    if role is None:
+        return None
+    require_ours("role", names.function, names, {tag["Key"]: tag["Value"] for tag in role.get("Tags", [])})
+    inline = none_if_absent(lambda: iam.get_role_policy(RoleName=names.function, PolicyName=POLICY))
+    return {"trust": role["AssumeRolePolicyDocument"], "policy": inline["PolicyDocument"] if inline else {}}
+
+
+def _create(iam: Client, names: Names) -> None:
+    tags = [{"Key": key, "Value": value} for key, value in names.tags.items()]
+    trust = json.dumps(trust_policy())
+    try:
+        iam.create_role(
+            RoleName=names.function,
+            Path=ROLE_PATH,
+            AssumeRolePolicyDocument=trust,
+            Description=_DESCRIPTION.format(names.project),
+            Tags=tags,
+        )
+    except ClientError as error:  # made by a request whose answer was lost, with our tags
+        if error_code(error) != "EntityAlreadyExists" or read_role(iam, names) is None:
+            raise

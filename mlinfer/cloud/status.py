@@ -1,0 +1,93 @@
+"""What is live, read from AWS, and whether that is what is here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..aws import Client, explained
+from ..errors import RemoteError
+from ..names import Names
+from .alias import read_alias, read_url
+from .changes import Document, difference
+from .function import Function, Wanted, read_function, snapshot, versions
+
+# https://docs.aws.amazon.com/lambda/latest/dg/functions-states.html
+_STATES = {
+    "Active": "ready",
+    "Pending": "being made ready",
+    "Inactive": "asleep, as nobody called it for weeks: the next call wakes it, and takes longer",
+    "Failed": "failed",
+}
+
+
+@dataclass(frozen=True)
+class Status:
+    """live: None while no version is. newest: the last published version's number, "" without one. url "" = none."""
+
+    function: str
+    latest: Function
+    live: Function | None
+    weights: Document
+    newest: str
+    url: str
+    url_kind: str
+
+    @property
+    def bucket(self) -> str:
+        """Return the bucket of the live version's model, "" if that is in the image."""
+        uri = (self.live or self.latest).settings.environment.get("MLINFER_MODEL_URI", "")
+        return uri.removeprefix("s3://").partition("/")[0] if uri.startswith("s3://") else ""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is live, ready for JSON."""
+        shown = self.live or self.latest
+        settings, environment = shown.settings, shown.settings.environment
+        facts: dict[str, Any] = {"function": self.function, "state": in_words(self.latest, self.live)}
+        facts |= {"live": self.live.version if self.live else None, "newest": self.newest or None}
+        facts |= {"also_live": self.weights} if self.weights else {}
+        facts |= {"image": settings.image, "arch": settings.arch}
+        facts |= {
+            "model": environment.get("MLINFER_MODEL_URI"),
+            "model_sha256": environment.get("MLINFER_MODEL_SHA256"),
+        }
+        facts |= {"memory": settings.memory, "timeout": settings.timeout, "tmp": settings.tmp}
+        facts |= {"concurrency": self.latest.settings.concurrency or None, "environment": dict(environment)}
+        return {**facts, "url": self.url or None, "url_kind": self.url_kind, "updated": shown.updated}
+
+
+def read_status(client: Client, names: Names) -> Status:
+    """Ask AWS. Raises RemoteError, also when nothing is deployed."""
+    with explained(f"the function {names.function}"):
+        latest = read_function(client, names)
+        if latest is None:
+            message = f"there is no function {names.function} in {client.meta.region_name}"
+            raise RemoteError("not_deployed", message, "Make it with: mlinfer deploy")
+        alias = read_alias(client, names)
+        live = read_function(client, names, alias.version) if alias else None
+        published = versions(client, names)
+        url, kind = read_url(client, names)
+    newest = published[-1]["Version"] if published else ""
+    return Status(names.function, latest, live, alias.weights if alias else {}, newest, url, kind["url"])
+
+
+def differences(status: Status, here: Wanted) -> str:
+    """Return the unified diff from what is live to what is here; "" if they are equal. An image "" is not compared."""
+    if status.live is None:
+        return "no version is live"
+    live, wanted = snapshot(status.live.settings), snapshot(here)
+    if not here.image:
+        live, wanted = ({**document, "image": "not compared"} for document in (live, wanted))
+    return difference("live", live, wanted)
+
+
+def in_words(latest: Function, live: Function | None) -> str:
+    """Say how the live version is, and how the last change of the function ended if that failed."""
+    shown = live or latest
+    words = _STATES.get(shown.state, shown.state)
+    told = f"{words}: {shown.reason}" if shown.reason and shown.state != "Active" else words
+    if latest.updating == "Failed":
+        told += f"; the last change failed: {latest.update_reason or 'Lambda gives no reason'}"
+    elif latest.updating == "InProgress":
+        told += "; a change is being taken in"
+    return told if live else f"{told}; no version is live"

@@ -1,0 +1,258 @@
+"""Put a model file into S3 under the hash of its content: s3://BUCKET/PREFIX/NAME/SHA256.onnx.
+
+One key never holds two contents, so nothing is sent twice and what a deployment refers to cannot change. The hashes of
+the file, or of its parts, are taken first and sent along: S3 compares them with what arrives and refuses anything else,
+and an object appears whole or not at all.
+https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from botocore.exceptions import BotoCoreError, ClientError
+from s3transfer.manager import TransferConfig, TransferManager
+from s3transfer.subscribers import BaseSubscriber
+
+from ..aws import Client, error_code, explained, refusal
+from ..errors import RemoteError, UsageError
+from ..model.modelfile import ModelFile
+from ..names import TAG
+
+PART_BYTES = 8 * 2**20
+MULTIPART_FROM = 32 * 2**20  # below, one request: S3 then keeps the SHA-256 of the whole object, not one of its parts'
+ABANDONED_PARTS_DAYS = 1  # after which a bucket of ours drops the parts of an upload that never ended
+
+_CHUNK_BYTES = 2**20
+_READ_AND_WRITE = "s3:PutObject, s3:GetObject and s3:ListBucket on the bucket"
+_MAKE = "s3:CreateBucket, s3:TagResource and the s3:PutBucket... and s3:Put...Configuration actions of its settings"
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A model file in S3. sha256: of the whole file, in hex."""
+
+    uri: str
+    sha256: str
+    bytes: int
+    outcome: Literal["uploaded", "unchanged"]
+
+
+def object_key(file: ModelFile, prefix: str) -> str:
+    """Return PREFIX/NAME/SHA256.onnx. Raises UsageError for a file that cannot be served, having no mlinfer metadata."""
+    if file.metadata is None:
+        message = f"{file.path} does not say what its labels and pre-processing are, so nothing could predict with it"
+        raise UsageError(
+            "no_metadata",
+            message,
+            f"Stamp it first: mlinfer export {file.path} --labels FILE --preprocess imagenet|none|JSON",
+        )
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", file.metadata.name).strip("-.") or "model"
+    return "/".join([*filter(None, prefix.split("/")), name, f"{file.sha256}.onnx"])
+
+
+def upload(s3: Client, file: ModelFile, bucket: str, key: str, progress: Callable[[int], None]) -> Upload:
+    """Bring the file to `key` unless it is there; either way S3 has confirmed its SHA-256.
+
+    progress is called from several threads with numbers of bytes, negative ones for what has to be sent again.
+    Raises RemoteError, MissingError, UsageError.
+    """
+    uri = f"s3://{bucket}/{key}"
+    with explained(uri, _READ_AND_WRITE):
+        if _bucket_status(s3, bucket) == 404:
+            raise refusal("NoSuchBucket", f"s3://{bucket}")
+        if _is_there(s3, bucket, key, file):
+            return Upload(uri, file.sha256, file.bytes, "unchanged")
+        parts = _part_hashes(file) if file.bytes >= MULTIPART_FROM else []
+        try:
+            _send(s3, file, parts, bucket, key, progress)
+        except ClientError as error:
+            # The answer to the last request was lost, and its repetition finds no upload; or a concurrent run of this
+            # command came first, see _abort_unfinished. What counts is what is there now.
+            if error_code(error) != "NoSuchUpload":
+                raise
+        if not _holds(s3, bucket, key, file):
+            message = f"{uri}: S3 does not confirm the SHA-256 of what was sent"
+            hint = "Try again; a service that only resembles S3 must keep SHA-256 checksums."
+            raise RemoteError("not_confirmed", message, hint)
+        if parts:
+            _abort_unfinished(s3, bucket, key)
+    return Upload(uri, file.sha256, file.bytes, "uploaded")
+
+
+def is_uploaded(s3: Client, file: ModelFile, bucket: str, key: str) -> bool:
+    """Tell whether `upload` would find the file there; it is asked and not changed. Raises RemoteError, MissingError."""
+    with explained(f"s3://{bucket}/{key}", _READ_AND_WRITE):
+        if _bucket_status(s3, bucket) == 404:
+            raise refusal("NoSuchBucket", f"s3://{bucket}")
+        return _is_there(s3, bucket, key, file)
+
+
+def is_bucket(s3: Client, bucket: str) -> bool:
+    """Tell whether there is such a bucket, whoever may use it. Raises RemoteError, MissingError."""
+    with explained(f"s3://{bucket}", _READ_AND_WRITE):
+        return _bucket_status(s3, bucket) != 404
+
+
+def ensure_bucket(s3: Client, bucket: str, project: str) -> bool:
+    """Make the bucket, private, encrypted, versioned and tagged, or finish one whose making was cut short.
+
+    Return whether anything was done: a bucket that is there otherwise is left as it is. Raises RemoteError, MissingError.
+    """
+    tags = [{"Key": TAG, "Value": project}]
+    with explained(f"s3://{bucket}", _MAKE):
+        status = _bucket_status(s3, bucket)
+        if status == 404:
+            region = s3.meta.region_name
+            place = {} if region == "us-east-1" else {"LocationConstraint": region}  # S3 does not take that one's name
+            s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={**place, "Tags": tags})
+            s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": tags})  # services like S3 may pass over the former
+        elif not _is_unfinished(s3, bucket, tags):
+            if status == 403:  # of whoever it is: our own credentials have just been found good
+                raise refusal("BucketAlreadyExists", f"s3://{bucket}")
+            return False
+        closed = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
+        s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(closed, True))
+        encryption = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
+        s3.put_bucket_encryption(Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": [encryption]})
+        rule = {"ID": "mlinfer-abandoned-parts", "Status": "Enabled", "Filter": {"Prefix": ""}}
+        rule |= {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": ABANDONED_PARTS_DAYS}}
+        s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [rule]})
+        s3.put_bucket_versioning(
+            Bucket=bucket, VersioningConfiguration={"Status": "Enabled"}
+        )  # last: see _is_unfinished
+    return True
+
+
+def _bucket_status(s3: Client, bucket: str) -> int:
+    """Return the HTTP status that asking for the bucket gives. Raises RemoteError when it is in another Region."""
+    try:
+        answer = s3.head_bucket(Bucket=bucket)
+    except ClientError as error:  # what is wrong with us, and not the bucket, a later request with a body says better
+        answer = error.response
+    region = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", s3.meta.region_name)
+    if region != s3.meta.region_name:  # boto3 would go there, but the function will not find it
+        message = f"s3://{bucket}: the bucket is in Region {region}, and the Region in force is {s3.meta.region_name}"
+        hint = f"Give --region {region}, or another bucket with --bucket."
+        raise RemoteError("wrong_region", message, hint)
+    return int(answer["ResponseMetadata"]["HTTPStatusCode"])
+
+
+def _is_unfinished(s3: Client, bucket: str, tags: list[dict[str, str]]) -> bool:
+    """Tell whether the bucket carries our tag, and not yet the last of our settings."""
+    try:
+        ours = tags[0] in s3.get_bucket_tagging(Bucket=bucket)["TagSet"]
+        return ours and "Status" not in s3.get_bucket_versioning(Bucket=bucket)
+    except ClientError as error:
+        if error_code(error) in ("NoSuchTagSet", "AccessDenied"):
+            return False
+        raise
+
+
+def _is_there(s3: Client, bucket: str, key: str, file: ModelFile) -> bool:
+    """Tell whether the object is known to be there; where S3 does not say, it is sent."""
+    try:
+        return _holds(s3, bucket, key, file)
+    except ClientError as error:
+        if error_code(error) in ("400", "403"):  # an expired token; no s3:ListBucket, and perhaps no such object
+            return False
+        raise
+
+
+def _holds(s3: Client, bucket: str, key: str, file: ModelFile) -> bool:
+    """Tell whether S3's checksum of the object, or of the parts it came in, is the file's."""
+    try:
+        head = s3.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
+    except ClientError as error:
+        if error_code(error) == "404":
+            return False
+        raise
+    confirmed = str(head.get("ChecksumSHA256", "")).partition("-")[0]  # what follows is the number of parts
+    if not confirmed or head["ContentLength"] != file.bytes:
+        return False
+    return confirmed == _base64(file.sha256) or confirmed == _hash_of_hashes(_part_hashes(file))
+
+
+def _hash_of_hashes(parts: list[str]) -> str:
+    """Return the SHA-256 that S3 keeps of an object that came in parts: that of their own, one after another."""
+    return _base64(hashlib.sha256(b"".join(map(base64.b64decode, parts))).hexdigest())
+
+
+def _part_hashes(file: ModelFile) -> list[str]:
+    """Return the SHA-256 of each part, in base64, while checking that it is still the same file. Raises UsageError."""
+    whole, parts = hashlib.sha256(), list[Any]()
+    try:
+        with file.path.open("rb") as content:
+            while chunk := content.read(_CHUNK_BYTES):
+                if content.tell() - len(chunk) == len(parts) * PART_BYTES:
+                    parts.append(hashlib.sha256())
+                whole.update(chunk)
+                parts[-1].update(chunk)
+    except OSError as error:
+        raise UsageError("model_unreadable", f"{file.path} cannot be read: {error.strerror}") from error
+    if whole.hexdigest() != file.sha256:
+        hint = "Upload it when nothing writes to it any more."
+        raise UsageError("model_changed", f"{file.path} changed while it was read", hint)
+    return [_base64(part.hexdigest()) for part in parts]
+
+
+def _base64(hexadecimal: str) -> str:
+    return base64.b64encode(bytes.fromhex(hexadecimal)).decode("ascii")
+
+
+class _Watch(BaseSubscriber):  # type: ignore[misc]
+    """Tells s3transfer the size that was hashed, and passes its progress on."""
+
+    def __init__(self, size: int, progress: Callable[[int], None]) -> None:
+        self._size = size
+        self._progress = progress
+
+    def on_queued(self, future: Any, **_: Any) -> None:
+        future.meta.provide_transfer_size(self._size)
+
+    def on_progress(self, bytes_transferred: int, **_: Any) -> None:
+        self._progress(bytes_transferred)
+
+
+def _send(
+    s3: Client, file: ModelFile, parts: list[str], bucket: str, key: str, progress: Callable[[int], None]
+) -> None:
+    """Send the file from the disk, in parts if there are any; on any failure, or Ctrl-C, S3 keeps nothing of it.
+
+    s3transfer repeats a request that broke, and a part alone where there are parts; it aborts a multipart upload.
+    """
+    checksum = {"ChecksumAlgorithm": "SHA256"} | ({} if parts else {"ChecksumSHA256": _base64(file.sha256)})
+    config = TransferConfig(multipart_threshold=MULTIPART_FROM, multipart_chunksize=PART_BYTES)
+    add_checksum = partial(_add_part_checksum, parts)
+    s3.meta.events.register("before-parameter-build.s3.UploadPart", add_checksum)
+    try:
+        with TransferManager(s3, config) as manager:
+            watch = _Watch(file.bytes, progress)
+            manager.upload(str(file.path), bucket, key, extra_args=checksum, subscribers=[watch]).result()
+    except BotoCoreError:  # some of which are OSErrors
+        raise
+    except OSError as error:
+        raise UsageError("model_unreadable", f"{file.path} cannot be read: {error.strerror}") from error
+    finally:
+        s3.meta.events.unregister("before-parameter-build.s3.UploadPart", add_checksum)
+
+
+def _add_part_checksum(parts: list[str], params: dict[str, Any], **_: Any) -> None:
+    """Let S3 compare a part with the hash taken beforehand; s3transfer alone would hash what it happens to read."""
+    params["ChecksumSHA256"] = parts[params["PartNumber"] - 1]
+
+
+def _abort_unfinished(s3: Client, bucket: str, key: str) -> None:
+    """Drop the parts of earlier attempts that were killed: now that the object is there they can only cost money."""
+    try:
+        for attempt in s3.list_multipart_uploads(Bucket=bucket, Prefix=key).get("Uploads", []):
+            if attempt["Key"] == key:
+                s3.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=attempt["UploadId"])
+    except ClientError:
+        pass  # the upload itself succeeded, and these are permissions that it does not need

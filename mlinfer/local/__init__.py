@@ -1,0 +1,1 @@
+"""The image on this machine: built, and run under Lambda's limits."""

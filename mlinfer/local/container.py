@@ -1,0 +1,290 @@
+"""Run the Lambda image on this machine as Lambda would: its memory, CPU share, user, file system and timeout.
+
+What the emulator in the base image leaves out is done by the Engine. Three things stay apart: the CPU is not boosted
+during the start, so that cold starts below 1,769 MB look worse than in Lambda; the start counts towards the timeout;
+and one request at a time is answered: a second one at the same moment ends the emulator, which the Engine then starts again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lambda_src.settings import MB_PER_VCPU
+
+from ..answers import failure, read_answer
+from ..engine import Container, Engine
+from ..errors import MissingError, MlinferError, RemoteError, UsageError
+from ..names import PROJECT_LABEL
+from .ports import holder
+
+Alone = Callable[[], AbstractContextManager[None]]
+
+HOST = "127.0.0.1"
+INVOCATIONS = "/2015-03-31/functions/function/invocations"
+
+FRESH_LABEL = "mlinfer.fresh"  # of containers that are measured
+_LABEL = "mlinfer.run-local"  # its value: a hash of how the container was started
+_INNER_PORT = 8080
+_MODEL_MOUNT = "/mnt/model.onnx"
+_LAMBDA_USER = "993:990"  # sbx_user1051
+_MAX_PROCESSES = 1024  # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
+_MAX_RESTARTS = 5
+_BOOT_S = 20.0
+_LAST_LINES = 12
+_NARRATION = re.compile(r"\(rapid\)|^(START|END|REPORT) RequestId: ")
+_EXIT = re.compile(r"\(rapid\) Process runtime-\d+ exited: (.+)")
+_MORE = "Give it more time or memory: timeout and memory in mlinfer.toml."
+_HEALTH = {"requestContext": {"http": {"method": "GET"}}}
+
+
+@dataclass(frozen=True)
+class Function:
+    """How the image is to run. memory, tmp: MB; timeout: s; model: a file to mount, or None for what environment names."""
+
+    image: str
+    project: str
+    port: int
+    memory: int
+    tmp: int
+    timeout: int
+    environment: Mapping[str, str]
+    model: Path | None = None
+    fetched_bytes: int = 0  # of a model that will be downloaded to /tmp, which takes memory here but not in Lambda
+
+    @property
+    def url(self) -> str:
+        """Return where events are posted to."""
+        return f"http://{HOST}:{self.port}{INVOCATIONS}"
+
+
+@dataclass(frozen=True)
+class Running:
+    """A container that answers. notes: what this machine could not give; health: the handler's own document."""
+
+    name: str
+    url: str
+    model: Mapping[str, Any]
+    notes: tuple[str, ...]
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A container that was asked nothing yet. boot_s: seconds until its emulator listened."""
+
+    container: Container
+    boot_s: float
+
+
+def run(
+    engine: Engine, function: Function, alone: Alone, sleep: Callable[[float], None] = time.sleep
+) -> tuple[Running, Container]:
+    """Start the function and wait until it answers, or find it running so already. Raises MlinferError.
+
+    alone: makes the context in which each request is made; see `invoke.emulator`.
+    """
+    options, notes = _options(engine, function)
+    for container in find(engine, function.project):
+        if container.labels.get(_LABEL) == options["labels"][_LABEL] and container.state().status == "running":
+            with suppress(RemoteError):  # it hangs, or has ended just now: another is started
+                _wait(container, function, sleep)
+                model = _check(container, function, alone)
+                return Running(container.name, function.url, model, notes, "unchanged"), container
+        container.remove()
+    container = start(engine, function, sleep)
+    try:
+        model = _check(container, function, alone)
+        container.restart_on_failure(_MAX_RESTARTS)  # not before: a start that fails is to be seen
+    except BaseException:
+        container.remove()
+        raise
+    return Running(container.name, function.url, model, notes, "made"), container
+
+
+def start(
+    engine: Engine, function: Function, sleep: Callable[[float], None] = time.sleep, label: str = _LABEL
+) -> Container:
+    """Start a container and wait until its emulator listens; the function is loaded by its first invocation only."""
+    _check_port(engine, function.port)
+    container = engine.start(function.image, **_options(engine, function, label)[0])
+    try:
+        _wait(container, function, sleep)
+    except BaseException:
+        container.remove()
+        raise
+    return container
+
+
+@contextmanager
+def fresh(engine: Engine, function: Function, sleep: Callable[[float], None] = time.sleep) -> Iterator[Fresh]:
+    """Start a container whose first request will find it cold, beside the one that runs; remove it at the end."""
+    began = time.perf_counter()
+    container = start(engine, function, sleep, FRESH_LABEL)
+    try:
+        yield Fresh(container, time.perf_counter() - began)
+    finally:
+        container.remove()
+
+
+def find(engine: Engine, project: str, label: str = _LABEL) -> list[Container]:
+    """Return the project's containers; nobody else's is ever touched."""
+    return [c for c in engine.containers({PROJECT_LABEL: project}) if label in c.labels]
+
+
+def stop(engine: Engine, project: str, label: str = _LABEL) -> list[str]:
+    """Stop and remove the project's containers and return their names."""
+    found = find(engine, project, label)
+    for container in found:
+        container.remove()
+    return [container.name for container in found]
+
+
+def crash(container: Container, happened: str) -> MlinferError:
+    """Return the error that says how the container ended, with its last lines."""
+    state = container.state()
+    lines = "".join(f"\n    {line}" for line in handlers_lines(container.log(200))[-_LAST_LINES:])
+    if state.out_of_memory:
+        hint = "Give it more: memory in mlinfer.toml, or --memory."
+        return RemoteError("out_of_memory", f"{happened}: its memory is too small{lines}", hint)
+    if "exec format error" in lines or "exec format error" in state.error:
+        hint = "Build it for this machine: mlinfer build --arch x86_64 (or arm64)."
+        return RemoteError(
+            "wrong_architecture", f"{happened}: the image is for processors of another architecture", hint
+        )
+    how = f"status {state.status}, exit code {state.exit_code}"
+    return RemoteError("container_crashed", f"{happened} ({how}){lines}", "The lines above are its last.")
+
+
+def _options(engine: Engine, function: Function, label: str = _LABEL) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return docker-py's options of the container, and what of the function's the machine cannot give."""
+    cores = engine.cpus()
+    environment = {
+        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory),
+        "AWS_LAMBDA_FUNCTION_TIMEOUT": str(function.timeout),
+        "AWS_LAMBDA_FUNCTION_NAME": "function",
+        **function.environment,
+    }
+    mounts = {}
+    if function.model:
+        _check_readable(function.model)
+        mounts = {str(function.model.resolve()): {"bind": _MODEL_MOUNT, "mode": "ro"}}
+        environment["MLINFER_MODEL_URI"] = _MODEL_MOUNT
+    memory = function.memory * 2**20 + function.fetched_bytes
+    options: dict[str, Any] = {
+        "environment": environment,
+        "volumes": mounts,
+        "ports": {f"{_INNER_PORT}/tcp": (HOST, function.port)},
+        "read_only": True,
+        "tmpfs": {"/tmp": f"size={function.tmp}m,mode=1777"},
+        "user": _LAMBDA_USER,
+        "cap_drop": ["ALL"],
+        "security_opt": ["no-new-privileges"],
+        "pids_limit": _MAX_PROCESSES,
+        "mem_limit": memory,
+        "memswap_limit": memory,
+        "nano_cpus": int(min(function.memory / MB_PER_VCPU, cores) * 1e9),
+        "name": f"mlinfer-{function.project}-{function.port}",
+    }
+    spec = json.dumps([function.image, options], sort_keys=True).encode()
+    options["labels"] = {PROJECT_LABEL: function.project, label: hashlib.sha256(spec).hexdigest()[:16]}
+    return options, shortage(function.memory, cores)
+
+
+def shortage(memory: int, cores: int) -> tuple[str, ...]:
+    """Say what a machine of so many cores cannot give to a function of that memory, in MB."""
+    share = memory / MB_PER_VCPU
+    return (f"{memory} MB give {share:.1f} vCPUs in Lambda; this machine has {cores}.",) if share > cores else ()
+
+
+def _check_readable(model: Path) -> None:
+    if not model.stat().st_mode & 0o004:
+        message = f"{model} may be read by you alone, and the function runs as Lambda's own user"
+        raise UsageError("model_unreadable", message, f"Let it be read: chmod o+r {model}")
+
+
+def _check_port(engine: Engine, port: int) -> None:
+    """Refuse a port that is taken, and say by what. Raises MissingError."""
+    if taken := holder(HOST, port):
+        name = engine.publisher(port)
+        by = f"the container {name}" if name else taken
+        raise MissingError("port_taken", f"port {port} is taken by {by}", "Choose another: --port 9001")
+
+
+def _wait(container: Container, function: Function, sleep: Callable[[float], None]) -> None:
+    """Wait until the emulator listens. Raises RemoteError."""
+    deadline = time.monotonic() + _BOOT_S
+    while not _listens(function.url):
+        if container.state().status in ("exited", "dead", "removed"):
+            raise crash(container, "the container ended before it could answer")
+        if time.monotonic() > deadline:
+            raise crash(container, f"the container did not listen within {_BOOT_S:.0f} s")
+        sleep(0.02)
+
+
+def _check(container: Container, function: Function, alone: Alone) -> Mapping[str, Any]:
+    """Ask the handler for its health document and return the model that it names. Raises RemoteError."""
+    try:
+        with alone():
+            payload = post(function.url, json.dumps(_HEALTH).encode(), function.timeout + 10)
+        body: dict[str, Any] = json.loads(read_answer(payload, "the function")["body"])
+        return dict(body["model"])
+    except TimeoutError as error:
+        raise _failed_start(
+            RemoteError("function_timeout", "it does not answer", _MORE), container, function
+        ) from error
+    except OSError as error:
+        raise crash(container, "the container ended while the function was starting") from error
+    except RemoteError as error:
+        raise _failed_start(error, container, function) from error
+
+
+def _failed_start(error: MlinferError, container: Container, function: Function) -> MlinferError:
+    log = container.log(200)
+    if error.code == "function_crashed" and (exits := [e for line in log for e in _EXIT.findall(line)]):
+        # The emulator's answer to an end during the start is empty.
+        document = {"errorType": "Runtime.ExitError", "errorMessage": f"Runtime exited with error: {exits[-1]}"}
+        error = failure(document, "the function")
+    lines = "".join(f"\n    {line}" for line in handlers_lines(log)[-_LAST_LINES:])
+    if error.code == "function_timeout":
+        message = f"the function did not start within its timeout of {function.timeout} s, which here includes the start{lines}"
+        return RemoteError("slow_start", message, error.hint)
+    return RemoteError(error.code, f"the start failed: {error}{lines}", error.hint)
+
+
+def handlers_lines(log: list[str]) -> list[str]:
+    """Return the lines that are not the emulator's own narration; the figures of its REPORT are made up, too."""
+    lines = (line.rstrip().replace("\xa0", " ") for line in log)  # the runtime's indentation of a traceback
+    return [line for line in lines if line and not _NARRATION.search(line)]
+
+
+def post(url: str, body: bytes, timeout: float) -> bytes:
+    """Send an invocation and return the body of the answer, whatever its status. Raises OSError."""
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - ours, http
+    try:
+        with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
+            content: bytes = answer.read()
+    except urllib.error.HTTPError as error:
+        content = error.read()
+    return content
+
+
+def _listens(url: str) -> bool:
+    """Tell whether the emulator itself answers: a connection proves nothing, for Docker's proxy accepts it first."""
+    root = url.removesuffix(INVOCATIONS) + "/"
+    try:
+        with urllib.request.urlopen(root, timeout=2):  # noqa: S310
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code == 404
+    except OSError:
+        return False

@@ -1,0 +1,155 @@
+"""Build the Lambda image. Its tag is the hash of everything that it is made of, so that nothing is built twice."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tarfile
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+import lambda_src
+
+from ..engine import PLATFORMS, Engine, Image
+from ..errors import MlinferError, RemoteError, UsageError
+from ..model.modelfile import ModelFile
+from ..names import PROJECT_LABEL, Names
+
+MODEL_PATH = "/var/task/model/model.onnx"
+
+_LAYERS = ("code", "model", "dependencies")  # the Dockerfile's three COPY, the topmost first
+_LAST_LINES = 15
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # the builder's, around what a step writes to stderr
+_HOUSEKEEPING = re.compile(r" ---> |Removing intermediate container ")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an image is made of. model: the file that goes into it, or None for one that the function fetches from S3."""
+
+    project: str
+    base: str
+    arch: str
+    model: ModelFile | None = None
+
+    def tag(self) -> str:
+        """Return mlinfer/PROJECT:HASH, where HASH stands for every byte that goes in, the base's name and the architecture."""
+        digest = hashlib.sha256(f"{self.base} {self.arch}".encode())
+        for name, path in _context(self.model):
+            content = self.model.sha256 if self.model and path == self.model.path else _sha256(path)
+            digest.update(f"\n{name} {content}".encode())
+        return f"{Names(self.project).image}:{digest.hexdigest()[:16]}"
+
+
+@dataclass(frozen=True)
+class Built:
+    """An image that is there. bytes: of all its layers, unpacked; layers: those above the base, in bytes."""
+
+    id: str
+    tag: str
+    arch: str
+    bytes: int
+    layers: Mapping[str, int]
+    outcome: Literal["made", "unchanged"]
+
+
+def build(
+    engine: Engine, recipe: Recipe, tell: Callable[[str], None], *, pull: bool = False, cache: bool = True
+) -> Built:
+    """Build the image unless it is there; pull, or no cache, builds it anew. tell: takes the log, line by line.
+
+    Raises MissingError, RemoteError, UsageError.
+    """
+    tag = recipe.tag()
+    image = engine.find_image(tag)
+    if image and not pull and cache:
+        return _described(engine, image, tag, "unchanged")
+    _check_base(engine, recipe, pull=pull)
+    with tempfile.TemporaryFile() as context:
+        _stage(recipe.model, context)
+        args = {"BASE": recipe.base}
+        if recipe.model:
+            args |= {"MODEL_URI": MODEL_PATH, "MODEL_SHA256": recipe.model.sha256}
+        labels = {PROJECT_LABEL: recipe.project}
+        log = engine.build(context, tag=tag, arch=recipe.arch, args=args, labels=labels, pull=pull, cache=cache)
+        _follow(log, tell)
+    image = engine.find_image(tag)
+    if image is None:
+        raise RemoteError("build_failed", f"the Engine reports success, but there is no image {tag}")
+    if image.arch != recipe.arch:  # the classic builder takes a local base image of any architecture
+        engine.remove_image(tag)
+        raise _wrong_architecture(recipe, image.arch)
+    return _described(engine, image, tag, "made")
+
+
+def _follow(log: Iterator[str], tell: Callable[[str], None]) -> None:
+    """Pass the log on; a failure carries the failing step's last lines."""
+    step: deque[str] = deque(maxlen=_LAST_LINES)
+    try:
+        for line in filter(None, (_COLOUR.sub("", raw).rstrip() for raw in log)):
+            if line.startswith("Step "):
+                step.clear()
+            if not _HOUSEKEEPING.match(line):
+                step.append(line)
+            tell(line)
+    except RemoteError as error:
+        lines = "".join(f"\n    {line}" for line in step)
+        raise RemoteError(error.code, f"{error}{lines}", error.hint) from error
+
+
+def _described(engine: Engine, image: Image, tag: str, outcome: Literal["made", "unchanged"]) -> Built:
+    ours = [size for instruction, size in engine.layers(tag) if "COPY" in instruction][: len(_LAYERS)]
+    layers = dict(reversed(list(zip(_LAYERS, ours, strict=False))))
+    return Built(image.id, tag, image.arch, image.bytes, layers, outcome)
+
+
+def _check_base(engine: Engine, recipe: Recipe, *, pull: bool) -> None:
+    """Refuse a base image that is here in another architecture: the classic builder would take it unasked."""
+    base = engine.find_image(recipe.base)
+    if base and not pull and base.arch != recipe.arch:
+        raise _wrong_architecture(recipe, base.arch)
+
+
+def _wrong_architecture(recipe: Recipe, found: str) -> MlinferError:
+    message = f"{recipe.base} is here for {found}, but {recipe.arch} is asked for: Lambda could not start the image"
+    hint = (
+        f"Get the right one: docker pull --platform {PLATFORMS[recipe.arch]} {recipe.base}   (or mlinfer build --pull)"
+    )
+    return UsageError("wrong_architecture", message, hint)
+
+
+def _stage(model: ModelFile | None, context: IO[bytes]) -> None:
+    """Write the build context as a tar file that depends on nothing but its content."""
+    with tarfile.open(fileobj=context, mode="w") as tar:
+        folder = tarfile.TarInfo("model")
+        folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+        tar.addfile(folder)  # is there, and empty, when the function fetches its model from S3
+        for name, path in _context(model):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = path.stat().st_size, 0o644
+            with path.open("rb") as file:
+                tar.addfile(entry, file)
+    context.seek(0)
+
+
+def _context(model: ModelFile | None) -> list[tuple[str, Path]]:
+    """Return the name and the source of each file of the build context."""
+    docker, handler = _docker_folder(), Path(lambda_src.__file__).parent
+    files = [(name, docker / name) for name in ("Dockerfile", "requirements.txt", "slim.py")]
+    files += [(f"lambda_src/{path.name}", path) for path in sorted(handler.glob("*.py"))]
+    return files + ([("model/model.onnx", model.path)] if model else [])
+
+
+def _docker_folder() -> Path:
+    """Return where Dockerfile and requirements are: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "_docker"
+    return installed if installed.is_dir() else package.parent / "docker"
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,68 @@
+"""Serve the emulator's URL from this process: the same handler package, without Docker and without Lambda's limits."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+from lambda_src.service import Service
+
+from ..answers import MAX_REQUEST_BYTES
+from ..errors import MissingError
+from .container import HOST, INVOCATIONS
+from .ports import holder
+
+_TIMEOUT_S = 30  # for a client that sends nothing
+
+
+class Server(HTTPServer):
+    """Answers one invocation after another, and everything else with 404, as the emulator does."""
+
+    request_queue_size = 128  # clients wait here for their turn
+
+    def __init__(self, service: Service, port: int) -> None:
+        """Listen on 127.0.0.1. Raises MissingError."""
+        if taken := holder(HOST, port):
+            raise MissingError("port_taken", f"port {port} is taken by {taken}", "Choose another: --port 9001")
+        super().__init__((HOST, port), _Request)
+        self.service = service
+
+
+class _Request(BaseHTTPRequestHandler):
+    server: Server
+    timeout = _TIMEOUT_S
+
+    def do_GET(self) -> None:
+        self._send(404, b"404 page not found\n")
+
+    def do_POST(self) -> None:
+        length = self.headers.get("Content-Length", "")
+        if self.path != INVOCATIONS:
+            self._send(404, b"404 page not found\n")
+        elif not length.isdecimal():
+            self._send(411, b"a Content-Length is needed\n")
+        elif int(length) > MAX_REQUEST_BYTES:
+            self.close_connection = True
+            self._send(413, json.dumps({"message": f"Lambda takes {MAX_REQUEST_BYTES:,} bytes"}).encode())
+        else:
+            self._send(200, json.dumps(self._answer(self.rfile.read(int(length)))).encode())
+
+    def _answer(self, body: bytes) -> dict[str, Any]:
+        """Return the handler's answer, or Lambda's document of an exception."""
+        try:
+            return self.server.service.answer(json.loads(body or b"{}"))
+        except Exception as error:
+            lines = traceback.format_tb(error.__traceback__)
+            return {"errorMessage": str(error), "errorType": type(error).__name__, "requestId": "", "stackTrace": lines}
+
+    def _send(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json" if status in (200, 413) else "text/plain")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the standard library's name
+        """Say nothing: the handler's log line says it."""

@@ -1,0 +1,1 @@
+"""The model file: made of a classifier, verified, quantised, read."""

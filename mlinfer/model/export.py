@@ -1,0 +1,131 @@
+"""Make one self-describing model file of a classifier, and prove that it gives the same answers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from lambda_src.errors import FaultError
+from lambda_src.metadata import Metadata
+from lambda_src.model import Classifier
+from lambda_src.settings import default_threads
+
+from ..errors import UsageError, VerificationError
+from ..files import workspace
+from .adopt import read_onnx
+from .graph import read_graph, stamp
+from .modelfile import ModelFile, read_model_file
+from .parity import compare, fixed_inputs
+from .quantize import Track, quantize
+from .runtime import refusal
+from .samples import Sample, draw, find, spread
+from .source import Answers, Source, read_labels
+from .zoo import read_torchvision
+
+FOLDER = Path("models")
+PARITY_PICTURES = 64
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to export. model: an architecture of torchvision, or a .onnx file. calibration: a folder of pictures.
+
+    weights: of an architecture only. out: default models/NAME.onnx. quantize: int8, or None for the precision as it is.
+    """
+
+    model: str
+    weights: str | None = None
+    answers: Answers = field(default_factory=Answers)
+    out: Path | None = None
+    quantize: str | None = None
+    calibration: Path | None = None
+    allow_drop: bool = False
+
+
+def export(request: Request, tell: Callable[[str], None], track: Track) -> ModelFile:
+    """Write the file: whole, verified and with its figures, or not at all. Raises MlinferError."""
+    _check(request)
+    source = _read(request, tell)
+    pictures = find(request.calibration, source.metadata.labels) if request.calibration else draw()
+    suffix = f"-{request.quantize}" if request.quantize and not request.answers.name else ""
+    metadata = replace(source.metadata, name=source.metadata.name + suffix)
+    out = request.out or FOLDER / f"{metadata.name}.onnx"
+    if request.out is None and _is_file(request.model) and out.exists() and out.samefile(request.model):
+        raise UsageError("would_replace_source", f"{out} is the very file to export", "Choose another --name or --out.")
+    with workspace(out) as folder:
+        made = folder / "float.onnx"
+        _write_verified(source, metadata, made, pictures)
+        if request.quantize:
+            figures = quantize(made, made := folder / "int8.onnx", pictures, track, allow_drop=request.allow_drop)
+            for warning in figures.warnings():
+                tell(warning)
+        os.replace(made, out)
+    return read_model_file(out)
+
+
+def _check(request: Request) -> None:
+    if request.quantize not in (None, "int8"):
+        raise UsageError("unknown_precision", f"--quantize {request.quantize}: only int8 is known")
+    if request.quantize and not request.calibration:
+        hint = "Give --calibration DIR: a folder of pictures like those that the model will see, 50 or more."
+        raise UsageError("no_calibration", "int8 needs pictures to find the range of each layer", hint)
+    if request.allow_drop and not request.quantize:
+        raise UsageError("usage", "--allow-drop belongs to --quantize int8")
+    if request.calibration:
+        find(request.calibration, ())  # what is wrong with it is said before anything is downloaded or converted
+    if request.answers.labels:
+        read_labels(request.answers.labels)
+    if request.weights and _is_file(request.model):
+        raise UsageError("usage", "--weights belongs to an architecture; a .onnx file has its own")
+
+
+def _is_file(model: str) -> bool:
+    return model.lower().endswith(".onnx") or os.sep in model
+
+
+def _read(request: Request, tell: Callable[[str], None]) -> Source:
+    if _is_file(request.model):
+        return read_onnx(Path(request.model), request.answers)
+    return read_torchvision(request.model, request.weights, request.answers, tell)
+
+
+def _write_verified(source: Source, metadata: Metadata, path: Path, pictures: Sequence[Sample]) -> None:
+    """Write the file, ask it and its source the same things, and add the outcome to its metadata.
+
+    The file is asked through the handler's own class, and after its source: the two are not in memory together. Raises
+    VerificationError.
+    """
+    import onnx
+
+    draft = path.with_suffix(".draft.onnx")
+    source.write(metadata, draft)
+    made = read_model_file(draft)
+    if reason := refusal(made.ir_version, made.opset):
+        raise VerificationError("unsupported_model", f"the image cannot run this model: {reason}")
+    expected = source.ask(_inputs(source, pictures))
+    try:
+        onnx.checker.check_model(read_graph(draft))
+        classifier = Classifier(draft, made.sha256, default_threads({}))
+        classifier.run(next(_inputs(source, pictures)))  # an answer that hangs on what was asked before is none
+        parity = compare(expected, [classifier.run(batch) for batch in _inputs(source, pictures)])
+    except FaultError as error:
+        raise VerificationError("unusable_model", str(error)) from error
+    if not parity.holds:
+        message = (
+            f"the file's answers differ from its source's by up to {parity.max_abs_diff:g}, which is "
+            f"{parity.max_relative_diff:.2g} of an answer's spread; {parity.tolerance:g} is the limit"
+        )
+        raise VerificationError("parity", message, "No file was written.")
+    stamp(draft, replace(metadata, provenance={"parity": asdict(parity)} | metadata.provenance), path)
+
+
+def _inputs(source: Source, pictures: Sequence[Sample]) -> Iterator[NDArray[Any]]:
+    spec = source.metadata.preprocess
+    fixed = fixed_inputs(spec, (1, 1, 1, 1) if source.one_by_one else (1, 3))
+    return chain(fixed, (sample.tensor(spec) for sample in spread(pictures, PARITY_PICTURES)))

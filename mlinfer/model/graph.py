@@ -1,0 +1,148 @@
+"""The graph of an ONNX file without its weights, and back: a model of any size passes in a few megabytes.
+
+Weights of more than a kilobyte stay in their files. In the graph a reference stands for each, in ONNX's own form for
+weights outside (`external_data`: location, offset, length). Its location begins with `#`: such ones the ONNX checker
+does not look for, so that a graph can be checked, and changed, as if it held all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, BinaryIO
+
+from lambda_src.metadata import Metadata
+
+from ..errors import MissingError, VerificationError
+from .modelfile import GRAPH, INITIALIZER, RAW_DATA, opened
+from .protobuf import Span, head
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, TensorProto
+
+_KEPT_BYTES = 1024  # shapes, axes and scales, which shape inference reads, are smaller
+_BLOCK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """How a tensor is written: its fields, then its values, which lie at `values` in the file `location`."""
+
+    fields: bytes
+    location: str
+    values: Span
+
+    @property
+    def size(self) -> int:
+        return len(self.fields) + self.values.size
+
+
+def read_graph(path: Path) -> ModelProto:
+    """Load a model without its weights. Raises MissingError, UsageError, VerificationError, protobuf's DecodeError."""
+    from onnx import ModelProto, TensorProto
+    from onnx.external_data_helper import load_external_data_for_model
+
+    model, weights = ModelProto(), []
+    with opened(path) as message:
+        for graph in message.parse(model, apart=GRAPH):
+            for tensor in graph.parse(model.graph, apart=INITIALIZER):
+                weights.append(weight := TensorProto())
+                for values in tensor.parse(weight, apart=RAW_DATA):
+                    if values.span.size > _KEPT_BYTES:
+                        _refer(weight, path.name, values.span)
+                    else:
+                        weight.raw_data = values.content()
+                if (place := _place(weight)) and not place["location"].startswith("#"):
+                    _refer(weight, place["location"], _outside(path, **place))
+    load_external_data_for_model(model, str(path.parent))  # what nodes hold: constants
+    model.graph.initializer.extend(weights)
+    return model
+
+
+def written_bytes(model: ModelProto) -> int:
+    """Return the size of the file that the model will be, without its metadata."""
+    return int(model.ByteSize()) + sum(_weight(tensor).values.size for tensor in model.graph.initializer)
+
+
+def write_model_file(model: ModelProto, metadata: Metadata, path: Path, folder: Path = Path()) -> None:
+    """Write a model, its weights in it, with this metadata in place of any of ours. Raises OSError.
+
+    folder: of the files that the model refers to.
+    """
+    import onnx
+
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    kept = {p.key: p.value for p in model.metadata_props if not p.key.startswith("mlinfer.")}
+    onnx.helper.set_model_props(bare, kept | metadata.to_props())
+    weights = [_weight(tensor) for tensor in model.graph.initializer]
+    del bare.graph.initializer[:]
+    graph = bare.graph.SerializeToString()
+    bare.ClearField("graph")
+    size = len(graph) + sum(len(head(INITIALIZER, weight.size)) + weight.size for weight in weights)
+    with path.open("wb") as file:
+        file.write(bare.SerializeToString() + head(GRAPH, size) + graph)
+        for weight in weights:
+            file.write(head(INITIALIZER, weight.size) + weight.fields)
+            if weight.location:
+                _copy(folder / weight.location, weight.values, file)
+
+
+def stamp(source: Path, metadata: Metadata, target: Path) -> None:
+    """Copy a model file to another name with this metadata. Raises OSError."""
+    write_model_file(read_graph(source), metadata, target, source.parent)
+
+
+def _refer(tensor: TensorProto, location: str, values: Span) -> None:
+    from onnx import TensorProto
+
+    tensor.data_location = TensorProto.EXTERNAL
+    del tensor.external_data[:]
+    for key, value in {"location": f"#{location}", "offset": values.start, "length": values.size}.items():
+        tensor.external_data.add(key=key, value=str(value))
+
+
+def _place(tensor: TensorProto) -> dict[str, str]:
+    """Return the entries that say where the values lie; none where the tensor holds them. Raises ValueError."""
+    if tensor.data_location != tensor.EXTERNAL:
+        return {}
+    place = {entry.key: entry.value for entry in tensor.external_data}
+    if "location" not in place:
+        raise ValueError(f"the weight {tensor.name} is nowhere")
+    return place
+
+
+def _outside(path: Path, location: str, offset: str = "0", length: str | None = None, **_others: str) -> Span:
+    """Return where in another file a weight lies. Raises MissingError, VerificationError."""
+    file = path.parent / location
+    if PurePath(location).is_absolute() or ".." in PurePath(location).parts:
+        raise VerificationError("invalid_model", f"{path} keeps weights in {location}, which is not in its folder")
+    if not file.is_file():
+        hint = f"Put it beside {path.name} under that name."
+        raise MissingError("weights_missing", f"{path} keeps weights in {location}, which is not there", hint)
+    start = int(offset)
+    return Span(start, file.stat().st_size - start if length is None else int(length))
+
+
+def _weight(tensor: TensorProto) -> _Weight:
+    from onnx import TensorProto
+
+    place = _place(tensor)
+    if not place:
+        return _Weight(tensor.SerializeToString(), "", Span(0, 0))
+    values = Span(int(place["offset"]), int(place["length"]))
+    bare = TensorProto()
+    bare.CopyFrom(tensor)
+    bare.ClearField("data_location")
+    bare.ClearField("external_data")
+    fields: bytes = bare.SerializeToString() + head(RAW_DATA, values.size)
+    return _Weight(fields, place["location"].removeprefix("#"), values)
+
+
+def _copy(source: Path, values: Span, file: BinaryIO) -> None:
+    with source.open("rb") as weights:
+        weights.seek(values.start)
+        left = values.size
+        while block := weights.read(min(left, _BLOCK_BYTES)):
+            file.write(block)
+            left -= len(block)

@@ -1,0 +1,146 @@
+"""Read what an ONNX file says of itself without loading its weights, whatever its size.
+
+The file is walked field by field; the nodes and the weights' values, which are nearly all of it, are skipped by their
+length. Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lambda_src.errors import FaultError
+from lambda_src.fetch import sha256_of
+from lambda_src.metadata import Metadata
+
+from ..errors import MissingError, UsageError
+from .protobuf import Message, Span
+from .runtime import IMAGE_ONNXRUNTIME, refusal
+
+# Field numbers of ModelProto, GraphProto, TensorProto and ValueInfoProto.
+_IR_VERSION, GRAPH, _OPSET_IMPORT, _METADATA_PROPS = 1, 7, 8, 14
+INITIALIZER, _INPUT, _OUTPUT = 5, 11, 12
+_TENSOR_NAME, RAW_DATA, _VALUE_NAME, _VALUE_TYPE = 8, 9, 1, 2
+
+# TensorProto.DataType, in onnxruntime's words
+_DTYPES = {1: "float", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string", 9: "bool"}
+_DTYPES |= {10: "float16", 11: "double", 12: "uint32", 13: "uint64", 16: "bfloat16"}
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """An ONNX model file. opset: of the default operator domain. bytes: its size. metadata: None without mlinfer's."""
+
+    path: Path
+    bytes: int
+    sha256: str
+    ir_version: int
+    opset: int
+    metadata: Metadata | None
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output: shape has names or None where a dimension is free."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str | None, ...]
+
+
+def read_model_file(path: Path) -> ModelFile:
+    """Read the file's own description and hash. Raises MissingError, UsageError."""
+    with opened(path) as message:
+        ir_version = message.number(_IR_VERSION)
+        opset = next((m.number(2) for m in message.messages(_OPSET_IMPORT) if m.text(1) in ("", "ai.onnx")), 0)
+        props = {m.text(1): m.text(2) for m in message.messages(_METADATA_PROPS)}
+    try:
+        metadata = Metadata.from_props(props) if "mlinfer.schema" in props else None
+    except FaultError as error:
+        raise UsageError("invalid_metadata", f"{path}: {error}") from error
+    return ModelFile(path, path.stat().st_size, sha256_of(path), ir_version, opset, metadata)
+
+
+def read_ports(path: Path) -> tuple[list[Port], list[Port]]:
+    """Return the graph's inputs, without those that are weights, and its outputs. Raises MissingError, UsageError."""
+    with opened(path) as message:
+        graph = next(message.messages(GRAPH))
+        weights = {tensor.text(_TENSOR_NAME) for tensor in graph.messages(INITIALIZER)}
+        inputs = [_port(value) for value in graph.messages(_INPUT) if value.text(_VALUE_NAME) not in weights]
+        return inputs, [_port(value) for value in graph.messages(_OUTPUT)]
+
+
+def describe(file: ModelFile, inputs: list[Port], outputs: list[Port]) -> dict[str, Any]:
+    """Return all that is known of the file, ready for JSON."""
+    reason = refusal(file.ir_version, file.opset)
+    facts: dict[str, Any] = {"file": str(file.path), "bytes": file.bytes, "sha256": file.sha256}
+    facts |= {"ir_version": file.ir_version, "opset": file.opset}
+    facts |= {
+        "image": {"onnxruntime": IMAGE_ONNXRUNTIME, "takes_it": not reason} | ({"reason": reason} if reason else {})
+    }
+    facts |= {"inputs": [asdict(port) for port in inputs], "outputs": [asdict(port) for port in outputs]}
+    if file.metadata is None:
+        return facts
+    labels = file.metadata.labels
+    return {
+        "name": file.metadata.name,
+        **facts,
+        "output": file.metadata.output,
+        "preprocess": asdict(file.metadata.preprocess),
+        "labels": {"count": len(labels), "first": labels[0], "last": labels[-1]},
+        "provenance": file.metadata.provenance,
+    }
+
+
+def in_words(value: Any) -> str:
+    """Return one fact as a line or a few for people."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict) and set(value) == {"name", "dtype", "shape"}:
+        return f"{value['name']}: {value['dtype']} {in_words(value['shape'])}"
+    if isinstance(value, dict):
+        return "\n".join(_entry(name.replace("_", " "), v) for name, v in value.items() if v is not None)
+    if isinstance(value, list | tuple) and any(isinstance(v, dict) for v in value):
+        return "\n".join(in_words(v) for v in value)
+    if isinstance(value, list | tuple):
+        return (", " if value and isinstance(value[0], float) else " x ").join(
+            "?" if v is None else str(v) for v in value
+        )
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _entry(name: str, value: Any) -> str:
+    if not isinstance(value, dict):
+        return f"{name}: {in_words(value)}"
+    return f"{name}:\n" + "\n".join(f"  {line}" for line in in_words(value).splitlines())
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Message]:
+    """Open an ONNX file as its outermost message. Raises MissingError, UsageError."""
+    try:
+        with path.open("rb") as file:
+            model = Message(file, Span(0, file.seek(0, os.SEEK_END)))
+            if not all(model.has(field) for field in (_IR_VERSION, GRAPH, _OPSET_IMPORT)):
+                raise ValueError("it has no graph")
+            yield model
+    except FileNotFoundError as error:
+        raise MissingError("model_not_found", f"there is no model file {path}") from error
+    except OSError as error:
+        raise UsageError("model_unreadable", f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError("invalid_model", f"{path} is not an ONNX file: {error}") from error
+
+
+def _port(value: Message) -> Port:
+    """Read a ValueInfoProto: name, TypeProto.Tensor (elem_type 1, shape 2), its dimensions (value 1, name 2)."""
+    tensor = next((t for kind in value.messages(_VALUE_TYPE) for t in kind.messages(1)), None)
+    if tensor is None:
+        return Port(value.text(_VALUE_NAME), "no tensor", ())
+    dimensions = [d for shape in tensor.messages(2) for d in shape.messages(1)]
+    shape = tuple(d.number(1) if d.has(1) else d.text(2) or None for d in dimensions)
+    return Port(value.text(_VALUE_NAME), _DTYPES.get(tensor.number(1), "unknown"), shape)

@@ -1,0 +1,72 @@
+"""Compare two forms of one model on the same inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lambda_src.metadata import Preprocess
+
+from ..errors import VerificationError
+from .samples import SEED
+
+Ask = Callable[[Iterable[NDArray[Any]]], list[NDArray[Any]]]
+"""Pre-processed batches, each [N, ...] -> scores, each [N, classes]."""
+
+# Of the spread of one answer (largest score less smallest). Different kernels add float32 numbers in different orders,
+# which costs about a millionth; a wrong epsilon, padding or activation costs more than a thousandth.
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far a file's answers are from its source's, over `inputs` inputs.
+
+    max_abs_diff: largest difference of two scores. max_relative_diff: largest share that a difference has of its
+    answer's spread. tolerance: what that share may be. top1_agreement: share of equal best classes.
+    """
+
+    inputs: int
+    max_abs_diff: float
+    max_relative_diff: float
+    tolerance: float
+    top1_agreement: float
+
+    @property
+    def holds(self) -> bool:
+        """Tell whether the two are the same model. False for NaN."""
+        return self.max_relative_diff <= self.tolerance
+
+
+def compare(reference: Sequence[NDArray[Any]], candidate: Sequence[NDArray[Any]]) -> Parity:
+    """Compare the answers of both to the same batches, each [N, classes]. Raises VerificationError."""
+    differences, shares, agreed = [], [], []
+    for answers in zip(reference, candidate, strict=True):
+        expected, actual = (np.asarray(scores, np.float64) for scores in answers)
+        if expected.shape != actual.shape:
+            raise VerificationError(
+                "parity", f"the file answers with shape {actual.shape}, its source {expected.shape}"
+            )
+        difference = np.abs(expected - actual).max(axis=1)
+        differences.append(difference)
+        shares.append(difference / np.maximum(np.ptp(expected, axis=1), np.finfo(np.float64).tiny))
+        agreed.append(expected.argmax(1) == actual.argmax(1))
+    agreement = np.concatenate(agreed)
+    worst = [float(f"{np.concatenate(values).max():.3g}") for values in (differences, shares)]  # max() keeps a NaN
+    return Parity(len(agreement), worst[0], worst[1], TOLERANCE, float(agreement.mean()))
+
+
+def fixed_inputs(spec: Preprocess, batch_sizes: Iterable[int]) -> Iterator[NDArray[Any]]:
+    """Yield the same pseudo-random inputs every time: standard normal values, or all bytes for uint8."""
+    random = np.random.default_rng(SEED)
+    channels = 1 if spec.color == "L" else 3
+    size = (*spec.crop, channels) if spec.layout == "NHWC" else (channels, *spec.crop)
+    for n in batch_sizes:
+        if spec.dtype == "uint8":
+            yield random.integers(0, 256, (n, *size), dtype=np.uint8)
+        else:
+            yield random.standard_normal((n, *size)).astype(spec.dtype)
