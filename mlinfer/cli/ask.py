@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 
 CLOUD_JOBS = 8
 MANY = 16  # images, from which on further sessions are worth their load
-LONGEST_S = 900  # of a function's timeout: the container may have another than is configured now
 SLACK_S = 15  # beyond the function's timeout: the start of a container and the way there
 
 
@@ -139,7 +138,7 @@ def _target(
     if config.target == "local":
         from ..local import emulator
 
-        client = aws.make_emulator_client(f"http://127.0.0.1:{config.port}", read_timeout=LONGEST_S + SLACK_S)
+        client = aws.make_emulator_client(f"http://127.0.0.1:{config.port}", read_timeout=config.timeout + SLACK_S)
         return emulator.emulator(client, reducing, one_at_a_time(config))
     from ..cloud import invoke
     from ..cloud.waiting import Patience

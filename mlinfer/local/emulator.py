@@ -55,7 +55,10 @@ def _explained_here(url: str) -> Iterator[None]:
             "not_running", f"nothing answers at {url}", "Start it: mlinfer run-local --detach"
         ) from error
     except boto.ReadTimeoutError as error:
-        hint = "Start it anew: mlinfer run-local --stop && mlinfer run-local --detach"
+        hint = (
+            "Start it anew: mlinfer run-local --stop && mlinfer run-local --detach. If that was given a longer --timeout, set "
+            "timeout in mlinfer.toml instead: the time waited here follows it."
+        )
         raise RemoteError("function_timeout", f"{url} did not answer in time", hint) from error
     except (boto.ConnectionError, boto.HTTPClientError) as error:
         hint = (
