@@ -68,16 +68,22 @@ def random_weights(arch: str, photos: Path, folder: Path) -> Path:
 
 
 def forms(arch: str, weights: Path, photos: Path, folder: Path) -> dict[str, Path]:
-    """Export float and int8 as `mlinfer export` does, and convert float to float16."""
-    made = {name: folder / f"{name}.onnx" for name in ("float", "int8", "float16")}
+    """Export float and int8, and convert float to float16."""
+    made = exported(arch, weights, photos, folder)
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    half = convert_float_to_float16(onnx.load(made["float"]), keep_io_types=True)
+    write_model_file(half, Classifier(made["float"], "", 1).metadata, folder / "float16.onnx")
+    return made | {"float16": folder / "float16.onnx"}
+
+
+def exported(arch: str, weights: Path, photos: Path, folder: Path) -> dict[str, Path]:
+    """Write float.onnx and int8.onnx as `mlinfer export` does."""
+    made = {name: folder / f"{name}.onnx" for name in ("float", "int8")}
     terminal = Terminal(quiet=True)
     export(Request(arch, str(weights), out=made["float"]), terminal.note, terminal.track)
     int8 = Request(str(made["float"]), out=made["int8"], quantize="int8", calibration=photos, allow_drop=True)
     export(int8, terminal.note, terminal.track)
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
-    half = convert_float_to_float16(onnx.load(made["float"]), keep_io_types=True)
-    write_model_file(half, Classifier(made["float"], "", 1).metadata, made["float16"])
     return made
 
 
