@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError, _imaging
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError, _imaging  # JPEG: most pictures are
 
 from .errors import RequestError, quoted
 from .guards import bounded, broken, check_scans, pixel_limit, too_many_pixels
@@ -38,6 +38,10 @@ MAX_SIDE = 65_535
 # A strip that would be longer than this after its shorter side is resized is first cut to its middle.
 MAX_RESIZED_PIXELS = 2**24
 BAND_PIXELS = 2**20
+
+# Pillow imports its five commonest plug-ins at the first picture, 5 ms; each format's own is imported by its name here.
+# For whoever asks Pillow for another format in the same process it still imports all.
+Image._initialized = max(1, Image._initialized)
 
 _FORMATS = (
     ("JPEG", "JpegImagePlugin", b"\xff\xd8\xff", 0),
@@ -228,8 +232,11 @@ def to_array(image: Image.Image, spec: Preprocess) -> NDArray[Any]:
         result: NDArray[Any] = pixels if spec.layout == "NHWC" else pixels.transpose(2, 0, 1)
     else:
         table = _normalisation(spec.mean, spec.std, spec.dtype)
-        axis = 2 if spec.layout == "NHWC" else 0
-        result = np.stack([table[c][pixels[:, :, c]] for c in range(pixels.shape[2])], axis=axis)
+        height, width, channels = pixels.shape
+        result = np.empty((height, width, channels) if spec.layout == "NHWC" else (channels, height, width), spec.dtype)
+        for c in range(channels):
+            plane = result[:, :, c] if spec.layout == "NHWC" else result[c]
+            np.take(table[c], pixels[:, :, c], out=plane, mode="clip")  # "raise" would copy, and no byte is out of range
     return np.ascontiguousarray(result[None])
 
 
