@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from mlinfer.image import MODEL_PATH, Recipe, build
 from mlinfer.modelfile import read_model_file
 from tests.live import base_image
 from tests.live.containers import AS_LAMBDA, Function, running
+from tests.live.ready import wait_until
 from tests.reference import torchvision
 
 from .models import exported, random_weights
@@ -135,7 +137,8 @@ def container(client: Any, side: Side, source: str, memory: int, endpoint: str) 
 @contextmanager
 def storage(client: Any, models: Mapping[str, Path]) -> Iterator[str]:
     """Start an S3 that containers reach, with the models in it, and yield its URL."""
-    gateway = client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Gateway"]
+    subnet = client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Subnet"]
+    gateway = str(next(ipaddress.ip_network(subnet).hosts()))  # this machine, as containers see it
     with closing(socket.create_server((gateway, 0))) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "moto.server", "-H", gateway, "-p", str(port)]
@@ -143,8 +146,9 @@ def storage(client: Any, models: Mapping[str, Path]) -> Iterator[str]:
         try:
             endpoint = f"http://{gateway}:{port}"
             os.environ.update(CREDENTIALS)
+            wait_until(lambda: socket.create_connection((gateway, port)).close() is None, "moto")
             with closing(boto3.client("s3", endpoint_url=endpoint)) as s3:
-                s3.create_bucket(Bucket=BUCKET)  # boto3 tries again while nobody listens yet
+                s3.create_bucket(Bucket=BUCKET)
                 for name, path in models.items():
                     s3.upload_file(str(path), BUCKET, f"{name}.onnx")
             yield endpoint
