@@ -33,13 +33,13 @@ from statistics import median
 from typing import Any
 
 import docker
-import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from lambda_src.images import tensor
 from lambda_src.model import Classifier
 from lambda_src.settings import MAX_PIXELS
+from mlinfer.predict import STARTER
 from tests.reference import torchvision, transform
 
 from . import first_answer, stage
@@ -239,7 +239,7 @@ def preprocessing(photos: list[bytes], large: bytes, model: Path, turns: int) ->
 
 def programs(turns: int) -> Iterator[Line]:
     """Compare whole processes with their floors: the help, and a prediction of the starter model in process."""
-    floor, *_, empty, own_help = first_answer.programs(first_answer.STARTER, first_answer.CAT, threads=1)
+    floor, *_, empty, own_help = first_answer.programs(STARTER, first_answer.CAT, threads=1)
     imports = first_answer.with_imports(floor)
     predict = first_answer.Program("mlinfer predict", ["-m", "mlinfer", "predict", str(first_answer.CAT)], imports)
     every = [empty, own_help, imports, predict]

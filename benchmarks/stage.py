@@ -146,7 +146,7 @@ def storage(client: Any, models: Mapping[str, Path]) -> Iterator[str]:
         try:
             endpoint = f"http://{gateway}:{port}"
             os.environ.update(CREDENTIALS)
-            wait_until(lambda: socket.create_connection((gateway, port)).close() is None, "moto")
+            wait_until(lambda: _listens(gateway, port), "moto")
             with closing(boto3.client("s3", endpoint_url=endpoint)) as s3:
                 s3.create_bucket(Bucket=BUCKET)
                 for name, path in models.items():
@@ -154,6 +154,11 @@ def storage(client: Any, models: Mapping[str, Path]) -> Iterator[str]:
             yield endpoint
         finally:
             server.terminate()
+
+
+def _listens(host: str, port: int) -> bool:
+    with socket.create_connection((host, port)):
+        return True
 
 
 class Process:
