@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # its Linux wheels report home by default; read once, at the import
 # numpy's matrix products are not used here, and their threads begin by spinning: 50 ms of CPU that a cold start needs.
@@ -17,11 +17,13 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 
 from .errors import ModelError
 from .images import tensor
 from .metadata import Metadata
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 ERROR_SEVERITY = 3
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -90,6 +92,8 @@ def open_session(path: Path, threads: int) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads  # else onnxruntime pins threads to cores that Lambda does not give
     options.inter_op_num_threads = 1
+    # Spinning for the next operator uses up the CPU share of a function, which then stands still for the rest of 100 ms.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = ERROR_SEVERITY
     try:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
