@@ -17,7 +17,6 @@ import argparse
 import base64
 import importlib.metadata
 import importlib.util
-import io
 import json
 import os
 import platform
@@ -40,7 +39,7 @@ from lambda_src.images import tensor
 from lambda_src.model import Classifier
 from lambda_src.settings import MAX_PIXELS
 from mlinfer.predict import STARTER
-from tests.reference import torchvision, transform
+from tests.reference import torchvision
 
 from . import first_answer, stage
 from .fast_decode import enlarged
@@ -110,7 +109,7 @@ def in_processes(all_sides: list[Side], events: list[Any], large: Any, turns: in
         yield cold.line(f"cold process, {name}, beside the floor", f"floor {name}", name, aim=1.5, at_most=True)
     warm, warm_large = Turns(), Turns()
     best: dict[str, list[int]] = {side.name: [] for side in all_sides}
-    processes = {side.name: Process(side) for side in all_sides}
+    processes = {side.name: Process(side.model, side.handler) for side in all_sides}
     for each in [events[0], *events]:
         for name, process in processes.items():
             process.ask(each)  # on the caches that the one before has filled with its own
@@ -134,7 +133,7 @@ def in_processes(all_sides: list[Side], events: list[Any], large: Any, turns: in
 def first_answer_of(side: Side, asked: Any) -> float:
     """Return the seconds from the start of a process to its first answer."""
     started = time.perf_counter()
-    process = Process(side)
+    process = Process(side.model, side.handler)
     _, ended, _ = process.ask(asked)
     process.end()
     return ended - started
@@ -216,25 +215,23 @@ def openvino(model: Path) -> Callable[[NDArray[Any]], Any] | None:
     return lambda batch: request.infer([batch], share_inputs=True)
 
 
-def preprocessing(photos: list[bytes], large: bytes, model: Path, turns: int) -> Iterator[Line]:
-    """Compare bytes to tensor with torchvision's transform, on one thread."""
-    import torch
-
-    torch.set_num_threads(1)
-    spec = Classifier(model, "", 1).metadata.preprocess
-    theirs = transform(spec)
-
-    def reference(data: bytes) -> Any:
-        return theirs(Image.open(io.BytesIO(data)).convert("RGB")).unsqueeze(0).numpy()
-
-    typical = [data for data in photos if Image.open(io.BytesIO(data)).size == TYPICAL_SIZE]
-    for name, pictures, aim in (("500 x 375", typical, 1.7), ("12 megapixels", [large], 8)):
-        times = Turns()
-        for turn in range(turns * 4):
-            data = pictures[turn % len(pictures)]
-            times.add("torchvision", timed(partial(reference, data)))
-            times.add("ours", timed(partial(tensor, data, spec, MAX_PIXELS)))
-        yield times.line(f"pre-processing, {name}", "torchvision", "ours", aim)
+def preprocessing(photos: list[Path], large: bytes, model: Path, turns: int) -> Iterator[Line]:
+    """Compare file to tensor with torchvision's transform, on one thread."""
+    processes = {name: Process(model, "benchmarks.prepare", name) for name in ("reference", "ours")}
+    typical = [path for path in photos if Image.open(path).size == TYPICAL_SIZE]
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(large)
+        file.flush()
+        for name, pictures, aim in (("500 x 375", typical, 1.7), ("12 megapixels", [Path(file.name)], 8)):
+            times = Turns()
+            for turn in range(turns * 4):
+                for side, process in processes.items():
+                    process.ask({"path": str(pictures[turn % len(pictures)])})
+                    started, ended, _ = process.ask({"path": str(pictures[turn % len(pictures)])})
+                    times.add(side, ended - started)
+            yield times.line(f"pre-processing, {name}", "reference", "ours", aim)
+    for process in processes.values():
+        process.end()
 
 
 def programs(turns: int) -> Iterator[Line]:
@@ -283,7 +280,7 @@ def measure(photos: Path, folder: Path, parts: set[str], turns: int, cold_turns:
             torchvision()
             yield from inferences(models, weights, pictures, turns)
         if "preprocess" in parts:
-            yield from preprocessing(pictures, large, models["float"], turns)
+            yield from preprocessing(names, large, models["float"], turns)
         if "program" in parts:
             yield from programs(turns)
     if "image" in parts:

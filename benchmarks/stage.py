@@ -49,6 +49,7 @@ class Side:
     model: Path
     image: str
     uri: str
+    handler: str
     environment: Mapping[str, Mapping[str, str]]  # by the model's source, "image" or "S3"
 
 
@@ -106,11 +107,20 @@ def sides(models: Mapping[str, Path], images: Images) -> list[Side]:
     """Return the reference with the float model, and ours with each."""
     uris = {name: f"s3://{BUCKET}/{name}.onnx" for name in models}
     sources = {"image": {"MODEL_URI": MODEL_PATH}, "S3": {"MODEL_URI": uris["float"]}}
-    all_sides = [Side("reference", models["float"], images.tags["reference"], uris["float"], sources)]
+    all_sides = [
+        Side(
+            "reference",
+            models["float"],
+            images.tags["reference"],
+            uris["float"],
+            "benchmarks.reference.handler",
+            sources,
+        )
+    ]
     for name, path in models.items():
         sha256 = read_model_file(path).sha256
         sources = {"image": {}, "S3": {"MLINFER_MODEL_URI": uris[name], "MLINFER_MODEL_SHA256": sha256}}
-        all_sides.append(Side(name, path, images.tags[name], uris[name], sources))
+        all_sides.append(Side(name, path, images.tags[name], uris[name], "lambda_src.handler", sources))
     return all_sides
 
 
@@ -162,7 +172,7 @@ def _listens(host: str, port: int) -> bool:
 
 
 class Process:
-    """A handler in a new process that answers one event after another."""
+    """A function of events, by default a side's handler, in a new process that answers one event after another."""
 
     CODE = """
 import json, os, sys
@@ -170,7 +180,7 @@ from importlib import import_module
 from time import perf_counter as now
 answers = os.dup(1)
 os.dup2(2, 1)  # what the handler logs
-handle = import_module(sys.argv[1]).lambda_handler
+handle = getattr(import_module(sys.argv[1]), sys.argv[2])
 for line in sys.stdin:
     event = json.loads(line)
     started = now()
@@ -179,11 +189,10 @@ for line in sys.stdin:
     os.write(answers, json.dumps([started, ended, answer["body"]]).encode() + b"\\n")
 """
 
-    def __init__(self, side: Side) -> None:
-        module = "benchmarks.reference.handler" if side.name == "reference" else "lambda_src.handler"
-        where = {"MODEL_URI": str(side.model), "MLINFER_MODEL_URI": str(side.model)}
+    def __init__(self, model: Path, module: str = "lambda_src.handler", function: str = "lambda_handler") -> None:
+        where = {"MODEL_URI": str(model), "MLINFER_MODEL_URI": str(model)}
         threads = {"THREADS": "1", "MLINFER_THREADS": "1"}
-        command = [sys.executable, "-c", self.CODE, module]
+        command = [sys.executable, "-c", self.CODE, module, function]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         self._process = subprocess.Popen(command, env={**os.environ, **CREDENTIALS, **where, **threads}, **pipes)
 
