@@ -136,7 +136,7 @@ def _decode(data: bytes, name: str, max_pixels: int, target: int) -> Image.Image
     if max(width, height) > MAX_SIDE:
         raise RequestError(413, "image_too_large", f"a side of the image has more than {MAX_SIDE:,} pixels")
     if name == "JPEG":
-        check_scans(data)
+        check_scans(image, data)
     image.load()
     orientation = _orientation(image)  # after the load: Pillow turns a TIFF by itself, and drops its tag
     image = _to_rgb(image)
