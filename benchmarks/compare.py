@@ -9,6 +9,7 @@ on both. What can run in processes runs on one core with one thread. What runs i
 CPU share at that memory size, and threads as each design chooses them. A cold start is a new process, from its start to
 its answer, or a new container, from the first request to its answer (the emulator imports the handler then); "with the
 container" counts from `docker start`. The first turn is not counted: it fills the page cache. S3 is moto, on this machine.
+The images stay for the next run, as mlinfer/mlinfer-comparison and mlinfer-comparison.
 """
 
 from __future__ import annotations
