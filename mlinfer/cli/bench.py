@@ -302,7 +302,7 @@ def _place(
 @contextmanager
 def _local_place(terminal: Terminal, config: Config, credentials: dict[str, str], *, from_s3: bool) -> Iterator[Place]:
     from .. import engine
-    from ..local import container
+    from ..local import address, container
     from ..local.ports import free
     from ..measure import emulated
 
@@ -312,7 +312,7 @@ def _local_place(terminal: Terminal, config: Config, credentials: dict[str, str]
     def start_with(memory: int) -> Start:
         for note in container.shortage(memory, docker.cpus()):
             terminal.note(note)
-        chosen = replace(config, memory=memory, port=free(container.HOST))
+        chosen = replace(config, memory=memory, port=free(address.HOST))
         function = local_function(chosen, built.tag, credentials, from_s3=from_s3)
         return partial(emulated.start, docker, function, terminal.detail)
 

@@ -243,11 +243,11 @@ def _stop(terminal: Terminal, names: list[str]) -> None:
 
 def _serve(terminal: Terminal, config: Config) -> None:
     from .. import predict
-    from ..local import container, serve
+    from ..local import address, serve
 
     log: Callable[[str], Any] = terminal.note
     server = serve.Server(predict.service(config, log=log), config.port)
-    url = f"http://{container.HOST}:{config.port}{container.INVOCATIONS}"
+    url = f"http://{address.HOST}:{config.port}{address.INVOCATIONS}"
     if terminal.as_json:
         terminal.document({"url": url}, lines=True)
     else:

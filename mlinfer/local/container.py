@@ -11,8 +11,6 @@ import hashlib
 import json
 import re
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
@@ -25,12 +23,11 @@ from ..answers import failure, read_answer
 from ..engine import Container, Engine
 from ..errors import MissingError, MlinferError, RemoteError, UsageError
 from ..names import PROJECT_LABEL
+from .address import HOST, INVOCATIONS, listens, post
 from .ports import holder
 
 Alone = Callable[[], AbstractContextManager[None]]
 
-HOST = "127.0.0.1"
-INVOCATIONS = "/2015-03-31/functions/function/invocations"
 
 FRESH_LABEL = "mlinfer.fresh"  # of containers that are measured
 _LABEL = "mlinfer.run-local"  # its value: a hash of how the container was started
@@ -223,7 +220,7 @@ def _check_port(engine: Engine, port: int) -> None:
 def _wait(container: Container, function: Function, sleep: Callable[[float], None]) -> None:
     """Wait until the emulator listens. Raises RemoteError."""
     deadline = time.monotonic() + _BOOT_S
-    while not _listens(function.url):
+    while not listens(function.url):
         if container.state().status in ("exited", "dead", "removed"):
             raise crash(container, "the container ended before it could answer")
         if time.monotonic() > deadline:
@@ -265,26 +262,3 @@ def handlers_lines(log: list[str]) -> list[str]:
     """Return the lines that are not the emulator's own narration; the figures of its REPORT are made up, too."""
     lines = (line.rstrip().replace("\xa0", " ") for line in log)  # the runtime's indentation of a traceback
     return [line for line in lines if line and not _NARRATION.search(line)]
-
-
-def post(url: str, body: bytes, timeout: float) -> bytes:
-    """Send an invocation and return the body of the answer, whatever its status. Raises OSError."""
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - ours, http
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
-            content: bytes = answer.read()
-    except urllib.error.HTTPError as error:
-        content = error.read()
-    return content
-
-
-def _listens(url: str) -> bool:
-    """Tell whether the emulator itself answers: a connection proves nothing, for Docker's proxy accepts it first."""
-    root = url.removesuffix(INVOCATIONS) + "/"
-    try:
-        with urllib.request.urlopen(root, timeout=2):  # noqa: S310
-            return True
-    except urllib.error.HTTPError as error:
-        return error.code == 404
-    except OSError:
-        return False

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from ..answers import read_answer
 from ..engine import Engine
 from ..errors import InvocationError
-from ..local.container import Fresh, Function, crash, fresh, handlers_lines, post
+from ..local.address import post
+from ..local.container import Fresh, Function, crash, fresh, handlers_lines
 from .instance import Reported, Sample, check, cut, handlers_line, last_report, load_s
 
 _SLACK_S = 10  # beyond the function's timeout
