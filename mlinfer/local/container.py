@@ -37,6 +37,7 @@ _LAMBDA_USER = "993:990"  # sbx_user1051
 _MAX_PROCESSES = 1024  # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 _MAX_RESTARTS = 5
 _BOOT_S = 20.0
+_LOG_S = 2.0
 _LAST_LINES = 12
 _NARRATION = re.compile(r"\(rapid\)|^(START|END|REPORT) RequestId: ")
 _EXIT = re.compile(r"\(rapid\) Process runtime-\d+ exited: (.+)")
@@ -247,8 +248,14 @@ def _check(container: Container, function: Function, alone: Alone) -> Mapping[st
 
 def _failed_start(error: MlinferError, container: Container, function: Function) -> MlinferError:
     log = container.log(200)
+    if (
+        error.code == "function_crashed"
+    ):  # the emulator's answer to an end during the start is empty; its log comes later
+        until = time.monotonic() + _LOG_S
+        while not any(map(_EXIT.search, log)) and time.monotonic() < until:
+            time.sleep(0.05)
+            log = container.log(200)
     if error.code == "function_crashed" and (exits := [e for line in log for e in _EXIT.findall(line)]):
-        # The emulator's answer to an end during the start is empty.
         document = {"errorType": "Runtime.ExitError", "errorMessage": f"Runtime exited with error: {exits[-1]}"}
         error = failure(document, "the function")
     lines = "".join(f"\n    {line}" for line in handlers_lines(log)[-_LAST_LINES:])
