@@ -22,7 +22,7 @@ COMMANDS = (
 
 
 class _InOrder(TyperGroup):
-    def list_commands(self, _: object) -> list[str]:  # type: ignore[override]
+    def list_commands(self, _: object) -> list[str]:
         return list(COMMANDS)
 
 
