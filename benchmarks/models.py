@@ -78,7 +78,8 @@ def forms(arch: str, weights: Path, photos: Path, folder: Path) -> dict[str, Pat
     both = exported(arch, weights, photos, folder)
     float_ = both["float"]
     made = {"float": float_, f"int8 {CONVOLUTIONAL}": both["int8"]}
-    made |= {f"int8 {plan}": int8(float_, photos, plan) for plan in PLANS if plan != CONVOLUTIONAL}
+    others = (plan for plan in PLANS if plan != CONVOLUTIONAL)
+    made |= {f"int8 {plan}": int8(float_, folder / f"int8-{plan}.onnx", photos, plan) for plan in others}
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     half = convert_float_to_float16(onnx.load(float_), keep_io_types=True)
@@ -91,12 +92,11 @@ def exported(arch: str, weights: Path, photos: Path, folder: Path) -> dict[str, 
     path = folder / "float.onnx"
     terminal = Terminal(quiet=True)
     export(Request(arch, str(weights), out=path), terminal.note, terminal.track)
-    return {"float": path, "int8": int8(path, photos, CONVOLUTIONAL)}
+    return {"float": path, "int8": int8(path, folder / "int8.onnx", photos, CONVOLUTIONAL)}
 
 
-def int8(source: Path, photos: Path, plan: str) -> Path:
+def int8(source: Path, path: Path, photos: Path, plan: str) -> Path:
     """Quantise by one plan, whatever it loses of random weights."""
-    path = source.with_name(f"int8-{plan}.onnx")
     quantize(source, path, find(photos, ()), Terminal(quiet=True).track, allow_drop=True, plans=[plan])
     return path
 
