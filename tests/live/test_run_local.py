@@ -24,7 +24,7 @@ from uuid import uuid4
 import boto3
 import pytest
 
-from ..conftest import CAT, ROOT, Run
+from ..conftest import CAT, HANGS_UP, ROOT, Run
 from ..pictures import encoded, gradient
 from .containers import Function
 from .local import Local
@@ -311,7 +311,7 @@ def test_something_else_listens(mlinfer: MlInfer, local: Local, moto_endpoint: s
 
 @pytest.mark.parametrize(
     ("sent", "code"),
-    [(signal.SIGINT, 0), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    [(signal.SIGINT, 0), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=HANGS_UP)],
     ids=["Ctrl-C", "kill", "closed terminal"],
 )
 def test_the_foreground_ends_in_order(mlinfer: MlInfer, local: Local, sent: signal.Signals, code: int) -> None:
