@@ -8,6 +8,8 @@ from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from .errors import FaultError
+
 if TYPE_CHECKING:
     from obstore.store import S3Store
 
@@ -18,6 +20,10 @@ class ObjectNotFoundError(Exception):
 
 class ObjectForbiddenError(Exception):
     """S3 refused: the role may not read the object, or (without `s3:ListBucket`) it does not exist."""
+
+
+class StorageError(FaultError):
+    """S3 cannot be reached, or failed at each repetition."""
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -32,10 +38,10 @@ def split_uri(uri: str) -> tuple[str, str]:
 def open_object(uri: str, chunk_bytes: int = 2**20) -> tuple[int, Iterator[bytes]]:
     """Start reading an object: return its size in bytes and its content in chunks of at least `chunk_bytes`.
 
-    Raises ObjectNotFoundError, ObjectForbiddenError, ValueError for a malformed URI, obstore's BaseError for the rest.
+    Raises ObjectNotFoundError, ObjectForbiddenError, StorageError, ValueError for a malformed URI.
     """
     import obstore
-    from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+    from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
     bucket, key = split_uri(uri)
     try:
@@ -44,7 +50,24 @@ def open_object(uri: str, chunk_bytes: int = 2**20) -> tuple[int, Iterator[bytes
         raise ObjectNotFoundError(str(error)) from error
     except (PermissionDeniedError, UnauthenticatedError) as error:
         raise ObjectForbiddenError(str(error)) from error
-    return result.meta["size"], (bytes(chunk) for chunk in result.stream(min_chunk_size=chunk_bytes))
+    except BaseError as error:
+        raise _failed(error) from None
+    return result.meta["size"], _chunks(result, chunk_bytes)
+
+
+def _chunks(result: Any, chunk_bytes: int) -> Iterator[bytes]:
+    from obstore.exceptions import BaseError
+
+    try:
+        for chunk in result.stream(min_chunk_size=chunk_bytes):
+            yield bytes(chunk)
+    except BaseError as error:
+        raise _failed(error) from None
+
+
+def _failed(error: Exception) -> StorageError:
+    """Leave out what obstore appends for its own developers: dozens of lines of Rust's structures."""
+    return StorageError(str(error).partition("\n\nDebug source")[0])
 
 
 @cache

@@ -11,7 +11,9 @@ from pathlib import Path
 
 def run() -> None:
     """Run `main` and exit with its code."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what is half made is taken back
+    for number in filter(None, (signal.SIGTERM, getattr(signal, "SIGHUP", None))):  # Windows knows no closed terminal
+        if signal.getsignal(number) == signal.SIG_DFL:  # else, as under nohup, it is to be ignored
+            signal.signal(number, lambda signum, _: sys.exit(128 + signum))  # so that what is half made is taken back
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - None where the caller has closed it
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     try:

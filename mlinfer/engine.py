@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import IO, Any
 import docker
 from docker.context import ContextAPI
 from docker.context.config import get_current_context_name
+from docker.credentials.errors import StoreError
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from requests.exceptions import RequestException
 
@@ -100,19 +102,20 @@ class Engine:
     ) -> Iterator[str]:
         """Build the Dockerfile of a tar file and yield the log line by line. Raises RemoteError with a step's last lines."""
         with explained(f"the build of {tag}"):
-            stream = self._client.api.build(
-                fileobj=context,
-                custom_context=True,
-                tag=tag,
-                platform=PLATFORMS[arch],
-                buildargs=dict(args),
-                labels=dict(labels),
-                pull=pull,
-                nocache=not cache,
-                rm=True,
-                forcerm=True,
-                decode=True,
-            )
+            with _logins_explained():
+                stream = self._client.api.build(
+                    fileobj=context,
+                    custom_context=True,
+                    tag=tag,
+                    platform=PLATFORMS[arch],
+                    buildargs=dict(args),
+                    labels=dict(labels),
+                    pull=pull,
+                    nocache=not cache,
+                    rm=True,
+                    forcerm=True,
+                    decode=True,
+                )
             for item in stream:
                 if "error" in item:
                     raise _BuildError(str(item["error"]))
@@ -244,6 +247,20 @@ def _being_removed() -> Iterator[None]:
             raise
 
 
+@contextmanager
+def _logins_explained() -> Iterator[None]:
+    """Say what is wrong with the logins of Docker's configuration, all of which the SDK gives to the Engine for a build."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"docker\.credentials")  # the error says it
+            yield
+    except (StoreError, DockerException) as error:
+        if not (isinstance(error, StoreError) or str(error).startswith("Credentials store error")):
+            raise
+        hint = "Mend or remove credsStore and credHelpers in Docker's config.json; a public base image needs no login."
+        raise MissingError("docker_logins", f"Docker's logins cannot be read: {error}", hint) from error
+
+
 class _BuildError(Exception):
     """A step of a build failed; the Engine's own sentence."""
 
@@ -325,6 +342,11 @@ def _no_engine(error: BaseException, where: str) -> MissingError:
     if any(isinstance(c, PermissionError) for c in causes) or "Permission denied" in text:
         hint = f"Join the group docker (sudo usermod -aG docker $USER, then log in anew). {_NEEDLESS}"
         return MissingError("docker_forbidden", f"you may not use the Docker Engine{at}: permission denied", hint)
+    if "SSHHTTPAdapter" in text:
+        hint = f"Install it: pip install 'docker[ssh]'. {_NEEDLESS}"
+        return MissingError(
+            "docker_unreachable", f"the Docker Engine{at} is reached by SSH, which needs paramiko", hint
+        )
     if where:
         hint = f"Is DOCKER_HOST or DOCKER_CONTEXT right, and does the Engine run there? {_NEEDLESS}"
         return MissingError("docker_unreachable", f"no Docker Engine answers{at}: {causes[-1]}", hint)

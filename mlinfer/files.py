@@ -39,13 +39,20 @@ def workspace(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def alone(name: str) -> Iterator[None]:
-    """Wait until no other process of this machine is inside for that name; where there are no such locks, do not wait."""
+    """Wait until no other process of this machine is inside for that name; where there are no such locks, do not wait.
+
+    Raises MissingError when the lock cannot be opened.
+    """
     try:
         import fcntl
     except ImportError:  # Windows
         yield
         return
     path = Path(tempfile.gettempdir()) / f"{name}.{os.getuid()}.lock"
-    with path.open("a") as file:
+    try:
+        file = path.open("a")
+    except OSError as error:
+        raise MissingError("cannot_write", f"{path} cannot be opened: {error.strerror}", "Remove it.") from error
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

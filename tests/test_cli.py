@@ -16,7 +16,7 @@ import pytest
 from lambda_src.fetch import sha256_of
 from mlinfer import __version__
 
-from .conftest import CAT, Run
+from .conftest import CAT, HANGS_UP, Run
 from .pictures import encoded, plain
 
 MlInfer = Callable[..., Run]
@@ -409,10 +409,11 @@ def test_endless_file(tiny_model: Path) -> None:
     assert "bytes" in result.stderr
 
 
-def test_kill_ends_in_order(tiny_model: Path, red: Path) -> None:
-    """SIGTERM ends a command as a shell expects, after it has cleaned up."""
-    code, _, errors = stopped_batch(tiny_model, red, signal.SIGTERM)
-    assert code == 143
+@pytest.mark.parametrize(("by", "expected"), [(signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=HANGS_UP)])
+def test_kill_ends_in_order(tiny_model: Path, red: Path, by: signal.Signals, expected: int) -> None:
+    """SIGTERM, and a terminal that is closed, end a command as a shell expects, after it has cleaned up."""
+    code, _, errors = stopped_batch(tiny_model, red, by)
+    assert code == expected
     assert b"Traceback" not in errors
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,15 @@ def test_other_addresses(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, host
     run = mlinfer("build", "--json")
     error = error_of(run.code, run.out)
     assert (error["code"], host in error["message"]) == ("docker_unreachable", True)
+
+
+@pytest.mark.skipif(find_spec("paramiko") is not None, reason="paramiko is installed")
+def test_an_address_that_needs_ssh(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DOCKER_HOST names an Engine behind SSH: what that needs is said, and not the SDK's NameError."""
+    monkeypatch.setenv("DOCKER_HOST", "ssh://nobody@127.0.0.1")
+    run = mlinfer("build", "--json")
+    error = error_of(run.code, run.out)
+    assert (error["code"], "pip install 'docker[ssh]'" in error["hint"]) == ("docker_unreachable", True)
 
 
 def test_a_socket_that_is_left_over(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, dead_socket: Path) -> None:

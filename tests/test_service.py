@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
-from lambda_src.errors import ModelError
+from lambda_src.errors import FaultError, ModelError
 from lambda_src.fetch import sha256_of
 from lambda_src.metadata import Metadata, Preprocess
 from lambda_src.service import Service
@@ -499,3 +500,19 @@ def test_huge_image_object(bucket: Bucket, reading_service: Service) -> None:
     """An object over the byte limit is refused before it is read."""
     answer = reading_service.answer({"s3": bucket.put("in/huge.jpg", bytes(MAX_IMAGE_BYTES + 1))})
     assert (answer["statusCode"], answer["body"]["error"]["code"]) == (413, "image_too_large")
+
+
+def test_an_s3_out_of_reach_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
+    """Where nothing answers as S3 the fault says so in a line, without what the library prints for its own developers."""
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
+        lines: list[str] = []
+        service = Service(Settings(str(tiny_model), input_prefixes=("s3://elsewhere/",)), lines.append)
+        with pytest.raises(FaultError) as caught:
+            service.answer({"s3": "s3://elsewhere/cat.jpg"})
+    assert "http://127.0.0.1" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert json.loads(lines[-1])["outcome"] == "fault"

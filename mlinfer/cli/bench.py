@@ -22,7 +22,7 @@ from ..measure.instance import PARTS
 from ..names import ALIAS, Names
 from ..terminal import Terminal
 from .ask import SLACK_S, read_image
-from .container import ArchFlag, ModelSourceFlag, build_image, local_function, s3_environment
+from .container import ArchFlag, ModelSourceFlag, build_image, image_recipe, local_function, s3_environment
 from .options import JsonFlag, ModelFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ def _local_place(terminal: Terminal, config: Config, credentials: dict[str, str]
     from ..measure import emulated
 
     docker = engine.connect(os.environ)
-    built = build_image(terminal, docker, config)
+    built = build_image(terminal, docker, image_recipe(config))
 
     def start_with(memory: int) -> Start:
         for note in container.shortage(memory, docker.cpus()):

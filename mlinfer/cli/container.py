@@ -12,6 +12,7 @@ import typer
 
 from ..config import COMMAND_LINE, Config
 from ..errors import UsageError
+from ..files import alone
 from ..terminal import Terminal
 from .options import (
     JsonFlag,
@@ -57,7 +58,7 @@ def build(
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, arch=arch, model_source=model_source)
-    built = build_image(terminal, engine.connect(os.environ), config, pull=pull, cache=not no_cache)
+    built = build_image(terminal, engine.connect(os.environ), image_recipe(config), pull=pull, cache=not no_cache)
     if as_json:
         terminal.document(asdict(built))
     else:
@@ -106,22 +107,24 @@ def run_local(
     if stop:
         _stop(terminal, container.stop(docker, config.project))
         return
-    built = build_image(terminal, docker, config)
+    credentials = s3_environment(config, region, profile) if from_s3 else {}
+    recipe = image_recipe(config)
     function = local_function(
-        config, built.tag, s3_environment(config, region, profile) if from_s3 else {}, from_s3=from_s3
-    )
-    running, started = container.run(docker, function, one_at_a_time(config))
+        config, recipe.tag(), credentials, from_s3=from_s3
+    )  # what is wrong is said before a build
+    build_image(terminal, docker, recipe)
+    with alone(f"mlinfer-run-local-{config.project}"):  # a second one at once finds what the first has started
+        running, started = container.run(docker, function, one_at_a_time(config))
     with _until_left(started, keep=detach):
         _show_running(terminal, config, function, running)
         if not detach:
             _follow(terminal, started)
 
 
-def build_image(terminal: Terminal, docker: Engine, config: Config, *, pull: bool = False, cache: bool = True) -> Built:
-    """Build the configured image, or find it there, and say so."""
+def build_image(terminal: Terminal, docker: Engine, recipe: Recipe, *, pull: bool = False, cache: bool = True) -> Built:
+    """Build an image, or find it there, and say so."""
     from ..local import image
 
-    recipe = image_recipe(config)
     with terminal.progress(f"Building {recipe.tag()}") as tell:
         built = image.build(docker, recipe, tell, pull=pull, cache=cache)
     above = sum(built.layers.values())

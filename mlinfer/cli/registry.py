@@ -14,7 +14,7 @@ from ..config import Config
 from ..errors import MissingError, MlinferError
 from ..names import Account, Names
 from ..terminal import Terminal
-from .container import ArchFlag, ModelSourceFlag, build_image
+from .container import ArchFlag, ModelSourceFlag, build_image, image_recipe
 from .options import JsonFlag, ModelFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def push_image(terminal: Terminal, docker: Engine, ecr: Client, config: Config) 
     """Bring the configured image to ECR, built first if it is not here, and say what was done."""
     from ..cloud import registry
 
-    built = build_image(terminal, docker, config)
+    built = build_image(terminal, docker, image_recipe(config))
     registry.check_image(docker, built, config.arch)
     repository = registry.ensure_repository(ecr, Names(config.project))
     with terminal.layer_bars() as show:

@@ -159,8 +159,14 @@ def crash(container: Container, happened: str) -> MlinferError:
         return RemoteError(
             "wrong_architecture", f"{happened}: the image is for processors of another architecture", hint
         )
+    if state.status in ("removing", "removed"):
+        hint = (
+            "mlinfer run-local --stop does that, and run-local with other settings. Start it again: mlinfer run-local"
+        )
+        return RemoteError("container_crashed", f"{happened}: it was removed", hint)
     how = f"status {state.status}, exit code {state.exit_code}"
-    return RemoteError("container_crashed", f"{happened} ({how}){lines}", "The lines above are its last.")
+    hint = "The lines above are its last." if lines else "It wrote nothing."
+    return RemoteError("container_crashed", f"{happened} ({how}){lines}", hint)
 
 
 def _options(engine: Engine, function: Function, label: str = _LABEL) -> tuple[dict[str, Any], tuple[str, ...]]:

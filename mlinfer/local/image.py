@@ -8,6 +8,7 @@ import tarfile
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -15,7 +16,7 @@ from typing import IO, Literal
 import lambda_src
 
 from ..engine import PLATFORMS, Engine, Image
-from ..errors import MlinferError, RemoteError, UsageError
+from ..errors import MissingError, MlinferError, RemoteError, UsageError
 from ..model.modelfile import ModelFile
 from ..names import PROJECT_LABEL, Names
 
@@ -69,8 +70,7 @@ def build(
     if image and not pull and cache:
         return _described(engine, image, tag, "unchanged")
     _check_base(engine, recipe, pull=pull)
-    with tempfile.TemporaryFile() as context:
-        _stage(recipe.model, context)
+    with _staged(recipe.model) as context:
         args = {"BASE": recipe.base}
         if recipe.model:
             args |= {"MODEL_URI": MODEL_PATH, "MODEL_SHA256": recipe.model.sha256}
@@ -122,7 +122,21 @@ def _wrong_architecture(recipe: Recipe, found: str) -> MlinferError:
     return UsageError("wrong_architecture", message, hint)
 
 
-def _stage(model: ModelFile | None, context: IO[bytes]) -> None:
+@contextmanager
+def _staged(model: ModelFile | None) -> Iterator[IO[bytes]]:
+    """Yield the build context in a temporary file. Raises MissingError when there is no room for it."""
+    with ExitStack() as stack:
+        try:
+            context = stack.enter_context(tempfile.TemporaryFile())
+            _write(model, context)
+        except OSError as error:
+            hint = "It needs as much room as the model file has bytes, in the folder that TMPDIR names."
+            message = f"the build context cannot be written: {error.strerror or error}"
+            raise MissingError("cannot_write", message, hint) from error
+        yield context
+
+
+def _write(model: ModelFile | None, context: IO[bytes]) -> None:
     """Write the build context as a tar file that depends on nothing but its content."""
     with tarfile.open(fileobj=context, mode="w") as tar:
         folder = tarfile.TarInfo("model")

@@ -7,6 +7,8 @@ import hashlib
 import io
 import json
 import os
+import resource
+import signal
 import subprocess
 import sys
 import tarfile
@@ -260,6 +262,36 @@ def test_a_failing_step_shows_its_last_lines(package: Path) -> None:
 
 
 @pytest.mark.usefixtures("local")
+def test_no_room_for_the_context(mlinfer: MlInfer, tiny_model: Path) -> None:
+    """A disk without room for the build context is said, and what needs the room."""
+    limit, there = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, there))
+    try:
+        run = mlinfer("build", "--model", tiny_model, "--model-source", "image", "--no-cache", "--json")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, there))
+        signal.signal(signal.SIGXFSZ, ignored)
+    error = json.loads(run.out)["error"]
+    assert (run.code, error["code"]) == (3, "cannot_write")
+    assert "File too large" in error["message"]
+    assert "TMPDIR" in error["hint"]
+
+
+@pytest.mark.parametrize("logins", [{"credsStore": "of-nobody"}, {"credHelpers": {"example.com": "of-nobody"}}])
+def test_logins_that_cannot_be_read(
+    mlinfer: MlInfer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logins: dict[str, Any]
+) -> None:
+    """A keychain of Docker's configuration that is not there is said, and where it is named."""
+    tmp_path.joinpath("config.json").write_text(json.dumps(logins))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    run = mlinfer("build", "--no-cache", "--json")
+    error = json.loads(run.out)["error"]
+    assert (run.code, error["code"]) == (3, "docker_logins")
+    assert "docker-credential-of-nobody" in error["message"]
+    assert "credHelpers" in error["hint"]
+
+
 def test_a_file_that_is_no_model(mlinfer: MlInfer, tmp_path: Path) -> None:
     """What is no model does not go into an image."""
     (tmp_path / "none.onnx").write_bytes(b"no model")

@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from uuid import uuid4
 import boto3
 import pytest
 
-from ..conftest import CAT, ROOT, Run
+from ..conftest import CAT, HANGS_UP, ROOT, Run
 from ..pictures import encoded, gradient
 from .containers import Function
 from .local import Local
@@ -308,9 +309,13 @@ def test_something_else_listens(mlinfer: MlInfer, local: Local, moto_endpoint: s
 # The end
 
 
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)], ids=["Ctrl-C", "kill"])
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [(signal.SIGINT, 0), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=HANGS_UP)],
+    ids=["Ctrl-C", "kill", "closed terminal"],
+)
 def test_the_foreground_ends_in_order(mlinfer: MlInfer, local: Local, sent: signal.Signals, code: int) -> None:
-    """In the foreground the handler's lines are shown; Ctrl-C and kill stop and remove the container."""
+    """In the foreground the handler's lines are shown; Ctrl-C, kill and a closed terminal stop and remove the container."""
     assert mlinfer("build").code == 0
     with in_the_foreground() as process:
         assert len(local.containers) == 1
@@ -335,8 +340,40 @@ def test_a_container_that_is_removed_by_another(mlinfer: MlInfer, local: Local) 
         container.remove(force=True)
         out, said = process.communicate(timeout=20)
         assert process.returncode == 4
-    assert json.loads(out)["error"]["code"] == "container_crashed"
+    error = json.loads(out)["error"]
+    assert error["code"] == "container_crashed"
+    assert "it was removed" in error["message"]
     assert "Traceback" not in said
+
+
+def test_two_starts_at_once(mlinfer: MlInfer, local: Local) -> None:
+    """Of two `mlinfer run-local --detach` at once one starts the container, and the other finds it running."""
+    assert mlinfer("build").code == 0
+    command = [sys.executable, "-m", "mlinfer", "run-local", "--detach", "--json"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def start(_: int) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = list(pool.map(start, range(2)))
+    assert [run.returncode for run in runs] == [0, 0], runs
+    assert sorted(json.loads(run.stdout)["outcome"] for run in runs) == ["made", "unchanged"]
+    assert len(local.containers) == 1
+
+
+def test_a_lock_that_cannot_be_opened(
+    mlinfer: MlInfer, local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the lock of the port cannot be opened, that is said, and not taken for a container that ended."""
+    lock = tmp_path / f"mlinfer-{local.port}.{os.getuid()}.lock"
+    lock.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for command in (["run-local", "--detach"], ["predict", "--target", "local", CAT]):
+        run = mlinfer(*command, "--json")
+        error = json.loads(run.out)["error"]
+        assert (run.code, error["code"], str(lock) in error["message"]) == (3, "cannot_write", True)
+    assert local.containers == []
 
 
 # A model from S3

@@ -115,6 +115,16 @@ def test_a_slow_start(mlinfer: MlInfer, local: Local) -> None:
     assert "timeout and memory" in error["hint"]
 
 
+@pytest.mark.parametrize(
+    ("words", "code"), [(["--model", "none.onnx"], "model_not_found"), (["--from-s3"], "no_bucket")]
+)
+def test_what_is_missing_is_said_before_a_build(mlinfer: MlInfer, local: Local, words: list[str], code: str) -> None:
+    """A model that is not there, or a bucket that is not named, costs nobody the time of a build."""
+    run = mlinfer("run-local", "--detach", "--json", *words)
+    assert json.loads(run.out)["error"]["code"] == code
+    assert local.project not in run.err
+
+
 def test_a_model_that_others_may_not_read(mlinfer: MlInfer, local: Local, tiny_model: Path, tmp_path: Path) -> None:
     """A model that only its owner may read is refused before the start: the function runs as Lambda's user."""
     model = tmp_path / "private.onnx"
