@@ -58,9 +58,18 @@ def test_the_same_answer_as_here(mlinfer: MlInfer, api: LoopbackLambda) -> None:
     here = mlinfer("predict", CAT, "--json")
     assert (there.code, json.loads(there.out)["predictions"]) == (0, json.loads(here.out)["predictions"])
     assert "target aws" in there.err
+    assert "It knows CIFAR-10's ten classes" in there.err
     query, headers, _ = api.invocations()[0]
     assert query == {"Qualifier": ["live"]}
     assert "X-Amz-Log-Type" not in headers
+
+
+def test_another_model_is_not_taken_for_the_starter(mlinfer: MlInfer, api: LoopbackLambda, tiny_model: Path) -> None:
+    """What is said of the starter's classes is said only where the starter answered."""
+    api.service = Service(Settings(str(tiny_model)), log=lambda _: None)
+    run = mlinfer("predict", CAT, "--target", "aws")
+    assert "Answered by tiny" in run.err
+    assert "CIFAR-10" not in run.err
 
 
 def test_verbose_shows_the_functions_log(mlinfer: MlInfer, api: LoopbackLambda) -> None:
