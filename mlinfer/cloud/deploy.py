@@ -155,7 +155,7 @@ def _publish(order: Order, functions: Client, to_be: Wanted, patience: Patience,
     if order.dry_run:
         change, version = plan_version(functions, names, to_be)
     else:
-        change, version = ensure_version(functions, names, patience)
+        change, version = ensure_version(functions, names, to_be, patience)
     steps.ended("version", change)
     return version
 
