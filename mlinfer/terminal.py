@@ -86,7 +86,7 @@ class Terminal:
                     )
                     cells += [Text(f"{cell:.1%}", justify="right"), bar]
                 else:
-                    cells.append(Text(printable(str(cell))))
+                    cells.append(Text(printable(str(cell)), overflow="fold"))  # whole: a digest is of no use cut off
             table.add_row(*cells)
         watched = sys.stdout.isatty()
         width = None if watched or "COLUMNS" in os.environ else UNLIMITED
