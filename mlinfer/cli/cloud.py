@@ -187,7 +187,7 @@ def destroy(
 ) -> None:
     """Remove all of this project's in AWS, listed first:  mlinfer destroy
 
-    Of the bucket, only what `mlinfer` made: staged pictures; and in a bucket with this project's tag, the models and, if it is empty then, the bucket.
+    Of the bucket, only what `mlinfer` made: staged pictures; and in a bucket with this project's tag, the models and, if it is empty then, the bucket. Without --bucket it is the one that the function uses.
     """
     from ..cloud import destroy as step
 
@@ -197,7 +197,10 @@ def destroy(
     services = ("lambda", "iam", "logs", "ecr", "s3")
     clients = step.Clients(*(session.client(service) for service in services))
     names, patience = Names(config.project), _patience(terminal)
-    things = step.find(clients, names, config.bucket, config.prefix, patience, keep_model=keep_model)
+    in_use = config.bucket or step.bucket_in_use(clients.functions, names)
+    things = step.find(clients, names, in_use, config.prefix, patience, keep_model=keep_model)
+    if not in_use:
+        terminal.note("S3 was not looked at, because no bucket is named: --bucket, or bucket in mlinfer.toml.")
     _agree_to_removal(terminal, config, things, asked=not yes)
     outcomes = [_removed(terminal, thing, step.remove(thing)) for thing in things]
     if as_json:
