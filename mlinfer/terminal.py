@@ -201,4 +201,4 @@ def _can_write(character: str) -> bool:
 
 def printable(text: str) -> str:
     """Return foreign text with its control characters made visible, so that it cannot steer the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)
