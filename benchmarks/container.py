@@ -38,7 +38,8 @@ from mlinfer.cli import main as mlinfer
 from mlinfer.config import BASE_IMAGE
 from mlinfer.engine import Engine, connect
 from mlinfer.errors import RemoteError
-from mlinfer.local.container import Function, post, start
+from mlinfer.local.address import post
+from mlinfer.local.container import Function, start
 from mlinfer.local.image import Recipe, build
 from mlinfer.model.modelfile import ModelFile, read_model_file
 from mlinfer.predict import event

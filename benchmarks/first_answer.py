@@ -29,6 +29,7 @@ from lambda_src.settings import default_threads
 from mlinfer.model.modelfile import read_model_file
 from mlinfer.predict import STARTER
 
+CAT = Path(__file__).parents[1] / "examples" / "cat.jpg"
 # Each prints its clock after each part. On Linux and macOS perf_counter is one clock for all processes.
 FLOOR = """
 from time import perf_counter as now; clock = [now()]
@@ -66,6 +67,10 @@ HANDLER_PARTS = (
     "interpreter, import of the service, numpy + onnxruntime + Pillow + hash + session, "
     "decode and pre-process, inference, the rest of the answer, exit"
 )
+# What the command needs besides, and a floor cannot leave out: its options are parsed by typer, its table drawn by rich.
+COMMAND = """
+import typer, typer.main, rich.console, rich.table
+"""
 EMPTY_TYPER = """
 import typer
 app = typer.Typer()
@@ -127,6 +132,11 @@ def programs(model: Path, image: Path, threads: int) -> list[Program]:
     return [floor, handler, as_json, Program("mlinfer predict", predict, floor), empty, own_help]
 
 
+def with_imports(floor: Program) -> Program:
+    """Return the floor with the packages that a command imports besides."""
+    return Program("floor and the command's imports", ["-c", COMMAND + floor.arguments[1]], part_names=FLOOR_PARTS)
+
+
 def measure(every: list[Program], runs: int, threads: int) -> None:
     """Let the programs take turns, and forget the first turn."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLINFER_")}
@@ -146,7 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=20, metavar="N", help="turns that are counted (default: 20)")
     parser.add_argument("--model", type=Path, default=STARTER)
-    parser.add_argument("--image", type=Path, default=Path(__file__).parents[1] / "examples" / "cat.jpg")
+    parser.add_argument("--image", type=Path, default=CAT)
     parser.add_argument("--cpu", type=int, metavar="N", help="run everything on this one core")
     parser.add_argument("--json", action="store_true", help="write one JSON document")
     given = parser.parse_args()

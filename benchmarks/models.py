@@ -41,6 +41,9 @@ PAUSE_S = 0.02
 BLOCK = 5
 
 
+CONVOLUTIONAL = "all"  # the plan that `mlinfer export` keeps of a trained convolutional network
+
+
 def main() -> None:
     """Make the forms, measure and show them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -71,18 +74,31 @@ def random_weights(arch: str, photos: Path, folder: Path) -> Path:
 
 
 def forms(arch: str, weights: Path, photos: Path, folder: Path) -> dict[str, Path]:
-    """Export float and int8 as `mlinfer export` does, int8 by each of its plans, and convert float to float16."""
-    made = {name: folder / f"{name}.onnx" for name in ("float", *(f"int8 {plan}" for plan in PLANS), "float16")}
-    terminal = Terminal(quiet=True)
-    export(Request(arch, str(weights), out=made["float"]), terminal.note, terminal.track)
-    for plan in PLANS:
-        form = made[f"int8 {plan}"]
-        quantize(made["float"], form, find(photos, ()), terminal.track, allow_drop=True, plans=[plan])
+    """Export float and int8, int8 by each of its plans, and convert float to float16."""
+    both = exported(arch, weights, photos, folder)
+    float_ = both["float"]
+    made = {"float": float_, f"int8 {CONVOLUTIONAL}": both["int8"]}
+    others = (plan for plan in PLANS if plan != CONVOLUTIONAL)
+    made |= {f"int8 {plan}": int8(float_, folder / f"int8-{plan}.onnx", photos, plan) for plan in others}
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    half = convert_float_to_float16(onnx.load(made["float"]), keep_io_types=True)
-    write_model_file(half, Classifier(made["float"], "", 1).metadata, made["float16"])
-    return made
+    half = convert_float_to_float16(onnx.load(float_), keep_io_types=True)
+    write_model_file(half, Classifier(float_, "", 1).metadata, folder / "float16.onnx")
+    return made | {"float16": folder / "float16.onnx"}
+
+
+def exported(arch: str, weights: Path, photos: Path, folder: Path) -> dict[str, Path]:
+    """Export float as `mlinfer export` does, and int8 as it does of a trained convolutional network."""
+    path = folder / "float.onnx"
+    terminal = Terminal(quiet=True)
+    export(Request(arch, str(weights), out=path), terminal.note, terminal.track)
+    return {"float": path, "int8": int8(path, folder / "int8.onnx", photos, CONVOLUTIONAL)}
+
+
+def int8(source: Path, path: Path, photos: Path, plan: str) -> Path:
+    """Quantise by one plan, whatever it loses of random weights."""
+    quantize(source, path, find(photos, ()), Terminal(quiet=True).track, allow_drop=True, plans=[plan])
+    return path
 
 
 def pytorch(arch: str, weights: Path) -> Any:

@@ -128,10 +128,11 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         yield marker, start, position
 
 
-def check_scans(data: bytes) -> None:
+def check_scans(image: Any, data: bytes) -> None:
     """Refuse a JPEG with more passes over its pixels than encoders make. Raises RequestError."""
-    # Counting bytes is quick; what follows the picture in the same file, such as a film, may hold some by chance.
-    if data.count(b"\xff\xda") <= MAX_JPEG_SCANS:
+    # libjpeg ends after a first scan that holds the whole picture, and refuses what follows. Counting bytes is quick,
+    # but most photographs need not be searched; and a film behind the picture may hold some by chance.
+    if not _keeps_coefficients(image, data) or data.count(b"\xff\xda") <= MAX_JPEG_SCANS:
         return
     if sum(marker == _SOS for marker, _, _ in _segments(data)) > MAX_JPEG_SCANS:
         raise broken(f"the JPEG has more than {MAX_JPEG_SCANS} scans")

@@ -14,20 +14,23 @@ import ctypes
 import importlib
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError, _imaging
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError, _imaging
 
 from .errors import RequestError, quoted
 from .guards import bounded, broken, check_scans, pixel_limit, too_many_pixels
 from .metadata import Preprocess
 from .settings import MAX_IMAGE_BYTES
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # A picture is decoded at a reduced size only while that still is this many times the size it will be resized to.
 DRAFT_MARGIN = 2
@@ -39,17 +42,22 @@ MAX_SIDE = 65_535
 MAX_RESIZED_PIXELS = 2**24
 BAND_PIXELS = 2**20
 
+_decoding = threading.Lock()  # Pillow's limit and Python's filter of warnings are the process's, not the thread's
+# Pillow imports its five commonest plug-ins at the first picture, 5 ms. Here that is JPEG's, while the model is on its
+# way, and each other format's own when it comes; for a format that is unknown then Pillow still imports all.
+Image._initialized = max(1, Image._initialized)
+
 _FORMATS = (
-    ("JPEG", "JpegImagePlugin", b"\xff\xd8\xff", 0),
-    ("PNG", "PngImagePlugin", b"\x89PNG\r\n\x1a\n", 0),
-    ("WEBP", "WebPImagePlugin", b"WEBP", 8),
-    ("GIF", "GifImagePlugin", b"GIF8", 0),
-    ("AVIF", "AvifImagePlugin", b"ftyp", 4),
-    ("BMP", "BmpImagePlugin", b"BM", 0),
-    ("TIFF", "TiffImagePlugin", b"II*\0", 0),
-    ("TIFF", "TiffImagePlugin", b"MM\0*", 0),
-    ("TIFF", "TiffImagePlugin", b"II+\0", 0),
-    ("TIFF", "TiffImagePlugin", b"MM\0+", 0),
+    ("JPEG", JpegImagePlugin.__name__, b"\xff\xd8\xff", 0),
+    ("PNG", "PIL.PngImagePlugin", b"\x89PNG\r\n\x1a\n", 0),
+    ("WEBP", "PIL.WebPImagePlugin", b"WEBP", 8),
+    ("GIF", "PIL.GifImagePlugin", b"GIF8", 0),
+    ("AVIF", "PIL.AvifImagePlugin", b"ftyp", 4),
+    ("BMP", "PIL.BmpImagePlugin", b"BM", 0),
+    ("TIFF", "PIL.TiffImagePlugin", b"II*\0", 0),
+    ("TIFF", "PIL.TiffImagePlugin", b"MM\0*", 0),
+    ("TIFF", "PIL.TiffImagePlugin", b"II+\0", 0),
+    ("TIFF", "PIL.TiffImagePlugin", b"MM\0+", 0),
 )
 _ORIENTATIONS = {  # EXIF 2.32, tag 0x0112
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -79,6 +87,11 @@ def decode(data: bytes, max_pixels: int, target: int = 0) -> Image.Image:
         raise RequestError(
             413, "image_too_large", f"the image has {len(data):,} bytes; the limit is {MAX_IMAGE_BYTES:,}"
         )
+    with _decoding:
+        return _decode_alone(data, max_pixels, target)
+
+
+def _decode_alone(data: bytes, max_pixels: int, target: int) -> Image.Image:
     name = _format_of(data)
     _silence_decoders()
     elsewhere = Image.MAX_IMAGE_PIXELS  # Pillow checks every crop by it, not only what is opened
@@ -103,7 +116,7 @@ def decode(data: bytes, max_pixels: int, target: int = 0) -> Image.Image:
 def _format_of(data: bytes) -> str:
     for name, plugin, magic, offset in _FORMATS:
         if data[offset : offset + len(magic)] == magic:
-            importlib.import_module(f"PIL.{plugin}")
+            importlib.import_module(plugin)
             return name
     kind = "is empty" if not data else "is no JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
     raise broken(f"the image {kind}")
@@ -130,7 +143,7 @@ def _decode(data: bytes, name: str, max_pixels: int, target: int) -> Image.Image
     if max(width, height) > MAX_SIDE:
         raise RequestError(413, "image_too_large", f"a side of the image has more than {MAX_SIDE:,} pixels")
     if name == "JPEG":
-        check_scans(data)
+        check_scans(image, data)
     image.load()
     orientation = _orientation(image)  # after the load: Pillow turns a TIFF by itself, and drops its tag
     image = _to_rgb(image)
@@ -228,8 +241,13 @@ def to_array(image: Image.Image, spec: Preprocess) -> NDArray[Any]:
         result: NDArray[Any] = pixels if spec.layout == "NHWC" else pixels.transpose(2, 0, 1)
     else:
         table = _normalisation(spec.mean, spec.std, spec.dtype)
-        axis = 2 if spec.layout == "NHWC" else 0
-        result = np.stack([table[c][pixels[:, :, c]] for c in range(pixels.shape[2])], axis=axis)
+        height, width, channels = pixels.shape
+        result = np.empty((height, width, channels) if spec.layout == "NHWC" else (channels, height, width), spec.dtype)
+        for c in range(channels):
+            plane = result[:, :, c] if spec.layout == "NHWC" else result[c]
+            np.take(
+                table[c], pixels[:, :, c], out=plane, mode="clip"
+            )  # "raise" would copy, and no byte is out of range
     return np.ascontiguousarray(result[None])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .errors import RequestError, quoted
@@ -24,7 +24,7 @@ class Service:
         self._settings = settings
         self._log = log
         self._model: Classifier | None = None
-        self._load_s = 0.0
+        self._load: dict[str, float] = {}  # the seconds of the parts of a load that no log line has told yet
         self._cold = True
 
     def load(self) -> Classifier:
@@ -34,9 +34,12 @@ class Service:
             fetch = Fetch(self._settings)
             from .model import Classifier  # numpy, onnxruntime and Pillow load while the model is on its way
 
+            imported = time.perf_counter()
             path, sha256 = fetch.result()
+            fetched = time.perf_counter()
             self._model = Classifier(path, sha256, self._settings.threads)
-            self._load_s = time.perf_counter() - started
+            session_s = time.perf_counter() - fetched
+            self._load = {"imports_s": imported - started, "fetch_wait_s": fetched - imported, "session_s": session_s}
         return self._model
 
     def answer(self, event: object, context: object = None) -> dict[str, Any]:
@@ -58,15 +61,17 @@ class Service:
     def _body(self, question: Question, line: dict[str, Any]) -> dict[str, Any]:
         image = self._fetched(question.s3) if question.s3 is not None else question.image
         model = self.load()
-        load_s, self._load_s = self._load_s, 0.0
+        load, self._load = self._load, {}
         identity = {"name": model.metadata.name, "sha256": model.sha256}
         line |= {"outcome": "ok", "model": identity}
         if image is None:
             return {"status": "ok", "model": identity | {"labels": len(model.metadata.labels)}}
         predictions, parts = model.predict(image, question.top_k, self._settings.max_pixels)
         best = predictions[0]
-        timings = {name: round(seconds, 6) for name, seconds in {"model_load_s": load_s, **parts}.items()}
+        timings = _rounded({"model_load_s": sum(load.values(), 0.0), **parts})
         line |= {"label": best.label, "score": best.score, "timings": timings, "image_bytes": len(image)}
+        if load:
+            line["load"] = _rounded(load)
         return {
             "pred_index": best.index,
             "label": best.label,
@@ -97,6 +102,11 @@ class Service:
                 413, "image_too_large", f"the image has {size:,} bytes; the limit is {MAX_IMAGE_BYTES:,}"
             )
         return b"".join(chunks)
+
+
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Return the seconds in whole microseconds."""
+    return {name: round(value, 6) for name, value in seconds.items()}
 
 
 def fault_line(error: BaseException, context: object, **more: object) -> str:

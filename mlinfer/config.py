@@ -87,6 +87,13 @@ KEYS = (
     ),
     Key("concurrency", 0, int, "How many run at once, reserved; without it, as the account allows.", 10),
     Key("log_days", 14, int, "How long the function's log is kept, in days.", choices=LOG_DAYS),
+    Key(
+        "prices",
+        "",
+        str,
+        "The prices that `mlinfer bench` and `tune` count with; without it, the table of the package.",
+        "prices.toml",
+    ),
     Key("url", "none", str, "The function's own URL: none, iam (signed requests) or public.", choices=URLS),
 )
 _BY_NAME = {key.name: key for key in KEYS}
@@ -96,7 +103,8 @@ _BY_NAME = {key.name: key for key in KEYS}
 class Config:
     """The values in force. `origins[name]` says where each came from.
 
-    model "" = the starter; threads 0 = all cores; bucket "" = none; concurrency 0 = not reserved.
+    model "" = the starter; threads 0 = all cores; bucket "" = none; concurrency 0 = not reserved;
+    prices "" = the package's.
     """
 
     model: str
@@ -117,6 +125,7 @@ class Config:
     input_prefixes: str
     concurrency: int
     log_days: int
+    prices: str
     url: str
     origins: Mapping[str, str]
 
@@ -167,6 +176,30 @@ def template() -> str:
         value = key.example if key.example is not None else key.default
         lines += ["", f"# {key.comment}", f"# {key.name} = {value}" if key.kind is int else f'# {key.name} = "{value}"']
     return "\n".join(lines) + "\n"
+
+
+def with_value(text: str, name: str, value: int) -> str:
+    """Return the text of a `mlinfer.toml` with one number set and all else kept, comments too. Raises UsageError.
+
+    It stands where it stood, or below its commented-out default, or at the end.
+    """
+    end = "\r\n" if "\r\n" in text else "\n"
+    lines = text.splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines[-1] += end
+    number, comment = rf"(\s*{name}\s*=\s*)[0-9_]+", rf"# {name} ="
+    if found := [i for i, line in enumerate(lines) if re.match(number, line)]:
+        lines[found[0]] = re.sub(number, rf"\g<1>{value}", lines[found[0]], count=1)
+    else:
+        found = [i for i, line in enumerate(lines) if re.match(comment, line)] or [len(lines) - 1]
+        lines.insert(found[0] + 1, f"{name} = {value}{end}")
+    edited = "".join(lines)
+    try:
+        if tomllib.loads(edited) == tomllib.loads(text) | {name: value}:
+            return edited
+    except tomllib.TOMLDecodeError:
+        pass  # for example within a string of several lines
+    raise UsageError("not_edited", f"{FILE_NAME} was left as it is", f"Write into it: {name} = {value}")
 
 
 def _read_file(path: Path) -> dict[str, Any]:

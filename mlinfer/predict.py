@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from queue import LifoQueue
 from typing import Any
 
 from lambda_src.errors import FaultError
@@ -54,11 +55,10 @@ def event(data: bytes, top_k: int) -> dict[str, Any]:
     return {"image": base64.b64encode(data).decode("ascii"), "top_k": top_k}
 
 
-def service(config: Config, log: Callable[[str], None]) -> Service:
-    """Return the handler's service in this process, with the model loaded. Raises MlinferError."""
+def service(config: Config, log: Callable[[str], None], threads: int = 0) -> Service:
+    """Return the handler's service in this process, with the model loaded; threads: 0 = as configured. Raises MlinferError."""
     path = model_path(config)
-    threads = config.threads or default_threads({})
-    made = Service(Settings(str(path), threads=threads, max_pixels=config.max_pixels), log)
+    made = Service(Settings(str(path), threads=threads or thread_count(config), max_pixels=config.max_pixels), log)
     try:
         made.load()
     except FaultError as error:
@@ -67,10 +67,30 @@ def service(config: Config, log: Callable[[str], None]) -> Service:
     return made
 
 
-def embedded(config: Config, log: Callable[[str], None]) -> Target:
-    """Return the target that runs the handler package in this process. Raises MlinferError."""
-    asked = service(config, log)
-    return lambda _, data, top_k: asked.answer(event(data, top_k))
+def thread_count(config: Config) -> int:
+    """Return the configured threads of onnxruntime; without them, the cores that this process may use."""
+    return config.threads or default_threads({})
+
+
+def embedded(config: Config, log: Callable[[str], None], jobs: int = 1) -> Target:
+    """Return the target that runs the handler package in this process, for `jobs` callers at once. Raises MlinferError.
+
+    Each of them has a service of its own, and its share of the threads: two pictures on a core each are done sooner than
+    one after the other on two cores, where decoding leaves the second one idle.
+    """
+    threads = max(1, thread_count(config) // jobs)
+    idle: LifoQueue[Service] = LifoQueue()
+    for _ in range(jobs):
+        idle.put(service(config, log, threads))
+
+    def ask(_: str, data: bytes, top_k: int) -> dict[str, Any]:
+        asked = idle.get()
+        try:
+            return asked.answer(event(data, top_k))
+        finally:
+            idle.put(asked)
+
+    return ask
 
 
 def predict(pictures: Iterable[Picture], target: Target, top_k: int, jobs: int = 1) -> Iterator[Result]:
@@ -101,9 +121,10 @@ def _result(picture: Picture, target: Target, top_k: int) -> Result:
         return Result(picture.name, {}, error)
 
 
-def _ask(picture: Picture, target: Target, top_k: int) -> dict[str, Any]:
+def read(picture: Picture) -> bytes:
+    """Return the picture's bytes. Raises UsageError."""
     try:
-        data = picture.read()
+        return picture.read()
     except FileNotFoundError as error:
         raise UsageError("no_such_file", f"there is no file {picture.name}") from error
     except IsADirectoryError as error:
@@ -111,6 +132,10 @@ def _ask(picture: Picture, target: Target, top_k: int) -> dict[str, Any]:
         raise UsageError("is_a_directory", f"{picture.name} is a directory", hint) from error
     except OSError as error:
         raise UsageError("file_unreadable", f"{picture.name} cannot be read: {error.strerror}") from error
+
+
+def _ask(picture: Picture, target: Target, top_k: int) -> dict[str, Any]:
+    data = read(picture)
     try:
         answer = target(picture.name, data, top_k)
     except FaultError as error:

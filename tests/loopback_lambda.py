@@ -87,9 +87,9 @@ class LoopbackLambda:
 
 
 @contextmanager
-def serving(service: Service) -> Iterator[tuple[LoopbackLambda, str]]:
+def serving(service: Service, kind: type[LoopbackLambda] = LoopbackLambda) -> Iterator[tuple[LoopbackLambda, str]]:
     """Serve the API on a free port; yield it and its address."""
-    api = LoopbackLambda(service)
+    api = kind(service)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -105,7 +105,7 @@ def serving(service: Service) -> Iterator[tuple[LoopbackLambda, str]]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_POST = do_GET  # noqa: N815
+        do_POST = do_PUT = do_GET  # noqa: N815
 
         def log_message(self, *_: Any) -> None:
             pass

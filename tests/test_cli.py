@@ -74,6 +74,18 @@ def test_several_images_as_json_lines(mlinfer: MlInfer, tiny_model: Path, red: P
     ]
 
 
+def test_many_images_at_once(mlinfer: MlInfer, photos: list[Path]) -> None:
+    """Many images are answered by a session for each core, as they are one at a time, in the order of the input."""
+    alone = mlinfer("predict", *photos, "--json", "--jobs", "1")
+    together = mlinfer("predict", *photos, "--json", "--jobs", "3")
+    answers = [
+        [(json.loads(line)["image"], json.loads(line)["predictions"]) for line in run.out.splitlines()]
+        for run in (alone, together)
+    ]
+    assert [name for name, _ in answers[0]] == [str(photo) for photo in photos]
+    assert answers[1] == answers[0]
+
+
 def test_several_images_as_a_table(mlinfer: MlInfer, tiny_model: Path, red: Path, blue: Path) -> None:
     """Several images give one row each; --top-k asks for more."""
     rows = mlinfer("predict", red, blue, "--model", tiny_model).out.splitlines()

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from mlinfer.config import with_value
+from mlinfer.errors import UsageError
+
 from .conftest import Run
 
 MlInfer = Callable[..., Run]
@@ -128,3 +131,25 @@ def test_init_where_nothing_can_be_written(mlinfer: MlInfer, empty_folder: Path)
     run = mlinfer("init")
     assert run.code == 3
     assert "mlinfer.toml cannot be written" in run.err
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", "memory = 512\n"),
+        ("top_k = 3", "top_k = 3\nmemory = 512\n"),
+        ("memory=1_769# as ever\ntop_k = 3\n", "memory=512# as ever\ntop_k = 3\n"),
+        ("# memory = 1769\n\ntop_k = 3\n", "# memory = 1769\nmemory = 512\n\ntop_k = 3\n"),
+        ("top_k = 3\r\nmemory = 1769\r\n", "top_k = 3\r\nmemory = 512\r\n"),
+    ],
+)
+def test_one_value_is_set(before: str, after: str) -> None:
+    """Of a configuration one number is set, and every other character stays."""
+    assert with_value(before, "memory", 512) == after
+
+
+def test_a_file_that_cannot_be_edited_safely() -> None:
+    """Where the text would then mean something else it is refused, and the line to write is named."""
+    with pytest.raises(UsageError) as caught:
+        with_value('project = """\nmemory = 5"""\n', "memory", 512)
+    assert "memory = 512" in caught.value.hint

@@ -20,7 +20,7 @@ MODULES = sorted([*ROOT.glob("mlinfer/**/*.py"), *ROOT.glob("lambda_src/*.py")])
 # The order in which the modules of mlinfer may use each other: later ones import earlier ones.
 VALUES = {"__init__", "errors", "config", "files", "names"}
 EDGE = {"cli", "__main__", "terminal"}
-PARTS = ("model", "local", "cloud")  # each uses those before it
+PARTS = ("model", "local", "cloud", "measure")  # each uses those before it
 
 
 def module(path: Path) -> str:
@@ -126,12 +126,13 @@ def test_ci_runs_the_readmes_commands() -> None:
 
 
 def test_every_command_is_documented() -> None:
-    """The README names every command."""
-    from mlinfer.cli.options import app
+    """The README's table and the help list every command, in the same order."""
+    from mlinfer.cli import options
 
-    for command in app.registered_commands:
-        assert command.callback is not None
-        assert f"mlinfer {command.name or command.callback.__name__}" in README
+    registered = {c.name or getattr(c.callback, "__name__", "") for c in options.app.registered_commands}
+    assert sorted(options.COMMANDS) == sorted(registered)
+    section = README.partition("## Commands")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `mlinfer ([a-z-]+)", section, re.MULTILINE) == list(options.COMMANDS)
 
 
 def test_every_key_and_code_is_documented() -> None:

@@ -187,9 +187,9 @@ def test_a_batch_ends_where_nobody_answers(mlinfer: MlInfer, api: LoopbackLambda
     assert len(api.invocations()) == 1
 
 
-def test_jobs_belong_to_aws(mlinfer: MlInfer) -> None:
-    """The other targets answer one image at a time, and say so."""
-    assert mlinfer("predict", CAT, "--jobs", "2").code == 2
+def test_flags_of_another_target(mlinfer: MlInfer) -> None:
+    """The local target answers one image at a time, and only the function in AWS has a URL: other flags are refused."""
+    assert mlinfer("predict", CAT, "--target", "local", "--jobs", "2").code == 2
     assert mlinfer("predict", CAT, "--url").code == 2
 
 

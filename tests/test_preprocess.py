@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -201,6 +203,17 @@ def assert_close(image: Image.Image, colour: tuple[int, int, int]) -> None:
     """Check that a decoded picture is 20 x 16, RGB and of one colour but for the coding's loss."""
     assert (image.mode, image.size) == ("RGB", (20, 16))
     assert np.abs(np.asarray(image, np.int16) - np.asarray(colour, np.int16)).max() <= 6
+
+
+def test_a_format_loads_its_own_decoder_only() -> None:
+    """The first JPEG loads nothing for other formats, and others in the process still open and save what Pillow knows."""
+    code = (
+        "import io, sys; from PIL import Image; from lambda_src.images import decode; from tests.conftest import CAT; "
+        "decode(CAT.read_bytes(), 10**7); before = {'PIL.PngImagePlugin', 'PIL.GifImagePlugin'} & set(sys.modules); "
+        "file = io.BytesIO(); Image.new('RGB', (2, 2)).save(file, 'PPM'); print(before, Image.open(file).format)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set() PPM\n"
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped() -> None:

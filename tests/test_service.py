@@ -259,6 +259,16 @@ def test_log_line(service: Service, log: Log) -> None:
     assert "\n" not in log[0]
 
 
+def test_log_line_of_a_load(service: Service, log: Log) -> None:
+    """The line of the invocation that loaded the model says what the load's time went into; the next one has no such part."""
+    service.answer(sample("direct"))
+    line = log.last()
+    assert list(line["load"]) == ["imports_s", "fetch_wait_s", "session_s"]
+    assert sum(line["load"].values()) == pytest.approx(line["timings"]["model_load_s"], abs=2e-6)
+    service.answer(sample("direct"))
+    assert "load" not in log.last()
+
+
 # Faults of our own
 
 

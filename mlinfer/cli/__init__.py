@@ -1,7 +1,8 @@
 """The command line. Each command makes what a step needs, calls that one step and shows its result.
 
-`main` runs one; the modules beside this one hold them: `ask` (predict), `cloud` (deploy, status, rollback, destroy),
-`container` (build, run-local), `log` (logs), `models` (export, inspect, upload, init), `registry` (push, doctor).
+`main` runs one; the modules beside this one hold them: `ask` (predict), `bench` (bench, tune), `cloud` (deploy, status,
+rollback, destroy), `container` (build, run-local), `log` (logs), `models` (export, inspect, upload, init), `registry`
+(push, doctor).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import typer
 from .. import __version__
 from ..errors import MlinferError, ReaderGoneError, UsageError
 from ..terminal import Terminal
-from . import ask, cloud, container, log, models, registry  # noqa: F401 - their import registers the commands
+from . import ask, bench, cloud, container, log, models, registry  # noqa: F401 - their import registers the commands
 from .options import app
 
 

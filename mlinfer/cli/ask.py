@@ -33,8 +33,8 @@ from .options import (
 if TYPE_CHECKING:
     from ..predict import Result, Target
 
-JOBS = 8  # of target aws
-LONGEST_S = 900  # of a function's timeout: the container may have another than is configured now
+CLOUD_JOBS = 8
+MANY = 16  # images, from which on further sessions are worth their load
 SLACK_S = 15  # beyond the function's timeout: the start of a container and the way there
 
 
@@ -59,7 +59,12 @@ def predict(
     jobs: Annotated[
         int | None,
         typer.Option(
-            "--jobs", "-j", min=1, max=64, help="How many at once of target aws; default: 8.", show_default=False
+            "--jobs",
+            "-j",
+            min=1,
+            max=64,
+            help="Images at once; default: 8 of aws, of many images a core each.",
+            show_default=False,
         ),
     ] = None,
     by_url: Annotated[bool, typer.Option("--url", help="Ask target aws by the function's URL, signed.")] = False,
@@ -77,11 +82,9 @@ def predict(
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, target=target, top_k=top_k, port=port)
-    pictures = [step.Picture(name, partial(_read, name)) for name in images]
-    if config.target != "aws" and (by_url or jobs):
-        raise UsageError("usage", "--url and --jobs belong to --target aws; the others answer one image at a time")
-    ask = _target(terminal, config, by_url=by_url, region=region, profile=profile)
-    at_once = min(jobs or JOBS, len(pictures)) if config.target == "aws" else 1
+    pictures = [step.Picture(name, partial(read_image, name)) for name in images]
+    at_once = min(_jobs(config, len(pictures), jobs, by_url=by_url), len(pictures))
+    ask = _target(terminal, config, at_once, by_url=by_url, region=region, profile=profile)
     results: list[Result] = []
     try:
         for result in terminal.track(step.predict(pictures, ask, config.top_k, at_once), len(pictures), "Predicting"):
@@ -108,19 +111,34 @@ def predict(
     return ImageError.exit_code if failed else 0
 
 
-def _target(terminal: Terminal, config: Config, *, by_url: bool, region: str | None, profile: str | None) -> Target:
+def _jobs(config: Config, pictures: int, given: int | None, *, by_url: bool) -> int:
+    """Return how many images are asked about at once: of the emulator one. Raises UsageError for flags of another target."""
+    from ..predict import thread_count
+
+    if config.target != "aws" and by_url:
+        raise UsageError("usage", "--url belongs to --target aws")
+    if config.target == "local" and (given or 1) > 1:
+        raise UsageError("usage", "--jobs does not go with --target local, which answers one image at a time")
+    if given or config.target == "aws":
+        return given or CLOUD_JOBS
+    return thread_count(config) if config.target == "embedded" and pictures >= MANY else 1
+
+
+def _target(
+    terminal: Terminal, config: Config, jobs: int, *, by_url: bool, region: str | None, profile: str | None
+) -> Target:
     """Return what answers, with the clients that it needs."""
     from .. import predict
 
     if config.target == "embedded":
-        return predict.embedded(config, log=terminal.detail)
+        return predict.embedded(config, terminal.detail, jobs)
     from .. import aws, fit
 
     reducing = fit.reducing(terminal.note, config.max_pixels)
     if config.target == "local":
         from ..local import emulator
 
-        client = aws.make_emulator_client(f"http://127.0.0.1:{config.port}", read_timeout=LONGEST_S + SLACK_S)
+        client = aws.make_emulator_client(f"http://127.0.0.1:{config.port}", read_timeout=config.timeout + SLACK_S)
         return emulator.emulator(client, reducing, one_at_a_time(config))
     from ..cloud import invoke
     from ..cloud.waiting import Patience
@@ -138,7 +156,7 @@ def _target(terminal: Terminal, config: Config, *, by_url: bool, region: str | N
     return invoke.cloud(session.client("lambda", read_timeout=timeout), names, handed_over, patience, log)
 
 
-def _read(name: str) -> bytes:
+def read_image(name: str) -> bytes:
     """Read an image, and of what can be none only as much as shows it."""
     if not name:
         raise UsageError("usage", "the name of an image is empty", "See: mlinfer predict --help")

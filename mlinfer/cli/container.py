@@ -107,7 +107,9 @@ def run_local(
         _stop(terminal, container.stop(docker, config.project))
         return
     built = build_image(terminal, docker, config)
-    function = _function(config, built.tag, _credentials(config, region, profile) if from_s3 else {}, from_s3=from_s3)
+    function = local_function(
+        config, built.tag, s3_environment(config, region, profile) if from_s3 else {}, from_s3=from_s3
+    )
     running, started = container.run(docker, function, one_at_a_time(config))
     with _until_left(started, keep=detach):
         _show_running(terminal, config, function, running)
@@ -150,7 +152,7 @@ def _model_file(config: Config) -> ModelFile:
     return model
 
 
-def _function(config: Config, tag: str, credentials: dict[str, str], *, from_s3: bool) -> Function:
+def local_function(config: Config, tag: str, credentials: dict[str, str], *, from_s3: bool) -> Function:
     """Return how the image is to run: with the configured model mounted, inside the image or, `from_s3`, fetched."""
     from ..cloud import upload
     from ..local import container
@@ -180,7 +182,7 @@ def _function(config: Config, tag: str, credentials: dict[str, str], *, from_s3:
     )
 
 
-def _credentials(config: Config, region: str | None, profile: str | None) -> dict[str, str]:
+def s3_environment(config: Config, region: str | None, profile: str | None) -> dict[str, str]:
     """Return the AWS credentials, Region and endpoint that boto3 finds here, as Lambda would give its own."""
     from .. import aws
 
@@ -241,11 +243,11 @@ def _stop(terminal: Terminal, names: list[str]) -> None:
 
 def _serve(terminal: Terminal, config: Config) -> None:
     from .. import predict
-    from ..local import container, serve
+    from ..local import address, serve
 
     log: Callable[[str], Any] = terminal.note
     server = serve.Server(predict.service(config, log=log), config.port)
-    url = f"http://{container.HOST}:{config.port}{container.INVOCATIONS}"
+    url = f"http://{address.HOST}:{config.port}{address.INVOCATIONS}"
     if terminal.as_json:
         terminal.document({"url": url}, lines=True)
     else:

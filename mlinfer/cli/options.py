@@ -10,11 +10,25 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from ..config import Config, load_config
 
+# As the help and the README list them: in the order of the way, then what looks after it.
+COMMANDS = (
+    *("init", "predict", "export", "inspect", "build", "run-local", "deploy", "upload", "push"),
+    *("status", "logs", "rollback", "destroy", "doctor", "bench", "tune"),
+)
+
+
+class _InOrder(TyperGroup):
+    def list_commands(self, _: object) -> list[str]:
+        return list(COMMANDS)
+
+
 app = typer.Typer(
     name="mlinfer",
+    cls=_InOrder,
     help="Take an image classifier from a laptop to AWS Lambda, and prove at each step that the answer has not changed.\n\n"
     "Start with:  mlinfer predict cat.jpg",
     pretty_exceptions_enable=False,

@@ -11,10 +11,8 @@ import hashlib
 import json
 import re
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +23,13 @@ from ..answers import failure, read_answer
 from ..engine import Container, Engine
 from ..errors import MissingError, MlinferError, RemoteError, UsageError
 from ..names import PROJECT_LABEL
+from .address import HOST, INVOCATIONS, listens, post
 from .ports import holder
 
 Alone = Callable[[], AbstractContextManager[None]]
 
-HOST = "127.0.0.1"
-INVOCATIONS = "/2015-03-31/functions/function/invocations"
 
+FRESH_LABEL = "mlinfer.fresh"  # of containers that are measured
 _LABEL = "mlinfer.run-local"  # its value: a hash of how the container was started
 _INNER_PORT = 8080
 _MODEL_MOUNT = "/mnt/model.onnx"
@@ -39,6 +37,7 @@ _LAMBDA_USER = "993:990"  # sbx_user1051
 _MAX_PROCESSES = 1024  # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 _MAX_RESTARTS = 5
 _BOOT_S = 20.0
+_LOG_S = 2.0
 _LAST_LINES = 12
 _NARRATION = re.compile(r"\(rapid\)|^(START|END|REPORT) RequestId: ")
 _EXIT = re.compile(r"\(rapid\) Process runtime-\d+ exited: (.+)")
@@ -77,6 +76,14 @@ class Running:
     outcome: str
 
 
+@dataclass(frozen=True)
+class Fresh:
+    """A container that was asked nothing yet. boot_s: seconds until its emulator listened."""
+
+    container: Container
+    boot_s: float
+
+
 def run(
     engine: Engine, function: Function, alone: Alone, sleep: Callable[[float], None] = time.sleep
 ) -> tuple[Running, Container]:
@@ -102,10 +109,12 @@ def run(
     return Running(container.name, function.url, model, notes, "made"), container
 
 
-def start(engine: Engine, function: Function, sleep: Callable[[float], None] = time.sleep) -> Container:
+def start(
+    engine: Engine, function: Function, sleep: Callable[[float], None] = time.sleep, label: str = _LABEL
+) -> Container:
     """Start a container and wait until its emulator listens; the function is loaded by its first invocation only."""
     _check_port(engine, function.port)
-    container = engine.start(function.image, **_options(engine, function)[0])
+    container = engine.start(function.image, **_options(engine, function, label)[0])
     try:
         _wait(container, function, sleep)
     except BaseException:
@@ -114,14 +123,25 @@ def start(engine: Engine, function: Function, sleep: Callable[[float], None] = t
     return container
 
 
-def find(engine: Engine, project: str) -> list[Container]:
+@contextmanager
+def fresh(engine: Engine, function: Function, sleep: Callable[[float], None] = time.sleep) -> Iterator[Fresh]:
+    """Start a container whose first request will find it cold, beside the one that runs; remove it at the end."""
+    began = time.perf_counter()
+    container = start(engine, function, sleep, FRESH_LABEL)
+    try:
+        yield Fresh(container, time.perf_counter() - began)
+    finally:
+        container.remove()
+
+
+def find(engine: Engine, project: str, label: str = _LABEL) -> list[Container]:
     """Return the project's containers; nobody else's is ever touched."""
-    return [c for c in engine.containers({PROJECT_LABEL: project}) if _LABEL in c.labels]
+    return [c for c in engine.containers({PROJECT_LABEL: project}) if label in c.labels]
 
 
-def stop(engine: Engine, project: str) -> list[str]:
+def stop(engine: Engine, project: str, label: str = _LABEL) -> list[str]:
     """Stop and remove the project's containers and return their names."""
-    found = find(engine, project)
+    found = find(engine, project, label)
     for container in found:
         container.remove()
     return [container.name for container in found]
@@ -143,13 +163,9 @@ def crash(container: Container, happened: str) -> MlinferError:
     return RemoteError("container_crashed", f"{happened} ({how}){lines}", "The lines above are its last.")
 
 
-def _options(engine: Engine, function: Function) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _options(engine: Engine, function: Function, label: str = _LABEL) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return docker-py's options of the container, and what of the function's the machine cannot give."""
-    notes = []
-    share = function.memory / MB_PER_VCPU
     cores = engine.cpus()
-    if share > cores:
-        notes.append(f"{function.memory} MB give {share:.1f} vCPUs in Lambda; this machine has {cores}.")
     environment = {
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory),
         "AWS_LAMBDA_FUNCTION_TIMEOUT": str(function.timeout),
@@ -174,12 +190,18 @@ def _options(engine: Engine, function: Function) -> tuple[dict[str, Any], tuple[
         "pids_limit": _MAX_PROCESSES,
         "mem_limit": memory,
         "memswap_limit": memory,
-        "nano_cpus": int(min(share, cores) * 1e9),
+        "nano_cpus": int(min(function.memory / MB_PER_VCPU, cores) * 1e9),
         "name": f"mlinfer-{function.project}-{function.port}",
     }
     spec = json.dumps([function.image, options], sort_keys=True).encode()
-    options["labels"] = {PROJECT_LABEL: function.project, _LABEL: hashlib.sha256(spec).hexdigest()[:16]}
-    return options, tuple(notes)
+    options["labels"] = {PROJECT_LABEL: function.project, label: hashlib.sha256(spec).hexdigest()[:16]}
+    return options, shortage(function.memory, cores)
+
+
+def shortage(memory: int, cores: int) -> tuple[str, ...]:
+    """Say what a machine of so many cores cannot give to a function of that memory, in MB."""
+    share = memory / MB_PER_VCPU
+    return (f"{memory} MB give {share:.1f} vCPUs in Lambda; this machine has {cores}.",) if share > cores else ()
 
 
 def _check_readable(model: Path) -> None:
@@ -199,7 +221,7 @@ def _check_port(engine: Engine, port: int) -> None:
 def _wait(container: Container, function: Function, sleep: Callable[[float], None]) -> None:
     """Wait until the emulator listens. Raises RemoteError."""
     deadline = time.monotonic() + _BOOT_S
-    while not _listens(function.url):
+    while not listens(function.url):
         if container.state().status in ("exited", "dead", "removed"):
             raise crash(container, "the container ended before it could answer")
         if time.monotonic() > deadline:
@@ -226,8 +248,14 @@ def _check(container: Container, function: Function, alone: Alone) -> Mapping[st
 
 def _failed_start(error: MlinferError, container: Container, function: Function) -> MlinferError:
     log = container.log(200)
+    if (
+        error.code == "function_crashed"
+    ):  # the emulator's answer to an end during the start is empty; its log comes later
+        until = time.monotonic() + _LOG_S
+        while not any(map(_EXIT.search, log)) and time.monotonic() < until:
+            time.sleep(0.05)
+            log = container.log(200)
     if error.code == "function_crashed" and (exits := [e for line in log for e in _EXIT.findall(line)]):
-        # The emulator's answer to an end during the start is empty.
         document = {"errorType": "Runtime.ExitError", "errorMessage": f"Runtime exited with error: {exits[-1]}"}
         error = failure(document, "the function")
     lines = "".join(f"\n    {line}" for line in handlers_lines(log)[-_LAST_LINES:])
@@ -241,26 +269,3 @@ def handlers_lines(log: list[str]) -> list[str]:
     """Return the lines that are not the emulator's own narration; the figures of its REPORT are made up, too."""
     lines = (line.rstrip().replace("\xa0", " ") for line in log)  # the runtime's indentation of a traceback
     return [line for line in lines if line and not _NARRATION.search(line)]
-
-
-def post(url: str, body: bytes, timeout: float) -> bytes:
-    """Send an invocation and return the body of the answer, whatever its status. Raises OSError."""
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - ours, http
-    try:
-        with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
-            content: bytes = answer.read()
-    except urllib.error.HTTPError as error:
-        content = error.read()
-    return content
-
-
-def _listens(url: str) -> bool:
-    """Tell whether the emulator itself answers: a connection proves nothing, for Docker's proxy accepts it first."""
-    root = url.removesuffix(INVOCATIONS) + "/"
-    try:
-        with urllib.request.urlopen(root, timeout=2):  # noqa: S310
-            return True
-    except urllib.error.HTTPError as error:
-        return error.code == 404
-    except OSError:
-        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -13,16 +14,34 @@ from ..aws import Client
 from ..errors import InvocationError, MissingError, RemoteError
 from ..fit import Fit
 from ..predict import Target
+from .address import INVOCATIONS, listens
+
+RESTART_S = 10.0
 
 
 def emulator(client: Client, fit: Fit, alone: Callable[[], AbstractContextManager[None]]) -> Target:
     """Return the target that asks the emulator, which answers one request at a time: each is made inside `alone()`."""
 
+    url = client.meta.endpoint_url
+
     def ask(name: str, data: bytes, top_k: int) -> dict[str, Any]:
-        with fit(name, data, top_k) as body, alone(), _explained_here(client.meta.endpoint_url):
-            return read_answer(_payload(client, body), "the function")
+        with fit(name, data, top_k) as body, alone():
+            try:
+                with _explained_here(url):
+                    return read_answer(_payload(client, body), "the function")
+            except InvocationError as error:
+                if error.code == "container_crashed":
+                    _wait_for_restart(url)
+                raise
 
     return ask
+
+
+def _wait_for_restart(url: str) -> None:
+    """Wait, not for long, until the Engine has started an emulator that ended: then the next request is answered."""
+    until = time.monotonic() + RESTART_S
+    while not listens(url + INVOCATIONS) and time.monotonic() < until:
+        time.sleep(0.05)
 
 
 def _payload(client: Client, body: bytes) -> bytes:
@@ -55,8 +74,11 @@ def _explained_here(url: str) -> Iterator[None]:
             "not_running", f"nothing answers at {url}", "Start it: mlinfer run-local --detach"
         ) from error
     except boto.ReadTimeoutError as error:
-        hint = "Start it anew: mlinfer run-local --stop && mlinfer run-local --detach"
-        raise RemoteError("function_timeout", f"{url} did not answer in time", hint) from error
+        hint = (
+            "Start it anew: mlinfer run-local --stop && mlinfer run-local --detach. If that was given a longer --timeout, set "
+            "timeout in mlinfer.toml instead: the time waited here follows it."
+        )
+        raise InvocationError("function_timeout", f"{url} did not answer in time", hint) from error
     except (boto.ConnectionError, boto.HTTPClientError) as error:
         hint = (
             "The emulator ends when two requests come at once; it starts again by itself: try again. Else see its log."

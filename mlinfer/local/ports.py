@@ -1,4 +1,4 @@
-"""Who listens on a port of this machine."""
+"""Which ports of this machine are free, and who listens on the others."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ import socket
 from pathlib import Path
 
 _LISTENING = "0A"  # the state in /proc/net/tcp: include/net/tcp_states.h of Linux
+
+
+def free(host: str) -> int:
+    """Return a port that nobody holds at this moment."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
 
 
 def holder(host: str, port: int) -> str:

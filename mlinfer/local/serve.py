@@ -11,7 +11,7 @@ from lambda_src.service import Service
 
 from ..answers import MAX_REQUEST_BYTES
 from ..errors import MissingError
-from .container import HOST, INVOCATIONS
+from .address import HOST, INVOCATIONS
 from .ports import holder
 
 _TIMEOUT_S = 30  # for a client that sends nothing

@@ -79,6 +79,15 @@ def _drawn(count: int) -> tuple[Sample, ...]:
     return tuple(samples)
 
 
+def draw_jpeg() -> bytes:
+    """Draw one picture of 500 x 375 pixels as a JPEG of about the size of a photograph, the same one every time."""
+    sample = draw(5)[-1]
+    image = Image.open(io.BytesIO(sample.read())).convert("RGB").resize((500, 375), Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
 def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
     """Return at most `count` of the samples, evenly from the whole list."""
     step = max(1.0, len(samples) / count)

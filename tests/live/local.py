@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mlinfer.local.container import INVOCATIONS
+from mlinfer.local.address import INVOCATIONS
 
 from .containers import Function
 

@@ -24,19 +24,10 @@ EVENT = ROOT / "examples" / "event.json"
 def runtime_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install AWS's runtime client, of the version that the stand-in of the base image has, in a folder of its own."""
     folder = tmp_path_factory.mktemp("runtime")
-    names = [line.split()[0] for line in RUNTIME.strip().splitlines()]
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--target",
-        str(folder),
-    ]
-    subprocess.run([*command, *names], check=True)
+    requirements = folder / "requirements.txt"
+    requirements.write_text(RUNTIME)
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--only-binary=:all:", "--require-hashes"]
+    subprocess.run([*command, "--target", str(folder), "-r", str(requirements)], check=True)
     return folder
 
 

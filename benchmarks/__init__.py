@@ -1,0 +1,1 @@
+"""Measurements of mlinfer: each module is a program."""

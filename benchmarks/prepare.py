@@ -1,0 +1,50 @@
+"""Pre-processing of both designs, {"path": ...} -> tensor, to be timed in a process of its own each (see `stage.Process`).
+
+Apart, because the handler package tells its process's malloc to keep memory, and torchvision would gain from that too.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ANSWER: dict[str, Any] = {"body": {}}
+
+
+def reference(event: dict[str, Any]) -> dict[str, Any]:
+    """Make the tensor as the report's handler does."""
+    from PIL import Image
+
+    with Path(event["path"]).open("rb") as file:
+        _transform()(Image.open(file).convert("RGB")).unsqueeze(0).numpy()
+    return ANSWER
+
+
+def ours(event: dict[str, Any]) -> dict[str, Any]:
+    """Make the tensor as the handler package does."""
+    from lambda_src.images import tensor
+    from lambda_src.settings import MAX_PIXELS
+
+    tensor(Path(event["path"]).read_bytes(), _model().metadata.preprocess, MAX_PIXELS)
+    return ANSWER
+
+
+@cache
+def _transform() -> Any:
+    import torch
+
+    from tests.reference import transform
+
+    from .fast_decode import IMAGENET
+
+    torch.set_num_threads(1)
+    return transform(IMAGENET)
+
+
+@cache
+def _model() -> Any:
+    from lambda_src.model import Classifier
+
+    return Classifier(Path(os.environ["MLINFER_MODEL_URI"]), "", 1)

@@ -1,0 +1,1 @@
+"""The design that this project started from, to compare with; never shipped."""

@@ -1,0 +1,529 @@
+"""The commands that measure: bench, tune."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+import typer
+
+from ..answers import MAX_REQUEST_BYTES
+from ..config import COMMAND_LINE, FILE_NAME, Config, with_value
+from ..errors import MlinferError, UsageError, VerificationError
+from ..files import alone, write_whole
+from ..measure.instance import PARTS
+from ..names import ALIAS, Names
+from ..terminal import Terminal
+from .ask import SLACK_S, read_image
+from .container import ArchFlag, ModelSourceFlag, build_image, local_function, s3_environment
+from .options import JsonFlag, ModelFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
+
+if TYPE_CHECKING:
+    from ..local.image import Built
+    from ..measure.bench import Figures, Report
+    from ..measure.instance import Sample, Start
+    from ..measure.machine import Machine
+    from ..measure.prices import Prices
+    from ..measure.tune import Point, Tuning
+
+T = TypeVar("T")
+
+SHARE = 0.01
+NEW_ACCOUNTS_MB = 3008  # what they may have at most
+
+ImagesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[IMAGE]...", help="What to ask about, in turn; default: a drawn 500 x 375 JPEG."),
+]
+ShareFlag = Annotated[
+    float, typer.Option("--cold-share", min=0.0, max=1.0, help="How many of all predictions meet a cold start: 0 to 1.")
+]
+PricesFlag = Annotated[
+    str | None,
+    typer.Option("--prices", metavar="FILE", help="Price table; default: the package's, dated.", show_default=False),
+]
+PlotFlag = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE.svg|png", help="Draw the figures.", show_default=False)
+]
+FromS3Flag = Annotated[
+    bool, typer.Option("--from-s3", help="Target local: let the function fetch the uploaded model, as in Lambda.")
+]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the function is measured. start: starts instances with so much memory. image: None where there is none."""
+
+    start: Callable[[int], Start]
+    memory: int
+    arch: str
+    image: Built | None = None
+
+
+@app.command()
+def bench(
+    images: ImagesArgument = None,
+    model: ModelFlag = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", metavar="embedded|local|aws", help="What to measure.", show_default=False),
+    ] = None,
+    cold: Annotated[int, typer.Option("--cold", min=0, metavar="N", help="Cold starts, each of a new instance.")] = 5,
+    warm: Annotated[int, typer.Option("--warm", min=0, metavar="N", help="Warm requests, to the last instance.")] = 50,
+    concurrency: Annotated[
+        int, typer.Option("--concurrency", min=1, max=64, help="Warm requests at once, of target aws.")
+    ] = 1,
+    memory: Annotated[int | None, typer.Option("--memory", metavar="MB", help="Of the function.")] = None,
+    arch: ArchFlag = None,
+    model_source: ModelSourceFlag = None,
+    from_s3: FromS3Flag = False,
+    cold_share: ShareFlag = SHARE,
+    prices: PricesFlag = None,
+    table: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write every request.", show_default=False)
+    ] = None,
+    plot: PlotFlag = None,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> int:
+    """Measure cold starts, warm requests and their cost:  mlinfer bench --target local
+
+    Ctrl-C ends it early, with what there is by then. The figures hold for the machine that they name.
+    """
+    from ..measure import bench as step
+    from ..measure.machine import describe
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(
+        model=model, target=target, memory=memory, arch=arch, model_source=model_source, prices=prices
+    )
+    _check(config.target, concurrency=concurrency, from_s3=from_s3, files=(table, plot), plot=plot)
+    amount, costs, machine = step.Amount(cold, warm, concurrency), _prices(config), describe(_runtime(config))
+    bodies = _questions(config, images or [])
+    samples: list[Sample] = []
+    with (
+        _place(terminal, config, region, profile, from_s3=from_s3, cold=cold) as place,
+        closing(step.measure(place.start(place.memory), bodies, amount)) as measured,
+    ):
+        ended = _gather(terminal.track(measured, cold + warm, "Measuring"), samples)
+    report = step.Report(
+        target=config.target,
+        complete=ended is None,
+        error=ended.as_json() if ended else None,
+        memory=place.memory,
+        arch=place.arch,
+        amount=amount,
+        pictures=len(bodies),
+        cold_share=cold_share,
+        prices=costs,
+        figures=step.figures(samples, costs, place.memory, place.arch, cold_share),
+        image_bytes=place.image.bytes if place.image else None,
+        layer_bytes=sum(place.image.layers.values()) if place.image else None,
+        machine=machine,
+    )
+    _show_report(terminal, report)
+    if table:
+        write_whole(table, step.table(samples))
+    if plot and samples:
+        _draw_report(plot, samples, report)
+    return _exit_code(terminal, ended)
+
+
+@app.command()
+def tune(
+    images: ImagesArgument = None,
+    model: ModelFlag = None,
+    target: Annotated[
+        str | None, typer.Option("--target", metavar="local|aws", help="What to measure.", show_default=False)
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory", metavar="MB,...", help="Sizes; default: those that this machine can give.", show_default=False
+        ),
+    ] = None,
+    cold: Annotated[int, typer.Option("--cold", min=1, metavar="N", help="Cold starts at each size.")] = 3,
+    warm: Annotated[int, typer.Option("--warm", min=1, metavar="N", help="Warm requests at each size.")] = 30,
+    max_latency: Annotated[
+        float | None,
+        typer.Option("--max-latency-ms", min=0.0, help="What the warm p90 may take.", show_default=False),
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Write the recommendation to mlinfer.toml.")] = False,
+    arch: ArchFlag = None,
+    model_source: ModelSourceFlag = None,
+    from_s3: FromS3Flag = False,
+    cold_share: ShareFlag = SHARE,
+    prices: PricesFlag = None,
+    plot: PlotFlag = None,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> int:
+    """Find the memory size to take:  mlinfer tune --max-latency-ms 50 --apply
+
+    It recommends the cheapest size whose warm p90 is within --max-latency-ms; without that, within 1.5 times the fastest's.
+    """
+    from ..measure import bench as bench_step
+    from ..measure import tune as step
+    from ..measure.machine import describe
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = _tuned(configuration(model=model, target=target, arch=arch, model_source=model_source, prices=prices))
+    _check(config.target, concurrency=1, from_s3=from_s3, files=(plot,), plot=plot)
+    costs, machine, limit_s = (
+        _prices(config),
+        describe(_runtime(config)),
+        None if max_latency is None else max_latency / 1000,
+    )
+    bodies, identity = _questions(config, images or []), dict[str, str]()
+    sizes = _sizes(terminal, config, memory)
+    points: list[Point] = []
+    with (
+        _place(terminal, config, region, profile, from_s3=from_s3, cold=cold) as place,
+        terminal.progress("Measuring") as tell,
+    ):
+
+        def measure(size: int) -> Figures:
+            samples = []
+            for sample in bench_step.measure(place.start(size), bodies, bench_step.Amount(cold, warm)):
+                samples.append(sample)
+                tell(f"{size} MB, {len(samples)} of {cold + warm}")
+            identity.update(samples[-1].model)
+            return bench_step.figures(samples, costs, size, place.arch, cold_share)
+
+        ended = _gather(step.tune(sizes, measure), points)
+    points = step.mark_best(points)
+    chosen = step.recommend(points, limit_s)
+    tuning = step.Tuning(
+        target=config.target,
+        complete=ended is None,
+        error=ended.as_json() if ended else None,
+        model=identity,
+        arch=place.arch,
+        cold_share=cold_share,
+        prices=costs,
+        points=points,
+        recommended=chosen,
+        sentence=step.say(points, chosen, limit_s),
+        machine=machine,
+    )
+    _show_tuning(terminal, tuning)
+    if plot and any(not point.failure for point in points):
+        _draw_tuning(plot, tuning)
+    if ended:
+        return _exit_code(terminal, ended)
+    if chosen is None:
+        return VerificationError.exit_code
+    if apply:
+        _apply(terminal, chosen.memory)
+    return 0
+
+
+def _check(target: str, *, concurrency: int, from_s3: bool, files: Sequence[Path | None], plot: Path | None) -> None:
+    """Refuse, before anything is measured, what could not be done afterwards. Raises UsageError, MissingError."""
+    if concurrency > 1 and target != "aws":
+        message = f"--concurrency goes with --target aws; {target} answers one request at a time"
+        raise UsageError("usage", message, "Leave it out.")
+    if from_s3 and target != "local":
+        raise UsageError("usage", "--from-s3 goes with --target local", "Leave it out.")
+    for file in filter(None, files):
+        if not file.parent.is_dir():
+            raise UsageError("no_such_folder", f"there is no folder {file.parent} for {file.name}", "Make it first.")
+    if plot:
+        from ..measure.plot import check
+
+        check(plot)
+
+
+def _prices(config: Config) -> Prices:
+    from ..measure import prices
+
+    return prices.read_prices(Path(config.prices) if config.prices else prices.TABLE)
+
+
+def _runtime(config: Config) -> str:
+    """Return what the function runs on; "" for this very Python."""
+    from ..model.runtime import IMAGE_ONNXRUNTIME
+
+    image = f"{config.base_image}, onnxruntime {IMAGE_ONNXRUNTIME}"
+    return {"embedded": "", "local": image, "aws": "asking AWS Lambda"}[config.target]
+
+
+def _questions(config: Config, images: Sequence[str]) -> list[bytes]:
+    """Return the requests; but for aws, the configured model has answered each in this process. Raises MlinferError."""
+    from .. import predict
+    from ..model import samples
+
+    found = [predict.Picture(name, partial(read_image, name)) for name in images]
+    found = found or [predict.Picture("drawn.jpg", samples.draw_jpeg)]
+    pictures = [predict.Picture(picture.name, partial(bytes, predict.read(picture))) for picture in found]
+    if config.target != "aws":
+        for result in predict.predict(pictures, predict.embedded(config, log=lambda _: None), config.top_k):
+            if result.error:
+                raise result.error
+    bodies = [json.dumps(predict.event(picture.read(), config.top_k)).encode() for picture in pictures]
+    largest = max(map(len, bodies))
+    if largest > MAX_REQUEST_BYTES and config.target != "embedded":
+        raise UsageError("usage", f"a picture makes a request of {largest:,} bytes; Lambda takes 6 MB", "Reduce it.")
+    return bodies
+
+
+@contextmanager
+def _place(
+    terminal: Terminal, config: Config, region: str | None, profile: str | None, *, from_s3: bool, cold: int
+) -> Iterator[Place]:
+    """Return where the function is measured; what that needs is gone afterwards. Raises MlinferError."""
+    if config.target == "embedded":
+        from ..measure import process
+
+        start = partial(process.start, config, os.environ, terminal.detail)
+        yield Place(lambda _: start, config.memory, config.arch)
+    elif config.target == "local":
+        credentials = s3_environment(config, region, profile) if from_s3 else {}
+        with _local_place(terminal, config, credentials, from_s3=from_s3) as place:
+            yield place
+    else:
+        with _cloud_place(terminal, config, region, profile, cold=cold) as place:
+            yield place
+
+
+@contextmanager
+def _local_place(terminal: Terminal, config: Config, credentials: dict[str, str], *, from_s3: bool) -> Iterator[Place]:
+    from .. import engine
+    from ..local import address, container
+    from ..local.ports import free
+    from ..measure import emulated
+
+    docker = engine.connect(os.environ)
+    built = build_image(terminal, docker, config)
+
+    def start_with(memory: int) -> Start:
+        for note in container.shortage(memory, docker.cpus()):
+            terminal.note(note)
+        chosen = replace(config, memory=memory, port=free(address.HOST))
+        function = local_function(chosen, built.tag, credentials, from_s3=from_s3)
+        return partial(emulated.start, docker, function, terminal.detail)
+
+    with alone(f"mlinfer-bench-{config.project}"):
+        container.stop(docker, config.project, container.FRESH_LABEL)  # what a killed command has left
+        yield Place(start_with, config.memory, config.arch, built)
+
+
+@contextmanager
+def _cloud_place(
+    terminal: Terminal, config: Config, region: str | None, profile: str | None, *, cold: int
+) -> Iterator[Place]:
+    """Without cold starts, ask what is live and change nothing; else borrow $LATEST."""
+    from .. import aws
+    from ..cloud import function, invoke
+    from ..cloud.waiting import Patience
+    from ..measure import latest
+
+    session = aws.Session(region=region, profile=profile, needs_region=True)
+    names, functions, patience = Names(config.project), session.client("lambda"), Patience(time.sleep, terminal.note)
+    given = config.memory if config.origins["memory"] == COMMAND_LINE else 0
+    invoker = session.client("lambda", read_timeout=invoke.live_timeout(functions, names) + SLACK_S)
+    if not cold:
+        if given:
+            message = "--memory needs cold starts with --target aws: what is live has the memory that it has"
+            raise UsageError("usage", message, "Leave out --memory, or --cold 0.")
+        with aws.explained(f"the function {names.function}", "lambda:GetFunction on the function"):
+            live = function.wait_until_ready(functions, names, patience, ALIAS).settings
+        asked = latest.Latest(invoker, names, ALIAS, patience, terminal.detail)
+        yield Place(lambda _: lambda: nullcontext(asked), live.memory, live.arch)
+        return
+    with latest.borrow(functions, names, patience, terminal.note) as before:
+        terminal.note(f"Measuring $LATEST of {names.function}; what is live is left alone.")
+
+        def start_with(memory: int) -> Start:
+            wanted = replace(before, memory=memory)
+            return partial(latest.start, functions, invoker, names, wanted, patience, terminal.detail)
+
+        yield Place(start_with, given or before.memory, before.arch)
+
+
+def _gather(items: Iterable[T], found: list[T]) -> MlinferError | None:
+    """Keep each item as it comes; return what ended them early, Ctrl-C or a failure. Raises it if nothing came before."""
+    try:
+        for item in items:
+            found.append(item)
+    except KeyboardInterrupt:
+        return _InterruptedError("interrupted", "interrupted")
+    except MlinferError as error:
+        if not found:
+            raise
+        return error
+    return None
+
+
+class _InterruptedError(MlinferError):
+    exit_code = 130
+
+
+def _exit_code(terminal: Terminal, ended: MlinferError | None) -> int:
+    """Say what ended the measurement early, if something did, and return the exit code."""
+    if ended and not isinstance(ended, _InterruptedError):
+        terminal.failure(str(ended))
+        terminal.note(ended.hint)
+    return ended.exit_code if ended else 0
+
+
+def _tuned(config: Config) -> Config:
+    """Return the configuration with a target that has a memory size: local, unless another one was asked for."""
+    if config.target != "embedded":
+        return config
+    if config.origins["target"] == COMMAND_LINE:
+        raise UsageError("usage", "target embedded has no memory size to tune", "Take --target local or aws.")
+    return replace(config, target="local")
+
+
+def _sizes(terminal: Terminal, config: Config, given: str | None) -> list[int]:
+    """Return the memory sizes to try: those given, or those that can be measured rightly here. Raises UsageError."""
+    from ..measure import tune
+
+    if given is not None:
+        try:
+            sizes = sorted({int(size) for size in given.split(",")})
+        except ValueError as error:
+            hint = "Write it like this: --memory 512,1024,1769"
+            raise UsageError("invalid_value", f"--memory is {given!r}, not whole numbers with commas", hint) from error
+        return [configuration(memory=size).memory for size in sizes]
+    if config.target == "aws":
+        return [size for size in tune.SIZES if size <= NEW_ACCOUNTS_MB]
+    from .. import engine
+
+    cores = engine.connect(os.environ).cpus()
+    sizes = tune.sizes_for(cores)
+    if left_out := [f"{size:,}" for size in tune.SIZES if size not in sizes]:
+        terminal.note(
+            f"Left out: {', '.join(left_out)} MB, which give more vCPUs in Lambda than this machine's {cores}."
+        )
+    return sizes
+
+
+def _show_report(terminal: Terminal, report: Report) -> None:
+    if terminal.as_json:
+        terminal.document(asdict(report))
+        return
+    found, unit = report.figures, len(" 1,000.00 ms")
+    columns = [(latency.count, latency) if latency else (0, None) for latency in (found.cold, found.warm)]
+    rows: list[tuple[str, ...]] = [("requests", *(f"{count:,}".rjust(unit) for count, _ in columns))]
+    for name in ("p50", "p90", "p99", "min", "max"):
+        rows.append((name, *(_ms(getattr(latency, f"{name}_s") if latency else None, unit) for _, latency in columns)))
+    for name, words in PARTS.items():
+        parts = [found.cold_parts.get(name), found.warm_parts.get(name)]
+        if any(parts):
+            rows.append((f"  {words}", *(_ms(part or None, unit) for part in parts)))
+    terminal.rows(rows, header=("", "cold".rjust(unit), "warm".rjust(unit)))
+    terminal.rows(_facts(report))
+    _show_conditions(terminal, report.target, report.machine, report.prices)
+
+
+def _facts(report: Report) -> list[tuple[str, str]]:
+    found, facts = report.figures, []
+    if found.boot_s:
+        facts.append(("container start, before", _ms(found.boot_s, 0)))
+    if found.throughput:
+        at_once = report.amount.concurrency
+        facts.append(("throughput", f"{found.throughput:,.1f} a second, {at_once} at once"))
+    if found.peak_bytes:
+        facts.append(("memory, at most", f"{found.peak_bytes / 2**20:,.0f} of {report.memory:,} MB"))
+    if report.image_bytes and report.layer_bytes:
+        facts.append(("image", f"{report.image_bytes / 1e6:,.0f} MB, {report.layer_bytes / 1e6:,.0f} above the base"))
+    conditions = f"{report.memory:,} MB, {report.arch}, {report.cold_share:.1%} of them cold"
+    if found.per_million is None:
+        facts.append(("cost per million", "not known: it needs warm requests and, for their share, cold starts"))
+    else:
+        facts.append(("cost per million", f"${found.per_million:,.2f} ({conditions})"))
+    if found.model:
+        facts.append(("model", f"{found.model['name']} ({found.model['sha256'][:12]}), target {report.target}"))
+    return facts
+
+
+def _show_conditions(terminal: Terminal, target: str, machine: Machine, prices: Prices) -> None:
+    """Say where and how the figures came about."""
+    terminal.rows([("machine", _machine(machine))])
+    terminal.note("Percentiles by nearest rank; parts are those of the p50. Absolute figures are this machine's alone.")
+    if target == "aws":
+        terminal.note("The way from here to AWS is part of each latency, but of no cost: that is of what Lambda bills.")
+    if target == "embedded":
+        terminal.note("Memory size and cost are as if Lambda were as fast as this process, which has all cores.")
+    terminal.note(f"Prices of {prices.date}, {prices.region}, without the free tier; the start of Python is billed.")
+
+
+def _show_tuning(terminal: Terminal, tuning: Tuning) -> None:
+    if terminal.as_json:
+        terminal.document(asdict(tuning))
+        return
+    rows = []
+    for point in tuning.points:
+        if point.failure:
+            rows.append((f"{point.memory:>9,}", "", "", "", point.failure))
+            continue
+        marks = [("frontier", point.best), ("recommended", point == tuning.recommended)]
+        mark = ", ".join(name for name, is_so in marks if is_so)
+        figures = (_ms(point.latency_s, 11), _ms(point.cold_s, 11), f"{point.cost:>11.2f}")
+        rows.append((f"{point.memory:>9,}", *figures, mark))
+    if rows:
+        header = ("memory MB", "   warm p90", "   cold p50", "$ a million", "")
+        terminal.rows(rows, header=header)
+    terminal.text(tuning.sentence)
+    _show_conditions(terminal, tuning.target, tuning.machine, tuning.prices)
+
+
+def _apply(terminal: Terminal, memory: int) -> None:
+    """Write the memory size into mlinfer.toml, which keeps all else. Raises UsageError, MissingError."""
+    path = Path(FILE_NAME)
+    text = path.read_bytes().decode() if path.exists() else ""
+    write_whole(path.resolve(), with_value(text, "memory", memory).encode())
+    terminal.note(f"{FILE_NAME}: memory = {memory}.")
+    origin = configuration().origins["memory"]
+    if origin != FILE_NAME:
+        terminal.note(f"{origin} overrides it.")
+
+
+def _draw_report(path: Path, samples: Sequence[Sample], report: Report) -> None:
+    from ..measure import plot
+
+    found = report.figures
+    parts = [
+        f"{_ms(latency.p50_s, 0)} {kind}" for kind, latency in (("cold", found.cold), ("warm", found.warm)) if latency
+    ]
+    title = f"{found.model['name']}, {report.target}: {', '.join(parts)}"
+    cost = f"${found.per_million:,.2f} per million at {report.memory:,} MB. " if found.per_million is not None else ""
+    write_whole(path, plot.draw_bench(samples, found, title, cost + _machine(report.machine), path.suffix[1:].lower()))
+
+
+def _draw_tuning(path: Path, tuning: Tuning) -> None:
+    from ..measure import plot
+
+    title = f"{tuning.model['name']}, {tuning.target}, {tuning.arch}: latency and cost by memory size"
+    caption = f"{tuning.cold_share:.1%} cold starts. {_machine(tuning.machine)}"
+    drawn = plot.draw_tune(tuning.points, tuning.recommended, title, caption, path.suffix[1:].lower())
+    write_whole(path, drawn)
+
+
+def _machine(machine: Machine) -> str:
+    memory = f", {machine.memory_bytes / 2**30:.0f} GB" if machine.memory_bytes else ""
+    load = f", load {machine.load:.1f} when it began" if machine.load is not None else ""
+    return f"{machine.cpu}, {machine.cores} cores{memory}{load}; {machine.os}; {machine.runtime}"
+
+
+def _ms(seconds: float | None, width: int) -> str:
+    if seconds is None:
+        return "-".rjust(width)
+    value = seconds * 1000
+    text = f"{value:,.0f} ms" if value >= 1000 else f"{value:,.1f} ms" if value >= 10 else f"{value:,.2f} ms"
+    return text.rjust(width)

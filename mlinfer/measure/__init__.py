@@ -1,0 +1,1 @@
+"""What the function takes of time, memory and money, wherever it runs, and which memory size to give it."""

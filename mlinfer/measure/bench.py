@@ -1,0 +1,153 @@
+"""Measure a function: cold starts, each of a fresh instance, then warm requests to the last one; and what that costs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from .instance import PARTS, Instance, Sample, Start
+from .latency import Latency, summarize
+from .machine import Machine
+from .prices import Prices, per_million
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much is measured. warm: requests to the last instance, `concurrency` of them at once."""
+
+    cold: int
+    warm: int
+    concurrency: int = 1
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What the samples come to. Parts are those of the one in the middle (p50), so that they add up.
+
+    boot_s: of the cold start in the middle, before it could be asked. throughput: warm requests per second of the time in which one was under way.
+    per_million: US dollars. None: not measured. model: name and sha256 of the one that answered.
+    """
+
+    cold: Latency | None
+    cold_parts: Mapping[str, float]
+    boot_s: float | None
+    warm: Latency | None
+    warm_parts: Mapping[str, float]
+    throughput: float | None
+    peak_bytes: int | None
+    per_million: float | None
+    model: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a reader needs to judge the figures. error: what ended it early, Ctrl-C or a failure. memory: MB.
+
+    image_bytes, layer_bytes: of the image with and without its base, unpacked; None without an image.
+    """
+
+    target: str
+    complete: bool
+    error: Mapping[str, str] | None
+    memory: int
+    arch: str
+    amount: Amount
+    pictures: int
+    cold_share: float
+    prices: Prices
+    figures: Figures
+    image_bytes: int | None
+    layer_bytes: int | None
+    machine: Machine
+    percentiles: str = "nearest rank"
+
+
+def measure(start: Start, bodies: Sequence[bytes], amount: Amount) -> Generator[Sample, None, None]:
+    """Yield each measured request. bodies: the JSON of the events, which take turns. Raises MlinferError.
+
+    Without cold starts the first request is made all the same, so that the others are warm, and is not yielded.
+    """
+    turns = itertools.cycle(bodies)
+    rounds = max(amount.cold, 1)
+    for number in range(1, rounds + 1):
+        with start() as instance:
+            first = instance.ask(next(turns))
+            if amount.cold:
+                yield replace(first, peak_bytes=instance.peak_bytes())
+            if number == rounds:
+                yield from _warm(instance, turns, amount)
+
+
+def _warm(instance: Instance, turns: Iterator[bytes], amount: Amount) -> Iterator[Sample]:
+    asked = itertools.islice(turns, amount.warm)
+    one_by_one = amount.concurrency == 1
+    samples = map(instance.ask, asked) if one_by_one else side_by_side(instance.ask, asked, amount.concurrency)
+    for number, sample in enumerate(samples, 1):
+        yield replace(sample, peak_bytes=instance.peak_bytes()) if number == amount.warm else sample
+
+
+def side_by_side(work: Callable[[T], R], items: Iterable[T], at_once: int) -> Iterator[R]:
+    """Yield what `work` makes of each item, in their order; never more than `at_once` are under way."""
+    pool = ThreadPoolExecutor(at_once)
+    try:
+        waiting = [pool.submit(work, item) for item in items]
+        yield from (future.result() for future in waiting)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def figures(samples: Sequence[Sample], prices: Prices, memory: int, arch: str, cold_share: float) -> Figures:
+    """Return what the samples come to. memory: MB. cold_share: how many of all predictions meet a cold start, 0..1."""
+    cold, warm = ([sample for sample in samples if sample.cold is kind] for kind in (True, False))
+    middle_cold, middle_warm = middle(cold), middle(warm)
+    warm_s, cold_s = ([sample.billed_s for sample in group] for group in (warm, cold))
+    return Figures(
+        cold=summarize([sample.seconds for sample in cold]),
+        cold_parts=middle_cold.parts if middle_cold else {},
+        boot_s=middle_cold.boot_s if middle_cold else None,
+        warm=summarize([sample.seconds for sample in warm]),
+        warm_parts=middle_warm.parts if middle_warm else {},
+        throughput=_throughput(warm),
+        peak_bytes=max((sample.peak_bytes for sample in samples if sample.peak_bytes), default=None),
+        per_million=per_million(prices, memory, arch, warm_s, cold_s, cold_share),
+        model=samples[-1].model if samples else {},
+    )
+
+
+def middle(samples: Sequence[Sample]) -> Sample | None:
+    """Return the sample whose duration is p50; None of none."""
+    ordered = sorted(samples, key=lambda sample: sample.seconds)
+    return ordered[(len(ordered) - 1) // 2] if ordered else None
+
+
+def table(samples: Iterable[Sample]) -> bytes:
+    """Return a CSV file with a line for each sample, in seconds."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["kind", "started_s", "seconds", "billed_s", "boot_s", *PARTS])
+    first: float | None = None
+    for sample in samples:
+        first = sample.started if first is None else first
+        values = [sample.started - first, sample.seconds, sample.billed_s, sample.boot_s]
+        parts = [sample.parts.get(part, 0.0) for part in PARTS]
+        writer.writerow(["cold" if sample.cold else "warm", *(f"{value:.6f}" for value in values + parts)])
+    return text.getvalue().encode()
+
+
+def _throughput(warm: Sequence[Sample]) -> float | None:
+    """Return the requests per second of the time in which at least one was under way."""
+    busy, until = 0.0, -math.inf
+    for sample in sorted(warm, key=lambda sample: sample.started):
+        ended = sample.started + sample.seconds
+        busy += max(0.0, ended - max(sample.started, until))
+        until = max(until, ended)
+    return len(warm) / busy if warm else None
