@@ -86,7 +86,7 @@ class Terminal:
                     )
                     cells += [Text(f"{cell:.1%}", justify="right"), bar]
                 else:
-                    cells.append(Text(printable(str(cell))))
+                    cells.append(Text(printable(str(cell)), overflow="fold"))  # whole: a digest is of no use cut off
             table.add_row(*cells)
         watched = sys.stdout.isatty()
         width = None if watched or "COLUMNS" in os.environ else UNLIMITED
@@ -201,4 +201,4 @@ def _can_write(character: str) -> bool:
 
 def printable(text: str) -> str:
     """Return foreign text with its control characters made visible, so that it cannot steer the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)

@@ -363,6 +363,14 @@ def test_narrow_and_wide(tiny_model: Path, red: Path, columns: str) -> None:
     assert all(len(row) <= int(columns) for row in rows)
 
 
+def test_nothing_is_cut_off_in_a_narrow_terminal(tiny_model: Path) -> None:
+    """A hash that is longer than the terminal is wide goes on in the next line."""
+    environment = os.environ | {"COLUMNS": "40"}
+    result = subprocess.run([*COMMAND, "inspect", tiny_model], capture_output=True, text=True, env=environment)
+    assert "…" not in result.stdout
+    assert sha256_of(tiny_model) in "".join(result.stdout.split())
+
+
 @pytest.mark.parametrize("arguments", [["predict", "none.jpg", "--json"], ["predict", "cat.jpg"], ["inspect"]])
 def test_full_disk_whatever_is_said(arguments: list[str]) -> None:
     """A full disk is reported as such, of a table, of a failure's document, with and without Python's buffer."""

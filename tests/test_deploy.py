@@ -581,6 +581,16 @@ def test_somebody_elses_function_stops_it_first(
     assert cloud.changes == []
 
 
+def test_somebody_elses_role_stops_it_first(
+    mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]
+) -> None:
+    """A role of our name without the project's tag is refused before anything is made, the bucket included."""
+    past("iam").create_role(RoleName="mlinfer-cats", AssumeRolePolicyDocument="{}")
+    run = mlinfer("deploy", *deploy_arguments, "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "not_ours")
+    assert cloud.changes == []
+
+
 def test_a_public_url_says_how_to_call_it(mlinfer: MlInfer, deploy_arguments: list[str]) -> None:
     """With --yes it is made without asking; the URL stands alone on stdout, and the curl command beside it."""
     run = mlinfer("deploy", *deploy_arguments, "--url", "public", "--yes")

@@ -63,7 +63,7 @@ def client(cloud: LoopbackAws, past: Callable[[str], Any]) -> Iterator[Any]:
 def made(client: Any, cloud: LoopbackAws, waits: Waits) -> Any:
     """Return the client of a Lambda that has the function and version 1."""
     ensure_function(client, NAMES, WANTED, waits)
-    ensure_version(client, NAMES, waits)
+    ensure_version(client, NAMES, WANTED, waits)
     cloud.calls.clear()
     return client
 
@@ -171,8 +171,9 @@ def test_what_waiting_does_not_mend_is_said_at_once(
 def test_each_change_waits_for_the_one_before(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
     """While Lambda takes a change in, nothing else is asked of the function, and the waiting is said."""
     cloud.busy_for = 2
-    ensure_function(made, NAMES, replace(WANTED, image=OTHER_IMAGE, memory=512), waits)
-    _, version = ensure_version(made, NAMES, waits)
+    wanted = replace(WANTED, image=OTHER_IMAGE, memory=512)
+    ensure_function(made, NAMES, wanted, waits)
+    _, version = ensure_version(made, NAMES, wanted, waits)
     assert version == "2"
     assert [call for call in cloud.calls if call != "lambda:ListVersionsByFunction"] == [
         "lambda:GetFunction",
@@ -265,32 +266,46 @@ def test_lambda_itself_judges_a_plan(made: Any, cloud: LoopbackAws, waits: Waits
 
 def test_a_version_is_published_only_of_what_is_new(made: Any, waits: Waits) -> None:
     """An equal version is used again; one that kept another image is not taken for equal."""
-    assert ensure_version(made, NAMES, waits)[0].outcome == "unchanged"
-    ensure_function(made, NAMES, replace(WANTED, image=OTHER_IMAGE), waits)
-    assert ensure_version(made, NAMES, waits)[1] == "2"
+    other = replace(WANTED, image=OTHER_IMAGE)
+    assert ensure_version(made, NAMES, WANTED, waits)[0].outcome == "unchanged"
+    ensure_function(made, NAMES, other, waits)
+    assert ensure_version(made, NAMES, other, waits)[1] == "2"
     ensure_function(made, NAMES, WANTED, waits)
-    assert ensure_version(made, NAMES, waits)[1] == "3"
+    assert ensure_version(made, NAMES, WANTED, waits)[1] == "3"
     assert [version["Version"] for version in versions(made, NAMES)] == ["1", "2", "3"]
+
+
+def test_what_another_deployment_made_is_not_published(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
+    """Of two deployments at once, the one whose configuration the other has replaced ends, and publishes nothing."""
+    mine = replace(WANTED, memory=512)
+    ensure_function(made, NAMES, mine, waits)
+    ensure_function(made, NAMES, replace(WANTED, memory=640), waits)
+    with pytest.raises(RemoteError) as raised:
+        ensure_version(made, NAMES, mine, waits)
+    assert raised.value.code == "conflict"
+    assert "lambda:PublishVersion" not in cloud.changes
 
 
 def test_a_version_published_by_a_lost_answer_is_found(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
     """Where Lambda says that the function has changed since, but the newest version is equal, that one is it."""
-    ensure_function(made, NAMES, replace(WANTED, memory=512), waits)
+    wanted = replace(WANTED, memory=512)
+    ensure_function(made, NAMES, wanted, waits)
 
     def publish_and_forget(request: Request, forward: Forward) -> Answer:
         forward(request)
         return refused(412, "PreconditionFailedException", "The RevisionId provided does not match")
 
     cloud.fail("lambda:PublishVersion", publish_and_forget, times=1)
-    assert ensure_version(made, NAMES, waits)[1] == "2"
+    assert ensure_version(made, NAMES, wanted, waits)[1] == "2"
 
 
 def test_the_alias_is_not_taken_from_somebody(made: Any, waits: Waits) -> None:
     """When somebody has moved the alias since it was read, it stays where they moved it."""
     move_alias(made, NAMES, None, "1")
     there = read_alias(made, NAMES)
-    ensure_function(made, NAMES, replace(WANTED, memory=512), waits)
-    ensure_version(made, NAMES, waits)
+    wanted = replace(WANTED, memory=512)
+    ensure_function(made, NAMES, wanted, waits)
+    ensure_version(made, NAMES, wanted, waits)
     made.update_alias(FunctionName="mlinfer-cats", Name="live", FunctionVersion="$LATEST")
     with pytest.raises(RemoteError) as raised:
         move_alias(made, NAMES, there, "2")
@@ -300,8 +315,9 @@ def test_the_alias_is_not_taken_from_somebody(made: Any, waits: Waits) -> None:
 
 def test_shared_traffic_goes_to_one_version(made: Any, waits: Waits) -> None:
     """An alias that shares its traffic by weights is changed, though it names the version."""
-    ensure_function(made, NAMES, replace(WANTED, memory=512), waits)
-    ensure_version(made, NAMES, waits)
+    wanted = replace(WANTED, memory=512)
+    ensure_function(made, NAMES, wanted, waits)
+    ensure_version(made, NAMES, wanted, waits)
     weights = {"AdditionalVersionWeights": {"2": 0.5}}
     made.create_alias(FunctionName="mlinfer-cats", Name="live", FunctionVersion="1", RoutingConfig=weights)
     assert move_alias(made, NAMES, read_alias(made, NAMES), "1").outcome == "changed"

@@ -12,6 +12,7 @@ import pytest
 
 from lambda_src.errors import SettingsError
 from lambda_src.fetch import sha256_of
+from lambda_src.model import open_session
 from lambda_src.settings import Settings, default_threads
 
 from .conftest import Bucket
@@ -127,3 +128,10 @@ def test_wrong_settings(variable: str, value: str) -> None:
 def test_threads_follow_the_memory(memory_mb: int, threads: int) -> None:
     """onnxruntime gets as many threads as the memory size gives vCPUs, 1,769 MB each."""
     assert default_threads({"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory_mb)}) == threads
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_onnxruntime_is_told_its_threads(tiny_model: Path, threads: int) -> None:
+    """The number is never left to onnxruntime, which would pin threads to cores that Lambda does not give."""
+    options = open_session(tiny_model, threads).get_session_options()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (threads, 1)

@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,9 +58,18 @@ def test_the_same_answer_as_here(mlinfer: MlInfer, api: LoopbackLambda) -> None:
     here = mlinfer("predict", CAT, "--json")
     assert (there.code, json.loads(there.out)["predictions"]) == (0, json.loads(here.out)["predictions"])
     assert "target aws" in there.err
+    assert "It knows CIFAR-10's ten classes" in there.err
     query, headers, _ = api.invocations()[0]
     assert query == {"Qualifier": ["live"]}
     assert "X-Amz-Log-Type" not in headers
+
+
+def test_another_model_is_not_taken_for_the_starter(mlinfer: MlInfer, api: LoopbackLambda, tiny_model: Path) -> None:
+    """What is said of the starter's classes is said only where the starter answered."""
+    api.service = Service(Settings(str(tiny_model)), log=lambda _: None)
+    run = mlinfer("predict", CAT, "--target", "aws")
+    assert "Answered by tiny" in run.err
+    assert "CIFAR-10" not in run.err
 
 
 def test_verbose_shows_the_functions_log(mlinfer: MlInfer, api: LoopbackLambda) -> None:
@@ -133,6 +143,18 @@ def test_over_6_mb_by_s3(mlinfer: MlInfer, api: LoopbackLambda, bucket: Bucket, 
     event = json.loads(api.invocations()[0][2])
     assert set(event) == {"s3", "top_k"}
     assert "Contents" not in bucket.client.list_objects_v2(Bucket=bucket.name)  # type: ignore[attr-defined]
+
+
+def test_one_picture_handed_over_twice(mlinfer: MlInfer, api: LoopbackLambda, bucket: Bucket, large: Path) -> None:
+    """Each request has an object of its own, which no other takes away; a bucket that keeps versions keeps none of it."""
+    client: Any = bucket.client
+    client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"})
+    Path("mlinfer.toml").write_text(f'bucket = "{bucket.name}"\n')
+    run = mlinfer("predict", large, large, "--target", "aws", "--json", "--jobs", "2")
+    assert run.code == 0, run.err
+    assert len({json.loads(body)["s3"] for _, _, body in api.invocations()}) == 2
+    left = client.list_object_versions(Bucket=bucket.name)
+    assert not {"Versions", "DeleteMarkers"} & set(left)
 
 
 def test_over_6_mb_reduced(mlinfer: MlInfer, api: LoopbackLambda, large: Path) -> None:

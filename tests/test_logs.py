@@ -53,6 +53,13 @@ def test_lines_since(mlinfer: MlInfer) -> None:
     assert "ago" in mlinfer("logs", "--since", "3h").out
 
 
+def test_a_log_does_not_steer_the_terminal(mlinfer: MlInfer) -> None:
+    """What a function wrote is shown with its control characters visible; tabs, which Lambda's REPORT has, stay."""
+    write("REPORT\tDuration: 4 ms \x1b]0;owned\x07")
+    (line,) = mlinfer("logs").out.splitlines()
+    assert line.endswith("REPORT\tDuration: 4 ms \\x1b]0;owned\\x07")
+
+
 def test_json_lines(mlinfer: MlInfer) -> None:
     """With --json each line is a document."""
     write('{"outcome": "ok"}')

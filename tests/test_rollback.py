@@ -212,6 +212,17 @@ def test_what_is_here_differs(mlinfer: MlInfer, other_model: Path) -> None:
     assert sorted(changed) == ["+"] * 4 + ["-"] * 4
 
 
+def test_status_of_what_no_version_keeps(mlinfer: MlInfer, once: LoopbackAws, tiny_model: Path) -> None:
+    """Another URL or reserved concurrency here is a difference too; an image that is not built here is said to be left out."""
+    same = mlinfer("status", "--model", tiny_model)
+    assert "The image was not compared" in same.err
+    Path("mlinfer.toml").write_text('concurrency = 3\nurl = "iam"\n')
+    told = json.loads(mlinfer("status", "--model", tiny_model, "--image", IMAGE, "--json").out)
+    assert (told["as_here"], told["image_compared"]) == (False, True)
+    assert {'+  "concurrency": 3,', '+  "url": "iam"'} <= set(told["difference"].splitlines())
+    assert once.changes == []
+
+
 def test_status_without_the_model_file(mlinfer: MlInfer, once: LoopbackAws) -> None:
     """Where the configured file is not, what is live is told all the same."""
     run = mlinfer("status", "--model", "nowhere.onnx")

@@ -198,5 +198,5 @@ def _say_who_answered(terminal: Terminal, results: list[Result], config: Config)
     if model is None:
         return
     terminal.note(f"Answered by {model['name']} ({model['sha256'][:12]}), target {config.target}.")
-    if not config.model:
+    if model["name"] == "starter":
         terminal.note("It knows CIFAR-10's ten classes. For ResNet-18's thousand: mlinfer export resnet18")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..config import Config
-from ..errors import MissingError, UsageError
+from ..errors import MissingError, MlinferError, UsageError
 from ..names import Account, Names
 from ..terminal import Terminal
 from .container import ArchFlag, ModelSourceFlag, image_recipe
@@ -98,7 +98,8 @@ def deploy(
 def status(
     model: ModelFlag = None,
     image: Annotated[
-        str | None, typer.Option("--image", metavar="REPOSITORY@DIGEST", help="An image to compare with too.")
+        str | None,
+        typer.Option("--image", metavar="REPOSITORY@DIGEST", help="Compare with this; default: the image built here."),
     ] = None,
     region: RegionFlag = None,
     profile: ProfileFlag = None,
@@ -106,7 +107,10 @@ def status(
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
 ) -> None:
-    """Show what is live, and whether that is what is here:  mlinfer status"""
+    """Show what is live, and whether that is what is here:  mlinfer status
+
+    Compared are the model, the configuration, and the image where the Docker Engine has it.
+    """
     from ..cloud import status as step
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
@@ -114,15 +118,22 @@ def status(
     session = _session(region, profile)
     there = step.read_status(session.client("lambda"), Names(config.project))
     here = _wanted_here(config, session, there, image)
-    differs = step.differences(there, here) if here else None
+    differs = step.differences(there, here, config.url) if here else None
     facts = {**there.facts(), "as_here": None if here is None else not differs, "difference": differs}
+    facts["image_compared"] = bool(here and here.image)
     if as_json:
         terminal.document(facts)
     else:
-        shown = [(name.replace("_", " "), _in_words(value)) for name, value in facts.items() if name != "difference"]
-        terminal.rows(shown)
+        left_out = ("difference", "image_compared")
+        terminal.rows(
+            [(name.replace("_", " "), _in_words(value)) for name, value in facts.items() if name not in left_out]
+        )
         told = f"What is live differs from what is here:\n{differs}" if differs else "What is live is what is here."
         terminal.note(told if here else "Not compared: the configured model file is not here.")
+        if here and not here.image:
+            terminal.note(
+                "The image was not compared: it is not built here, or the Docker Engine or ECR does not tell."
+            )
 
 
 @app.command()
@@ -176,7 +187,7 @@ def destroy(
 ) -> None:
     """Remove all of this project's in AWS, listed first:  mlinfer destroy
 
-    Of the bucket, only what `mlinfer` made: staged pictures; and in a bucket with this project's tag, the models and, if it is empty then, the bucket.
+    Of the bucket, only what `mlinfer` made: staged pictures; and in a bucket with this project's tag, the models and, if it is empty then, the bucket. Without --bucket it is the one that the function uses.
     """
     from ..cloud import destroy as step
 
@@ -186,7 +197,10 @@ def destroy(
     services = ("lambda", "iam", "logs", "ecr", "s3")
     clients = step.Clients(*(session.client(service) for service in services))
     names, patience = Names(config.project), _patience(terminal)
-    things = step.find(clients, names, config.bucket, config.prefix, patience, keep_model=keep_model)
+    in_use = config.bucket or step.bucket_in_use(clients.functions, names)
+    things = step.find(clients, names, in_use, config.prefix, patience, keep_model=keep_model)
+    if not in_use:
+        terminal.note("S3 was not looked at, because no bucket is named: --bucket, or bucket in mlinfer.toml.")
     _agree_to_removal(terminal, config, things, asked=not yes)
     outcomes = [_removed(terminal, thing, step.remove(thing)) for thing in things]
     if as_json:
@@ -228,7 +242,23 @@ def _wanted_here(config: Config, session: Session, there: Status, image: str | N
         return None
     if not config.bucket:  # it was given by a flag of deploy, so there is none here to differ from
         config = replace(config, bucket=there.bucket)
-    return deploy.wanted(deploy.Order(config, file, _account(session)), _by_digest(image) if image else "")
+    return deploy.wanted(
+        deploy.Order(config, file, _account(session)), _by_digest(image) if image else _image_here(config, session)
+    )
+
+
+def _image_here(config: Config, session: Session) -> str:
+    """Return how ECR names the image that is built here, or would once it is pushed; "" where nobody can tell."""
+    from .. import engine
+    from ..cloud import registry
+
+    try:
+        docker, tag = engine.connect(os.environ), image_recipe(config).tag()
+        if docker.find_image(tag) is None:
+            return ""
+        return registry.plan(docker, session.client("ecr"), Names(config.project), tag, config.arch).uri
+    except MlinferError:
+        return ""
 
 
 def _model_here(config: Config) -> ModelFile | None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..names import Names
-from ..terminal import Terminal
+from ..terminal import Terminal, printable
 from .options import JsonFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
 
 
@@ -44,7 +44,7 @@ def logs(
                 terminal.document(asdict(line), lines=True)
             else:
                 when = datetime.fromtimestamp(line.timestamp / 1000, UTC).astimezone()
-                terminal.text(f"{when:%Y-%m-%d %H:%M:%S} {line.message}")
+                terminal.text(f"{when:%Y-%m-%d %H:%M:%S} {printable(line.message)}")
     except KeyboardInterrupt:
         if not follow:
             raise

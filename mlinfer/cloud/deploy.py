@@ -23,7 +23,7 @@ from .function import Wanted, ensure_function, ensure_version, plan_version, rea
 from .loggroup import ensure_log_group
 from .policies import role_policy
 from .proof import NETWORK_S, PICTURES, prove, version_asker
-from .role import ensure_role
+from .role import ensure_role, read_role
 from .staging import ensure_expiry
 from .upload import ensure_bucket, is_bucket, is_uploaded, object_key, upload
 from .waiting import Patience
@@ -106,6 +106,8 @@ def deploy(
         there = read_function(clients.functions, names)  # if it is somebody else's, before anything is made
         live = read_alias(clients.functions, names) if there else None
         published = versions(clients.functions, names) if there else []
+    with explained(f"the role {names.function}"):
+        read_role(clients.iam, names)  # the same
     if config.bucket:
         _prepare_bucket(order, clients.s3, steps, bar)
     pushed = image()
@@ -155,7 +157,7 @@ def _publish(order: Order, functions: Client, to_be: Wanted, patience: Patience,
     if order.dry_run:
         change, version = plan_version(functions, names, to_be)
     else:
-        change, version = ensure_version(functions, names, patience)
+        change, version = ensure_version(functions, names, to_be, patience)
     steps.ended("version", change)
     return version
 

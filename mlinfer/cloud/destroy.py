@@ -61,6 +61,19 @@ def find(
     return found
 
 
+def bucket_in_use(functions: Client, names: Names) -> str:
+    """Return the bucket that the function may read staged pictures from, which `deploy` tells it; "" if none is known."""
+    with explained(f"the function {names.function}"):
+        there = none_if_absent(lambda: functions.get_function(FunctionName=names.function)) or {}
+    if there.get("Tags", {}).get(TAG) != names.project:
+        return ""
+    variables = there["Configuration"].get("Environment", {}).get("Variables", {})
+    found = re.findall(
+        rf"s3://([^/ ]+)/{re.escape(names.staging_prefix)}(?= |$)", variables.get("MLINFER_INPUT_PREFIXES", "")
+    )
+    return str(found[-1]) if found else ""
+
+
 def remove(thing: Thing) -> str:
     """Remove it; return why it was kept, "" if it is gone. Raises RemoteError."""
     with explained(f"the {thing.kind} {thing.name}"):

@@ -108,10 +108,16 @@ def ensure_function(
     return change
 
 
-def ensure_version(client: Client, names: Names, patience: Patience) -> tuple[Change, str]:
-    """Publish the function as a version, unless the newest one is equal. Return its number too. Raises RemoteError."""
+def ensure_version(client: Client, names: Names, wanted: Wanted, patience: Patience) -> tuple[Change, str]:
+    """Publish the function as a version, unless the newest one is equal. Return its number too.
+
+    Raises RemoteError: also when the function is not as wanted any more, which another deployment has made of it.
+    """
     with explained(f"the function {names.function}"):
         latest = wait_until_ready(client, names, patience)
+        if snapshot(latest.settings) != snapshot(wanted):
+            message = f"somebody else has changed the function {names.function} meanwhile, so it was not published"
+            raise RemoteError("conflict", message, "Let the other command end, and run this one again.")
         if newest := _newest_if_equal(client, names, latest):
             return Change("unchanged", f"version {newest}"), newest
         try:

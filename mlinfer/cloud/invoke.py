@@ -6,11 +6,11 @@ A request is never repeated once the function may have run: a client that repeat
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from uuid import uuid4
 
 from botocore import exceptions as boto
 
@@ -32,7 +32,8 @@ _ASLEEP = ("ResourceNotReadyException", "CodeArtifactUserPendingException")
 def staging(s3: Client, bucket: str, names: Names, tell: Callable[[str], None]) -> Fit:
     """Return what hands a picture over Lambda's 6 MB to the function by S3, unchanged; `tell` hears of it.
 
-    The object is removed afterwards; one that a killed command leaves expires by the bucket's rule.
+    The object is the request's own, and removed afterwards with its version: nothing else waits for it or keeps it. One
+    that a killed command leaves expires by the bucket's rule.
     """
 
     @contextmanager
@@ -41,16 +42,17 @@ def staging(s3: Client, bucket: str, names: Names, tell: Callable[[str], None]) 
         if len(body) <= MAX_REQUEST_BYTES:
             yield body
             return
-        key = f"{names.staging_prefix}{hashlib.sha256(data).hexdigest()}"
-        subject = f"s3://{bucket}/{key}"
+        where = {"Bucket": bucket, "Key": f"{names.staging_prefix}{uuid4().hex}"}
+        subject = f"s3://{bucket}/{where['Key']}"
         with explained(subject, "s3:PutObject and s3:DeleteObject on it"):
-            s3.put_object(Bucket=bucket, Key=key, Body=data)
+            made = s3.put_object(**where, Body=data)
+        version = {"VersionId": made["VersionId"]} if "VersionId" in made else {}
         tell(f"{name} is over Lambda's 6 MB for a request: handed over by s3://{bucket}/{names.staging_prefix}.")
         try:
             yield json.dumps({"s3": subject, "top_k": top_k}).encode()
         finally:
-            with explained(subject, "s3:DeleteObject on it"):
-                s3.delete_object(Bucket=bucket, Key=key)
+            with explained(subject, "s3:DeleteObject and s3:DeleteObjectVersion on it"):
+                s3.delete_object(**where, **version)
 
     return fit
 

@@ -71,11 +71,12 @@ def read_status(client: Client, names: Names) -> Status:
     return Status(names.function, latest, live, alias.weights if alias else {}, newest, url, kind["url"])
 
 
-def differences(status: Status, here: Wanted) -> str:
+def differences(status: Status, here: Wanted, url_kind: str) -> str:
     """Return the unified diff from what is live to what is here; "" if they are equal. An image "" is not compared."""
     if status.live is None:
         return "no version is live"
-    live, wanted = snapshot(status.live.settings), snapshot(here)
+    of_function = {"concurrency": status.latest.settings.concurrency, "url": status.url_kind}
+    live, wanted = snapshot(status.live.settings) | of_function, here.document() | {"url": url_kind}
     if not here.image:
         live, wanted = ({**document, "image": "not compared"} for document in (live, wanted))
     return difference("live", live, wanted)

@@ -77,6 +77,11 @@ def test_the_whole_way(mlinfer: MlInfer, local: Local) -> None:
     assert same(answer(mlinfer, CAT, "--target", "aws"), starter)
     again = json.loads(mlinfer("deploy", "--json").out)
     assert {step["outcome"] for step in again["steps"]} <= {"unchanged", "skipped"}
+    assert "What is live is what is here." in mlinfer("status").err
+    other_image = json.loads(
+        mlinfer("status", "--image", f"{made['image'].partition('@')[0]}@sha256:{'0' * 64}", "--json").out
+    )
+    assert other_image["as_here"] is False
 
     other = models.mean_colour(Path("other.onnx"))
     # In the image, for ministack lets versions of one image share a container, and with it the environment.
@@ -87,7 +92,7 @@ def test_the_whole_way(mlinfer: MlInfer, local: Local) -> None:
     assert json.loads(second.out)["version"] == "2"
     assert same(answer(mlinfer, red, "--target", "aws"), answer(mlinfer, red))
     status = json.loads(mlinfer("status", "--json").out)
-    assert status["live"] == "2"
+    assert (status["live"], status["as_here"], status["image_compared"]) == ("2", True, True)
     assert str(json.loads(mlinfer("inspect", other, "--json").out)["sha256"]) in mlinfer("logs", "--since", "1h").out
 
     back = mlinfer("rollback")
