@@ -40,7 +40,8 @@ def same(there: list[Any], here: list[Any]) -> bool:
 def left(project: str) -> dict[str, list[str]]:
     """Return the names of all that AWS has of the project."""
     function = f"mlinfer-{project}"
-    clients = {name: boto3.client(name) for name in ("lambda", "iam", "logs", "ecr", "s3")}
+    session = boto3.Session()  # not the default one, which keeps the keys of an earlier test
+    clients = {name: session.client(name) for name in ("lambda", "iam", "logs", "ecr", "s3")}
     found = {
         "functions": [f["FunctionName"] for f in clients["lambda"].list_functions()["Functions"]],
         "roles": [role["RoleName"] for role in clients["iam"].list_roles()["Roles"] if role["RoleName"] == function],

@@ -398,7 +398,7 @@ def s3(engine: Any, local: Local, monkeypatch: pytest.MonkeyPatch) -> Iterator[A
     }
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    client = boto3.client("s3")
+    client = boto3.Session().client("s3")
     yield client
     client.close()
     server.stop()
