@@ -127,8 +127,9 @@ def test_ci_runs_the_readmes_commands() -> None:
 
 def test_every_command_is_documented() -> None:
     """The README's table and the help list every command, in the same order."""
-    from mlinfer.cli import options
+    from mlinfer.cli import options, register
 
+    register("--help")
     registered = {c.name or getattr(c.callback, "__name__", "") for c in options.app.registered_commands}
     assert sorted(options.COMMANDS) == sorted(registered)
     section = README.partition("## Commands")[2].partition("\n## ")[0]

@@ -14,16 +14,30 @@ from typer.core import TyperGroup
 
 from ..config import Config, load_config
 
-# As the help and the README list them: in the order of the way, then what looks after it.
-COMMANDS = (
-    *("init", "predict", "export", "inspect", "build", "run-local", "deploy", "upload", "push"),
-    *("status", "logs", "rollback", "destroy", "doctor", "bench", "tune"),
-)
+# The module of each, as the help and the README list them: in the order of the way, then what looks after it.
+COMMANDS = {
+    "init": "models",
+    "predict": "ask",
+    "export": "models",
+    "inspect": "models",
+    "build": "container",
+    "run-local": "container",
+    "deploy": "cloud",
+    "upload": "models",
+    "push": "registry",
+    "status": "cloud",
+    "logs": "log",
+    "rollback": "cloud",
+    "destroy": "cloud",
+    "doctor": "registry",
+    "bench": "bench",
+    "tune": "bench",
+}
 
 
 class _InOrder(TyperGroup):
     def list_commands(self, _: object) -> list[str]:
-        return list(COMMANDS)
+        return [name for name in COMMANDS if name in self.commands]
 
 
 app = typer.Typer(
