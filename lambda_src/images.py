@@ -245,9 +245,7 @@ def to_array(image: Image.Image, spec: Preprocess) -> NDArray[Any]:
         result = np.empty((height, width, channels) if spec.layout == "NHWC" else (channels, height, width), spec.dtype)
         for c in range(channels):
             plane = result[:, :, c] if spec.layout == "NHWC" else result[c]
-            np.take(
-                table[c], pixels[:, :, c], out=plane, mode="clip"
-            )  # "raise" would copy, and no byte is out of range
+            np.take(table[c], pixels[:, :, c], out=plane, mode="clip")  # "raise" would copy; no byte is out of range
     return np.ascontiguousarray(result[None])
 
 

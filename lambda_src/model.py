@@ -105,8 +105,8 @@ def open_session(path: Path, threads: int) -> ort.InferenceSession:
 def _keep_memory() -> None:
     """Let malloc keep what is freed for the next use: the kernel clears each page that it hands out, and that takes longer.
 
-    https://man7.org/linux/man-pages/man3/mallopt.3.html. A quarter of the time to load 47 MB, of which there are several
-    copies on the way, and of decoding 12 megapixels.
+    https://man7.org/linux/man-pages/man3/mallopt.3.html. A sixth to a quarter of the time to load ResNet-18's 47 MB in
+    float, of which there are several copies on the way; the peak of memory is 9 % higher. See benchmarks/NOTES.md.
     """
     with suppress(OSError, AttributeError):  # another C library than glibc
         libc = ctypes.CDLL(None)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import LifoQueue
@@ -101,6 +100,8 @@ def predict(pictures: Iterable[Picture], target: Target, top_k: int, jobs: int =
     if jobs == 1:
         yield from (_result(picture, target, top_k) for picture in pictures)
         return
+    from concurrent.futures import Future, ThreadPoolExecutor
+
     pool = ThreadPoolExecutor(jobs)
     running: deque[Future[Result]] = deque()
     try:

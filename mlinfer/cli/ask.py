@@ -137,8 +137,9 @@ def _target(
     reducing = fit.reducing(terminal.note, config.max_pixels)
     if config.target == "local":
         from ..local import emulator
+        from ..local.address import address
 
-        client = aws.make_emulator_client(f"http://127.0.0.1:{config.port}", read_timeout=config.timeout + SLACK_S)
+        client = aws.make_emulator_client(address(config.port), read_timeout=config.timeout + SLACK_S)
         return emulator.emulator(client, reducing, one_at_a_time(config))
     from ..cloud import invoke
     from ..cloud.waiting import Patience

@@ -158,10 +158,8 @@ def rollback(
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model)
     session = _session(region, profile)
-    functions, iam, s3 = (session.client(service) for service in ("lambda", "iam", "s3"))
-    clients = step.Clients(functions, iam, s3, lambda seconds: session.client("lambda", read_timeout=seconds))
     made = step.rollback(
-        clients,
+        _clients(session),
         _account(session),
         Names(config.project),
         version or "",

@@ -107,11 +107,10 @@ def run_local(
     if stop:
         _stop(terminal, container.stop(docker, config.project))
         return
+    # Before the build, so that what is wrong is said first.
     credentials = s3_environment(config, region, profile) if from_s3 else {}
     recipe = image_recipe(config)
-    function = local_function(
-        config, recipe.tag(), credentials, from_s3=from_s3
-    )  # what is wrong is said before a build
+    function = local_function(config, recipe.tag(), credentials, from_s3=from_s3)
     build_image(terminal, docker, recipe)
     with alone(f"mlinfer-run-local-{config.project}"):  # a second one at once finds what the first has started
         running, started = container.run(docker, function, one_at_a_time(config))
@@ -148,22 +147,20 @@ def _model_file(config: Config) -> ModelFile:
     from ..model import modelfile
 
     model = modelfile.read_model_file(predict.model_path(config))
-    if model.metadata is None:
-        message = f"{model.path} does not say what its labels and pre-processing are, so nothing could predict with it"
-        hint = f"Stamp it first: mlinfer export {model.path} --labels FILE --preprocess imagenet|none|JSON"
-        raise UsageError("no_metadata", message, hint)
+    modelfile.require_metadata(model)
     return model
 
 
 def local_function(config: Config, tag: str, credentials: dict[str, str], *, from_s3: bool) -> Function:
     """Return how the image is to run: with the configured model mounted, inside the image or, `from_s3`, fetched."""
-    from ..cloud import upload
     from ..local import container
 
     environment = config.handler_environment() | credentials
     fetched = 0
     mounted = None
     if from_s3:
+        from ..cloud import upload  # and with it boto3
+
         file = _model_file(config)
         environment["MLINFER_MODEL_URI"] = f"s3://{config.bucket}/{upload.object_key(file, config.prefix)}"
         environment["MLINFER_MODEL_SHA256"] = file.sha256
@@ -250,7 +247,7 @@ def _serve(terminal: Terminal, config: Config) -> None:
 
     log: Callable[[str], Any] = terminal.note
     server = serve.Server(predict.service(config, log=log), config.port)
-    url = f"http://{address.HOST}:{config.port}{address.INVOCATIONS}"
+    url = address.address(config.port) + address.INVOCATIONS
     if terminal.as_json:
         terminal.document({"url": url}, lines=True)
     else:

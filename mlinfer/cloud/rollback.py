@@ -21,20 +21,11 @@ from ..names import Account, Names
 from ..predict import Target
 from .alias import move_alias, read_alias
 from .changes import Change, Step, Steps
+from .deploy import Clients
 from .function import Function, versions, wait_until_ready
 from .proof import NETWORK_S, PICTURES, prove, prove_alone, version_asker
 from .role import ensure_readable
 from .waiting import Patience
-
-
-@dataclass(frozen=True)
-class Clients:
-    """invoker: makes a client that waits that many seconds for an answer, and repeats no request."""
-
-    functions: Client
-    iam: Client
-    s3: Client
-    invoker: Callable[[float], Client]
 
 
 @dataclass(frozen=True)

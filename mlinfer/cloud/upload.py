@@ -22,7 +22,7 @@ from s3transfer.subscribers import BaseSubscriber
 
 from ..aws import Client, error_code, explained, refusal
 from ..errors import RemoteError, UsageError
-from ..model.modelfile import ModelFile
+from ..model.modelfile import ModelFile, require_metadata
 from ..names import TAG
 
 PART_BYTES = 8 * 2**20
@@ -46,14 +46,7 @@ class Upload:
 
 def object_key(file: ModelFile, prefix: str) -> str:
     """Return PREFIX/NAME/SHA256.onnx. Raises UsageError for a file that cannot be served, having no mlinfer metadata."""
-    if file.metadata is None:
-        message = f"{file.path} does not say what its labels and pre-processing are, so nothing could predict with it"
-        raise UsageError(
-            "no_metadata",
-            message,
-            f"Stamp it first: mlinfer export {file.path} --labels FILE --preprocess imagenet|none|JSON",
-        )
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", file.metadata.name).strip("-.") or "model"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", require_metadata(file).name).strip("-.") or "model"
     return "/".join([*filter(None, prefix.split("/")), name, f"{file.sha256}.onnx"])
 
 

@@ -9,6 +9,11 @@ HOST = "127.0.0.1"
 INVOCATIONS = "/2015-03-31/functions/function/invocations"
 
 
+def address(port: int) -> str:
+    """Return the local function's address, an endpoint for boto3."""
+    return f"http://{HOST}:{port}"
+
+
 def post(url: str, body: bytes, timeout: float) -> bytes:
     """Send an invocation and return the body of the answer, whatever its status. Raises OSError."""
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - ours, http

@@ -23,11 +23,10 @@ from ..answers import failure, read_answer
 from ..engine import Container, Engine
 from ..errors import MissingError, MlinferError, RemoteError, UsageError
 from ..names import PROJECT_LABEL
-from .address import HOST, INVOCATIONS, listens, post
+from .address import HOST, INVOCATIONS, address, listens, post
 from .ports import holder
 
 Alone = Callable[[], AbstractContextManager[None]]
-
 
 FRESH_LABEL = "mlinfer.fresh"  # of containers that are measured
 _LABEL = "mlinfer.run-local"  # its value: a hash of how the container was started
@@ -37,6 +36,7 @@ _LAMBDA_USER = "993:990"  # sbx_user1051
 _MAX_PROCESSES = 1024  # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 _MAX_RESTARTS = 5
 _BOOT_S = 20.0
+_POLL_S = 0.02
 _LOG_S = 2.0
 _LAST_LINES = 12
 _NARRATION = re.compile(r"\(rapid\)|^(START|END|REPORT) RequestId: ")
@@ -62,12 +62,12 @@ class Function:
     @property
     def url(self) -> str:
         """Return where events are posted to."""
-        return f"http://{HOST}:{self.port}{INVOCATIONS}"
+        return address(self.port) + INVOCATIONS
 
 
 @dataclass(frozen=True)
 class Running:
-    """A container that answers. notes: what this machine could not give; health: the handler's own document."""
+    """A container that answers. notes: what this machine could not give; model: as the handler names it."""
 
     name: str
     url: str
@@ -84,22 +84,20 @@ class Fresh:
     boot_s: float
 
 
-def run(
-    engine: Engine, function: Function, alone: Alone, sleep: Callable[[float], None] = time.sleep
-) -> tuple[Running, Container]:
+def run(engine: Engine, function: Function, alone: Alone) -> tuple[Running, Container]:
     """Start the function and wait until it answers, or find it running so already. Raises MlinferError.
 
-    alone: makes the context in which each request is made; see `invoke.emulator`.
+    alone: makes the context in which each request is made; see `emulator.emulator`.
     """
     options, notes = _options(engine, function)
     for container in find(engine, function.project):
         if container.labels.get(_LABEL) == options["labels"][_LABEL] and container.state().status == "running":
             with suppress(RemoteError):  # it hangs, or has ended just now: another is started
-                _wait(container, function, sleep)
+                _wait(container, function)
                 model = _check(container, function, alone)
                 return Running(container.name, function.url, model, notes, "unchanged"), container
         container.remove()
-    container = start(engine, function, sleep)
+    container = start(engine, function)
     try:
         model = _check(container, function, alone)
         container.restart_on_failure(_MAX_RESTARTS)  # not before: a start that fails is to be seen
@@ -109,14 +107,12 @@ def run(
     return Running(container.name, function.url, model, notes, "made"), container
 
 
-def start(
-    engine: Engine, function: Function, sleep: Callable[[float], None] = time.sleep, label: str = _LABEL
-) -> Container:
+def start(engine: Engine, function: Function, label: str = _LABEL) -> Container:
     """Start a container and wait until its emulator listens; the function is loaded by its first invocation only."""
     _check_port(engine, function.port)
     container = engine.start(function.image, **_options(engine, function, label)[0])
     try:
-        _wait(container, function, sleep)
+        _wait(container, function)
     except BaseException:
         container.remove()
         raise
@@ -124,10 +120,10 @@ def start(
 
 
 @contextmanager
-def fresh(engine: Engine, function: Function, sleep: Callable[[float], None] = time.sleep) -> Iterator[Fresh]:
+def fresh(engine: Engine, function: Function) -> Iterator[Fresh]:
     """Start a container whose first request will find it cold, beside the one that runs; remove it at the end."""
     began = time.perf_counter()
-    container = start(engine, function, sleep, FRESH_LABEL)
+    container = start(engine, function, FRESH_LABEL)
     try:
         yield Fresh(container, time.perf_counter() - began)
     finally:
@@ -224,7 +220,7 @@ def _check_port(engine: Engine, port: int) -> None:
         raise MissingError("port_taken", f"port {port} is taken by {by}", "Choose another: --port 9001")
 
 
-def _wait(container: Container, function: Function, sleep: Callable[[float], None]) -> None:
+def _wait(container: Container, function: Function) -> None:
     """Wait until the emulator listens. Raises RemoteError."""
     deadline = time.monotonic() + _BOOT_S
     while not listens(function.url):
@@ -232,7 +228,7 @@ def _wait(container: Container, function: Function, sleep: Callable[[float], Non
             raise crash(container, "the container ended before it could answer")
         if time.monotonic() > deadline:
             raise crash(container, f"the container did not listen within {_BOOT_S:.0f} s")
-        sleep(0.02)
+        time.sleep(_POLL_S)
 
 
 def _check(container: Container, function: Function, alone: Alone) -> Mapping[str, Any]:
@@ -254,16 +250,15 @@ def _check(container: Container, function: Function, alone: Alone) -> Mapping[st
 
 def _failed_start(error: MlinferError, container: Container, function: Function) -> MlinferError:
     log = container.log(200)
-    if (
-        error.code == "function_crashed"
-    ):  # the emulator's answer to an end during the start is empty; its log comes later
+    if error.code == "function_crashed":
+        # The emulator's answer to an end during the start is empty, and what its log says of it comes a moment later.
         until = time.monotonic() + _LOG_S
         while not any(map(_EXIT.search, log)) and time.monotonic() < until:
-            time.sleep(0.05)
+            time.sleep(_POLL_S)
             log = container.log(200)
-    if error.code == "function_crashed" and (exits := [e for line in log for e in _EXIT.findall(line)]):
-        document = {"errorType": "Runtime.ExitError", "errorMessage": f"Runtime exited with error: {exits[-1]}"}
-        error = failure(document, "the function")
+        if exits := [how for line in log for how in _EXIT.findall(line)]:
+            document = {"errorType": "Runtime.ExitError", "errorMessage": f"Runtime exited with error: {exits[-1]}"}
+            error = failure(document, "the function")
     lines = "".join(f"\n    {line}" for line in handlers_lines(log)[-_LAST_LINES:])
     if error.code == "function_timeout":
         message = f"the function did not start within its timeout of {function.timeout} s, which here includes the start{lines}"

@@ -21,24 +21,19 @@ _INIT = re.compile(r"INIT REPORT\(durationMs: ([\d.]+)\)")
 
 
 @contextmanager
-def start(
-    engine: Engine, function: Function, log: Callable[[str], None], sleep: Callable[[float], None] = time.sleep
-) -> Iterator[Emulated]:
+def start(engine: Engine, function: Function, log: Callable[[str], None]) -> Iterator[Emulated]:
     """Start the function in a container that nobody has asked yet, and remove it afterwards. log: takes the handler's lines."""
-    with fresh(engine, function, sleep) as container:
-        yield Emulated(container, function, log, sleep)
+    with fresh(engine, function) as container:
+        yield Emulated(container, function, log)
 
 
 class Emulated:
     """The function in a container, which answers one request at a time."""
 
-    def __init__(
-        self, fresh: Fresh, function: Function, log: Callable[[str], None], sleep: Callable[[float], None]
-    ) -> None:
+    def __init__(self, fresh: Fresh, function: Function, log: Callable[[str], None]) -> None:
         self._fresh = fresh
         self._function = function
         self._log = log
-        self._sleep = sleep
         self._last = ""
 
     def ask(self, body: bytes) -> Sample:
@@ -86,4 +81,4 @@ class Emulated:
                 return lines[begin:], report
             if time.monotonic() > deadline:
                 return lines, None
-            self._sleep(0.005)
+            time.sleep(0.005)

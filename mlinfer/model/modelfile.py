@@ -65,6 +65,15 @@ def read_model_file(path: Path) -> ModelFile:
     return ModelFile(path, path.stat().st_size, sha256_of(path), ir_version, opset, metadata)
 
 
+def require_metadata(file: ModelFile) -> Metadata:
+    """Return what the file says of itself. Raises UsageError for one that says nothing, and so cannot be served."""
+    if file.metadata is None:
+        message = f"{file.path} does not say what its labels and pre-processing are, so nothing could predict with it"
+        hint = f"Stamp it first: mlinfer export {file.path} --labels FILE --preprocess imagenet|none|JSON"
+        raise UsageError("no_metadata", message, hint)
+    return file.metadata
+
+
 def read_ports(path: Path) -> tuple[list[Port], list[Port]]:
     """Return the graph's inputs, without those that are weights, and its outputs. Raises MissingError, UsageError."""
     with opened(path) as message:

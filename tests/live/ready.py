@@ -1,4 +1,4 @@
-"""Waiting for what another process starts: the one place of the tests that sleeps."""
+"""Waiting for what another process starts, asking it until it is ready. (`hosts` waits for a cache, which nobody can ask.)"""
 
 from __future__ import annotations
 
