@@ -376,6 +376,42 @@ def test_two_uploads_of_one_model_at_once(
     assert stored(moto) == {key_of(parts_model): parts_model.read_bytes()}
 
 
+def test_two_first_uploads_store_one_version(
+    mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, any_model: Path
+) -> None:
+    """Another run stores the model while this one sends it: S3 keeps that one version, and this run succeeds."""
+    moto.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+
+    def comes_first(request: Request, forward: Forward) -> Answer:
+        content = any_model.read_bytes()
+        moto.put_object(Bucket=bucket, Key=key_of(any_model), Body=content, ChecksumAlgorithm="SHA256")
+        return forward(request)
+
+    for operation in ("PutObject", "CompleteMultipartUpload"):
+        s3.fail(operation, comes_first, times=1)
+    run = mlinfer("upload", any_model, "--bucket", bucket)
+    assert run.code == 0, run.err
+    assert len(moto.list_object_versions(Bucket=bucket)["Versions"]) == 1
+    assert unfinished(moto) == []
+
+
+def test_a_service_without_conditional_writes(
+    mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, any_model: Path
+) -> None:
+    """Where the service does not know If-None-Match, the model is stored without it."""
+
+    def refuses(request: Request, forward: Forward) -> Answer:
+        if "if-none-match" in request.headers:
+            return error(501, "NotImplemented", "A header you provided implies functionality that is not implemented")
+        return forward(request)
+
+    for operation in ("PutObject", "CompleteMultipartUpload"):
+        s3.fail(operation, refuses)
+    run = mlinfer("upload", any_model, "--bucket", bucket)
+    assert run.code == 0, run.err
+    assert list(stored(moto)) == [key_of(any_model)]
+
+
 def test_an_upload_that_vanished(mlinfer: MlInfer, s3: LoopbackS3, bucket: str, parts_model: Path) -> None:
     """When S3 knows the upload no more, and the object is not there either, that is a failure."""
     gone = error(404, "NoSuchUpload", "The specified multipart upload does not exist.")
@@ -682,8 +718,11 @@ def test_the_first_region_has_no_name(mlinfer: MlInfer, tiny_model: Path) -> Non
     assert run.code == 0, run.err
 
 
-def test_a_bucket_that_is_there_stays_as_it_is(mlinfer: MlInfer, s3: LoopbackS3, bucket: str, tiny_model: Path) -> None:
-    """--create-bucket touches no setting of a bucket that was there before."""
+def test_a_bucket_that_is_there_stays_as_it_is(
+    mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, tiny_model: Path
+) -> None:
+    """--create-bucket touches no setting of a bucket that was there before and holds something."""
+    moto.put_object(Bucket=bucket, Key="theirs.txt", Body=b"x")
     run = mlinfer("upload", tiny_model, "--bucket", bucket, "--create-bucket")
     assert run.code == 0, run.err
     assert "Made the bucket" not in run.err
@@ -710,6 +749,35 @@ def test_a_bucket_whose_making_broke_is_finished(mlinfer: MlInfer, s3: LoopbackS
     assert "PutBucketEncryption" in run.out
     assert mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket").code == 0
     assert moto.get_bucket_encryption(Bucket=BUCKET)
+    assert moto.get_bucket_versioning(Bucket=BUCKET)["Status"] == "Enabled"
+
+
+def test_a_bucket_that_was_not_tagged_yet_is_finished(
+    mlinfer: MlInfer, s3: LoopbackS3, moto: Any, tiny_model: Path
+) -> None:
+    """Killed after CreateBucket on a service that drops its tags: the next --create-bucket tags the bucket and goes on."""
+    s3.fail("PutBuckettagging", lambda *_: None)
+    assert mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket").code == 4
+    s3.fail("PutBuckettagging", lambda request, forward: forward(request))
+    run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket")
+    assert run.code == 0, run.err
+    assert moto.get_bucket_tagging(Bucket=BUCKET)["TagSet"] == [{"Key": "mlinfer:project", "Value": "work"}]
+    assert moto.get_bucket_versioning(Bucket=BUCKET)["Status"] == "Enabled"
+
+
+@pytest.mark.parametrize("region", ["eu-central-1", "us-east-1"])
+def test_a_lost_answer_to_the_making_of_a_bucket(
+    mlinfer: MlInfer, s3: LoopbackS3, moto: Any, tiny_model: Path, region: str
+) -> None:
+    """The repeated request is refused with BucketAlreadyOwnedByYou, and the bucket is finished all the same."""
+
+    def forgets(request: Request, forward: Forward) -> None:
+        forward(request)
+
+    s3.fail("CreateBucket", forgets, times=1)
+    run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket", "--region", region)
+    assert run.code == 0, run.err
+    assert s3.operations.count("CreateBucket") == 2
     assert moto.get_bucket_versioning(Bucket=BUCKET)["Status"] == "Enabled"
 
 

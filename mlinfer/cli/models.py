@@ -125,8 +125,13 @@ def upload(
 
     file = modelfile.read_model_file(predict.model_path(config))
     key = step.object_key(file, config.prefix)
-    s3 = aws.make_client("s3", region=region, profile=profile, needs_region=create_bucket)
-    if create_bucket and step.ensure_bucket(s3, config.bucket, config.project):
+    session = aws.Session(region=region, profile=profile, needs_region=create_bucket)
+    s3 = session.client("s3")
+
+    def owner() -> str:
+        return aws.find_account(session.client("sts")).id
+
+    if create_bucket and step.ensure_bucket(s3, config.bucket, config.project, owner):
         terminal.note(f"Made the bucket {config.bucket} ({s3.meta.region_name}): private, encrypted, versioned.")
     with terminal.bytes_bar(file.bytes, "Uploading") as advance:
         result = step.upload(s3, file, config.bucket, key, advance)

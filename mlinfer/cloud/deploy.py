@@ -131,9 +131,9 @@ def _prepare_bucket(order: Order, s3: Client, steps: Steps, bar: Bar) -> None:
     """Make the bucket if that was asked for, bring the model there, and let staged pictures expire."""
     config, missing = order.config, False
     if order.create_bucket:
-        bucket, project = config.bucket, config.project
+        bucket = config.bucket
         missing = order.dry_run and not is_bucket(s3, bucket)
-        made = missing if order.dry_run else ensure_bucket(s3, bucket, project)
+        made = missing if order.dry_run else ensure_bucket(s3, bucket, config.project, lambda: order.account.id)
         steps.ended("bucket", Change("made" if made else "unchanged", f"s3://{bucket}"))
     if config.model_source == "s3":
         steps.ended("model", Change("made", order.model_uri) if missing else _bring_model(order, s3, bar))

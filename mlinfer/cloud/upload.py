@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from s3transfer.manager import TransferConfig, TransferManager
 from s3transfer.subscribers import BaseSubscriber
 
-from ..aws import Client, error_code, explained, refusal
+from ..aws import Client, error_code, explained, none_if_absent, refusal
 from ..errors import RemoteError, UsageError
 from ..model.modelfile import ModelFile, require_metadata
 from ..names import TAG
@@ -30,6 +30,9 @@ MULTIPART_FROM = 32 * 2**20  # below, one request: S3 then keeps the SHA-256 of 
 ABANDONED_PARTS_DAYS = 1  # after which a bucket of ours drops the parts of an upload that never ended
 
 _CHUNK_BYTES = 2**20
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html; the last one: services like S3
+_NOT_NEW = {"PreconditionFailed", "ConditionalRequestConflict", "NotImplemented"}
+_CLOSED = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
 _READ_AND_WRITE = "s3:PutObject, s3:GetObject and s3:ListBucket on the bucket"
 _MAKE = "s3:CreateBucket, s3:TagResource and the s3:PutBucket... and s3:Put...Configuration actions of its settings"
 
@@ -60,17 +63,17 @@ def upload(s3: Client, file: ModelFile, bucket: str, key: str, progress: Callabl
     with explained(uri, _READ_AND_WRITE):
         if _bucket_status(s3, bucket) == 404:
             raise refusal("NoSuchBucket", f"s3://{bucket}")
-        if _is_there(s3, bucket, key, file):
+        there = _is_there(s3, bucket, key, file)
+        if there:
             return Upload(uri, file.sha256, file.bytes, "unchanged")
         parts = _part_hashes(file) if file.bytes >= MULTIPART_FROM else []
-        try:
-            _send(s3, file, parts, bucket, key, progress)
-        except ClientError as error:
-            # The answer to the last request was lost, and its repetition finds no upload; or a concurrent run of this
-            # command came first, see _abort_unfinished. What counts is what is there now.
-            if error_code(error) != "NoSuchUpload":
-                raise
-        if not _holds(s3, bucket, key, file):
+        new_only = there is None  # two first uploads at once store one version of the object
+        sent = _try_to_send(s3, file, parts, bucket, key, progress, new_only=new_only)
+        held = _holds(s3, bucket, key, file)
+        if not held and not sent:
+            _try_to_send(s3, file, parts, bucket, key, progress, new_only=False)
+            held = _holds(s3, bucket, key, file)
+        if not held:
             message = f"{uri}: S3 does not confirm the SHA-256 of what was sent"
             hint = "Try again; a service that only resembles S3 must keep SHA-256 checksums."
             raise RemoteError("not_confirmed", message, hint)
@@ -84,7 +87,7 @@ def is_uploaded(s3: Client, file: ModelFile, bucket: str, key: str) -> bool:
     with explained(f"s3://{bucket}/{key}", _READ_AND_WRITE):
         if _bucket_status(s3, bucket) == 404:
             raise refusal("NoSuchBucket", f"s3://{bucket}")
-        return _is_there(s3, bucket, key, file)
+        return bool(_is_there(s3, bucket, key, file))
 
 
 def is_bucket(s3: Client, bucket: str) -> bool:
@@ -93,25 +96,24 @@ def is_bucket(s3: Client, bucket: str) -> bool:
         return _bucket_status(s3, bucket) != 404
 
 
-def ensure_bucket(s3: Client, bucket: str, project: str) -> bool:
+def ensure_bucket(s3: Client, bucket: str, project: str, owner: Callable[[], str]) -> bool:
     """Make the bucket, private, encrypted, versioned and tagged, or finish one whose making was cut short.
 
-    Return whether anything was done: a bucket that is there otherwise is left as it is. Raises RemoteError, MissingError.
+    owner: returns the id of our AWS account, where it is needed. Return whether anything was done: a bucket that is there otherwise is left as it
+    is. Raises RemoteError, MissingError.
     """
     tags = [{"Key": TAG, "Value": project}]
     with explained(f"s3://{bucket}", _MAKE):
         status = _bucket_status(s3, bucket)
-        if status == 404:
-            region = s3.meta.region_name
-            place = {} if region == "us-east-1" else {"LocationConstraint": region}  # S3 does not take that one's name
-            s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={**place, "Tags": tags})
+        if (status == 404 and _create_bucket(s3, bucket, tags)) or (
+            status != 403 and is_untouched(s3, bucket, owner())
+        ):
             s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": tags})  # services like S3 may pass over the former
         elif not _is_unfinished(s3, bucket, tags):
             if status == 403:  # of whoever it is: our own credentials have just been found good
                 raise refusal("BucketAlreadyExists", f"s3://{bucket}")
             return False
-        closed = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
-        s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(closed, True))
+        s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(_CLOSED, True))
         encryption = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
         s3.put_bucket_encryption(Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": [encryption]})
         rule = {"ID": "mlinfer-abandoned-parts", "Status": "Enabled", "Filter": {"Prefix": ""}}
@@ -120,6 +122,38 @@ def ensure_bucket(s3: Client, bucket: str, project: str) -> bool:
         s3.put_bucket_versioning(
             Bucket=bucket, VersioningConfiguration={"Status": "Enabled"}
         )  # last: see _is_unfinished
+    return True
+
+
+def is_untouched(s3: Client, bucket: str, owner: str) -> bool:
+    """Tell whether the bucket is as CreateBucket leaves it: empty, and without tags, versioning and lifecycle rules.
+
+    Where the service passes over the tags of CreateBucket, such a bucket is what a command leaves that was killed before
+    it could tag it. owner: the id of the AWS account that it must belong to. Raises ClientError.
+    """
+    which = {"Bucket": bucket, "ExpectedBucketOwner": owner}
+    try:
+        if none_if_absent(lambda: s3.get_bucket_tagging(**which)) or "Status" in s3.get_bucket_versioning(**which):
+            return False
+        if none_if_absent(lambda: s3.get_bucket_lifecycle_configuration(**which)):
+            return False
+        return not s3.list_objects_v2(**which, MaxKeys=1).get("Contents")
+    except ClientError as error:
+        if error_code(error) == "AccessDenied":
+            return False
+        raise
+
+
+def _create_bucket(s3: Client, bucket: str, tags: list[dict[str, str]]) -> bool:
+    """Make the bucket; return whether it was this request that made it, and not an earlier or a concurrent one."""
+    region = s3.meta.region_name
+    place = {} if region == "us-east-1" else {"LocationConstraint": region}  # S3 does not take that one's name
+    try:
+        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={**place, "Tags": tags})
+    except ClientError as error:  # made by a request whose answer was lost
+        if error_code(error) != "BucketAlreadyOwnedByYou":
+            raise
+        return False
     return True
 
 
@@ -148,23 +182,23 @@ def _is_unfinished(s3: Client, bucket: str, tags: list[dict[str, str]]) -> bool:
         raise
 
 
-def _is_there(s3: Client, bucket: str, key: str, file: ModelFile) -> bool:
-    """Tell whether the object is known to be there; where S3 does not say, it is sent."""
+def _is_there(s3: Client, bucket: str, key: str, file: ModelFile) -> bool | None:
+    """Tell whether the object is there, None where there is none or S3 does not say."""
     try:
         return _holds(s3, bucket, key, file)
     except ClientError as error:
         if error_code(error) in ("400", "403"):  # an expired token; no s3:ListBucket, and perhaps no such object
-            return False
+            return None
         raise
 
 
-def _holds(s3: Client, bucket: str, key: str, file: ModelFile) -> bool:
-    """Tell whether S3's checksum of the object, or of the parts it came in, is the file's."""
+def _holds(s3: Client, bucket: str, key: str, file: ModelFile) -> bool | None:
+    """Tell whether S3's checksum of the object, or of the parts it came in, is the file's; None without an object."""
     try:
         head = s3.head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
     except ClientError as error:
         if error_code(error) == "404":
-            return False
+            return None
         raise
     confirmed = str(head.get("ChecksumSHA256", "")).partition("-")[0]  # what follows is the number of parts
     if not confirmed or head["ContentLength"] != file.bytes:
@@ -213,8 +247,38 @@ class _Watch(BaseSubscriber):  # type: ignore[misc]
         self._progress(bytes_transferred)
 
 
+def _try_to_send(
+    s3: Client,
+    file: ModelFile,
+    parts: list[str],
+    bucket: str,
+    key: str,
+    progress: Callable[[int], None],
+    *,
+    new_only: bool,
+) -> bool:
+    """Send the file. new_only: return False where S3 already has an object at the key, or cannot tell."""
+    try:
+        _send(s3, file, parts, bucket, key, progress, new_only=new_only)
+    except ClientError as error:
+        if new_only and error_code(error) in _NOT_NEW:
+            return False
+        # The answer to the last request was lost, and its repetition finds no upload; or a concurrent run of this
+        # command came first, see _abort_unfinished. What counts is what is there now.
+        if error_code(error) != "NoSuchUpload":
+            raise
+    return True
+
+
 def _send(
-    s3: Client, file: ModelFile, parts: list[str], bucket: str, key: str, progress: Callable[[int], None]
+    s3: Client,
+    file: ModelFile,
+    parts: list[str],
+    bucket: str,
+    key: str,
+    progress: Callable[[int], None],
+    *,
+    new_only: bool,
 ) -> None:
     """Send the file from the disk, in parts if there are any; on any failure, or Ctrl-C, S3 keeps nothing of it.
 
@@ -222,8 +286,11 @@ def _send(
     """
     checksum = {"ChecksumAlgorithm": "SHA256"} | ({} if parts else {"ChecksumSHA256": _base64(file.sha256)})
     config = TransferConfig(multipart_threshold=MULTIPART_FROM, multipart_chunksize=PART_BYTES)
-    add_checksum = partial(_add_part_checksum, parts)
-    s3.meta.events.register("before-parameter-build.s3.UploadPart", add_checksum)
+    changes: dict[str, Callable[..., None]] = {"UploadPart": partial(_add_part_checksum, parts)}
+    if new_only:
+        changes |= dict.fromkeys(("PutObject", "CompleteMultipartUpload"), _add_condition)
+    for operation, change in changes.items():
+        s3.meta.events.register(f"before-parameter-build.s3.{operation}", change)
     try:
         with TransferManager(s3, config) as manager:
             watch = _Watch(file.bytes, progress)
@@ -233,7 +300,13 @@ def _send(
     except OSError as error:
         raise UsageError("model_unreadable", f"{file.path} cannot be read: {error.strerror}") from error
     finally:
-        s3.meta.events.unregister("before-parameter-build.s3.UploadPart", add_checksum)
+        for operation, change in changes.items():
+            s3.meta.events.unregister(f"before-parameter-build.s3.{operation}", change)
+
+
+def _add_condition(params: dict[str, Any], **_: Any) -> None:
+    """Let S3 store the object only where the key has none; s3transfer does not pass this argument on."""
+    params["IfNoneMatch"] = "*"
 
 
 def _add_part_checksum(parts: list[str], params: dict[str, Any], **_: Any) -> None:
