@@ -42,6 +42,9 @@ MAX_SIDE = 65_535
 MAX_RESIZED_PIXELS = 2**24
 BAND_PIXELS = 2**20
 
+Box = tuple[float, float, float, float]  # left, top, right, bottom
+_GEOMETRY = "mlinfer.geometry"  # in Pillow's `info`, which stays with a picture
+
 _decoding = threading.Lock()  # Pillow's limit and Python's filter of warnings are the process's, not the thread's
 # Pillow imports its five commonest plug-ins at the first picture, 5 ms. Here that is JPEG's, while the model is on its
 # way, and each other format's own when it comes; for a format that is unknown then Pillow still imports all.
@@ -80,7 +83,8 @@ def decode(data: bytes, max_pixels: int, target: int = 0) -> Image.Image:
 
     With `target`, the length that the shorter side will be resized to, a JPEG that is much larger is decoded at 1/2,
     1/4 or 1/8 of its size, never below `DRAFT_MARGIN` times the target: the discrete cosine transform is inverted on
-    fewer coefficients. Without it every pixel is decoded. Alpha is dropped, as torchvision's loader does.
+    fewer coefficients; `geometry` says what its pixels stand for. Without it every pixel is decoded. Alpha is dropped,
+    as torchvision's loader does.
     Raises RequestError: image_too_large, invalid_image.
     """
     if len(data) > MAX_IMAGE_BYTES:
@@ -135,8 +139,7 @@ def _decode(data: bytes, name: str, max_pixels: int, target: int) -> Image.Image
     Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)
     image: Any = Image.open(io.BytesIO(data), formats=(name,))
     width, height = image.size
-    if target and name == "JPEG":
-        image.draft(None, _draft_size(image.size, target))
+    drafted = image.draft(None, _draft_size(image.size, target)) if target and name == "JPEG" else None
     limit = pixel_limit(image, data, width * height, max_pixels)
     if width * height > limit:
         raise too_many_pixels(limit, name if limit < max_pixels else "")
@@ -149,7 +152,32 @@ def _decode(data: bytes, name: str, max_pixels: int, target: int) -> Image.Image
     image = _to_rgb(image)
     if orientation in _ORIENTATIONS:
         image = image.transpose(_ORIENTATIONS[orientation])
+    if drafted:
+        image.info[_GEOMETRY] = _turned((width, height), drafted[1], image.size, orientation)
     return image  # type: ignore[no-any-return]
+
+
+def _turned(size: tuple[int, int], box: Box, decoded: tuple[int, int], orientation: int) -> tuple[tuple[int, int], Box]:
+    """Return the geometry of a reduced picture after it was turned upright; size and box are those before.
+
+    decoded: width and height after. The last column and row of a reduced picture may stand for less than a whole pixel.
+    """
+    width, height = box[2:]
+    if orientation >= 5:
+        size, width, height = size[::-1], height, width
+    left = decoded[0] - width if orientation in (2, 3, 6, 7) else 0
+    top = decoded[1] - height if orientation in (3, 4, 7, 8) else 0
+    return size, (left, top, left + width, top + height)
+
+
+def geometry(image: Image.Image) -> tuple[tuple[int, int], Box]:
+    """Return the width and height that a decoded picture has in its file, and the box that it fills in `image`.
+
+    Unless `decode` reduced it these are the picture's own size and all of it. A JPEG of 2048 x 1365 that is decoded at
+    half its size has 1024 x 683 pixels, and fills 1024 x 682.5 of them.
+    """
+    whole: tuple[tuple[int, int], Box] = image.info.get(_GEOMETRY, (image.size, (0, 0, *image.size)))
+    return whole
 
 
 def _draft_size(size: tuple[int, int], target: int) -> tuple[int, int]:
@@ -206,24 +234,28 @@ def _bands(image: Image.Image) -> Iterator[tuple[int, NDArray[Any]]]:
 
 def resize_and_crop(image: Image.Image, spec: Preprocess) -> Image.Image:
     """Resize the shorter side and cut the centre, with torchvision's rounding (`Resize(int)`, `CenterCrop`)."""
-    longest = min(image.size) * max(MAX_RESIZED_PIXELS // spec.resize**2, 2 * (max(spec.crop) // spec.resize + 1))
-    if max(image.size) > longest:
-        image = _middle(image, longest)
-    width, height = image.size
+    size, box = geometry(image)
+    longest = min(size) * max(MAX_RESIZED_PIXELS // spec.resize**2, 2 * (max(spec.crop) // spec.resize + 1))
+    if max(size) > longest:
+        size, box = _middle(size, box, longest)
+    width, height = size
     short, long = min(width, height), max(width, height)
     longer = int(spec.resize * long / short)
     new_size = (spec.resize, longer) if width <= height else (longer, spec.resize)
     if new_size != image.size:
-        image = image.resize(new_size, Image.Resampling[spec.interpolation.upper()])
+        image = image.resize(new_size, Image.Resampling[spec.interpolation.upper()], box)
     crop_height, crop_width = spec.crop
     left, top = (_crop_start(a, b) for a, b in zip(image.size, (crop_width, crop_height), strict=True))
     return image.crop((left, top, left + crop_width, top + crop_height))  # outside the picture is black
 
 
-def _middle(image: Image.Image, longest: int) -> Image.Image:
-    width, height = (min(side, longest) for side in image.size)
-    left, top = (image.width - width) // 2, (image.height - height) // 2
-    return image.crop((left, top, left + width, top + height))
+def _middle(size: tuple[int, int], box: Box, longest: int) -> tuple[tuple[int, int], Box]:
+    """Return size and box of the middle of a picture, with sides of at most `longest` pixels of its file."""
+    width, height = (min(side, longest) for side in size)
+    across, down = ((box[i + 2] - box[i]) / size[i] for i in (0, 1))  # pixels of `image` for one of the file
+    left = box[0] + (size[0] - width) // 2 * across
+    top = box[1] + (size[1] - height) // 2 * down
+    return (width, height), (left, top, left + width * across, top + height * down)
 
 
 def _crop_start(size: int, crop: int) -> int:

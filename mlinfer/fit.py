@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from lambda_src.errors import RequestError
-from lambda_src.images import decode
+from lambda_src.images import decode, geometry
 
 from .answers import MAX_REQUEST_BYTES
 from .errors import ImageError
@@ -46,9 +46,10 @@ def reduce(data: bytes, max_pixels: int, limit: int) -> tuple[bytes, tuple[int, 
         image = decode(data, max_pixels, REDUCED_SIDE)
     except RequestError as error:
         raise ImageError(error.code, str(error)) from error
-    scale = min(1.0, REDUCED_SIDE / min(image.size))
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    image = image.resize((width, height), reducing_gap=3.0)
+    size, box = geometry(image)
+    scale = min(1.0, REDUCED_SIDE / min(size))
+    width, height = (max(1, round(side * scale)) for side in size)
+    image = image.resize((width, height), box=box, reducing_gap=3.0)
     for kind, options in (("PNG", {}), ("JPEG", {"quality": _JPEG_QUALITY, "subsampling": 0})):
         file = io.BytesIO()
         image.save(file, kind, **options)

@@ -26,3 +26,9 @@ def gradient(width: int = 90, height: int = 60) -> Image.Image:
     x, y = np.meshgrid(np.arange(width), np.arange(height))
     channels = (255 * x / (width - 1), 255 * y / (height - 1), (37 * x + 91 * y) % 256)
     return Image.fromarray(np.stack(channels, axis=2).astype(np.uint8))
+
+
+def waves(width: int, height: int, length: int) -> Image.Image:
+    """Return diagonal waves of so many pixels: a shift by a part of a pixel changes every value."""
+    y, x = np.mgrid[0:height, 0:width]
+    return Image.fromarray((127.5 + 127.5 * np.sin((x + y) * 2 * np.pi / length)).astype(np.uint8))

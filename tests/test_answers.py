@@ -6,14 +6,14 @@ import io
 import json
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageChops, ImageStat
 
 from lambda_src.settings import MAX_PIXELS
 from mlinfer.answers import MAX_REQUEST_BYTES, read_answer
 from mlinfer.errors import ImageError, RemoteError
 from mlinfer.fit import reduce
 
-from .pictures import encoded, gradient
+from .pictures import encoded, gradient, waves
 
 ID = "RequestId: 8f507cfc-example Error: "
 # Of the emulator 1.x in AWS's image, and of Lambda: (body, code, what the message tells)
@@ -145,6 +145,14 @@ def test_reduced_keeps_what_is_seen() -> None:
         for y in range(20, size[1], 50)
     )
     assert difference <= 3
+
+
+def test_reduced_does_not_shift() -> None:
+    """A JPEG whose sides do not divide by the scale of its fast decode keeps every edge in its place."""
+    plane = waves(4105, 4099, 240)
+    reduced, size = reduce(encoded(plane, "JPEG", quality=90), MAX_PIXELS, 10**7)
+    found, wanted = Image.open(io.BytesIO(reduced)).convert("L"), plane.resize(size)
+    assert ImageStat.Stat(ImageChops.difference(found, wanted)).mean[0] <= 1
 
 
 @pytest.mark.parametrize("limit", [2_000])

@@ -21,7 +21,7 @@ from lambda_src.settings import MAX_PIXELS
 
 from . import golden, reference
 from .conftest import CAT
-from .pictures import encoded, gradient, plain
+from .pictures import encoded, gradient, plain, waves
 
 IMAGENET = golden.SPECS["imagenet"]
 SMALL = golden.SPECS["small"]
@@ -276,6 +276,39 @@ def test_reduced_decode_looks_the_same() -> None:
     assert decode(data, MAX_PIXELS, target=SMALL.resize).size != decode(data, MAX_PIXELS).size
     difference = np.abs(tensor(data, SMALL, MAX_PIXELS) - prepared(data, SMALL))
     assert difference.mean() < 0.05  # in units of the normalised input, whose standard deviation is 1
+
+
+def raw(size: int) -> Preprocess:
+    """Return pre-processing that keeps the pixel values."""
+    return Preprocess(size, (size, size), dtype="uint8")
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size"), [(517, 389, 32), (389, 517, 32), (2048, 1365, 224), (1001, 999, 60)]
+)
+def test_reduced_decode_does_not_shift(width: int, height: int, size: int) -> None:
+    """Where the sides do not divide by the scale of the fast decode, nothing moves: the mean error is at most 2 of 255."""
+    data = encoded(waves(width, height, 40 if size == 32 else 120), "JPEG", quality=85)
+    assert decode(data, MAX_PIXELS, target=size).size != (width, height)
+    difference = np.abs(tensor(data, raw(size), MAX_PIXELS).astype(int) - prepared(data, raw(size)))
+    assert difference.mean() <= 2
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_reduced_decode_does_not_shift_when_turned(orientation: int) -> None:
+    """The part of a pixel at the edge of a reduced picture is found where the orientation of its EXIF puts it."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(waves(517, 389, 40), "JPEG", quality=85, exif=exif)
+    difference = np.abs(tensor(data, raw(32), MAX_PIXELS).astype(int) - prepared(data, raw(32)))
+    assert difference.mean() <= 2
+
+
+def test_reduced_decode_keeps_the_size_of_the_original() -> None:
+    """The longer side is computed from the original: 2048 x 1365 becomes 384 columns and not 383."""
+    data = encoded(waves(2048, 1365, 80), "JPEG")
+    spec = Preprocess(256, (256, 384), dtype="uint8")
+    assert (tensor(data, spec, MAX_PIXELS)[..., -1] > 0).any()  # a narrower picture has a black edge
 
 
 def test_reduced_decode_is_turned_upright() -> None:
