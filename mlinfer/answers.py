@@ -8,12 +8,16 @@ https://docs.aws.amazon.com/lambda/latest/dg/python-exceptions.html
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from .errors import InvocationError
+from .errors import InvocationError, VerificationError
 
 # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: 6 MB each, for request and response
 MAX_REQUEST_BYTES = 6 * 2**20
+
+SHORT = 12  # of a SHA-256, the digits that people are shown
 
 _LAMBDAS = ("Runtime.", "Sandbox.", "Function.", "Extension.")  # errorType of what is not the handler's own exception
 
@@ -55,3 +59,26 @@ def failure(document: dict[str, Any], subject: str) -> InvocationError:
         hint = "Its log tells more" + ("." if reason else "; too little memory for its start ends it like this, too.")
         return InvocationError("function_crashed", message, hint)
     return InvocationError("function_failed", f"{subject}: it failed: {reason}", "Its log tells more.")
+
+
+@dataclass(frozen=True)
+class NamedModel:
+    """The model file that the user named: only its answers are shown.
+
+    origin: the flag, variable or file that names it. remedy: what lets the target answer with it.
+    """
+
+    path: str
+    sha256: str
+    origin: str
+    remedy: str
+
+
+def require_model(answered: Mapping[str, str], named: NamedModel | None, target: str) -> None:
+    """Refuse an answer that another model gave. answered: its name and sha256. Raises VerificationError."""
+    if named and answered["sha256"] != named.sha256:
+        message = (
+            f"target {target} answered with model {answered['name']} ({answered['sha256'][:SHORT]}), "
+            f"but {named.origin} names {named.path} ({named.sha256[:SHORT]})"
+        )
+        raise VerificationError("another_model", message, named.remedy)

@@ -158,12 +158,12 @@ class Engine:
         with explained("the containers"):
             return [Container(c) for c in self._client.containers.list(all=True, filters={"label": wanted})]
 
-    def publisher(self, port: int) -> str:
-        """Return the name of the running container that publishes a port of this machine, or ""."""
+    def publisher(self, port: int) -> Container | None:
+        """Return the running container that publishes a port of this machine."""
         with explained("the containers"):
             for container in self._client.containers.list(filters={"publish": str(port)}):
-                return str(container.name)
-        return ""
+                return Container(container)
+        return None
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ from queue import LifoQueue
 from typing import Any
 
 from lambda_src.errors import FaultError
+from lambda_src.fetch import sha256_of
 from lambda_src.service import Service
 from lambda_src.settings import Settings, default_threads
 
+from .answers import NamedModel, require_model
 from .config import Config
 from .errors import ImageError, InvocationError, MissingError, MlinferError, UsageError
 
@@ -47,6 +49,26 @@ def model_path(config: Config) -> Path:
         hint = "Give another file, or leave it out to use the starter model."
         raise MissingError("model_not_found", f"there is no model file {path} (from {config.origins['model']})", hint)
     return path
+
+
+def named_model(config: Config, remedy: str) -> NamedModel | None:
+    """Return the model file that a flag, variable or file names; None where nothing does. Raises MissingError."""
+    if config.origins["model"] == "default":
+        return None
+    path = model_path(config)
+    return NamedModel(str(path), sha256_of(path), config.origins["model"], remedy)
+
+
+def only(named: NamedModel | None, target: Target, kind: str) -> Target:
+    """Return the target, of kind local or aws, that raises VerificationError where another model answers."""
+
+    def ask(name: str, data: bytes, top_k: int) -> dict[str, Any]:
+        answer = target(name, data, top_k)
+        if answer["statusCode"] == 200:
+            require_model(answer["body"]["model"], named, kind)
+        return answer
+
+    return ask
 
 
 def event(data: bytes, top_k: int) -> dict[str, Any]:

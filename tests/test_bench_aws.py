@@ -91,6 +91,18 @@ def api(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Configurabl
         yield api
 
 
+@pytest.mark.parametrize("command", ["bench", "tune"])
+def test_another_model_is_not_measured(
+    mlinfer: MlInfer, api: ConfigurableLambda, tiny_model: Path, command: str
+) -> None:
+    """A function that answers with another model than the named one is not measured, and is left as it was."""
+    words = ["--memory", "512"] if command == "tune" else []
+    run = mlinfer(command, CAT, "--target", "aws", "--model", tiny_model, "--json", *words)
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (5, "another_model")
+    assert api.configuration["Environment"] == {"Variables": KEPT}
+    assert api.configuration["MemorySize"] == 1769
+
+
 def test_cold_starts_of_the_function(mlinfer: MlInfer, api: ConfigurableLambda) -> None:
     """Each cold start has its own change of $LATEST, which is then brought back; cost is of what Lambda says it bills."""
     run = mlinfer("bench", CAT, "--target", "aws", "--cold", "2", "--warm", "4", "--cold-share", "0.5", "--json")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import typer
 
 from lambda_src.settings import MAX_IMAGE_BYTES
 
-from ..config import Config
+from ..config import COMMAND_LINE, Config
 from ..errors import ImageError, InvocationError, UsageError
 from ..names import Names
 from ..terminal import Terminal
@@ -27,6 +28,7 @@ from .options import (
     VerboseFlag,
     app,
     configuration,
+    model_words,
     one_at_a_time,
 )
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 CLOUD_JOBS = 8
 MANY = 16  # images, from which on further sessions are worth their load
+_ENGINE_S = 3.0  # for the Docker Engine to say whose container answers
 SLACK_S = 15  # beyond the function's timeout: the start of a container and the way there
 
 
@@ -136,14 +139,18 @@ def _target(
 
     reducing = fit.reducing(terminal.note, config.max_pixels)
     if config.target == "local":
-        from ..local import emulator
+        from .. import engine
+        from ..local import emulator, owner
         from ..local.address import address
 
+        named = predict.named_model(config, _run_local(config))
+        owner.require_ours(config.port, config.project, partial(engine.connect, os.environ, _ENGINE_S))
         client = aws.make_emulator_client(address(config.port), read_timeout=config.timeout + SLACK_S)
-        return emulator.emulator(client, reducing, one_at_a_time(config))
+        return predict.only(named, emulator.emulator(client, reducing, one_at_a_time(config)), config.target)
     from ..cloud import invoke
     from ..cloud.waiting import Patience
 
+    named = predict.named_model(config, f"Deploy it: mlinfer deploy{model_words(config)}")
     session = aws.Session(region=region, profile=profile, needs_region=True)
     names, functions = Names(config.project), session.client("lambda")
     timeout = invoke.live_timeout(functions, names) + SLACK_S
@@ -151,10 +158,18 @@ def _target(
         invoke.staging(session.client("s3"), config.bucket, names, terminal.note) if config.bucket else reducing
     )
     if by_url:
-        return invoke.by_url(session.url_caller(timeout), invoke.live_url(functions, names), handed_over)
+        asked = invoke.by_url(session.url_caller(timeout), invoke.live_url(functions, names), handed_over)
+        return predict.only(named, asked, config.target)
     log = terminal.detail if terminal.is_verbose else None
     patience = Patience(time.sleep, terminal.note)
-    return invoke.cloud(session.client("lambda", read_timeout=timeout), names, handed_over, patience, log)
+    asked = invoke.cloud(session.client("lambda", read_timeout=timeout), names, handed_over, patience, log)
+    return predict.only(named, asked, config.target)
+
+
+def _run_local(config: Config) -> str:
+    """Return the hint that lets target local answer with the named model."""
+    port = f" --port {config.port}" if config.origins["port"] == COMMAND_LINE else ""
+    return f"Start it with that model: mlinfer run-local --detach{port}{model_words(config)}"
 
 
 def read_image(name: str) -> bytes:

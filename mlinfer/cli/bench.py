@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from ..answers import MAX_REQUEST_BYTES
+from ..answers import MAX_REQUEST_BYTES, NamedModel, require_model
 from ..config import COMMAND_LINE, FILE_NAME, Config, with_value
 from ..errors import MlinferError, UsageError, VerificationError
 from ..files import alone, write_whole
@@ -23,7 +23,17 @@ from ..terminal import Terminal
 from .ask import SLACK_S, read_image
 from .container import ArchFlag, ModelSourceFlag, build_image, image_recipe, local_function, s3_environment
 from .figures import draw_report, draw_tuning, show_report, show_tuning
-from .options import JsonFlag, ModelFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
+from .options import (
+    JsonFlag,
+    ModelFlag,
+    ProfileFlag,
+    QuietFlag,
+    RegionFlag,
+    VerboseFlag,
+    app,
+    configuration,
+    model_words,
+)
 
 if TYPE_CHECKING:
     from ..local.image import Built
@@ -108,13 +118,13 @@ def bench(
     )
     _check(config.target, concurrency=concurrency, from_s3=from_s3, files=(table, plot), plot=plot)
     amount, costs, machine = step.Amount(cold, warm, concurrency), _prices(config), describe(_runtime(config))
-    bodies = _questions(config, images or [])
+    named, bodies = _named(config), _questions(config, images or [])
     samples: list[Sample] = []
     with (
         _place(terminal, config, region, profile, from_s3=from_s3, cold=cold) as place,
         closing(step.measure(place.start(place.memory), bodies, amount)) as measured,
     ):
-        ended = _gather(terminal.track(measured, cold + warm, "Measuring"), samples)
+        ended = _gather(terminal.track(_answered(measured, named, config), cold + warm, "Measuring"), samples)
     report = step.Report(
         target=config.target,
         complete=ended is None,
@@ -186,7 +196,7 @@ def tune(
         describe(_runtime(config)),
         None if max_latency is None else max_latency / 1000,
     )
-    bodies, identity = _questions(config, images or []), dict[str, str]()
+    named, bodies, identity = _named(config), _questions(config, images or []), dict[str, str]()
     sizes = _sizes(terminal, config, memory)
     points: list[Point] = []
     with (
@@ -196,7 +206,8 @@ def tune(
 
         def measure(size: int) -> Figures:
             samples = []
-            for sample in bench_step.measure(place.start(size), bodies, bench_step.Amount(cold, warm)):
+            measured = bench_step.measure(place.start(size), bodies, bench_step.Amount(cold, warm))
+            for sample in _answered(measured, named, config):
                 samples.append(sample)
                 tell(f"{size} MB, {len(samples)} of {cold + warm}")
             identity.update(samples[-1].model)
@@ -277,6 +288,22 @@ def _questions(config: Config, images: Sequence[str]) -> list[bytes]:
     if largest > MAX_REQUEST_BYTES and config.target != "embedded":
         raise UsageError("usage", f"a picture makes a request of {largest:,} bytes; Lambda takes 6 MB", "Reduce it.")
     return bodies
+
+
+def _named(config: Config) -> NamedModel | None:
+    """Return the model that must answer in AWS, if one is named: here it is started with that model. Raises MissingError."""
+    from .. import predict
+
+    if config.target != "aws":
+        return None
+    return predict.named_model(config, f"Deploy it: mlinfer deploy{model_words(config)}")
+
+
+def _answered(samples: Iterable[Sample], named: NamedModel | None, config: Config) -> Iterator[Sample]:
+    """Pass the samples on while the named model answers. Raises VerificationError."""
+    for sample in samples:
+        require_model(sample.model, named, config.target)
+        yield sample
 
 
 @contextmanager

@@ -246,7 +246,7 @@ def _serve(terminal: Terminal, config: Config) -> None:
     from ..local import address, serve
 
     log: Callable[[str], Any] = terminal.note
-    server = serve.Server(predict.service(config, log=log), config.port)
+    server = serve.Server(predict.service(config, log=log), config.port, config.project)
     url = address.address(config.port) + address.INVOCATIONS
     if terminal.as_json:
         terminal.document({"url": url}, lines=True)

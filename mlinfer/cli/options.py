@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Annotated
 import typer
 from typer.core import TyperGroup
 
-from ..config import Config, load_config
+from ..config import COMMAND_LINE, Config, load_config
 
 # The module of each, as the help and the README list them: in the order of the way, then what looks after it.
 COMMANDS = {
@@ -79,3 +80,8 @@ def one_at_a_time(config: Config) -> Callable[[], AbstractContextManager[None]]:
     from ..files import alone
 
     return partial(alone, f"mlinfer-{config.port}")
+
+
+def model_words(config: Config) -> str:
+    """Return the flag that a hint needs to name the model once more; "" where a variable or the file names it."""
+    return f" --model {shlex.quote(config.model)}" if config.origins["model"] == COMMAND_LINE else ""

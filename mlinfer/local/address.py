@@ -7,6 +7,7 @@ import urllib.request
 
 HOST = "127.0.0.1"
 INVOCATIONS = "/2015-03-31/functions/function/invocations"
+PROJECT_HEADER = "Mlinfer-Project"  # of each answer of `run-local --no-docker`
 
 
 def address(port: int) -> str:

@@ -215,8 +215,8 @@ def _check_readable(model: Path) -> None:
 def _check_port(engine: Engine, port: int) -> None:
     """Refuse a port that is taken, and say by what. Raises MissingError."""
     if taken := holder(HOST, port):
-        name = engine.publisher(port)
-        by = f"the container {name}" if name else taken
+        container = engine.publisher(port)
+        by = f"the container {container.name}" if container else taken
         raise MissingError("port_taken", f"port {port} is taken by {by}", "Choose another: --port 9001")
 
 

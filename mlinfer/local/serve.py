@@ -11,7 +11,7 @@ from lambda_src.service import Service
 
 from ..answers import MAX_REQUEST_BYTES
 from ..errors import MissingError
-from .address import HOST, INVOCATIONS
+from .address import HOST, INVOCATIONS, PROJECT_HEADER
 from .ports import holder
 
 _TIMEOUT_S = 30  # for a client that sends nothing
@@ -22,12 +22,13 @@ class Server(HTTPServer):
 
     request_queue_size = 128  # clients wait here for their turn
 
-    def __init__(self, service: Service, port: int) -> None:
+    def __init__(self, service: Service, port: int, project: str) -> None:
         """Listen on 127.0.0.1. Raises MissingError."""
         if taken := holder(HOST, port):
             raise MissingError("port_taken", f"port {port} is taken by {taken}", "Choose another: --port 9001")
         super().__init__((HOST, port), _Request)
         self.service = service
+        self.project = project
 
 
 class _Request(BaseHTTPRequestHandler):
@@ -61,6 +62,7 @@ class _Request(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json" if status in (200, 413) else "text/plain")
         self.send_header("Content-Length", str(len(body)))
+        self.send_header(PROJECT_HEADER, self.server.project)
         self.end_headers()
         self.wfile.write(body)
 

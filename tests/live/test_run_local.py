@@ -456,6 +456,19 @@ def test_what_from_s3_needs(mlinfer: MlInfer, local: Local, s3: Any, monkeypatch
     assert local.containers == []
 
 
+def test_a_container_of_another_project(
+    mlinfer: MlInfer, local: Local, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The container of another project, or one with another model than the named one, is refused: exit code 5."""
+    assert mlinfer("run-local", "--detach").code == 0
+    other = mlinfer("predict", "--target", "local", CAT, "--model", tiny_model, "--json")
+    assert (other.code, json.loads(other.out)["error"]["code"]) == (5, "another_model")
+    monkeypatch.setenv("MLINFER_PROJECT", "somebody")
+    run = mlinfer("predict", "--target", "local", CAT, "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (5, "another_project")
+    assert local.project in run.err
+
+
 # Without Docker
 
 
