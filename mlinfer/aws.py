@@ -194,8 +194,19 @@ class Session:
         """Look for them as boto3 does; None leaves the choice to it. Raises MlinferError."""
         with _set_up():
             self._session = boto3.Session(region_name=region, profile_name=profile)
-            if needs_region and not self._session.region_name:
-                raise _no_region()
+        if needs_region:
+            self.require_region()
+
+    def require_region(self) -> None:
+        """Raise MissingError where no Region is set."""
+        if not self._session.region_name:
+            raise _no_region()
+
+    def require_credentials(self) -> None:
+        """Raise MissingError where there are no credentials; whether AWS accepts them is not asked."""
+        with _set_up():
+            if self._session.get_credentials() is None:
+                raise _not_asked(boto.NoCredentialsError(), "AWS")
 
     def client(self, service: str, *, read_timeout: float | None = None) -> Client:
         """Make a client. Raises MlinferError.

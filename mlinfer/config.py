@@ -15,6 +15,7 @@ from lambda_src.settings import MAX_PIXELS
 from .errors import UsageError
 
 FILE_NAME = "mlinfer.toml"
+STARTER = "starter"  # the built-in model; ./starter is a file of that name
 COMMAND_LINE = "the command line"
 TARGETS = ("embedded", "local", "aws")
 ARCHITECTURES = ("x86_64", "arm64")
@@ -44,7 +45,7 @@ class Key:
     example: Any = None
     choices: tuple[str, ...] | tuple[int, ...] = ()
     pattern: tuple[str, str] = ("", "")
-    limits: tuple[int, int] = (1, 2**63)
+    limits: tuple[int, int] = (1, 2**31 - 1)
 
 
 KEYS = (
@@ -52,7 +53,7 @@ KEYS = (
         "model",
         "",
         str,
-        "The model file. Without it the starter model answers, with CIFAR-10's ten classes.",
+        "The model file, or starter: the built-in model with CIFAR-10's ten classes, which is the default.",
         "models/resnet18.onnx",
     ),
     Key(
@@ -97,6 +98,8 @@ KEYS = (
     Key("url", "none", str, "The function's own URL: none, iam (signed requests) or public.", choices=URLS),
 )
 _BY_NAME = {key.name: key for key in KEYS}
+# What the handler reads, in a container or in Lambda: lambda_src/settings.py.
+_OF_THE_HANDLER = ("MODEL_URI", "MODEL_SHA256", "INPUT_PREFIXES", "MAX_PIXELS", "THREADS", "OUTPUT", "METRICS")
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,14 @@ def load_config(folder: Path, environment: Mapping[str, str], flags: Mapping[str
     return Config(**values, origins=origins)
 
 
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the `MLINFER_*` variables that nothing reads, each with the nearest known name, "" if none is near."""
+    known = [*(key.name.upper() for key in KEYS), *_OF_THE_HANDLER]
+    given = sorted(name.removeprefix("MLINFER_") for name in environment if name.startswith("MLINFER_"))
+    unknown = [name for name in given if name not in known and not name.startswith("REQUIRE_")]
+    return {f"MLINFER_{name}": "".join(f"MLINFER_{near}" for near in _near(name, known)) for name in unknown}
+
+
 def template() -> str:
     """Return a `mlinfer.toml` that says what can be set and changes nothing."""
     lines = [
@@ -216,9 +227,15 @@ def _read_file(path: Path) -> dict[str, Any]:
 def _key(name: str) -> Key:
     if name in _BY_NAME:
         return _BY_NAME[name]
-    near = difflib.get_close_matches(name, _BY_NAME, n=1)
+    near = _near(name, list(_BY_NAME))
     hint = f"Did you mean {near[0]}?" if near else f"Known keys: {', '.join(_BY_NAME)}."
     raise UsageError("unknown_key", f"{FILE_NAME} has an unknown key, {name!r}", hint)
+
+
+def _near(name: str, known: list[str]) -> list[str]:
+    """Return the known name that is nearest, underscores aside; an empty list if none is near."""
+    plain = {other.replace("_", ""): other for other in known}
+    return [plain[found] for found in difflib.get_close_matches(name.replace("_", ""), plain, n=1)]
 
 
 def _from_text(key: Key, text: str, variable: str) -> Any:
@@ -239,7 +256,7 @@ def _project_name(folder: Path) -> str:
 def _checked(key: Key, value: Any, origin: str) -> Any:
     low, high = key.limits
     if key.kind is int and (isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high):
-        wanted = "a whole number above 0" if key.limits == Key.limits else f"a whole number from {low:,} to {high:,}"
+        wanted = f"a whole number from {low:,} to {high:,}"
         raise UsageError("invalid_value", f"{key.name} from {origin} is {value!r}, not {wanted}")
     if key.kind is str and not isinstance(value, str):
         raise UsageError("invalid_value", f"{key.name} from {origin} is {value!r}, not a string")

@@ -5,10 +5,11 @@
     |-- MissingError      3   something needed is missing here: the model file, disk space, AWS credentials
     |-- RemoteError       4   a remote service refused or failed: AWS, the Docker Engine
     |   `-- InvocationError   the function ended without an answer; the next one may be answered
-    |-- ImageError        5   the image is wrong
+    |-- ImageError        5   an image is missing, cannot be read, or is wrong
     `-- VerificationError 5   the model is no classifier, or does not answer as its source does; Lambda takes no such image
 
-Anything else that reaches `cli.main` is a defect: exit code 1. Interrupted is 130.
+Anything else that reaches `cli.main` is a defect: exit code 1. `status --exit-code` ends with 6 when deployed and
+local differ. Interrupted is 130.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ from lambda_src.service import Service
 from lambda_src.settings import Settings, default_threads
 
 from .answers import NamedModel, require_model
+from .config import STARTER as STARTER_NAME
 from .config import Config
 from .errors import ImageError, InvocationError, MissingError, MlinferError, UsageError
 
@@ -44,7 +45,7 @@ class Result:
 
 def model_path(config: Config) -> Path:
     """Return the configured model file, or the starter model. Raises MissingError."""
-    path = Path(config.model) if config.model else STARTER
+    path = STARTER if config.model in ("", STARTER_NAME) else Path(config.model)
     if not path.is_file():
         hint = "Give another file, or leave it out to use the starter model."
         raise MissingError("model_not_found", f"there is no model file {path} (from {config.origins['model']})", hint)
@@ -145,16 +146,16 @@ def _result(picture: Picture, target: Target, top_k: int) -> Result:
 
 
 def read(picture: Picture) -> bytes:
-    """Return the picture's bytes. Raises UsageError."""
+    """Return the picture's bytes. Raises ImageError."""
     try:
         return picture.read()
     except FileNotFoundError as error:
-        raise UsageError("no_such_file", f"there is no file {picture.name}") from error
+        raise ImageError("image_not_found", f"there is no file {picture.name}") from error
     except IsADirectoryError as error:
         hint = f"Name the files: {picture.name.rstrip('/')}/*.jpg"
-        raise UsageError("is_a_directory", f"{picture.name} is a directory", hint) from error
+        raise ImageError("is_a_directory", f"{picture.name} is a directory", hint) from error
     except OSError as error:
-        raise UsageError("file_unreadable", f"{picture.name} cannot be read: {error.strerror}") from error
+        raise ImageError("file_unreadable", f"{picture.name} cannot be read: {error.strerror}") from error
 
 
 def _ask(picture: Picture, target: Target, top_k: int) -> dict[str, Any]:

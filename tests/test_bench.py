@@ -77,6 +77,18 @@ def test_every_request_in_a_file(mlinfer: MlInfer, tiny_model: Path, red: Path) 
         assert sum(float(row[part]) for part in PARTS) == pytest.approx(float(row["seconds"]), abs=1e-4)
 
 
+def test_files_are_written_before_stdout(tiny_model: Path, red: Path) -> None:
+    """A reader that is gone, as `head -1` is, costs neither the table nor the picture."""
+    flags = ["--model", str(tiny_model), "--cold", "1", "--warm", "1", "--csv", "a.csv", "--plot", "a.svg"]
+    process = subprocess.Popen([*COMMAND, "bench", str(red), *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.close()
+    process.communicate()
+    assert process.returncode == 141
+    assert len(Path("a.csv").read_text().splitlines()) == 3
+    assert Path("a.svg").is_file()
+
+
 def test_pictures(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
     """--plot draws an SVG that says what it shows, or a PNG."""
     command = ("bench", red, "--model", tiny_model, "--cold", "1", "--warm", "2", "--plot")
@@ -107,7 +119,7 @@ def test_a_picture_without_the_extra(tiny_model: Path, red: Path) -> None:
         (["--from-s3"], 2, "--target local"),
         (["--prices", "none.toml"], 3, "no price table none.toml"),
         (["--model", "none.onnx"], 3, "no model file none.onnx"),
-        (["none.jpg"], 2, "there is no file none.jpg"),
+        (["none.jpg"], 5, "there is no file none.jpg"),
     ],
 )
 def test_refused_before_anything_is_measured(mlinfer: MlInfer, flags: list[str], code: int, message: str) -> None:

@@ -130,10 +130,15 @@ def test_text_file_named_jpg(mlinfer: MlInfer, broken: Path) -> None:
 
 @pytest.mark.parametrize(("name", "message"), [("none.jpg", "there is no file none.jpg"), (".", ". is a directory")])
 def test_what_is_no_file(mlinfer: MlInfer, name: str, message: str) -> None:
-    """A path that is no file is wrong usage: exit code 2."""
+    """An image that is not there, alone or among others, ends with exit code 5 and a code of its own."""
     run = mlinfer("predict", name)
-    assert run.code == 2
+    assert run.code == 5
     assert message in run.err
+    code = "is_a_directory" if name == "." else "image_not_found"
+    assert json.loads(mlinfer("predict", name, "--json").out)["error"]["code"] == code
+    several = mlinfer("predict", name, CAT, "--json")
+    assert several.code == 5
+    assert json.loads(several.out.splitlines()[0])["error"]["code"] == code
 
 
 def test_missing_model(mlinfer: MlInfer, red: Path) -> None:

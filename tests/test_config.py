@@ -62,7 +62,7 @@ def test_configuration_as_a_table(mlinfer: MlInfer) -> None:
     ("content", "message"),
     [
         ("topk = 3", "mlinfer.toml has an unknown key, 'topk'"),
-        ("top_k = 'three'", "top_k from mlinfer.toml is 'three', not a whole number above 0"),
+        ("top_k = 'three'", "top_k from mlinfer.toml is 'three', not a whole number from 1"),
         ("top_k = 0", "top_k from mlinfer.toml is 0"),
         ("top_k = true", "top_k from mlinfer.toml is True"),
         ("model = 3", "model from mlinfer.toml is 3, not a string"),
@@ -83,6 +83,35 @@ def test_unknown_key_names_the_nearest(mlinfer: MlInfer) -> None:
     """A misspelt key is answered with the known key nearest to it."""
     Path("mlinfer.toml").write_text("max_pixel = 3")
     assert "Did you mean max_pixels?" in mlinfer("inspect", "--config").err
+
+
+def test_unknown_variables_are_named_once(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that nothing reads is named on stderr with the nearest known one; the handler's own are known."""
+    for name in ("MLINFER_TOPK", "MLINFER_GIBBERISH", "MLINFER_MODEL_URI", "MLINFER_REQUIRE_TORCH"):
+        monkeypatch.setenv(name, "3")
+    run = mlinfer("inspect", "--json")
+    assert run.code == 0
+    assert run.err.count("MLINFER_TOPK") == run.err.count("MLINFER_TOP_K") == run.err.count("MLINFER_GIBBERISH") == 1
+    assert "MLINFER_MODEL_URI" not in run.err
+    assert "MLINFER_REQUIRE_TORCH" not in run.err
+    assert mlinfer("inspect", "--json", "--quiet").err == ""
+
+
+def test_the_starter_by_its_name(mlinfer: MlInfer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`starter` is the built-in model wherever a model is named; ./starter is a file of that name."""
+    Path("starter").write_bytes(tiny_model.read_bytes())
+    assert json.loads(mlinfer("inspect", "starter", "--json").out)["name"] == "starter"
+    assert json.loads(mlinfer("inspect", "./starter", "--json").out)["name"] == "tiny"
+    monkeypatch.setenv("MLINFER_MODEL", str(tiny_model))
+    assert json.loads(mlinfer("inspect", "--json").out)["name"] == "tiny"
+    assert json.loads(mlinfer("inspect", "starter", "--json").out)["name"] == "starter"
+
+
+def test_the_largest_number(mlinfer: MlInfer) -> None:
+    """A number over the limit is told the limit."""
+    run = mlinfer("predict", "cat.jpg", "--top-k", "99999999999999999999")
+    assert run.code == 2
+    assert "from 1 to 2,147,483,647" in run.err
 
 
 def test_mistake_in_the_environment(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -347,26 +347,27 @@ def test_a_version_that_wakes_is_waited_for(mlinfer: MlInfer, cloud: LoopbackAws
 
 
 def test_a_plan_from_nothing(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
-    """--dry-run tells each step and shows policy and configuration; nothing is changed, and nobody is asked."""
-    run = mlinfer("deploy", *deploy_arguments, "--dry-run")
+    """--dry-run writes each step, policy and configuration to stdout; it changes nothing and asks nobody."""
+    run = mlinfer("deploy", *deploy_arguments, "--dry-run", "--quiet")
     assert run.code == 0, run.err
-    assert run.err.count("would be made") == len(STEPS) - 2  # the image is there, and no URL is wanted
-    assert '+        "Action": [' in run.err
-    assert '+  "memory": 1769' in run.err
+    assert run.out.count("would create") == len(STEPS) - 2  # the image is there, and no URL is wanted
+    assert '+        "Action": [' in run.out
+    assert '+  "memory": 1769' in run.out
     assert cloud.changes == []
     assert "lambda:Invoke" not in cloud.calls
 
 
 def test_a_plan_of_a_change(mlinfer: MlInfer, live: LoopbackAws, deploy_arguments: list[str]) -> None:
-    """Only what differs is in the diff, and the version's number is told."""
+    """Only what differs is in the diff, each outcome says "would", and the version's number is told."""
     run = mlinfer("deploy", *deploy_arguments, "--memory", "512", "--dry-run", "--json")
     steps = {step["name"]: step for step in json.loads(run.out)["steps"]}
-    assert [name for name, step in steps.items() if step["outcome"] in ("made", "changed")] == [
-        "function",
-        "version",
-        "proof",
-        "alias",
-    ]
+    planned = {name: step["outcome"] for name, step in steps.items() if step["outcome"] != "unchanged"}
+    assert planned == {
+        "function": "would_change",
+        "version": "would_create",
+        "proof": "would_create",
+        "alias": "would_change",
+    }
     changed = [line for line in steps["function"]["difference"].splitlines() if line[:2] in ("- ", "+ ")]
     assert changed == ['-  "memory": 1769,', '+  "memory": 512,']
     assert steps["alias"]["detail"] == "live -> 2, before: 1"
@@ -566,6 +567,53 @@ def test_wrong_usage(mlinfer: MlInfer, cloud: LoopbackAws, arguments: list[str],
     run = mlinfer("deploy", *arguments, "--json")
     assert (run.code, error_of(run)["code"]) == (code, name)
     assert cloud.changes == []
+
+
+def test_all_that_a_deployment_lacks_is_told_at_once(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Region, credentials, bucket, model file and Docker Engine that are missing are one error, each with its remedy."""
+    for name in ("AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
+    run = mlinfer("deploy", "--model", "nowhere.onnx", "--json")
+    assert (run.code, error_of(run)["code"]) == (3, "several_missing")
+    for text in ("Region", "credentials", "bucket", "nowhere.onnx", "Docker"):
+        assert text in error_of(run)["message"], text
+    for text in ("--region", "aws configure", "--bucket"):
+        assert text in error_of(run)["hint"], text
+
+
+@pytest.mark.usefixtures("live")
+def test_the_starter_replaces_a_model_only_when_it_is_named(
+    mlinfer: MlInfer, past: Past, deploy_arguments: list[str]
+) -> None:
+    """Where the function serves another model, a deployment that names none is refused; --model starter goes on."""
+    run = mlinfer("deploy", *deploy_arguments[2:], "--json")
+    assert (run.code, error_of(run)["code"]) == (2, "starter_not_named")
+    assert live_version(past) == "1"
+    run = mlinfer("deploy", "--model", "starter", *deploy_arguments[2:], "--json")
+    assert run.code == 0, run.err
+    assert live_version(past) == "2"
+    assert mlinfer("deploy", *deploy_arguments[2:]).code == 0  # the function serves the starter now
+
+
+@pytest.mark.usefixtures("live")
+def test_the_exit_code_says_whether_deployed_and_local_differ(
+    mlinfer: MlInfer, tiny_model: Path, other_model: Path
+) -> None:
+    """`status --exit-code` ends with 0 where they are equal, with 6 where they differ, with 3 without the model file."""
+    same = ("status", "--exit-code", "--image", IMAGE, "--model", tiny_model)
+    assert mlinfer(*same).code == 0
+    assert mlinfer(*same[:-1], other_model).code == 6
+    assert mlinfer(*same[:-1], "nowhere.onnx").code == 3
+    assert mlinfer("status", "--image", IMAGE, "--model", other_model).code == 0
+
+
+def test_a_project_by_its_flag(mlinfer: MlInfer, past: Past, deploy_arguments: list[str]) -> None:
+    """--project names the resources, and comes before the variable."""
+    run = mlinfer("deploy", *deploy_arguments, "--project", "dogs", "--json")
+    assert run.code == 0, run.err
+    assert [item["FunctionName"] for item in past("lambda").list_functions()["Functions"]] == ["mlinfer-dogs"]
+    assert json.loads(mlinfer("status", "--project", "dogs", "--json").out)["function"] == "mlinfer-dogs"
 
 
 def test_somebody_elses_function_stops_it_first(

@@ -77,13 +77,29 @@ def test_a_bucket_that_was_named_by_a_flag_of_deploy(mlinfer: MlInfer, past: Pas
 
 
 def test_nothing_goes_without_a_yes(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
-    """Without a terminal nobody can be asked: all is listed, --yes is named, and nothing is removed."""
+    """Without a terminal nobody can be asked: all is listed, project, account and Region are named, nothing is removed."""
     run = mlinfer("destroy", "--bucket", BUCKET)
     assert run.code == 2
-    assert "mlinfer destroy --yes" in run.err
+    assert "mlinfer destroy --yes --project cats" in run.err
+    assert f"project cats in account {ACCOUNT}, Region {REGION}" in run.err
     assert "repository mlinfer/cats" in run.err
     assert full.changes == []
     assert left(past)["functions"] == ["mlinfer-cats"]
+
+
+def test_yes_needs_an_explicit_project(
+    mlinfer: MlInfer, full: LoopbackAws, past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder's name is no project that --yes may remove; flag, variable and mlinfer.toml name one."""
+    monkeypatch.delenv("MLINFER_PROJECT")
+    run = mlinfer("destroy", "--yes", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "no_project")
+    assert full.changes == []
+    Path("mlinfer.toml").write_text('project = "dogs"\n')
+    assert mlinfer("destroy", "--yes").code == 0
+    assert full.changes == []
+    assert mlinfer("destroy", "--yes", "--project", "cats").code == 0
+    assert left(past) == NOTHING
 
 
 def test_the_models_can_be_kept(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:

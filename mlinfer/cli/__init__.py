@@ -6,6 +6,7 @@ millisecond for each command that it knows.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -14,6 +15,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
+from ..config import unknown_variables
 from ..errors import MlinferError, ReaderGoneError, UsageError
 from ..terminal import Terminal
 from .options import COMMANDS, app
@@ -40,6 +42,8 @@ def register(command: str) -> None:
 
 def _run(arguments: list[str], terminal: Terminal) -> int:
     register(arguments[0])
+    for name, near in unknown_variables(os.environ).items():
+        terminal.note(f"Warning: nothing reads the variable {name}." + (f" Did you mean {near}?" if near else ""))
     try:
         code = app(arguments, prog_name="mlinfer", standalone_mode=False)
     except typer.TyperException as error:

@@ -23,6 +23,7 @@ from .options import (
     ModelFlag,
     PortFlag,
     ProfileFlag,
+    ProjectFlag,
     QuietFlag,
     RegionFlag,
     VerboseFlag,
@@ -71,6 +72,7 @@ def predict(
         ),
     ] = None,
     by_url: Annotated[bool, typer.Option("--url", help="Ask target aws by the function's URL, signed.")] = False,
+    project: ProjectFlag = None,
     region: RegionFlag = None,
     profile: ProfileFlag = None,
     as_json: JsonFlag = False,
@@ -84,7 +86,7 @@ def predict(
     from .. import predict as step
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(model=model, target=target, top_k=top_k, port=port)
+    config = configuration(model=model, target=target, top_k=top_k, port=port, project=project)
     pictures = [step.Picture(name, partial(read_image, name)) for name in images]
     at_once = min(_jobs(config, len(pictures), jobs, by_url=by_url), len(pictures))
     ask = _target(terminal, config, at_once, by_url=by_url, region=region, profile=profile)

@@ -27,6 +27,7 @@ from .options import (
     JsonFlag,
     ModelFlag,
     ProfileFlag,
+    ProjectFlag,
     QuietFlag,
     RegionFlag,
     VerboseFlag,
@@ -99,6 +100,7 @@ def bench(
         Path | None, typer.Option("--csv", metavar="FILE", help="Write every request.", show_default=False)
     ] = None,
     plot: PlotFlag = None,
+    project: ProjectFlag = None,
     region: RegionFlag = None,
     profile: ProfileFlag = None,
     as_json: JsonFlag = False,
@@ -114,7 +116,7 @@ def bench(
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(
-        model=model, target=target, memory=memory, arch=arch, model_source=model_source, prices=prices
+        model=model, target=target, memory=memory, arch=arch, model_source=model_source, prices=prices, project=project
     )
     _check(config.target, concurrency=concurrency, from_s3=from_s3, files=(table, plot), plot=plot)
     amount, costs, machine = step.Amount(cold, warm, concurrency), _prices(config), describe(_runtime(config))
@@ -140,11 +142,11 @@ def bench(
         layer_bytes=sum(place.image.layers.values()) if place.image else None,
         machine=machine,
     )
-    show_report(terminal, report)
-    if table:
+    if table:  # before stdout, whose reader can be gone
         write_whole(table, step.table(samples))
     if plot and samples:
         draw_report(plot, samples, report)
+    show_report(terminal, report)
     return _exit_code(terminal, ended)
 
 
@@ -174,6 +176,7 @@ def tune(
     cold_share: ShareFlag = SHARE,
     prices: PricesFlag = None,
     plot: PlotFlag = None,
+    project: ProjectFlag = None,
     region: RegionFlag = None,
     profile: ProfileFlag = None,
     as_json: JsonFlag = False,
@@ -189,7 +192,9 @@ def tune(
     from ..measure.machine import describe
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = _tuned(configuration(model=model, target=target, arch=arch, model_source=model_source, prices=prices))
+    config = _tuned(
+        configuration(model=model, target=target, arch=arch, model_source=model_source, prices=prices, project=project)
+    )
     _check(config.target, concurrency=1, from_s3=from_s3, files=(plot,), plot=plot)
     costs, machine, limit_s = (
         _prices(config),
@@ -229,16 +234,14 @@ def tune(
         sentence=step.say(points, chosen, limit_s),
         machine=machine,
     )
-    show_tuning(terminal, tuning)
-    if plot and any(not point.failure for point in points):
+    if plot and any(not point.failure for point in points):  # before stdout, whose reader can be gone
         draw_tuning(plot, tuning)
+    if apply and chosen and not ended:
+        _apply(terminal, chosen.memory)
+    show_tuning(terminal, tuning)
     if ended:
         return _exit_code(terminal, ended)
-    if chosen is None:
-        return VerificationError.exit_code
-    if apply:
-        _apply(terminal, chosen.memory)
-    return 0
+    return 0 if chosen else VerificationError.exit_code
 
 
 def _check(target: str, *, concurrency: int, from_s3: bool, files: Sequence[Path | None], plot: Path | None) -> None:

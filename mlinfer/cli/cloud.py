@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,9 +15,20 @@ import typer
 from ..config import Config
 from ..errors import MissingError, MlinferError, UsageError
 from ..names import Account, Names
-from ..terminal import Terminal
+from ..terminal import Terminal, printable
 from .container import ArchFlag, ModelSourceFlag, image_recipe
-from .options import JsonFlag, ModelFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
+from .options import (
+    JsonFlag,
+    ModelFlag,
+    ProfileFlag,
+    ProjectFlag,
+    QuietFlag,
+    RegionFlag,
+    VerboseFlag,
+    app,
+    configuration,
+    require,
+)
 
 if TYPE_CHECKING:
     from ..aws import Session
@@ -29,6 +40,8 @@ if TYPE_CHECKING:
     from ..cloud.status import Status
     from ..cloud.waiting import Patience
     from ..model.modelfile import ModelFile
+
+DIFFERS = 6  # exit code of `status --exit-code`
 
 YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to what would be asked, as scripts must.")]
 
@@ -56,6 +69,7 @@ def deploy(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
     yes: YesFlag = False,
+    project: ProjectFlag = None,
     region: RegionFlag = None,
     profile: ProfileFlag = None,
     as_json: JsonFlag = False,
@@ -66,7 +80,7 @@ def deploy(
 
     Each step changes only what differs; run again, it finishes what was cut short. Traffic moves to the new version only when this has answered sample pictures as the model does here.
     """
-    from .. import predict
+    from .. import aws, predict
     from ..cloud import deploy as step
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
@@ -81,12 +95,16 @@ def deploy(
         tmp=tmp,
         concurrency=concurrency,
         url=url,
+        project=project,
     )
     _agree_to_public(terminal, config, asked=not (yes or dry_run))
     given = _Given(_by_digest(image)) if image else None
+    session = aws.Session(region=region, profile=profile)
+    _require_for_deploy(config, session, docker=not given)
     embedded = predict.embedded(config, log=terminal.detail)
-    session = _session(region, profile)
     order = _order(config, session, create_bucket=create_bucket, dry_run=dry_run)
+    if config.origins["model"] == "default":
+        _agree_to_starter(order, session)
     report = partial(_show_step, terminal, dry_run=dry_run)
     find_image = (lambda: given) if given else partial(_build_and_push, terminal, order, session)
     patience = _patience(terminal)
@@ -101,12 +119,16 @@ def status(
         str | None,
         typer.Option("--image", metavar="REPOSITORY@DIGEST", help="Compare with this; default: the image built here."),
     ] = None,
+    project: ProjectFlag = None,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="End with 6 if deployed and local differ, for scripts.")
+    ] = False,
     region: RegionFlag = None,
     profile: ProfileFlag = None,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
-) -> None:
+) -> int:
     """Show what is live, and whether that is what is here:  mlinfer status
 
     Compared are the model, the configuration, and the image where the Docker Engine has it.
@@ -114,7 +136,7 @@ def status(
     from ..cloud import status as step
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(model=model)
+    config = configuration(model=model, project=project)
     session = _session(region, profile)
     there = step.read_status(session.client("lambda"), Names(config.project))
     here = _wanted_here(config, session, there, image)
@@ -134,6 +156,9 @@ def status(
             terminal.note(
                 "The image was not compared: it is not built here, or the Docker Engine or ECR does not tell."
             )
+    if exit_code and here is None:
+        _require_model(config)
+    return DIFFERS if exit_code and differs else 0
 
 
 @app.command()
@@ -142,6 +167,7 @@ def rollback(
         str | None, typer.Argument(metavar="[VERSION]", help="Number; default: the one before the live one.")
     ] = None,
     model: ModelFlag = None,
+    project: ProjectFlag = None,
     region: RegionFlag = None,
     profile: ProfileFlag = None,
     as_json: JsonFlag = False,
@@ -156,7 +182,7 @@ def rollback(
     from ..cloud import rollback as step
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(model=model)
+    config = configuration(model=model, project=project)
     session = _session(region, profile)
     made = step.rollback(
         _clients(session),
@@ -177,6 +203,7 @@ def destroy(
     prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the keys.", show_default=False)] = None,
     keep_model: Annotated[bool, typer.Option("--keep-model", help="Keep the models, and the bucket.")] = False,
     yes: YesFlag = False,
+    project: ProjectFlag = None,
     region: RegionFlag = None,
     profile: ProfileFlag = None,
     as_json: JsonFlag = False,
@@ -190,7 +217,10 @@ def destroy(
     from ..cloud import destroy as step
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(bucket=bucket, prefix=prefix)
+    config = configuration(bucket=bucket, prefix=prefix, project=project)
+    if yes and config.origins["project"] == "default":
+        message = f"--yes needs an explicit project: {config.project} is only the name of this folder"
+        raise UsageError("no_project", message, f"Name it: mlinfer destroy --yes --project {config.project}")
     session = _session(region, profile)
     services = ("lambda", "iam", "logs", "ecr", "s3")
     clients = step.Clients(*(session.client(service) for service in services))
@@ -199,7 +229,10 @@ def destroy(
     things = step.find(clients, names, in_use, config.prefix, patience, keep_model=keep_model)
     if not in_use:
         terminal.note("S3 was not looked at, because no bucket is named: --bucket, or bucket in mlinfer.toml.")
-    _agree_to_removal(terminal, config, things, asked=not yes)
+    for thing in things:
+        terminal.note(f"{thing.kind:<10} {thing.name}  ({thing.detail})")
+    if things and not yes:
+        _agree_to_removal(terminal, config, _account(session))
     outcomes = [_removed(terminal, thing, step.remove(thing)) for thing in things]
     if as_json:
         terminal.document({"project": config.project, "things": outcomes})
@@ -216,14 +249,12 @@ def _agree_to_public(terminal: Terminal, config: Config, *, asked: bool) -> None
             raise UsageError("not_confirmed", "a public URL was not agreed to, and nothing was changed", hint)
 
 
-def _agree_to_removal(terminal: Terminal, config: Config, things: list[Thing], *, asked: bool) -> None:
-    """List what is to go, and ask. Raises UsageError."""
-    for thing in things:
-        terminal.note(f"{thing.kind:<10} {thing.name}  ({thing.detail})")
-    question = f"Remove all of this, which is the project {config.project}'s? It cannot be undone."
-    if things and asked and not terminal.confirm(question):
-        hint = "To remove it without being asked: mlinfer destroy --yes"
-        raise UsageError("not_confirmed", "the removal was not agreed to, and nothing was changed", hint)
+def _agree_to_removal(terminal: Terminal, config: Config, account: Account) -> None:
+    """Ask before what was listed is removed. Raises UsageError."""
+    whose = f"project {config.project} in account {account.id}, Region {account.region}"
+    if not terminal.confirm(f"Remove all of this from {whose}? You cannot undo it."):
+        hint = f"To remove it without a question: mlinfer destroy --yes --project {config.project}"
+        raise UsageError("not_confirmed", f"the removal of {whose} was not confirmed; nothing was changed", hint)
 
 
 def _removed(terminal: Terminal, thing: Thing, kept: str) -> dict[str, Any]:
@@ -278,9 +309,45 @@ def _account(session: Session) -> Account:
 
 
 def _session(region: str | None, profile: str | None) -> Session:
+    """Return the session of a command that needs a Region and credentials, and tells both at once. Raises MlinferError."""
     from .. import aws
 
-    return aws.Session(region=region, profile=profile, needs_region=True)
+    session = aws.Session(region=region, profile=profile)
+    require(session.require_region, session.require_credentials)
+    return session
+
+
+def _require_for_deploy(config: Config, session: Session, *, docker: bool) -> None:
+    """Look for all that a deployment needs here, and tell all that is missing. Raises MlinferError."""
+    from .. import engine
+
+    checks: list[Callable[[], object]] = [session.require_region, session.require_credentials]
+    checks += [lambda: _require_bucket(config), lambda: _require_model(config)]
+    checks += [lambda: engine.connect(os.environ)] if docker else []
+    require(*checks)
+
+
+def _require_bucket(config: Config) -> None:
+    if config.model_source == "s3" and not config.bucket:
+        hint = "Name a bucket with --bucket (--create-bucket makes it), or add --model-source image."
+        raise UsageError("no_bucket", "no S3 bucket is named for the model", hint)
+
+
+def _require_model(config: Config) -> None:
+    from .. import predict
+
+    predict.model_path(config)
+
+
+def _agree_to_starter(order: Order, session: Session) -> None:
+    """Refuse to replace another model by the starter that nobody named. Raises UsageError."""
+    from ..cloud import status
+
+    served = status.served_model(session.client("lambda"), order.names)
+    if served and served != order.file.sha256:
+        message = f"function {order.names.function} serves another model ({served[:12]}), and no model is named here"
+        hint = "Name yours with --model FILE. To deploy the built-in model: mlinfer deploy --model starter"
+        raise UsageError("starter_not_named", message, hint)
 
 
 def _order(config: Config, session: Session, *, create_bucket: bool, dry_run: bool) -> Order:
@@ -288,11 +355,6 @@ def _order(config: Config, session: Session, *, create_bucket: bool, dry_run: bo
     from ..cloud import deploy
     from ..model import modelfile
 
-    if config.model_source == "s3" and not config.bucket:
-        hint = (
-            "Name one with --bucket (with --create-bucket it is made), or put it into the image: --model-source image"
-        )
-        raise UsageError("no_bucket", "no S3 bucket is named for the model", hint)
     file = modelfile.read_model_file(predict.model_path(config))
     return deploy.Order(config, file, _account(session), create_bucket, dry_run)
 
@@ -341,12 +403,18 @@ def _build_and_push(terminal: Terminal, order: Order, session: Session) -> Pushe
 
 def _show_step(terminal: Terminal, step: Step, *, dry_run: bool) -> None:
     """Write the line of a step that has ended; in a plan, with what would change."""
-    words = {"made": "would be made", "changed": "would be changed"} if dry_run else {}
-    outcome = words.get(step.change.outcome, step.change.outcome)
+    outcome = _outcome(step, dry_run=dry_run).replace("_", " ")
+    write = terminal.text if dry_run and not terminal.as_json else terminal.note  # a plan is the result
     detail = re.sub("([0-9a-f]{12})[0-9a-f]{52}", r"\1...", step.change.detail)
-    terminal.note(f"{step.name:<10} {outcome:<{17 if dry_run else 10}} {step.seconds:>6.1f} s  {detail}".rstrip())
+    took = "" if dry_run else f" {step.seconds:>6.1f} s"
+    write(printable(f"{step.name:<10} {outcome:<{12 if dry_run else 10}}{took}  {detail}".rstrip()))
     if dry_run and step.change.difference:
-        terminal.note("\n".join(f"    {line}" for line in step.change.difference.splitlines()))
+        write(printable("\n".join(f"    {line}" for line in step.change.difference.splitlines())))
+
+
+def _outcome(step: Step, *, dry_run: bool) -> str:
+    plan = {"made": "would_create", "changed": "would_change"} if dry_run else {}
+    return plan.get(step.change.outcome, step.change.outcome)
 
 
 def _show_deployment(terminal: Terminal, order: Order, made: Deployment) -> None:
@@ -378,12 +446,17 @@ def _show_rollback(terminal: Terminal, made: Rollback) -> None:
 def _as_document(order: Order, made: Deployment) -> dict[str, Any]:
     facts = {"function": made.function, "alias": made.alias, "version": made.version, "image": made.image}
     more: dict[str, Any] = {"model": made.model, "url": made.url or None, "dry_run": order.dry_run}
-    return {**facts, **more, "steps": _steps(made.steps)}
+    return {**facts, **more, "steps": _steps(made.steps, dry_run=order.dry_run)}
 
 
-def _steps(done: Sequence[Step]) -> list[dict[str, Any]]:
+def _steps(done: Sequence[Step], *, dry_run: bool = False) -> list[dict[str, Any]]:
     return [
-        {"name": step.name, "outcome": step.change.outcome, "detail": step.change.detail, "seconds": step.seconds}
+        {
+            "name": step.name,
+            "outcome": _outcome(step, dry_run=dry_run),
+            "detail": step.change.detail,
+            "seconds": step.seconds,
+        }
         | ({"difference": step.change.difference} if step.change.difference else {})
         for step in done
     ]

@@ -19,6 +19,7 @@ from .options import (
     ModelFlag,
     PortFlag,
     ProfileFlag,
+    ProjectFlag,
     QuietFlag,
     RegionFlag,
     VerboseFlag,
@@ -47,6 +48,7 @@ def build(
     model: ModelFlag = None,
     arch: ArchFlag = None,
     model_source: ModelSourceFlag = None,
+    project: ProjectFlag = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Take no layer from an earlier build.")] = False,
     pull: Annotated[bool, typer.Option("--pull", help="Ask the registry for a newer base image first.")] = False,
     as_json: JsonFlag = False,
@@ -57,7 +59,7 @@ def build(
     from .. import engine
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(model=model, arch=arch, model_source=model_source)
+    config = configuration(model=model, arch=arch, model_source=model_source, project=project)
     built = build_image(terminal, engine.connect(os.environ), image_recipe(config), pull=pull, cache=not no_cache)
     if as_json:
         terminal.document(asdict(built))
@@ -83,6 +85,7 @@ def run_local(
     no_docker: Annotated[
         bool, typer.Option("--no-docker", help="Serve from this process, without Lambda's limits.")
     ] = False,
+    project: ProjectFlag = None,
     region: RegionFlag = None,
     profile: ProfileFlag = None,
     as_json: JsonFlag = False,
@@ -94,7 +97,9 @@ def run_local(
     It listens on http://127.0.0.1:9000/2015-03-31/functions/function/invocations until Ctrl-C, or --stop.
     """
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(model=model, port=port, memory=memory, timeout=timeout, arch=arch, model_source=model_source)
+    config = configuration(
+        model=model, port=port, memory=memory, timeout=timeout, arch=arch, model_source=model_source, project=project
+    )
     if no_docker:
         if detach or stop or from_s3:
             raise UsageError("usage", "--no-docker goes with none of --detach, --stop and --from-s3", "Ctrl-C ends it.")

@@ -11,13 +11,14 @@ import typer
 
 from ..names import Names
 from ..terminal import Terminal, printable
-from .options import JsonFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
+from .options import JsonFlag, ProfileFlag, ProjectFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
 
 
 @app.command()
 def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines as they come, until Ctrl-C.")] = False,
     since: Annotated[str, typer.Option("--since", metavar="TIME", help="How far back: 45s, 10m, 2h, 3d.")] = "10m",
+    project: ProjectFlag = None,
     region: RegionFlag = None,
     profile: ProfileFlag = None,
     as_json: JsonFlag = False,
@@ -32,7 +33,7 @@ def logs(
     from ..cloud import logs as step
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    names = Names(configuration().project)
+    names = Names(configuration(project=project).project)
     start = step.since_ms(since, int(time.time() * 1000))
     client = aws.make_client("logs", region=region, profile=profile, needs_region=True)
     lines = step.follow(client, names, start, time.sleep) if follow else step.read(client, names, start)

@@ -12,7 +12,7 @@ from ..config import FILE_NAME, Config, template
 from ..errors import UsageError
 from ..files import write_whole
 from ..terminal import Terminal
-from .options import JsonFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
+from .options import JsonFlag, ProfileFlag, ProjectFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
 
 if TYPE_CHECKING:
     from ..model.modelfile import ModelFile
@@ -105,6 +105,7 @@ def upload(
     create_bucket: Annotated[
         bool, typer.Option("--create-bucket", help="Make the bucket if there is none: private, encrypted, versioned.")
     ] = False,
+    project: ProjectFlag = None,
     region: RegionFlag = None,
     profile: ProfileFlag = None,
     as_json: JsonFlag = False,
@@ -113,7 +114,7 @@ def upload(
 ) -> None:
     """Put a model file into S3 under its hash:  mlinfer upload models/resnet18.onnx --bucket my-models"""
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(model=model, bucket=bucket, prefix=prefix)
+    config = configuration(model=model, bucket=bucket, prefix=prefix, project=project)
     if not config.bucket:
         hint = (
             "Name one: mlinfer upload --bucket my-models (with --create-bucket it is made), or bucket in mlinfer.toml"

@@ -14,6 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 from ..config import COMMAND_LINE, Config, load_config
+from ..errors import MissingError, MlinferError, UsageError
+from ..terminal import Terminal
 
 # The module of each, as the help and the README list them: in the order of the way, then what looks after it.
 COMMANDS = {
@@ -52,7 +54,16 @@ app = typer.Typer(
 
 ModelFlag = Annotated[
     str | None,
-    typer.Option("--model", metavar="FILE", help="Model file; default: the starter model.", show_default=False),
+    typer.Option(
+        "--model",
+        metavar="FILE",
+        help="Model file, or starter: the built-in one; default: the configured model, else starter.",
+        show_default=False,
+    ),
+]
+ProjectFlag = Annotated[
+    str | None,
+    typer.Option("--project", metavar="NAME", help="Project; default: the folder's name.", show_default=False),
 ]
 RegionFlag = Annotated[
     str | None, typer.Option("--region", help="AWS Region; default: as boto3 finds it.", show_default=False)
@@ -73,6 +84,38 @@ VerboseFlag = Annotated[
 def configuration(**flags: object) -> Config:
     """Return the configuration in force; a flag that is None was not given. Raises UsageError."""
     return load_config(Path(), os.environ, flags)
+
+
+def report_unused(terminal: Terminal, config: Config, reason: str, *keys: str, **flags: object) -> None:
+    """Refuse the flags, and tell of the variables, that have no effect for that reason. Raises UsageError.
+
+    keys: of the configuration. flags: by their names; one that is None or False was not given.
+    """
+    given = [name for name, value in flags.items() if value not in (None, False)]
+    given += [key for key in keys if config.origins[key] == COMMAND_LINE]
+    if given:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        verb = "has" if len(given) == 1 else "have"
+        raise UsageError("no_effect", f"{named} {verb} no effect: {reason}", f"Leave out {named}.")
+    for key in keys:
+        if config.origins[key].startswith("MLINFER_"):
+            terminal.note(f"{config.origins[key]} has no effect: {reason}.")
+
+
+def require(*checks: Callable[[], object]) -> None:
+    """Make every check and tell at once all that is missing. Raises the one error, or a MissingError that lists them."""
+    found: dict[str, MlinferError] = {}
+    for check in checks:
+        try:
+            check()
+        except (UsageError, MissingError) as error:
+            found.setdefault(str(error), error)
+    if len(found) == 1:
+        raise next(iter(found.values()))
+    if found:
+        message = "\n".join(f"- {text}" for text in found)
+        hints = "\n".join(f"- {error.hint}" for error in found.values() if error.hint)
+        raise MissingError("several_missing", f"{len(found)} things are missing or wrong:\n{message}", hints)
 
 
 def one_at_a_time(config: Config) -> Callable[[], AbstractContextManager[None]]:

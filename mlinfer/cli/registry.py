@@ -15,7 +15,17 @@ from ..errors import MissingError, MlinferError
 from ..names import Account, Names
 from ..terminal import Terminal
 from .container import ArchFlag, ModelSourceFlag, build_image, image_recipe
-from .options import JsonFlag, ModelFlag, ProfileFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
+from .options import (
+    JsonFlag,
+    ModelFlag,
+    ProfileFlag,
+    ProjectFlag,
+    QuietFlag,
+    RegionFlag,
+    VerboseFlag,
+    app,
+    configuration,
+)
 
 if TYPE_CHECKING:
     from ..aws import Client
@@ -29,6 +39,7 @@ def push(
     model: ModelFlag = None,
     arch: ArchFlag = None,
     model_source: ModelSourceFlag = None,
+    project: ProjectFlag = None,
     region: RegionFlag = None,
     profile: ProfileFlag = None,
     as_json: JsonFlag = False,
@@ -42,7 +53,7 @@ def push(
     from .. import aws, engine
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(model=model, arch=arch, model_source=model_source)
+    config = configuration(model=model, arch=arch, model_source=model_source, project=project)
     ecr = aws.make_client("ecr", region=region, profile=profile, needs_region=True)
     repository, pushed = push_image(terminal, engine.connect(os.environ), ecr, config)
     if as_json:
@@ -76,6 +87,7 @@ def doctor(
     model: ModelFlag = None,
     arch: ArchFlag = None,
     bucket: Annotated[str | None, typer.Option("--bucket", help="S3 bucket.", show_default=False)] = None,
+    project: ProjectFlag = None,
     region: RegionFlag = None,
     profile: ProfileFlag = None,
     as_json: JsonFlag = False,
@@ -90,7 +102,7 @@ def doctor(
     from .. import doctor as step
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(model=model, arch=arch, bucket=bucket)
+    config = configuration(model=model, arch=arch, bucket=bucket, project=project)
     if policy:
         terminal.document(_deployer_policy(config, _account(terminal, region, profile)))
         return 0

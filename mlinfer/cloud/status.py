@@ -71,6 +71,15 @@ def read_status(client: Client, names: Names) -> Status:
     return Status(names.function, latest, live, alias.weights if alias else {}, newest, url, kind["url"])
 
 
+def served_model(client: Client, names: Names) -> str:
+    """Return the SHA-256 of the model that the function serves, "" where there is none. Raises RemoteError."""
+    with explained(f"the function {names.function}"):
+        there = read_function(client, names)
+        alias = read_alias(client, names) if there else None
+        served = read_function(client, names, alias.version) if alias else there
+    return served.settings.environment.get("MLINFER_MODEL_SHA256", "") if served else ""
+
+
 def differences(status: Status, here: Wanted, url_kind: str) -> str:
     """Return the unified diff from what is live to what is here; "" if they are equal. An image "" is not compared."""
     if status.live is None:
