@@ -16,6 +16,10 @@ class FaultError(Exception):
     """Our own fault: it leaves the handler, so that Lambda counts an error and asynchronous callers retry."""
 
 
+class QueuedEventError(FaultError):
+    """The event was queued, and an answer would delete it: the sender retries what fails."""
+
+
 class SettingsError(FaultError):
     """An environment variable of the function is missing or wrong."""
 

@@ -1,8 +1,12 @@
 """The shapes of events and answers: direct invocations, function URLs, API Gateway v1 and v2, load balancers.
 
+An event that a service queues (S3, SQS, SNS, EventBridge) is refused by an exception: its sender takes every answer for
+success and drops the event.
+
 Shapes: https://docs.aws.amazon.com/lambda/latest/dg/urls-invocation.html#urls-payloads,
 https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-integrations-lambda.html,
-https://docs.aws.amazon.com/elasticloadbalancing/latest/application/lambda-functions.html
+https://docs.aws.amazon.com/elasticloadbalancing/latest/application/lambda-functions.html; queued:
+https://docs.aws.amazon.com/lambda/latest/dg/lambda-services.html
 """
 
 from __future__ import annotations
@@ -13,11 +17,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import RequestError, quoted
+from .errors import QueuedEventError, RequestError, quoted
 from .settings import MAX_IMAGE_BYTES
 
 DEFAULT_TOP_K = 5
-_NO_SPACES = dict.fromkeys(map(ord, " \t\n\r\f\v"))
+_URL_SAFE = str.maketrans("-_", "+/")  # RFC 4648, section 5
 
 
 @dataclass(frozen=True)
@@ -38,10 +42,18 @@ def is_http(event: object) -> bool:
     )
 
 
-def parse(event: object) -> Question:
-    """Read any event. Raises RequestError."""
+def parse(event: object) -> Question | None:
+    """Read any event; None if there is nothing to do. Raises RequestError, QueuedEventError."""
     if isinstance(event, dict) and is_http(event):
         return _parse_http(event)
+    if isinstance(event, dict) and event.get("image") is None and event.get("s3") is None:
+        if _is_s3_test(event):
+            return None
+        if sender := _queue(event):
+            raise QueuedEventError(
+                f"the event comes from {quoted(sender)}, and this version does not process queued events. The invocation "
+                "fails so that the event is not lost: the sender retries it, then passes it to the failure destination"
+            )
     return _parse_fields(event, DEFAULT_TOP_K)
 
 
@@ -59,6 +71,40 @@ def answer(event: object, status: int, body: dict[str, Any]) -> dict[str, Any]:
     else:
         result["headers"] = headers
     return result
+
+
+def _queue(event: dict[str, Any]) -> str:
+    """Return the service that queued the event, as the event names it; "" if none did."""
+    if "detail-type" in event:  # EventBridge
+        return str(event.get("source") or "EventBridge")
+    records = event.get("Records")
+    first = records[0] if isinstance(records, list) and records else event
+    for field in ("eventSource", "EventSource"):
+        if isinstance(first, dict) and isinstance(first.get(field), str):
+            return str(first[field])
+    return "a queue" if "Records" in event else ""
+
+
+def _is_s3_test(event: object) -> bool:
+    """Tell whether this is what S3 sends once, when a notification is set up: directly, or by SQS, SNS or both."""
+    if not isinstance(event, dict):
+        return False
+    records = event.get("Records")
+    if isinstance(records, list) and records:
+        return all(_is_s3_test(_message(record)) for record in records)
+    return event.get("Event") == "s3:TestEvent" or ("Message" in event and _is_s3_test(_message({"Sns": event})))
+
+
+def _message(record: object) -> object:
+    """Return the JSON that a record of SQS or SNS carries; None if it carries none."""
+    if not isinstance(record, dict):
+        return None
+    sns = record.get("Sns")
+    text = sns.get("Message") if isinstance(sns, dict) else record.get("body")
+    try:
+        return json.loads(text) if isinstance(text, str) else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def _parse_http(event: dict[str, Any]) -> Question:
@@ -158,9 +204,26 @@ def _decoded(text: object, what: str) -> bytes:
     except ValueError:
         pass
     try:
-        return _strict_base64(text.translate(_NO_SPACES))  # `base64 cat.jpg` breaks its lines
+        return _strict_base64(_plain_base64(text))
     except ValueError as error:
         raise RequestError(400, "invalid_base64", f"{what} is not valid base64: {quoted(str(error))}") from error
+
+
+def _plain_base64(text: str) -> str:
+    """Return base64 in its plain form: without the head of a `data:` URL and line breaks, not URL-safe, and padded.
+
+    A space inside a line stays, and makes the text invalid: it is what a form makes of a plus sign. Raises ValueError.
+    """
+    if text[:5].lower() == "data:":  # RFC 2397
+        head, comma, text = text.partition(",")
+        if not comma or not head.lower().rstrip().endswith(";base64"):
+            raise ValueError("the data: URL does not say ;base64,")
+    text = "".join(line.strip(" \t") for line in text.replace("\r", "\n").split("\n"))  # `base64 cat.jpg` breaks lines
+    if "-" in text or "_" in text:
+        if "+" in text or "/" in text:
+            raise ValueError("it mixes the plain and the URL-safe alphabet")
+        text = text.translate(_URL_SAFE)
+    return text if text.endswith("=") else text + "=" * (-len(text) % 4)
 
 
 def _strict_base64(text: str) -> bytes:

@@ -43,7 +43,10 @@ class Service:
         return self._model
 
     def answer(self, event: object, context: object = None) -> dict[str, Any]:
-        """Answer one event of any shape, and log one line. Raises FaultError, MemoryError or S3's errors: our faults."""
+        """Answer one event of any shape, and log one line. Raises FaultError, MemoryError or S3's errors: our faults.
+
+        Of an event from a queue it raises QueuedEventError, so that the sender keeps the event.
+        """
         line: dict[str, Any] = {"request_id": request_id(context), "cold_start": self._cold}
         try:
             status, body = 200, self._body(parse(event), line)
@@ -58,7 +61,10 @@ class Service:
         self._log(json.dumps(line))
         return answer(event, status, body)
 
-    def _body(self, question: Question, line: dict[str, Any]) -> dict[str, Any]:
+    def _body(self, question: Question | None, line: dict[str, Any]) -> dict[str, Any]:
+        if question is None:
+            line["outcome"] = "nothing_to_do"
+            return {"status": "ok"}
         image = self._fetched(question.s3) if question.s3 is not None else question.image
         model = self.load()
         load, self._load = self._load, {}

@@ -6,7 +6,7 @@ import base64
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
-from lambda_src.errors import FaultError, ModelError
+from lambda_src.errors import FaultError, ModelError, QueuedEventError
+from lambda_src.events import parse
 from lambda_src.fetch import sha256_of
 from lambda_src.metadata import Metadata, Preprocess
 from lambda_src.service import Service
@@ -148,11 +149,37 @@ def test_health_document(service: Service, name: str, tiny_model: Path) -> None:
     }
 
 
-def test_base64_with_line_breaks(service: Service) -> None:
-    """Base64 as the `base64` command writes it, in lines of 76, is accepted."""
-    text = base64.encodebytes(RED).decode()
-    assert "\n" in text.strip()
-    assert service.answer({"image": text})["body"]["label"] == "red"
+# One byte more or less: its base64 ends with each kind of padding. What follows the end of a JPEG is not read.
+PADDED = [RED + bytes(n) for n in range(3)]
+SPELLINGS: dict[str, Callable[[str], str]] = {
+    "in lines of 76": lambda text: "\n".join(text[i : i + 76] for i in range(0, len(text), 76)) + "\n",
+    "in indented lines": lambda text: "\r\n".join("  " + text[i : i + 64] + "\t" for i in range(0, len(text), 64)),
+    "url-safe": lambda text: text.translate(str.maketrans("+/", "-_")),
+    "unpadded": lambda text: text.rstrip("="),
+    "url-safe and unpadded": lambda text: text.translate(str.maketrans("+/", "-_")).rstrip("="),
+    "data url": lambda text: f"data:image/jpeg;base64,{text}",
+    "data url of no type": lambda text: f"data:;base64,{text}",
+    "data url with a parameter": lambda text: f"DATA:image/jpeg;name=red.jpg;BASE64,{text}",
+    "data url, url-safe, unpadded, in lines": lambda text: (
+        "data:image/jpeg;base64,\n" + text.translate(str.maketrans("+/", "-_")).rstrip("=").replace("A", "A\n")
+    ),
+}
+
+
+@pytest.mark.parametrize("image", PADDED, ids=["0", "1", "2"])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_spellings_of_base64(service: Service, spelling: str, image: bytes) -> None:
+    """Base64 in lines, URL-safe, unpadded or in a `data:` URL is the same picture as the plain text, byte by byte."""
+    text = base64.b64encode(image).decode()
+    assert {"+", "/"} <= set(text)
+    assert parse({"image": SPELLINGS[spelling](text)}) == parse({"image": text})
+    assert service.answer({"image": SPELLINGS[spelling](text)})["body"]["label"] == "red"
+
+
+def test_json_body_with_a_data_url(service: Service) -> None:
+    """What a browser reads from a file, a `data:` URL, works in a JSON body over HTTP."""
+    body = json.dumps({"image": "data:image/jpeg;base64," + base64.b64encode(RED).decode()})
+    assert body_of(service.answer(with_body(body)))["label"] == "red"
 
 
 def test_top_k_defaults_to_five_and_ends_with_the_labels(service: Service) -> None:
@@ -182,8 +209,17 @@ MISTAKES: list[tuple[object, int, str]] = [
     ({"image": IMAGE, "s3": "s3://a/b"}, 400, "invalid_json"),
     ({"image": 7}, 400, "invalid_base64"),
     ({"image": "not base64!"}, 400, "invalid_base64"),
-    ({"image": IMAGE[:-1]}, 400, "invalid_base64"),
-    ({"image": "data:image/jpeg;base64," + IMAGE}, 400, "invalid_base64"),
+    ({"image": IMAGE + "="}, 400, "invalid_base64"),
+    ({"image": "A" * 401}, 400, "invalid_base64"),
+    ({"image": "AB="}, 400, "invalid_base64"),
+    ({"image": "-_+/" + IMAGE}, 400, "invalid_base64"),
+    ({"image": IMAGE.replace("+", "-")}, 400, "invalid_base64"),
+    ({"image": IMAGE.replace("+", " ")}, 400, "invalid_base64"),
+    ({"image": IMAGE.replace("A", "A\u2028")}, 400, "invalid_base64"),
+    ({"image": IMAGE.replace("/", "%2F")}, 400, "invalid_base64"),
+    ({"image": "data:image/jpeg," + IMAGE}, 400, "invalid_base64"),
+    ({"image": "data:image/jpeg;base64"}, 400, "invalid_base64"),
+    ({"image": "data:image/jpeg;base64," + IMAGE + "!"}, 400, "invalid_base64"),
     ({"image": "\ud800"}, 400, "invalid_base64"),
     ({"image": ""}, 400, "invalid_image"),
     ({"image": base64.b64encode(b"hello").decode()}, 400, "invalid_image"),
@@ -240,6 +276,34 @@ def test_pixels_at_the_limit(tiny_model: Path, log: Log) -> None:
     assert (
         service.answer({"image": base64.b64encode(encoded(plain(size=(20, 16)), "PNG")).decode()})["statusCode"] == 200
     )
+
+
+# Events from queues
+
+QUEUED = sorted(path.stem for path in (EVENTS / "queued").glob("*.json"))
+
+
+@pytest.mark.parametrize("name", [name for name in QUEUED if not name.startswith("test_")])
+def test_queued_events_are_not_answered(service: Service, log: Log, name: str) -> None:
+    """An event from S3, SQS, SNS, EventBridge or a stream raises: its sender would take any answer for success."""
+    with pytest.raises(QueuedEventError):
+        service.answer(sample(f"queued/{name}"))
+    assert len(log) == 1
+    assert (log.last()["outcome"], log.last()["error"]) == ("fault", "QueuedEventError")
+
+
+@pytest.mark.parametrize("name", [name for name in QUEUED if name.startswith("test_")])
+def test_s3_test_event_is_accepted(tmp_path: Path, log: Log, name: str) -> None:
+    """What S3 sends when a notification is set up is no error, with no model too, directly and by way of SQS and SNS."""
+    answer = Service(Settings(str(tmp_path / "none.onnx")), log.append).answer(sample(f"queued/{name}"))
+    assert answer["statusCode"] == 200
+    assert len(log) == 1
+
+
+def test_queued_events_over_http_are_mistakes(service: Service) -> None:
+    """Over HTTP somebody waits for the answer: the JSON of a queued event is a request without an image."""
+    answer = service.answer(with_body(json.dumps(sample("queued/s3"))))
+    assert (answer["statusCode"], body_of(answer)["error"]["code"]) == (400, "missing_image")
 
 
 # The log
