@@ -6,7 +6,7 @@ a secret is repeated: where botocore quotes an endpoint's URL or another program
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -20,7 +20,7 @@ from botocore.httpsession import URLLib3Session
 from botocore.parsers import ResponseParserError
 
 from .errors import MissingError, MlinferError, RemoteError, UsageError
-from .names import TAG, Account, Names
+from .names import Account
 
 T = TypeVar("T")
 Client = Any  # boto3 makes its clients' classes at run time
@@ -334,12 +334,10 @@ def none_if_absent(call: Callable[[], T]) -> T | None:
         raise
 
 
-def require_ours(kind: str, name: str, names: Names, tags: Mapping[str, str]) -> None:
-    """Refuse a resource that has the name of ours and not the tag. Raises RemoteError."""
-    if tags.get(TAG) != names.project:
-        message = f"there is a {kind} {name} without the tag {TAG}={names.project}: it is somebody else's"
-        hint = f"Give the project another name in mlinfer.toml; or, if the {kind} is yours to give away, that tag."
-        raise RemoteError("not_ours", message, hint)
+def is_denied(error: boto.ClientError) -> bool:
+    """Tell whether the credentials lack the permission for a call."""
+    told = _BY_ANSWER.get(error_code(error))
+    return told is not None and told.code == "access_denied"
 
 
 def _refused(error: boto.ClientError, subject: str, permissions: str) -> RemoteError:

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
@@ -153,10 +153,13 @@ class Terminal:
         sys.stderr.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
-    def error(self, error: MlinferError) -> None:
-        """Show a failure: what and why on one line, what to do next on another; under `--json` on stdout too."""
+    def error(self, error: MlinferError, *, beside: Mapping[str, Any] | None = None) -> None:
+        """Show a failure: what and why on one line, what to do next on another; under `--json` on stdout too.
+
+        beside: what else the document of `--json` holds.
+        """
         if self.as_json:
-            self.document({"error": error.as_json()})
+            self.document({**(beside or {}), "error": error.as_json()})
         self.failure(str(error))
         if error.hint:
             _say(error.hint)

@@ -48,6 +48,26 @@ def failed(call: str, status: int, code: str, message: str) -> Answer:
     return refused(status, code, message)
 
 
+def hides_tags(*calls: str) -> Callable[[str, Request, Forward], Answer | None]:
+    """Return what answers as AWS does to credentials without the permissions to read tags."""
+
+    def answer(call: str, request: Request, forward: Forward) -> Answer | None:
+        if call in calls and call != "lambda:GetFunction":
+            return failed(call, 403, "AccessDenied" if call.startswith("s3:") else "AccessDeniedException", "no")
+        answer = forward(request)
+        if call != "lambda:GetFunction" or call not in calls or answer.status != 200:
+            return answer
+        told = json.loads(answer.body)
+        told.pop("Tags", None)
+        told["TagsError"] = {
+            "ErrorCode": "AccessDeniedException",
+            "Message": "not authorized to perform: lambda:ListTags",
+        }
+        return with_body(answer, told)
+
+    return answer
+
+
 def service_of(request: Request) -> str:
     """Return the service that the request was signed for."""
     found = re.search(r"Credential=[^/]+/\d+/[^/]+/([^/]+)/", request.headers.get("authorization", ""))
@@ -154,7 +174,7 @@ class LoopbackAws(LoopbackS3):
                 "LastUpdateStatusReason": "It is being made.",
             }
         told["Configuration"] |= self.states
-        return _with_body(answer, told)
+        return with_body(answer, told)
 
     def _CreateFunction(self, request: Request) -> Answer:  # noqa: N802
         return self._changed(self.pass_on(request))
@@ -182,7 +202,7 @@ class LoopbackAws(LoopbackS3):
         if answer.status >= 300:
             return answer
         told = json.loads(answer.body)
-        return _with_body(answer, {**told, "RevisionId": _digest(told)})
+        return with_body(answer, {**told, "RevisionId": _digest(told)})
 
     def _CreateAlias(self, request: Request) -> Answer:  # noqa: N802
         answer = self.pass_on(request)
@@ -258,7 +278,8 @@ class LoopbackAws(LoopbackS3):
         return answer
 
 
-def _with_body(answer: Answer, document: dict[str, Any]) -> Answer:
+def with_body(answer: Answer, document: dict[str, Any]) -> Answer:
+    """Return the answer with another document."""
     headers = {name: value for name, value in answer.headers.items() if name != "content-length"}
     return Answer(answer.status, headers, json.dumps(document).encode())
 

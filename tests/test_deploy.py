@@ -30,7 +30,8 @@ from mlinfer.names import Account
 
 from . import models
 from .conftest import IMAGE, OTHER_IMAGE, ROOT, Run
-from .loopback_aws import ACCOUNT, REGION, LoopbackAws, failed, refused
+from .loopback import LoopbackEngine, serve
+from .loopback_aws import ACCOUNT, REGION, LoopbackAws, failed, hides_tags, refused, with_body
 from .loopback_s3 import Answer, Forward, Request
 from .pictures import encoded, plain
 
@@ -637,6 +638,88 @@ def test_somebody_elses_role_stops_it_first(
     run = mlinfer("deploy", *deploy_arguments, "--json")
     assert (run.code, error_of(run)["code"]) == (4, "not_ours")
     assert cloud.changes == []
+
+
+def test_a_foreign_log_group_stops_it_first(
+    mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]
+) -> None:
+    """A log group of our name without the project's tag is refused before anything is made, and keeps its retention."""
+    past("logs").create_log_group(logGroupName="/aws/lambda/mlinfer-cats")
+    for more in ([], ["--dry-run"]):
+        run = mlinfer("deploy", *deploy_arguments, "--json", *more)
+        assert (run.code, error_of(run)["code"]) == (4, "not_ours")
+    assert cloud.changes == []
+
+
+def test_a_foreign_repository_stops_it_first(
+    mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repository of our name without the project's tag is refused before anything is built, pushed or made."""
+    past("ecr").create_repository(repositoryName="mlinfer/cats")
+    engine = LoopbackEngine(lambda *_: [])
+    with serve(engine.answer) as port:
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
+        for more in ([], ["--dry-run"]):
+            run = mlinfer("deploy", *deploy_arguments[:-2], "--json", *more)
+            assert (run.code, error_of(run)["code"]) == (4, "not_ours")
+    assert cloud.changes == []
+    assert not [request for request in engine.requests if request.startswith("POST")]
+
+
+@pytest.mark.parametrize(
+    ("call", "permission"),
+    [("lambda:GetFunction", "lambda:ListTags"), ("logs:ListTagsForResource", "logs:ListTagsForResource")],
+)
+def test_unknown_tags_are_not_foreign(
+    mlinfer: MlInfer, live: LoopbackAws, deploy_arguments: list[str], call: str, permission: str
+) -> None:
+    """Where AWS hides the tags nothing is changed, and the error names the permission, not another owner."""
+    live.before = hides_tags(call)
+    run = mlinfer("deploy", *deploy_arguments, "--memory", "512", "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "owner_unknown")
+    assert permission in error_of(run)["hint"]
+    assert live.changes == []
+
+
+def test_tags_that_lambda_leaves_out_are_asked_for(
+    mlinfer: MlInfer, live: LoopbackAws, deploy_arguments: list[str]
+) -> None:
+    """GetFunction without tags and without an error is followed by ListTags, which decides."""
+
+    def bare(_: str, request: Request, forward: Forward) -> Answer:
+        answer = forward(request)
+        told = json.loads(answer.body) if answer.body[:1] == b"{" else {}
+        return with_body(answer, {k: v for k, v in told.items() if k != "Tags"}) if "Code" in told else answer
+
+    live.before = bare
+    assert mlinfer("deploy", *deploy_arguments).code == 0
+    assert "lambda:ListTags" in live.calls
+    assert live.changes == []
+
+
+def test_a_role_at_another_path_is_used(
+    mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str], tiny_model: Path
+) -> None:
+    """A role of ours at another path is found: the function gets its ARN, and nothing differs from then on."""
+    tags = [{"Key": "mlinfer:project", "Value": "cats"}]
+    made = past("iam").create_role(RoleName="mlinfer-cats", Path="/team/", AssumeRolePolicyDocument="{}", Tags=tags)
+    assert mlinfer("deploy", *deploy_arguments).code == 0
+    told = past("lambda").get_function(FunctionName="mlinfer-cats")["Configuration"]
+    assert told["Role"] == made["Role"]["Arn"]
+    cloud.calls.clear()
+    assert mlinfer("deploy", *deploy_arguments).code == 0
+    assert cloud.changes == []
+    status = json.loads(mlinfer("status", "--model", tiny_model, "--json").out)
+    assert "role" not in (status["difference"] or "")
+
+
+def test_a_foreign_function_is_not_rolled_back(mlinfer: MlInfer, live: LoopbackAws, past: Past) -> None:
+    """rollback refuses a function without the project's tag, before anything is changed."""
+    arn = past("lambda").get_function(FunctionName="mlinfer-cats")["Configuration"]["FunctionArn"]
+    past("lambda").untag_resource(Resource=arn, TagKeys=["mlinfer:project"])
+    run = mlinfer("rollback", "1", "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "not_ours")
+    assert live.changes == []
 
 
 def test_a_public_url_says_how_to_call_it(mlinfer: MlInfer, deploy_arguments: list[str]) -> None:

@@ -13,7 +13,7 @@ from mlinfer.cloud.policies import deployer_policy
 from mlinfer.names import Account, Names
 
 from .conftest import IMAGE, OTHER_IMAGE, Run
-from .loopback_aws import ACCOUNT, REGION, LoopbackAws, failed
+from .loopback_aws import ACCOUNT, REGION, LoopbackAws, failed, hides_tags
 
 MlInfer = Callable[..., Run]
 Past = Callable[[str], Any]
@@ -144,17 +144,68 @@ def test_other_objects_keep_the_bucket(mlinfer: MlInfer, full: LoopbackAws, past
 
 
 def test_what_is_not_ours_stays(mlinfer: MlInfer, cloud: LoopbackAws, past: Past) -> None:
-    """A function, a role and a repository of these names, without the project's tag, are somebody else's."""
+    """A function, role, log group, repository and bucket of these names without the project's tag are left alone."""
     trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "sts:AssumeRole"}]}
     role = past("iam").create_role(RoleName="mlinfer-cats", AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
     past("lambda").create_function(
         FunctionName="mlinfer-cats", Role=role, Code={"ImageUri": IMAGE}, PackageType="Image"
     )
     past("ecr").create_repository(repositoryName="mlinfer/cats")
-    run = mlinfer("destroy", "--yes")
+    past("logs").create_log_group(logGroupName="/aws/lambda/mlinfer-cats")
+    past("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+    run = mlinfer("destroy", "--yes", "--bucket", BUCKET)
     assert run.code == 0
     assert run.err.endswith("There is nothing of the project cats.\n")
     assert cloud.changes == []
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "permission"),
+    [
+        ("lambda:GetFunction", "function", "lambda:ListTags"),
+        ("logs:ListTagsForResource", "log group", "logs:ListTagsForResource"),
+        ("ecr:ListTagsForResource", "repository", "ecr:ListTagsForResource"),
+        ("s3:GET tagging", "bucket", "s3:GetBucketTagging"),
+    ],
+)
+def test_what_has_unknown_tags_stays(
+    mlinfer: MlInfer, full: LoopbackAws, past: Past, call: str, kind: str, permission: str
+) -> None:
+    """What may be the project's stays, the rest goes, and the exit code is 4 with the missing permission."""
+    full.before = hides_tags(call)
+    run = mlinfer("destroy", "--bucket", BUCKET, "--yes", "--json")
+    document = json.loads(run.out)
+    assert (run.code, document["error"]["code"]) == (4, "left_behind")
+    assert permission in document["error"]["hint"]
+    kept = [thing["kind"] for thing in document["things"] if thing["outcome"] == "kept"]
+    assert kept == [kind]
+    assert sum(map(len, left(past).values())) == 1
+    full.before = None
+    assert mlinfer("destroy", "--bucket", BUCKET, "--yes").code == 0
+    assert left(past) == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        ("lambda:DeleteFunction", "functions"),
+        ("iam:DeleteRole", "roles"),
+        ("logs:DeleteLogGroup", "logs"),
+        ("ecr:DeleteRepository", "repositories"),
+        ("s3:DELETE", "buckets"),
+    ],
+)
+def test_what_may_not_be_removed_is_named(
+    mlinfer: MlInfer, full: LoopbackAws, past: Past, call: str, kind: str
+) -> None:
+    """A refused removal keeps that thing alone; it is named, and the exit code is 4."""
+    full.fail(call, lambda *_: failed(call, 403, "AccessDenied", f"not authorized to perform: {call}"))
+    run = mlinfer("destroy", "--bucket", BUCKET, "--yes", "--json")
+    document = json.loads(run.out)
+    assert (run.code, document["error"]["code"]) == (4, "left_behind")
+    (kept,) = [thing["name"] for thing in document["things"] if thing["outcome"] == "kept"]
+    assert kept in document["error"]["message"]
+    assert {name: found for name, found in left(past).items() if found}.keys() == {kind}
 
 
 def test_a_removal_that_broke_is_finished(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
@@ -197,7 +248,7 @@ IN_IAM = {
 }
 # Called where something went wrong before, for large files, or by the commands that the tests of others run.
 ELSEWHERE = {
-    *("lambda:GetFunctionConfiguration", "lambda:InvokeFunctionUrl"),
+    *("lambda:GetFunctionConfiguration", "lambda:InvokeFunctionUrl", "lambda:ListTags"),
     *("lambda:UpdateFunctionUrlConfig", "iam:UpdateAssumeRolePolicy", "iam:DetachRolePolicy"),
     *("s3:AbortMultipartUpload", "s3:ListBucketMultipartUploads", "logs:FilterLogEvents"),
     *("ecr:GetAuthorizationToken", "ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:CompleteLayerUpload"),

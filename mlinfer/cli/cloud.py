@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ..aws import Session
     from ..cloud.changes import Outcome, Step
     from ..cloud.deploy import Clients, Deployment, Order, PushedImage
-    from ..cloud.destroy import Thing
+    from ..cloud.destroy import Removal
     from ..cloud.function import Wanted
     from ..cloud.rollback import Rollback
     from ..cloud.status import Status
@@ -108,7 +108,8 @@ def deploy(
     report = partial(_show_step, terminal, dry_run=dry_run)
     find_image = (lambda: given) if given else partial(_build_and_push, terminal, order, session)
     patience = _patience(terminal)
-    made = step.deploy(order, _clients(session), find_image, embedded, patience, report, terminal.bytes_bar)
+    clients = replace(_clients(session), ecr=None if given else session.client("ecr"))
+    made = step.deploy(order, clients, find_image, embedded, patience, report, terminal.bytes_bar)
     _show_deployment(terminal, order, made)
 
 
@@ -209,7 +210,7 @@ def destroy(
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
-) -> None:
+) -> int:
     """Remove all of this project's in AWS, listed first:  mlinfer destroy
 
     Of the bucket, only what `mlinfer` made: staged pictures; and in a bucket with this project's tag, the models and, if it is empty then, the bucket. Without --bucket it is the one that the function uses.
@@ -231,13 +232,18 @@ def destroy(
         terminal.note("S3 was not looked at, because no bucket is named: --bucket, or bucket in mlinfer.toml.")
     for thing in things:
         terminal.note(f"{thing.kind:<10} {thing.name}  ({thing.detail})")
-    if things and not yes:
+    if not yes and not all(thing.left for thing in things):
         _agree_to_removal(terminal, config, _account(session))
-    outcomes = [_removed(terminal, thing, step.remove(thing)) for thing in things]
+    removals = [_shown(terminal, step.remove(thing)) for thing in things]
+    document = {"project": config.project, "things": [_removal_facts(removal) for removal in removals]}
+    if error := step.left_behind(removals):
+        terminal.error(error, beside=document)
+        return error.exit_code
     if as_json:
-        terminal.document({"project": config.project, "things": outcomes})
+        terminal.document(document)
     if not things:
         terminal.note(f"There is nothing of the project {config.project}.")
+    return 0
 
 
 def _agree_to_public(terminal: Terminal, config: Config, *, asked: bool) -> None:
@@ -257,23 +263,29 @@ def _agree_to_removal(terminal: Terminal, config: Config, account: Account) -> N
         raise UsageError("not_confirmed", f"the removal of {whose} was not confirmed; nothing was changed", hint)
 
 
-def _removed(terminal: Terminal, thing: Thing, kept: str) -> dict[str, Any]:
-    terminal.note(f"{thing.kind:<10} {f'kept: {kept}' if kept else 'removed'}")
-    return {"kind": thing.kind, "name": thing.name, "outcome": "kept" if kept else "removed", "reason": kept or None}
+def _shown(terminal: Terminal, removal: Removal) -> Removal:
+    terminal.note(f"{removal.thing.kind:<10} {f'kept: {removal.kept}' if removal.kept else 'removed'}")
+    return removal
+
+
+def _removal_facts(removal: Removal) -> dict[str, Any]:
+    thing, outcome = removal.thing, "kept" if removal.kept else "removed"
+    return {"kind": thing.kind, "name": thing.name, "outcome": outcome, "reason": removal.kept or None}
 
 
 def _wanted_here(config: Config, session: Session, there: Status, image: str | None) -> Wanted | None:
     """Return what `deploy` would make of what is here; None where there is no model file. Raises MlinferError."""
     from ..cloud import deploy
+    from ..cloud.role import role_arn
 
     file = _model_here(config)
     if file is None:
         return None
     if not config.bucket:  # it was given by a flag of deploy, so there is none here to differ from
         config = replace(config, bucket=there.bucket)
-    return deploy.wanted(
-        deploy.Order(config, file, _account(session)), _by_digest(image) if image else _image_here(config, session)
-    )
+    order = deploy.Order(config, file, _account(session))
+    role = role_arn(session.client("iam"), order.account, order.names)
+    return deploy.wanted(order, _by_digest(image) if image else _image_here(config, session), role)
 
 
 def _image_here(config: Config, session: Session) -> str:

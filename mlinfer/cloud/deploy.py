@@ -20,10 +20,10 @@ from ..predict import Target
 from .alias import Alias, ensure_url, move_alias, plan_alias, read_alias
 from .changes import Change, Outcome, Step, Steps
 from .function import Wanted, ensure_function, ensure_version, plan_version, read_function, versions
-from .loggroup import ensure_log_group
+from .loggroup import ensure_log_group, read_log_group
 from .policies import role_policy
 from .proof import NETWORK_S, PICTURES, prove, version_asker
-from .role import ensure_role, read_role
+from .role import ensure_role, read_role, role_arn
 from .staging import ensure_expiry
 from .upload import ensure_bucket, is_bucket, is_uploaded, object_key, upload
 from .waiting import Patience
@@ -44,13 +44,17 @@ class PushedImage(Protocol):
 
 @dataclass(frozen=True)
 class Clients:
-    """invoker: makes a client that waits that many seconds for an answer, and repeats no request."""
+    """invoker: makes a client that waits that many seconds for an answer, and repeats no request.
+
+    ecr: of the project's own repository; None where that is not changed.
+    """
 
     functions: Client
     iam: Client
     logs: Client
     s3: Client
     invoker: Callable[[float], Client]
+    ecr: Client | None = None
 
 
 @dataclass(frozen=True)
@@ -102,12 +106,10 @@ def deploy(
 ) -> Deployment:
     """Do what is left to do, step by step; of a dry run, say it. Raises MlinferError."""
     config, names, steps = order.config, order.names, Steps(report)
+    _require_ours(order, clients)
     with explained(f"the function {names.function}"):
-        there = read_function(clients.functions, names)  # if it is somebody else's, before anything is made
-        live = read_alias(clients.functions, names) if there else None
-        published = versions(clients.functions, names) if there else []
-    with explained(f"the role {names.function}"):
-        read_role(clients.iam, names)  # the same
+        live = read_alias(clients.functions, names)
+        published = versions(clients.functions, names)
     if config.bucket:
         _prepare_bucket(order, clients.s3, steps, bar)
     pushed = image()
@@ -115,7 +117,7 @@ def deploy(
     policy = role_policy(order.account, names, _models(order, published, live), input_prefixes(config, names))
     steps.ended("role", ensure_role(clients.iam, names, policy, dry_run=order.dry_run))
     steps.ended("log group", ensure_log_group(clients.logs, names, config.log_days, dry_run=order.dry_run))
-    to_be = wanted(order, pushed.uri)
+    to_be = wanted(order, pushed.uri, role_arn(clients.iam, order.account, names))
     version = _publish(order, clients.functions, to_be, patience, steps)
     steps.ended("proof", _proof(order, clients, embedded, version, live, patience))
     if order.dry_run:
@@ -125,6 +127,22 @@ def deploy(
     change, url = ensure_url(clients.functions, names, config.url, dry_run=order.dry_run)
     steps.ended("url", change)
     return Deployment(names.function, ALIAS, version, to_be.image, order.model_uri, url, tuple(steps.done))
+
+
+def _require_ours(order: Order, clients: Clients) -> None:
+    """Refuse resources that have our names and are not the project's, before the first change. Raises RemoteError."""
+    names = order.names
+    with explained(f"the function {names.function}"):
+        read_function(clients.functions, names)
+    with explained(f"the role {names.function}"):
+        read_role(clients.iam, names)
+    with explained(f"the log group {names.log_group}"):
+        read_log_group(clients.logs, names)
+    if clients.ecr:
+        from .registry import read_repository  # and with it the Docker SDK
+
+        with explained(f"the ECR repository {names.image}"):
+            read_repository(clients.ecr, names)
 
 
 def _prepare_bucket(order: Order, s3: Client, steps: Steps, bar: Bar) -> None:
@@ -175,13 +193,13 @@ def _proof(
     return Change("made", prove(ask, embedded, order.file.sha256, draw(PICTURES)))
 
 
-def wanted(order: Order, image: str) -> Wanted:
-    """Return what the function is to be, by configuration and model file."""
+def wanted(order: Order, image: str, role: str) -> Wanted:
+    """Return what the function is to be, by configuration and model file. role: its ARN."""
     config = order.config
     return Wanted(
         image=image,
         arch=config.arch,
-        role=order.account.role(order.names),
+        role=role,
         memory=config.memory,
         timeout=config.timeout,
         tmp=config.tmp,

@@ -1,23 +1,28 @@
 """Find and remove all of a project's in AWS: what carries its tag, or a name that only it gives.
 
-What has our name and not our tag is somebody else's, and stays. Each thing is found by asking, so that a run which was
-cut short is finished by the next.
+What has our name and not our tag stays, and so does what AWS does not tell the tags of. Each thing is found by asking,
+so that a run which was cut short is finished by the next.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from ..aws import Client, error_code, explained, none_if_absent
-from ..names import ALIAS, TAG, Names
-from .function import reason_to_wait
-from .loggroup import find_log_group
+from ..errors import RemoteError
+from ..names import ALIAS, Names
+from .function import owner_of_function, reason_to_wait
+from .loggroup import find_log_group, owner_of_log_group
+from .ownership import Owner
+from .registry import owner_of_repository
+from .role import find_role, owner_of_role
 from .staging import expiry_rule, read_rules, remove_expiry
+from .upload import owner_of_bucket
 from .waiting import Patience
 
 _MODEL = r"[^/]+/[0-9a-f]{64}\.onnx"  # what `upload` makes below its prefix
@@ -26,12 +31,17 @@ _AT_ONCE = 1000  # objects that S3 deletes in one request
 
 @dataclass(frozen=True)
 class Thing:
-    """Something of the project's. remove: does it, and returns why it was kept, "" if it is gone."""
+    """Something of the project's, or what may be. remove: does it, and returns why it was kept, "" if it is gone.
+
+    left: why it is not to be removed, "" if it is. remedy: what to do about that.
+    """
 
     kind: str
     name: str
     detail: str
     remove: Callable[[], str]
+    left: str = ""
+    remedy: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,7 +58,10 @@ class Clients:
 def find(
     clients: Clients, names: Names, bucket: str, prefix: str, patience: Patience, *, keep_model: bool
 ) -> list[Thing]:
-    """Return what is there, in the order in which it is to go. bucket "" = none is configured. Raises MlinferError."""
+    """Return what is there, in the order in which it is to go. bucket "" = none is configured. Raises MlinferError.
+
+    What is certainly not the project's is not among it; what may be is, with the reason why it is left.
+    """
     found = [
         *_function(clients.functions, names, patience),
         *_role(clients.iam, names),
@@ -56,17 +69,25 @@ def find(
         *_repository(clients.ecr, names),
     ]
     if bucket:
-        with explained(f"s3://{bucket}", "s3:ListBucket, s3:ListBucketVersions and s3:GetBucketTagging on the bucket"):
+        with explained(f"s3://{bucket}", "s3:ListBucket and s3:ListBucketVersions on the bucket"):
             found += _in_bucket(clients.s3, names, bucket, prefix, keep_model=keep_model)
     return found
+
+
+def _thing(owner: Owner, detail: str, remove: Callable[[], str]) -> Iterator[Thing]:
+    """Yield what is to be removed if it is ours, and left if that is not known."""
+    if owner.state == "ours":
+        yield Thing(owner.kind, owner.name, detail, remove)
+    elif owner.state == "unknown":
+        yield Thing(owner.kind, owner.name, "stays", lambda: owner.reason, owner.reason, owner.remedy)
 
 
 def bucket_in_use(functions: Client, names: Names) -> str:
     """Return the bucket that the function may read staged pictures from, which `deploy` tells it; "" if none is known."""
     with explained(f"the function {names.function}"):
         there = none_if_absent(lambda: functions.get_function(FunctionName=names.function)) or {}
-    if there.get("Tags", {}).get(TAG) != names.project:
-        return ""
+        if not there or owner_of_function(functions, names, there).state != "ours":
+            return ""
     variables = there["Configuration"].get("Environment", {}).get("Variables", {})
     found = re.findall(
         rf"s3://([^/ ]+)/{re.escape(names.staging_prefix)}(?= |$)", variables.get("MLINFER_INPUT_PREFIXES", "")
@@ -74,10 +95,35 @@ def bucket_in_use(functions: Client, names: Names) -> str:
     return str(found[-1]) if found else ""
 
 
-def remove(thing: Thing) -> str:
-    """Remove it; return why it was kept, "" if it is gone. Raises RemoteError."""
-    with explained(f"the {thing.kind} {thing.name}"):
-        return thing.remove()
+@dataclass(frozen=True)
+class Removal:
+    """What became of a thing. kept: why it is still there, "" if it is gone. remedy: set if it should have gone."""
+
+    thing: Thing
+    kept: str = ""
+    remedy: str = ""
+
+
+def remove(thing: Thing) -> Removal:
+    """Remove it, unless it is to be left or these credentials may not. Raises RemoteError."""
+    if thing.left:
+        return Removal(thing, thing.left, thing.remedy)
+    try:
+        with explained(f"{thing.kind} {thing.name}"):
+            return Removal(thing, thing.remove())
+    except RemoteError as error:
+        if error.code != "access_denied":
+            raise
+        return Removal(thing, str(error), error.hint)
+
+
+def left_behind(removals: Sequence[Removal]) -> RemoteError | None:
+    """Return the error that names what should have gone and is still there, or None."""
+    left = [removal for removal in removals if removal.remedy]
+    if not left:
+        return None
+    named = "; ".join(f"{removal.thing.kind} {removal.thing.name}: {removal.kept}" for removal in left)
+    return RemoteError("left_behind", f"not removed: {named}", left[0].remedy)
 
 
 def _function(client: Client, names: Names, patience: Patience) -> Iterator[Thing]:
@@ -90,8 +136,8 @@ def _function(client: Client, names: Names, patience: Patience) -> Iterator[Thin
 
     with explained(f"the function {names.function}"):
         there = none_if_absent(lambda: client.get_function(**which))
-        if there and there.get("Tags", {}).get(TAG) == names.project:
-            yield Thing("function", names.function, "with its versions, alias and URL", gone)
+        if there:
+            yield from _thing(owner_of_function(client, names, there), "with its versions, alias and URL", gone)
 
 
 def _role(iam: Client, names: Names) -> Iterator[Thing]:
@@ -107,9 +153,8 @@ def _role(iam: Client, names: Names) -> Iterator[Thing]:
         return ""
 
     with explained(f"the role {names.function}"):
-        there = none_if_absent(lambda: iam.get_role(**which)["Role"])
-        if there and {"Key": TAG, "Value": names.project} in there.get("Tags", []):
-            yield Thing("role", names.function, "with its policy", gone)
+        if there := find_role(iam, names):
+            yield from _thing(owner_of_role(names, there), "with its policy", gone)
 
 
 def _log_group(logs: Client, names: Names) -> Iterator[Thing]:
@@ -119,7 +164,7 @@ def _log_group(logs: Client, names: Names) -> Iterator[Thing]:
 
     with explained(f"the log group {names.log_group}"):
         if there := find_log_group(logs, names):
-            yield Thing("log group", names.log_group, f"{there.get('storedBytes', 0):,} bytes", gone)
+            yield from _thing(owner_of_log_group(logs, names, there), f"{there.get('storedBytes', 0):,} bytes", gone)
 
 
 def _repository(ecr: Client, names: Names) -> Iterator[Thing]:
@@ -131,17 +176,16 @@ def _repository(ecr: Client, names: Names) -> Iterator[Thing]:
         there = none_if_absent(lambda: ecr.describe_repositories(repositoryNames=[names.image])["repositories"][0])
         if there is None:
             return
-        tags = ecr.list_tags_for_resource(resourceArn=there["repositoryArn"])["tags"]
-        if {"Key": TAG, "Value": names.project} in tags:
+        owner, count = owner_of_repository(ecr, names, there), 0
+        if owner.state == "ours":
             pages = ecr.get_paginator("describe_images").paginate(repositoryName=names.image)
             count = sum(len(page["imageDetails"]) for page in pages)
-            yield Thing("repository", names.image, f"{count} images", gone)
+        yield from _thing(owner, f"{count} images", gone)
 
 
 def _in_bucket(s3: Client, names: Names, bucket: str, prefix: str, *, keep_model: bool) -> Iterator[Thing]:
     """Yield the staged pictures; and in a bucket that is the project's own, the models and the bucket itself."""
-    tags = none_if_absent(lambda: s3.get_bucket_tagging(Bucket=bucket)["TagSet"])
-    if tags is None and none_if_absent(lambda: s3.head_bucket(Bucket=bucket)) is None:
+    if none_if_absent(lambda: s3.head_bucket(Bucket=bucket)) is None:
         return
     staged = _objects(s3, bucket, names.staging_prefix, "(?s:.*)")
     if staged or expiry_rule(names)["ID"] in [rule["ID"] for rule in read_rules(s3, bucket)[0]]:
@@ -154,12 +198,16 @@ def _in_bucket(s3: Client, names: Names, bucket: str, prefix: str, *, keep_model
         yield Thing(
             "staging", f"s3://{bucket}/{names.staging_prefix}", f"{len(staged)} pictures, and their rule", unstage
         )
-    if {"Key": TAG, "Value": names.project} not in (tags or []) or keep_model:
+    if keep_model:
+        return
+    owner = owner_of_bucket(s3, names, bucket)
+    if owner.state != "ours":
+        yield from _thing(owner, "", lambda: "")
         return
     below = "/".join([*filter(None, prefix.split("/")), ""])
     if models := _objects(s3, bucket, below, _MODEL):
         yield Thing("models", f"s3://{bucket}/{below}", f"{len(models)} objects", lambda: _delete(s3, bucket, models))
-    yield Thing("bucket", f"s3://{bucket}", "if nothing else is in it", lambda: _delete_bucket(s3, bucket))
+    yield from _thing(owner, "if nothing else is in it", lambda: _delete_bucket(s3, bucket))
 
 
 def _objects(s3: Client, bucket: str, prefix: str, pattern: str) -> list[dict[str, Any]]:

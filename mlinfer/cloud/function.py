@@ -12,10 +12,11 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from ..aws import Client, error_code, explained, none_if_absent, require_ours
+from ..aws import Client, error_code, explained, none_if_absent
 from ..errors import RemoteError
 from ..names import Names
 from .changes import Change, Document, compare
+from .ownership import Owner, owner_of
 from .waiting import Patience
 
 ROLE_LIMIT_S = 60  # IAM needs about ten seconds to be known everywhere
@@ -62,7 +63,7 @@ def read_function(client: Client, names: Names, version: str = "") -> Function |
     if found is None:
         return None
     if not version:
-        require_ours("function", names.function, names, found.get("Tags", {}))
+        owner_of_function(client, names, found).require_ours()
     told, code = found["Configuration"], found.get("Code", {})
     if told.get("PackageType", "Zip") != "Image":
         message = f"the function {names.function} is made of a ZIP file, and Lambda cannot change that to an image"
@@ -87,6 +88,21 @@ def read_function(client: Client, names: Names, version: str = "") -> Function |
         told.get("LastUpdateStatusReason", ""),
         told.get("LastModified", ""),
     )
+
+
+def owner_of_function(client: Client, names: Names, found: Mapping[str, Any]) -> Owner:
+    """Return who manages the function. found: the answer to GetFunction, which holds tags only with lambda:ListTags.
+
+    Raises ClientError.
+    """
+
+    def tags() -> Mapping[str, str] | None:
+        if "Tags" in found or "TagsError" in found:
+            return found.get("Tags")
+        listed: Mapping[str, str] = client.list_tags(Resource=found["Configuration"]["FunctionArn"]).get("Tags", {})
+        return listed
+
+    return owner_of("function", names.function, names, "lambda:ListTags", tags)
 
 
 def ensure_function(

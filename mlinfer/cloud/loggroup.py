@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -9,12 +10,13 @@ from botocore.exceptions import ClientError
 from ..aws import Client, error_code, explained
 from ..names import Names
 from .changes import Change, compare
+from .ownership import Owner, owner_of
 
 
 def ensure_log_group(logs: Client, names: Names, days: int, *, dry_run: bool = False) -> Change:
     """Make the log group, or set its retention. Raises RemoteError."""
     with explained(f"the log group {names.log_group}"):
-        there = find_log_group(logs, names)
+        there = read_log_group(logs, names)
         held = {"retention_days": there.get("retentionInDays")} if there else None
         change = compare("log group", held, {"retention_days": days}, f"{names.log_group}, {days} days")
         if change.outcome == "unchanged" or dry_run:
@@ -25,10 +27,27 @@ def ensure_log_group(logs: Client, names: Names, days: int, *, dry_run: bool = F
     return change
 
 
+def read_log_group(logs: Client, names: Names) -> dict[str, Any] | None:
+    """Return the project's log group; None without one. Raises RemoteError if it is not ours, ClientError."""
+    there = find_log_group(logs, names)
+    if there:
+        owner_of_log_group(logs, names, there).require_ours()
+    return there
+
+
 def find_log_group(logs: Client, names: Names) -> dict[str, Any] | None:
     """Return what CloudWatch says of the log group. Raises ClientError."""
     found = logs.describe_log_groups(logGroupNamePrefix=names.log_group).get("logGroups", [])
     return next((group for group in found if group["logGroupName"] == names.log_group), None)
+
+
+def owner_of_log_group(logs: Client, names: Names, there: Mapping[str, Any]) -> Owner:
+    """Return who manages the log group. Raises ClientError."""
+    arn = there.get("logGroupArn") or there["arn"].removesuffix(":*")
+    permission = "logs:ListTagsForResource"
+    return owner_of(
+        "log group", names.log_group, names, permission, lambda: logs.list_tags_for_resource(resourceArn=arn)["tags"]
+    )
 
 
 def _create(logs: Client, names: Names) -> None:

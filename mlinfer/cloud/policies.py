@@ -68,14 +68,14 @@ def deployer_policy(account: Account, names: Names, bucket: str, prefix: str) ->
 _FUNCTION = (
     "AddPermission CreateAlias CreateFunction CreateFunctionUrlConfig DeleteFunction DeleteFunctionConcurrency "
     "DeleteFunctionUrlConfig GetAlias GetFunction GetFunctionConfiguration GetFunctionUrlConfig GetPolicy "
-    "InvokeFunction InvokeFunctionUrl ListVersionsByFunction PublishVersion PutFunctionConcurrency RemovePermission TagResource UpdateAlias "
+    "InvokeFunction InvokeFunctionUrl ListTags ListVersionsByFunction PublishVersion PutFunctionConcurrency RemovePermission TagResource UpdateAlias "
     "UpdateFunctionCode UpdateFunctionConfiguration UpdateFunctionUrlConfig"
 )
 _ROLE = (
     "CreateRole DeleteRole DeleteRolePolicy DetachRolePolicy GetRole GetRolePolicy ListAttachedRolePolicies "
     "ListRolePolicies PutRolePolicy TagRole UpdateAssumeRolePolicy"
 )
-_LOG = "CreateLogGroup DeleteLogGroup FilterLogEvents PutRetentionPolicy TagResource"
+_LOG = "CreateLogGroup DeleteLogGroup FilterLogEvents ListTagsForResource PutRetentionPolicy TagResource"
 _REPOSITORY = (  # the Engine calls those of layers and manifests
     "BatchCheckLayerAvailability BatchGetImage CompleteLayerUpload CreateRepository DeleteRepository "
     "DescribeImages DescribeRepositories GetDownloadUrlForLayer GetLifecyclePolicy GetRepositoryPolicy "

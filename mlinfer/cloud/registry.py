@@ -20,12 +20,13 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
-from ..aws import Client, error_code, explained, require_ours
+from ..aws import Client, error_code, explained
 from ..engine import Engine
 from ..errors import MissingError, MlinferError, RemoteError, UsageError, VerificationError
 from ..local.image import Built
 from ..names import Names
 from .manifest import Login, Registry, RemoteImage
+from .ownership import Owner, as_mapping, owner_of
 
 MAX_IMAGE_BYTES = 10 * 2**30  # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 UNTAGGED_DAYS = 14
@@ -78,18 +79,36 @@ def ensure_repository(ecr: Client, names: Names) -> Repository:
     MissingError, UsageError.
     """
     with explained(f"the ECR repository {names.image}", _ENSURE):
-        found = _find_repository(ecr, names.image)
+        found = read_repository(ecr, names)
         outcome: Outcome = "unchanged"
         if found is None:
             found, outcome = _create_repository(ecr, names), "made"
         else:
-            tags = ecr.list_tags_for_resource(resourceArn=found["repositoryArn"])["tags"]
-            require_ours("repository", names.image, names, {tag["Key"]: tag["Value"] for tag in tags})
             outcome = "changed" if _mend_repository(ecr, found) else "unchanged"
         arn = str(found["repositoryArn"])
         lifecycle = _ensure_lifecycle(ecr, names.image)
         policy = _ensure_policy(ecr, names.image, pull_statement(arn, names.function))
     return Repository(found["repositoryUri"], arn, {"repository": outcome, "lifecycle": lifecycle, "policy": policy})
+
+
+def read_repository(ecr: Client, names: Names) -> dict[str, Any] | None:
+    """Return the project's repository; None without one. Raises RemoteError if it is not ours, ClientError."""
+    found = _find_repository(ecr, names.image)
+    if found:
+        owner_of_repository(ecr, names, found).require_ours()
+    return found
+
+
+def owner_of_repository(ecr: Client, names: Names, found: Mapping[str, Any]) -> Owner:
+    """Return who manages the repository. Raises ClientError."""
+    arn, permission = found["repositoryArn"], "ecr:ListTagsForResource"
+    return owner_of(
+        "repository",
+        names.image,
+        names,
+        permission,
+        lambda: as_mapping(ecr.list_tags_for_resource(resourceArn=arn)["tags"]),
+    )
 
 
 def lifecycle_policy() -> dict[str, Any]:
@@ -146,7 +165,7 @@ def plan(engine: Engine, ecr: Client, names: Names, tag: str, arch: str) -> Plan
     Raises RemoteError, MissingError, UsageError, VerificationError.
     """
     with explained(f"the ECR repository {names.image}", _ENSURE):
-        found = _find_repository(ecr, names.image)
+        found = read_repository(ecr, names)
     here = engine.find_image(tag)
     name = tag.rpartition(":")[2]
     if found is None or here is None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from botocore.exceptions import ClientError
 
-from ..aws import Client, error_code, explained, none_if_absent, require_ours
+from ..aws import Client, error_code, explained, none_if_absent
 from ..names import ROLE_PATH, Account, Names
 from .changes import Change, Document, compare
+from .ownership import Owner, as_mapping, owner_of
 from .policies import READ_MODELS, trust_policy, with_models
 
 POLICY = "mlinfer"  # the one inline policy's name
@@ -52,12 +55,32 @@ def ensure_readable(iam: Client, account: Account, names: Names, uri: str) -> Ch
 
 def read_role(iam: Client, names: Names) -> Document | None:
     """Return the role's two policies, {} for one that is missing; None without a role. Raises RemoteError, ClientError."""
-    role = none_if_absent(lambda: iam.get_role(RoleName=names.function)["Role"])
+    role = find_role(iam, names)
     if role is None:
         return None
-    require_ours("role", names.function, names, {tag["Key"]: tag["Value"] for tag in role.get("Tags", [])})
+    owner_of_role(names, role).require_ours()
     inline = none_if_absent(lambda: iam.get_role_policy(RoleName=names.function, PolicyName=POLICY))
     return {"trust": role["AssumeRolePolicyDocument"], "policy": inline["PolicyDocument"] if inline else {}}
+
+
+def find_role(iam: Client, names: Names) -> dict[str, Any] | None:
+    """Return what IAM says of the role of our name, at whatever path; None without one. Raises ClientError."""
+    return none_if_absent(lambda: iam.get_role(RoleName=names.function)["Role"])
+
+
+def role_arn(iam: Client, account: Account, names: Names) -> str:
+    """Return the role's ARN: of one that is there, at whatever path, else of the one that `ensure_role` makes.
+
+    Raises RemoteError.
+    """
+    with explained(f"the role {names.function}"):
+        there = find_role(iam, names)
+    return str(there["Arn"]) if there else account.role(names)
+
+
+def owner_of_role(names: Names, role: Mapping[str, Any]) -> Owner:
+    """Return who manages the role; IAM always tells its tags with it."""
+    return owner_of("role", names.function, names, "iam:GetRole", lambda: as_mapping(role.get("Tags", [])))
 
 
 def _create(iam: Client, names: Names) -> None:

@@ -22,7 +22,7 @@ from ..predict import Target
 from .alias import move_alias, read_alias
 from .changes import Change, Step, Steps
 from .deploy import Clients
-from .function import Function, versions, wait_until_ready
+from .function import Function, read_function, versions, wait_until_ready
 from .proof import NETWORK_S, PICTURES, prove, prove_alone, version_asker
 from .role import ensure_readable
 from .waiting import Patience
@@ -54,6 +54,7 @@ def rollback(
     """
     steps = Steps(report)
     with explained(f"the function {names.function}"):
+        read_function(clients.functions, names)  # refuses one that is not ours
         live = read_alias(clients.functions, names)
         if live is None:
             raise RemoteError("not_deployed", f"no version of {names.function} is live", "Begin with: mlinfer deploy")

@@ -23,7 +23,8 @@ from s3transfer.subscribers import BaseSubscriber
 from ..aws import Client, error_code, explained, none_if_absent, refusal
 from ..errors import RemoteError, UsageError
 from ..model.modelfile import ModelFile, require_metadata
-from ..names import TAG
+from ..names import TAG, Names
+from .ownership import Owner, as_mapping, owner_of
 
 PART_BYTES = 8 * 2**20
 MULTIPART_FROM = 32 * 2**20  # below, one request: S3 then keeps the SHA-256 of the whole object, not one of its parts'
@@ -94,6 +95,17 @@ def is_bucket(s3: Client, bucket: str) -> bool:
     """Tell whether there is such a bucket, whoever may use it. Raises RemoteError, MissingError."""
     with explained(f"s3://{bucket}", _READ_AND_WRITE):
         return _bucket_status(s3, bucket) != 404
+
+
+def owner_of_bucket(s3: Client, names: Names, bucket: str) -> Owner:
+    """Return who manages the bucket, which must be there. Raises ClientError."""
+    return owner_of(
+        "bucket",
+        f"s3://{bucket}",
+        names,
+        "s3:GetBucketTagging",
+        lambda: as_mapping(none_if_absent(lambda: s3.get_bucket_tagging(Bucket=bucket)["TagSet"]) or []),
+    )
 
 
 def ensure_bucket(s3: Client, bucket: str, project: str, owner: Callable[[], str]) -> bool:
