@@ -83,10 +83,15 @@ def download(uri: str, path: Path, expected: str) -> None:
     digest = hashlib.sha256()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb", buffering=0) as file:
+        with part.open("w+b") as file:  # buffered: an unbuffered write may take a part of what it is given
             for chunk in chunks:
-                digest.update(chunk)
+                start = file.tell()
                 file.write(chunk)
+                file.flush()
+                digest.update(os.pread(file.fileno(), len(chunk), start))  # what is in the file, not what was sent
+            written = os.fstat(file.fileno()).st_size
+        if written != size:
+            raise ModelError(f"the model at {uri} has {size} bytes, but {path.parent} got {written}: it is not used")
         if digest.hexdigest() != expected:
             raise ModelError(_mismatch(uri, expected, digest.hexdigest()))
         os.replace(part, path)

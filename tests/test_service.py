@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -477,6 +479,30 @@ def test_cache_that_cannot_be_written(bucket: Bucket, tiny_model: Path, tmp_path
     settings = from_s3(bucket, tiny_model, tmp_path / "cache")
     with pytest.raises(ModelError, match="cache"):
         Service(settings, log.append).answer(sample("direct"))
+
+
+@contextmanager
+def disk_of(size: int) -> Iterator[None]:
+    """Let this process write files of at most so many bytes: the kernel then takes a part of a write, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("missing", [1, 4096, 3 * 2**20])
+def test_short_write(bucket: Bucket, tmp_path: Path, log: Log, missing: int) -> None:
+    """Where /tmp has room for a part of the model only, the fault says so, and no file is left; with room it is answered."""
+    model = models.heavy(tmp_path / "heavy.onnx", 4)
+    settings = from_s3(bucket, model, tmp_path / "cache")
+    service = Service(settings, log.append)
+    with disk_of(model.stat().st_size - missing), pytest.raises(ModelError, match="could not be written"):
+        service.answer(sample("direct"))
+    assert list(settings.cache.iterdir()) == []
+    with disk_of(model.stat().st_size):
+        assert service.answer(sample("direct"))["statusCode"] == 200
 
 
 class _Cut(BaseHTTPRequestHandler):
