@@ -46,6 +46,11 @@ class Result:
 def model_path(config: Config) -> Path:
     """Return the configured model file, or the starter model. Raises MissingError."""
     path = STARTER if config.model in ("", STARTER_NAME) else Path(config.model)
+    if path.is_dir():
+        from .model.formats import recognise_folder
+        from .model.modelfile import not_a_model
+
+        raise not_a_model(path, recognise_folder(path))
     if not path.is_file():
         hint = "Give another file, or leave it out to use the starter model."
         raise MissingError("model_not_found", f"there is no model file {path} (from {config.origins['model']})", hint)
@@ -84,8 +89,10 @@ def service(config: Config, log: Callable[[str], None], threads: int = 0) -> Ser
     try:
         made.load()
     except FaultError as error:
-        hint = "A model needs its labels and pre-processing inside: see `mlinfer inspect`."
-        raise UsageError("unusable_model", f"{path}: {error}", hint) from error
+        from .model.modelfile import read_model_file, require_metadata
+
+        require_metadata(read_model_file(path))  # if it is another kind of file, or has no labels: that is the reason
+        raise UsageError("unusable_model", f"{path}: {error}", "Export the model again.") from error
     return made
 
 

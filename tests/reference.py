@@ -26,7 +26,7 @@ def torchvision() -> ModuleType:
     """Return torchvision; without it skip the test, or fail where MLINFER_REQUIRE_TORCH=1 says that it is needed."""
     missing = [name for name in ("torch", "torchvision") if importlib.util.find_spec(name) is None]
     if missing:
-        message = f"{' and '.join(missing)} not installed: pip install 'mlinfer[export]'"
+        message = f"{' and '.join(missing)} not installed: pip install torch torchvision onnx onnxscript"
         if os.environ.get("MLINFER_REQUIRE_TORCH") == "1":
             pytest.fail(message)
         pytest.skip(message)

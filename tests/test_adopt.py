@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from lambda_src.fetch import sha256_of
+from mlinfer.model.modelfile import read_model_file
 from mlinfer.model.runtime import MAX_IR_VERSION, MAX_OPSET
 
 from .conftest import Run
@@ -174,6 +177,129 @@ def test_wrong_labels(mlinfer: MlInfer, content: str, message: str) -> None:
     assert run.code == 2
     assert message in run.err
     assert not list(Path().glob("models/*"))
+
+
+LABEL_FILES: dict[str, bytes] = {
+    "index to label": b'{"0": "red", "1": "green", "2": "blue", "3": "white", "4": "black"}',
+    "of several lines, unsorted": b'{"4": "black",\n"3": "white", "0": "red",\n"1": "green", "2": "blue"}\n',
+    "label to index": b'{"red": 0, "blue": 2, "green": 1, "black": 4, "white": 3}',
+    "label to index, of digits": b'{"10": 0, "11": 1, "12": 2, "13": 3, "14": 4}',
+    "config.json": b"""{"architectures": ["Net"], "num_labels": 5,
+        "id2label": {"0": "red", "1": "green", "2": "blue", "3": "white", "4": "black"}, "label2id": {"red": 0}}""",
+    "byte order mark": b"\xef\xbb\xbfred\ngreen\nblue\nwhite\nblack\n",
+    "JSON with a byte order mark": b'\xef\xbb\xbf["red", "green", "blue", "white", "black"]',
+    "CRLF": b"red\r\ngreen\r\nblue\r\nwhite\r\nblack\r\n",
+    "CR": b"red\rgreen\rblue\rwhite\rblack",
+    "UTF-16": "red\r\ngreen\r\nblue\r\nwhite\r\nblack\r\n".encode("utf-16"),
+}
+
+
+@pytest.mark.parametrize("content", LABEL_FILES.values(), ids=list(LABEL_FILES))
+def test_forms_of_labels(mlinfer: MlInfer, content: bytes) -> None:
+    """Labels are read from each form that people keep them in; an object is read by its indices, not by its order."""
+    Path("labels").write_bytes(content)
+    run = mlinfer("export", colour_model(Path("other.onnx")), "--labels", "labels", "--preprocess", "none")
+    assert run.code == 0, run.err
+    expected = ["10", "11", "12", "13", "14"] if b"10" in content else list(LABELS)
+    assert list(read_model_file(Path("models/other.onnx")).metadata.labels) == expected  # type: ignore[union-attr]
+
+
+def test_labels_from_a_pipe() -> None:
+    """Labels can come from a pipe, which can be read only once."""
+    model = colour_model(Path("other.onnx"))
+    command = [sys.executable, "-m", "mlinfer", "export", str(model), "--labels", "/dev/stdin", "--preprocess", "none"]
+    run = subprocess.run(command, input="\n".join(LABELS), capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert read_model_file(Path("models/other.onnx")).metadata.labels == LABELS  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("content", "facts"),
+    [
+        ('{"0": "a", "1": "b", "3": "c", "4": "d", "5": "e"}', ["index 2"]),
+        ('{"0": "a", "1": "b", "1": "c", "2": "d", "3": "e"}', ["same index: 1"]),
+        ('{"a": 0, "b": 1, "c": 1, "d": 2, "e": 3}', ["same index: 1"]),
+        ('{"a": "b"}', ["not index to label or label to index"]),
+        ("{}", ["not index to label or label to index"]),
+        ('{"0": "a", "1": "b"}', ["2 labels", "5 classes"]),
+        ("{a: b}", ["not valid JSON"]),
+        ("", ["0 labels", "5 classes"]),
+    ],
+)
+def test_wrong_label_objects(mlinfer: MlInfer, content: str, facts: list[str]) -> None:
+    """Labels whose indices have gaps or come twice are refused, with the numbers."""
+    Path("labels.txt").write_text(content)
+    run = mlinfer("export", colour_model(Path("other.onnx")), "--labels", "labels.txt", "--preprocess", "none")
+    assert run.code == 2
+    for fact in facts:
+        assert fact in run.err
+
+
+def test_two_classes_of_one_name(export: Export) -> None:
+    """Labels that name several classes, as ImageNet's do, are accepted, and reported with the classes."""
+    run = export(colour_model(Path("other.onnx")), labels=("crane", "dog", "crane", "cat", "cat"))
+    assert run.code == 0
+    assert "'crane' (0, 2)" in run.err
+    assert "'cat' (3, 4)" in run.err
+
+
+@pytest.mark.parametrize("out", ["labels.txt", "pre.json", "link.txt"])
+def test_no_input_is_replaced(mlinfer: MlInfer, out: str) -> None:
+    """--out never replaces a file that the export reads, under any name, with --force too."""
+    labels_file()
+    Path("link.txt").symlink_to("labels.txt")
+    Path("pre.json").write_text('{"resize": 8}')
+    before = Path(out).read_bytes()
+    model = colour_model(Path("other.onnx"))
+    told = ("--labels", "labels.txt", "--preprocess", "pre.json")
+    run = mlinfer("export", model, *told, "--out", out, "--force", "--json")
+    assert run.code == 2
+    assert json.loads(run.out)["error"]["code"] == "would_replace_source"
+    assert Path(out).read_bytes() == before
+
+
+def test_another_file_is_replaced_only_by_force(export: Export) -> None:
+    """--out replaces a model file of ours; another file, an ONNX file too, only with --force; a folder never."""
+    model = colour_model(Path("other.onnx"))
+    theirs = [Path("notes.txt"), colour_model(Path("theirs.onnx"))]
+    theirs[0].write_text("My notes.\n")
+    for path in theirs:
+        before = path.read_bytes()
+        run = export(model, "--out", path, "--json")
+        assert run.code == 2
+        assert json.loads(run.out)["error"]["code"] == "would_replace_file"
+        assert path.read_bytes() == before
+        assert export(model, "--out", path, "--force").code == 0
+        assert export(model, "--out", path).code == 0
+    Path("folder").mkdir()
+    assert export(model, "--out", "folder", "--force").code == 2
+
+
+def test_free_size_is_not_assumed_in_silence(export: Export) -> None:
+    """Where the model takes any height and width, the size that is assumed is said, with the way to give another."""
+    assert "224 x 224" in export(colour_model(Path("free.onnx"), size="S")).err
+    run = export(colour_model(Path("other.onnx"), size="S"), preprocess='{"crop": [8, 8]}')
+    assert run.code == 0
+    assert "224 x 224" not in run.err
+
+
+@pytest.mark.parametrize("form", [{"batch": -1}, {"size": -1}, {"batch": -1, "size": -1}])
+def test_negative_dimensions_are_free(mlinfer: MlInfer, export: Export, form: dict[str, Any]) -> None:
+    """A dimension of -1, which some exporters write, is a free one, and `inspect` shows it so."""
+    model = colour_model(Path("other.onnx"), **form)
+    shape = facts(mlinfer, model)["inputs"][0]["shape"]
+    assert shape[0 if "batch" in form else 2] is None
+    assert "?" in mlinfer("inspect", model).out
+    assert export(model).code == 0
+    assert answers(mlinfer, Path("models/other.onnx")) == list(PICTURES)
+
+
+def test_whole_numbers_for_the_mean(mlinfer: MlInfer, export: Export) -> None:
+    """A mean of whole numbers is shown as numbers, not as a size."""
+    assert export(colour_model(Path("other.onnx")), preprocess='{"mean": [0, 0, 0], "std": [1, 1, 1]}').code == 0
+    out = mlinfer("inspect", "models/other.onnx").out
+    assert "mean: 0, 0, 0" in out
+    assert "std: 1, 1, 1" in out
 
 
 def test_preprocess_imagenet(export: Export) -> None:
@@ -340,16 +466,15 @@ def test_no_room(export: Export) -> None:
 
 
 def test_the_source_is_never_replaced(export: Export) -> None:
-    """A file in models/ is not overwritten by its own export unless --out names it."""
+    """The file to export is not overwritten by its own export, even if --out names it, with --force too."""
     Path("models").mkdir()
     model = colour_model(Path("models/two.onnx"))
     before = model.read_bytes()
-    run = export(model)
-    assert run.code == 2
-    assert "--name or --out" in run.err
-    assert model.read_bytes() == before
-    assert export(model, "--out", model).code == 0
-    assert model.read_bytes() != before
+    for flags in ([], ["--out", model], ["--out", model, "--force"]):
+        run = export(model, *flags, "--json")
+        assert run.code == 2
+        assert json.loads(run.out)["error"]["code"] == "would_replace_source"
+        assert model.read_bytes() == before
 
 
 def test_grey_for_a_model_of_three_channels(export: Export) -> None:

@@ -60,7 +60,8 @@ def build(
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, arch=arch, model_source=model_source, project=project)
-    built = build_image(terminal, engine.connect(os.environ), image_recipe(config), pull=pull, cache=not no_cache)
+    recipe = image_recipe(config)  # before the Engine, so that what is wrong with the model is said without one
+    built = build_image(terminal, engine.connect(os.environ), recipe, pull=pull, cache=not no_cache)
     if as_json:
         terminal.document(asdict(built))
     else:

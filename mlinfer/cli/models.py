@@ -28,7 +28,10 @@ def export(
         typer.Option(metavar="NAME|random|FILE", help="Weights of torchvision, or a state dict; default: the best."),
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Names of the classes: one per line, or a JSON list.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Names of the classes: one per line, JSON, or a config.json of Hugging Face."
+        ),
     ] = None,
     preprocess: Annotated[
         str | None, typer.Option(metavar="imagenet|none|JSON", help="How a picture becomes an ONNX file's input.")
@@ -48,6 +51,9 @@ def export(
     allow_drop: Annotated[
         bool, typer.Option("--allow-drop", help="Keep an int8 file that answers differently.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a file at --out that is not a model file of mlinfer.")
+    ] = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
     verbose: VerboseFlag = False,
@@ -57,8 +63,8 @@ def export(
     from ..model.source import Answers
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    answers = Answers(name, labels, preprocess, output_kind, output)
-    request = step.Request(model, weights, answers, out, quantize, calibration, allow_drop)
+    answers = Answers(name, None, preprocess, output_kind, output)
+    request = step.Request(model, weights, answers, out, quantize, calibration, allow_drop, labels, force)
     file = step.export(request, tell=terminal.note, track=terminal.track)
     _show_model(terminal, file)
 

@@ -7,7 +7,7 @@ in the session, and opening that takes as much again as the largest of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -24,10 +24,11 @@ from lambda_src.settings import default_threads
 from .. import __version__
 from ..errors import UsageError, VerificationError
 from .graph import read_graph, write_model_file, written_bytes
+from .labels import check_labels
 from .modelfile import ModelFile, Port, read_model_file, read_ports
 from .parity import fixed_inputs
 from .runtime import refusal
-from .source import Answers, Source, check_labels, checked_name, json_object, missing_extra, read_labels, safe_name
+from .source import Answers, Source, checked_name, json_object, missing_extra, safe_name
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
@@ -57,7 +58,7 @@ class _Input:
     fixed: dict[str, Any]  # the fields of Preprocess that the graph decides
 
 
-def read_onnx(path: Path, answers: Answers) -> Source:
+def read_onnx(path: Path, answers: Answers, tell: Callable[[str], None]) -> Source:
     """Read a classifier and complete what it does not say by the answers. Raises MlinferError."""
     file = read_model_file(path)
     if reason := refusal(file.ir_version, file.opset):
@@ -70,6 +71,12 @@ def read_onnx(path: Path, answers: Answers) -> Source:
     picture = _picture_input(inputs, answers)
     output = _chosen_output(outputs, answers)
     preprocess = _preprocess(picture, answers, file.metadata)
+    if answers.preprocess is not None and not (picture.height and picture.width) and not _says_size(answers.preprocess):
+        height, width = preprocess.crop
+        tell(
+            f"The model takes any height and width; pictures are cut to {height} x {width}. "
+            """For another size: --preprocess '{"crop": [HEIGHT, WIDTH]}'"""
+        )
     ask = partial(_ask, path, picture, output.name)
     answered = ask(fixed_inputs(preprocess, (1, 1, 1, 1)))
     scores = _scores(answered)
@@ -106,7 +113,7 @@ def _load(path: Path) -> ModelProto:
         import onnx
         from google.protobuf.message import DecodeError
     except ImportError as error:
-        raise missing_extra("onnx") from error
+        raise missing_extra("onnx", "onnx") from error
     try:
         model = read_graph(path)
         if (size := written_bytes(model)) > MAX_FILE_BYTES:
@@ -175,6 +182,10 @@ def _preprocess(picture: _Input, answers: Answers, said: Metadata | None) -> Pre
     elif answers.preprocess not in (None, "none"):
         told = json_object(answers.preprocess)
     return _combined(picture, size, told)
+
+
+def _says_size(preprocess: str) -> bool:
+    return preprocess not in ("imagenet", "none") and "crop" in json_object(preprocess)
 
 
 def _combined(picture: _Input, size: tuple[int, int], told: Mapping[str, Any]) -> Preprocess:
@@ -262,7 +273,7 @@ def _last_operator(graph: GraphProto, output: str) -> str:
 
 
 def _labels(classes: int, answers: Answers, said: Metadata | None) -> tuple[str, ...]:
-    labels = read_labels(answers.labels) if answers.labels else said.labels if said else ()
+    labels = answers.labels if answers.labels is not None else said.labels if said else ()
     check_labels(labels, classes)
     return labels
 

@@ -20,12 +20,13 @@ from ..errors import UsageError, VerificationError
 from ..files import workspace
 from .adopt import read_onnx
 from .graph import read_graph, stamp
-from .modelfile import ModelFile, read_model_file
+from .labels import duplicates, read_labels
+from .modelfile import ModelFile, is_ours, read_model_file
 from .parity import compare, fixed_inputs
 from .quantize import Track, quantize
 from .runtime import refusal
 from .samples import Sample, draw, find, spread
-from .source import Answers, Source, read_labels
+from .source import Answers, Source
 from .zoo import read_torchvision
 
 FOLDER = Path("models")
@@ -36,7 +37,8 @@ PARITY_PICTURES = 64
 class Request:
     """What to export. model: an architecture of torchvision, or a .onnx file. calibration: a folder of pictures.
 
-    weights: of an architecture only. out: default models/NAME.onnx. quantize: int8, or None for the precision as it is.
+    weights: of an architecture only. labels: a file of names; its content replaces `answers.labels`. out: default
+    models/NAME.onnx. quantize: int8, or None for the precision as it is. force: replace a file that is no model of ours.
     """
 
     model: str
@@ -46,18 +48,24 @@ class Request:
     quantize: str | None = None
     calibration: Path | None = None
     allow_drop: bool = False
+    labels: Path | None = None
+    force: bool = False
 
 
 def export(request: Request, tell: Callable[[str], None], track: Track) -> ModelFile:
     """Write the file: whole, verified and with its figures, or not at all. Raises MlinferError."""
     _check(request)
+    if request.labels:
+        labels = read_labels(request.labels)  # once: it may be a pipe
+        request = replace(request, answers=replace(request.answers, labels=labels))
+        if shared := duplicates(labels):
+            tell(shared)
     source = _read(request, tell)
     pictures = find(request.calibration, source.metadata.labels) if request.calibration else draw()
     suffix = f"-{request.quantize}" if request.quantize and not request.answers.name else ""
     metadata = replace(source.metadata, name=source.metadata.name + suffix)
     out = request.out or FOLDER / f"{metadata.name}.onnx"
-    if request.out is None and _is_file(request.model) and out.exists() and out.samefile(request.model):
-        raise UsageError("would_replace_source", f"{out} is the very file to export", "Choose another --name or --out.")
+    _check_out(out, request)
     with workspace(out) as folder:
         made = folder / "float.onnx"
         _write_verified(source, metadata, made, pictures)
@@ -79,19 +87,35 @@ def _check(request: Request) -> None:
         raise UsageError("usage", "--allow-drop belongs to --quantize int8")
     if request.calibration:
         find(request.calibration, ())  # what is wrong with it is said before anything is downloaded or converted
-    if request.answers.labels:
-        read_labels(request.answers.labels)
+    if request.out:
+        _check_out(request.out, request)
     if request.weights and _is_file(request.model):
         raise UsageError("usage", "--weights belongs to an architecture; a .onnx file has its own")
 
 
+def _check_out(out: Path, request: Request) -> None:
+    """Refuse to replace an input, a folder, or a file that is not a model of ours. Raises UsageError."""
+    told = request.answers.preprocess
+    named = (request.model, request.weights, request.labels, told if told and told.endswith(".json") else None)
+    for path in (Path(name) for name in named if name):
+        if path.exists() and out.exists() and out.samefile(path):
+            message = f"{out} is an input of this export, and would be replaced by its result"
+            raise UsageError("would_replace_source", message, "Choose another --name or --out.")
+    if out.exists() and not out.is_file():
+        raise UsageError("not_a_file", f"{out} is not a file", f"Name a file: --out {out / 'model.onnx'}")
+    if out.exists() and not request.force and not is_ours(out):
+        message = f"{out} exists, and is not a model file that mlinfer made"
+        raise UsageError("would_replace_file", message, "Choose another --out, or replace it with --force.")
+
+
 def _is_file(model: str) -> bool:
-    return model.lower().endswith(".onnx") or os.sep in model
+    """Tell a file or folder from an architecture: no name of torchvision has a dot or a slash."""
+    return "." in model or os.sep in model
 
 
 def _read(request: Request, tell: Callable[[str], None]) -> Source:
     if _is_file(request.model):
-        return read_onnx(Path(request.model), request.answers)
+        return read_onnx(Path(request.model), request.answers, tell)
     return read_torchvision(request.model, request.weights, request.answers, tell)
 
 

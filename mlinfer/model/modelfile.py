@@ -17,7 +17,8 @@ from lambda_src.errors import FaultError
 from lambda_src.fetch import sha256_of
 from lambda_src.metadata import Metadata
 
-from ..errors import MissingError, UsageError
+from ..errors import MissingError, MlinferError, UsageError
+from .formats import Format, recognise, recognise_folder
 from .protobuf import Message, Span
 from .runtime import IMAGE_ONNXRUNTIME, refusal
 
@@ -116,13 +117,13 @@ def in_words(value: Any) -> str:
     if isinstance(value, list | tuple) and any(isinstance(v, dict) for v in value):
         return "\n".join(in_words(v) for v in value)
     if isinstance(value, list | tuple):
-        return (", " if value and isinstance(value[0], float) else " x ").join(
-            "?" if v is None else str(v) for v in value
-        )
+        return " x ".join("?" if v is None else str(v) for v in value)
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _entry(name: str, value: Any) -> str:
+    if name in ("mean", "std") and isinstance(value, list | tuple):
+        return f"{name}: {', '.join(str(v) for v in value)}"
     if not isinstance(value, dict):
         return f"{name}: {in_words(value)}"
     return f"{name}:\n" + "\n".join(f"  {line}" for line in in_words(value).splitlines())
@@ -139,10 +140,37 @@ def opened(path: Path) -> Iterator[Message]:
             yield model
     except FileNotFoundError as error:
         raise MissingError("model_not_found", f"there is no model file {path}") from error
+    except IsADirectoryError as error:
+        raise not_a_model(path, recognise_folder(path)) from error
     except OSError as error:
         raise UsageError("model_unreadable", f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise UsageError("invalid_model", f"{path} is not an ONNX file: {error}") from error
+        if found := recognise(path):
+            raise not_a_model(path, found) from error
+        raise UsageError("invalid_model", f"{path} is not an ONNX file: {error}", "Export it again.") from error
+
+
+def is_onnx(path: Path) -> bool:
+    """Tell whether the file can be read as an ONNX model."""
+    try:
+        with opened(path):
+            return True
+    except MlinferError:
+        return False
+
+
+def is_ours(path: Path) -> bool:
+    """Tell whether the file is a model file that mlinfer wrote, of any schema."""
+    try:
+        with opened(path) as message:
+            return any(entry.text(1) == "mlinfer.schema" for entry in message.messages(_METADATA_PROPS))
+    except (MlinferError, ValueError):
+        return False
+
+
+def not_a_model(path: Path, found: Format) -> UsageError:
+    """Return the error for a file that is known to be something else than an ONNX model."""
+    return UsageError("invalid_model", f"{path} is {found.name}", found.next_step.replace("{path}", str(path)))
 
 
 def _port(value: Message) -> Port:
@@ -151,5 +179,11 @@ def _port(value: Message) -> Port:
     if tensor is None:
         return Port(value.text(_VALUE_NAME), "no tensor", ())
     dimensions = [d for shape in tensor.messages(2) for d in shape.messages(1)]
-    shape = tuple(d.number(1) if d.has(1) else d.text(2) or None for d in dimensions)
+    shape = tuple(_size(d) if d.has(1) else d.text(2) or None for d in dimensions)
     return Port(value.text(_VALUE_NAME), _DTYPES.get(tensor.number(1), "unknown"), shape)
+
+
+def _size(dimension: Message) -> int | None:
+    """Return the dimension's length; None for a negative one, which some exporters write where it is free."""
+    size = dimension.number(1)
+    return size if size < 2**63 else None  # an int64, read as if it had no sign

@@ -141,7 +141,7 @@ def _write_int8(source: Path, target: Path, plan: str, metadata: Metadata, pictu
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
     except ImportError as error:
-        raise missing_extra("onnx") from error
+        raise missing_extra("onnx", "onnx") from error
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # untyped
         def get_next(self) -> dict[str, NDArray[Any]] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from lambda_src.metadata import Metadata
 
 from ..errors import MissingError, UsageError
+from .labels import read_text
 from .parity import Ask
 
 
@@ -33,19 +34,19 @@ class Source:
 class Answers:
     """What the user says of the model where it does not say it itself; None where nothing was said.
 
-    labels: a file. preprocess: imagenet, none, JSON or a JSON file. output: the name of one of several outputs.
+    labels: by index. preprocess: imagenet, none, JSON or a JSON file. output: the name of one of several outputs.
     """
 
     name: str | None = None
-    labels: Path | None = None
+    labels: tuple[str, ...] | None = None
     preprocess: str | None = None
     output_kind: str | None = None
     output: str | None = None
 
 
-def missing_extra(module: str) -> MissingError:
-    """Return the error for a module of the `export` extra that is not installed."""
-    hint = "Install it with: pip install 'mlinfer[export]'"
+def missing_extra(module: str, libraries: str) -> MissingError:
+    """Return the error for a module of the `export` extra that is not installed; libraries: what to install."""
+    hint = f"Install it with: pip install {libraries}"
     return MissingError("missing_extra", f"this needs {module}, which is not installed", hint)
 
 
@@ -59,38 +60,6 @@ def checked_name(name: str) -> str:
 def safe_name(text: str) -> str:
     """Return the text with what a name cannot hold made a dash."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100] or "model"
-
-
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Read a JSON list of strings, or one label per line. Raises UsageError, MissingError."""
-    text = read_text(path)
-    if not text.lstrip().startswith("["):
-        return tuple(line.strip() for line in text.rstrip().splitlines())
-    try:
-        labels = json.loads(text)
-    except ValueError as error:
-        raise UsageError("invalid_labels", f"{path} is not valid JSON: {error}") from error
-    if not all(isinstance(label, str) for label in labels):
-        raise UsageError("invalid_labels", f"{path} is not a JSON list of strings")
-    return tuple(labels)
-
-
-def check_labels(labels: Sequence[str], classes: int) -> None:
-    """Check that there is one label for each class. Raises UsageError."""
-    if len(labels) != classes:
-        raise UsageError("wrong_labels", f"there are {len(labels):,} labels, and the model has {classes:,} classes")
-    if not all(labels):
-        raise UsageError("wrong_labels", f"label {list(labels).index('')} is empty: give one label per line")
-
-
-def read_text(path: Path) -> str:
-    """Read a text file that the user named. Raises MissingError, UsageError."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise MissingError("file_not_found", f"there is no file {path}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError("file_unreadable", f"{path} cannot be read: {error}") from error
 
 
 def json_object(text: str) -> dict[str, Any]:

@@ -17,9 +17,12 @@ from lambda_src.metadata import Metadata, Preprocess
 
 from .. import __version__
 from ..errors import MissingError, UsageError, VerificationError
+from .formats import SAFETENSORS, STATE_DICT, recognise, recognise_folder
 from .graph import read_graph, write_model_file
+from .labels import check_labels
+from .modelfile import is_onnx, not_a_model
 from .runtime import IR_VERSION, OPSET
-from .source import Answers, Source, check_labels, checked_name, missing_extra, read_labels
+from .source import Answers, Source, checked_name, missing_extra
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -69,7 +72,7 @@ def _import() -> _Zoo:
         import torch
         import torchvision
     except ImportError as error:
-        raise missing_extra(error.name or "torchvision") from error
+        raise missing_extra(error.name or "torchvision", "torch torchvision onnx onnxscript") from error
     except (RuntimeError, OSError) as error:  # what a torchvision built for another torch fails with
         hint = "Install two that were made for each other: pip install --upgrade --force-reinstall torch torchvision"
         message = f"torch and torchvision do not work together here: {str(error).splitlines()[0]}"
@@ -95,9 +98,15 @@ def _check_arch(zoo: _Zoo, arch: str) -> None:
     names = zoo.models.list_models(module=zoo.models)
     if arch in names:
         return
+    path = Path(arch)
+    if found := recognise_folder(path) if path.is_dir() else recognise(path) if path.is_file() else None:
+        raise not_a_model(path, found)
     near = difflib.get_close_matches(arch, names, n=3)
-    hint = f"Did you mean {' or '.join(near)}?" if near else f"Known: {', '.join(names)}."
-    raise UsageError("unknown_architecture", f"{arch} is no classifier of torchvision, and no .onnx file", hint)
+    hint = (
+        f"Did you mean {' or '.join(near)}?" if near else "Give one of its names, such as resnet18, or an .onnx file."
+    )
+    message = f"{arch} is not one of torchvision's {len(names)} classifiers, and not an .onnx file"
+    raise UsageError("unknown_architecture", message, hint)
 
 
 def _build(zoo: _Zoo, arch: str, weights: str | None, tell: Callable[[str], None]) -> tuple[Module, Any]:
@@ -112,9 +121,9 @@ def _build(zoo: _Zoo, arch: str, weights: str | None, tell: Callable[[str], None
             zoo.torch.manual_seed(RANDOM_SEED)
             return zoo.models.get_model(arch, weights=None).eval(), f"random, seed {RANDOM_SEED}"
     path = Path(name)
-    if not path.is_file():
+    if not path.exists():
         hint = f"Known for {arch}: {', '.join(known.__members__)}, random. Or name a file that holds a state dict."
-        raise UsageError("unknown_weights", f"{name} is no weights of {arch}, and no file", hint)
+        raise UsageError("unknown_weights", f"there are no weights {name} of {arch}, and no file of that name", hint)
     return _from_file(zoo, arch, path).eval(), path.name
 
 
@@ -150,22 +159,40 @@ def _from_file(zoo: _Zoo, arch: str, path: Path) -> Module:
 
 def _state_dict(zoo: _Zoo, path: Path) -> dict[str, Tensor]:
     """Read a state dict, bare or as a training script wraps it, without running code from the file. Raises UsageError."""
+    _check_weights(path)
+    hint = "Save it with: torch.save(model.state_dict(), FILE)"
     try:
         state = zoo.torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file fails in pickle, zipfile or torch, which advises to unpickle it
-        hint = "Save it with: torch.save(model.state_dict(), FILE)"
-        raise UsageError("wrong_weights", f"{path} is no state dict that torch.save wrote", hint) from error
+        if "safetensors is not installed" in str(error):
+            raise missing_extra("safetensors", "safetensors") from error
+        raise UsageError("wrong_weights", f"{path} is not a state dict that torch.save wrote", hint) from error
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not (isinstance(state, dict) and state and all(isinstance(v, zoo.torch.Tensor) for v in state.values())):
-        hint = "Save it with: torch.save(model.state_dict(), FILE)"
         raise UsageError("wrong_weights", f"{path} holds no state dict: names with tensors", hint)
     if not all(value.ndim for value in list(state.values())[-1:]):
         raise UsageError("wrong_weights", f"{path} does not end with the weights of a classifier")
     # DistributedDataParallel prefixes names; DenseNet's files of 2017 have a dot more than its modules have now.
     names = (re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", k.removeprefix("module.")) for k in state)
     return dict(zip(names, state.values(), strict=True))
+
+
+def _check_weights(path: Path) -> None:
+    """Refuse by its name what holds no weights that torch could load. Raises UsageError."""
+    hint = "Save the weights with: torch.save(model.state_dict(), FILE)"
+    if path.is_dir():
+        raise UsageError("wrong_weights", f"{path} is {recognise_folder(path).name}", hint)
+    try:
+        found = recognise(path)
+    except OSError as error:
+        raise UsageError("wrong_weights", f"{path} cannot be read: {error.strerror}") from error
+    if found not in (None, STATE_DICT, SAFETENSORS):
+        raise UsageError("wrong_weights", f"{path} is {found.name}", found.next_step.replace("{path}", str(path)))
+    if is_onnx(path):
+        hint = f"Export it without the name of an architecture: mlinfer export {path}"
+        raise UsageError("wrong_weights", f"{path} is an ONNX model, not weights", hint)
 
 
 def _metadata(zoo: _Zoo, arch: str, module: Module, origin: Any, answers: Answers) -> Metadata:
@@ -181,9 +208,9 @@ def _metadata(zoo: _Zoo, arch: str, module: Module, origin: Any, answers: Answer
         mean=tuple(transform.mean),
         std=tuple(transform.std),
     )
-    labels = read_labels(answers.labels) if answers.labels else tuple(described.meta["categories"])
+    labels = answers.labels if answers.labels is not None else tuple(described.meta["categories"])
     classes = len(list(module.state_dict().values())[-1])
-    if not answers.labels and len(labels) != classes:
+    if answers.labels is None and len(labels) != classes:
         hint = f"Name them with --labels FILE, one per line ({classes:,} lines)."
         raise UsageError("labels_unknown", f"these weights have {classes:,} classes of their own", hint)
     check_labels(labels, classes)

@@ -1,0 +1,120 @@
+"""The names of the classes, as people keep them: one per line, a JSON list, a JSON object, or a model's config.json."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import MissingError, UsageError
+
+_SHOWN = 5  # of many numbers or names in a message
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Read labels, in the order of the classes, from a file or a pipe. Raises UsageError, MissingError.
+
+    Text: one label per line. JSON: a list of strings, an object (index to label, or label to index), or an object that
+    holds one of these as `id2label` or `label2id`, as a Hugging Face config.json does.
+    """
+    text = read_text(path)
+    if path.suffix.lower() != ".json" and not text.lstrip().startswith(("[", "{")):
+        return tuple(line.strip() for line in text.rstrip().split("\n")) if text.strip() else ()
+    try:
+        value = json.loads(text, object_pairs_hook=_Pairs)
+    except (ValueError, RecursionError) as error:
+        raise UsageError("invalid_labels", f"{path} is not valid JSON: {error}") from error
+    if isinstance(value, list) and all(isinstance(label, str) for label in value):
+        return tuple(label.strip() for label in value)
+    if isinstance(value, _Pairs):
+        return _by_index(path, _label_pairs(path, value))
+    raise UsageError("invalid_labels", f"{path} is not a JSON list of strings, and not an object of index and label")
+
+
+class _Pairs:
+    """A JSON object as its pairs, so that a name that comes twice is seen."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        self.pairs = pairs
+
+    def get(self, name: str) -> Any:
+        return next((value for key, value in self.pairs if key == name), None)
+
+
+def _label_pairs(path: Path, found: _Pairs) -> list[tuple[int, str]]:
+    """Return (index, label) of each pair. Raises UsageError."""
+    inner = (found.get("id2label"), found.get("label2id"))
+    found = next((part for part in inner if isinstance(part, _Pairs)), found)
+    pairs = found.pairs
+    if pairs and all(isinstance(value, int) and not isinstance(value, bool) for _, value in pairs):
+        return [(index, label.strip()) for label, index in pairs]
+    if pairs and all(key.isascii() and key.isdigit() and len(key) < 10 and isinstance(v, str) for key, v in pairs):
+        return [(int(key), label.strip()) for key, label in pairs]
+    hint = 'Give {"0": "cat", "1": "dog"}, {"cat": 0, "dog": 1}, or an object with id2label or label2id.'
+    raise UsageError("invalid_labels", f"{path} holds a JSON object that is not index to label or label to index", hint)
+
+
+def _by_index(path: Path, pairs: list[tuple[int, str]]) -> tuple[str, ...]:
+    """Return the labels by their index: each of 0 to N - 1 must be there once. Raises UsageError."""
+    indices = [index for index, _ in pairs]
+    if twice := sorted(index for index, count in Counter(indices).items() if count > 1):
+        raise UsageError("invalid_labels", f"{path} gives several labels to the same index: {_listed(twice)}")
+    if missing := sorted(set(range(len(pairs))) - set(indices)):
+        other = sorted(set(indices) - set(range(len(pairs))))
+        message = f"{path} has {len(pairs):,} labels, but none for index {_listed(missing)}; it has {_listed(other)}"
+        raise UsageError("invalid_labels", message, "Give a label to every index from 0 on.")
+    return tuple(label for _, label in sorted(pairs))
+
+
+def check_labels(labels: Sequence[str], classes: int) -> None:
+    """Check that there is one label for each class. Raises UsageError."""
+    if len(labels) != classes:
+        between = f"; the labels go from {labels[0]!r} to {labels[-1]!r}" if labels else ""
+        message = f"there are {len(labels):,} labels, and the model has {classes:,} classes{between}"
+        raise UsageError("wrong_labels", message, "Give one label for each class, in the order of the classes.")
+    if not all(labels):
+        raise UsageError("wrong_labels", f"label {list(labels).index('')} is empty: give one label per line")
+
+
+def duplicates(labels: Sequence[str]) -> str:
+    """Say which labels several classes share, with the numbers of these classes; "" if none do.
+
+    Two classes may well have one name: ImageNet has two called `crane`.
+    """
+    classes: dict[str, list[int]] = {}
+    for index, label in enumerate(labels):
+        classes.setdefault(label, []).append(index)
+    shared = [f"{label!r} ({_listed(found)})" for label, found in classes.items() if len(found) > 1]
+    if not shared:
+        return ""
+    return f"{len(shared)} of the labels name several classes: {_listed(shared)}."
+
+
+def _listed(items: Sequence[object]) -> str:
+    def some() -> Iterator[str]:
+        yield from map(str, items[:_SHOWN])
+        if len(items) > _SHOWN:
+            yield f"{len(items) - _SHOWN:,} more"
+
+    return ", ".join(some())
+
+
+def read_text(path: Path) -> str:
+    """Read a text file or pipe that the user named, with \\n at the end of each line. Raises MissingError, UsageError.
+
+    It is UTF-8, or UTF-16 with a byte order mark, which is what PowerShell writes.
+    """
+    try:
+        content = path.read_bytes()
+        encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        return content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
+    except FileNotFoundError as error:
+        raise MissingError("file_not_found", f"there is no file {path}") from error
+    except OSError as error:
+        raise UsageError("file_unreadable", f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        hint = "Save it as UTF-8."
+        raise UsageError("file_unreadable", f"{path} is not UTF-8 text: byte {error.start} is not", hint) from error
