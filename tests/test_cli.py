@@ -152,7 +152,7 @@ def test_model_that_is_none(mlinfer: MlInfer, red: Path, broken: Path) -> None:
     """A file that is no model ends with exit code 2 and a sentence."""
     run = mlinfer("predict", red, "--model", broken)
     assert run.code == 2
-    assert run.err.startswith("Error: broken.jpg: onnxruntime")
+    assert "broken.jpg is a text file" in run.err
     assert "Traceback" not in run.err
 
 
@@ -272,7 +272,7 @@ def test_inspect_what_is_no_model(mlinfer: MlInfer, content: bytes) -> None:
     Path("no.onnx").write_bytes(content)
     run = mlinfer("inspect", "no.onnx")
     assert run.code == 2
-    assert run.err.startswith("Error: no.onnx is not an ONNX file")
+    assert run.err.startswith("Error: no.onnx is ")
 
 
 # As a process
