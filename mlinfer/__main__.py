@@ -1,27 +1,71 @@
-"""The `mlinfer` program: it sets the process up, and imports the commands only then, so that Ctrl-C is always quiet."""
+"""The `mlinfer` program. Ctrl-C is quiet from its first lines on: they set the handler, and everything else comes later."""
 
-from __future__ import annotations
-
-import gc
+import _signal  # type: ignore[import-not-found]  # `signal` imports enum, and Ctrl-C in an import ends in a traceback
 import os
-import signal
 import sys
-from pathlib import Path
+from types import FrameType
+
+AGAIN_S = 0.01
+# Ctrl-C waits for the end of these, so that what they write is whole, and of an import, which Python cannot repeat.
+WHOLE = ("Terminal.text", "show_report", "write_whole")
+
+_running = False  # a command is at work, and can have something to clean up
+
+
+def _interrupt(_: int, frame: FrameType | None) -> None:
+    """Raise KeyboardInterrupt in a command; before and after one, end the process."""
+    if not _running:
+        os._exit(130)
+    while frame:
+        code = frame.f_code
+        if (code.co_filename.startswith("<frozen importlib") or code.co_qualname in WHOLE) and _come_again():
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:  # else it is to be ignored, as in a background job
+    _signal.signal(_signal.SIGINT, _interrupt)
+
+
+def _come_again() -> bool:
+    """Let `_interrupt` be called again in a moment; return whether this system can do that."""
+    if not hasattr(_signal, "setitimer"):  # Windows
+        return False
+    _signal.signal(_signal.SIGALRM, _interrupt)
+    _signal.setitimer(_signal.ITIMER_REAL, AGAIN_S)
+    return True
+
+
+def _unraisable(lost: "sys.UnraisableHookArgs") -> None:
+    """Raise once more an interrupt that came where Python drops exceptions, such as in a `__del__`."""
+    if lost.exc_type is not KeyboardInterrupt or not _come_again():
+        sys.__unraisablehook__(lost)
 
 
 def run() -> None:
     """Run `main` and exit with its code."""
-    for number in filter(None, (signal.SIGTERM, getattr(signal, "SIGHUP", None))):  # Windows knows no closed terminal
+    global _running
+    import gc
+    import signal
+    from pathlib import Path
+
+    for number in filter(None, (signal.SIGTERM, getattr(signal, "SIGHUP", None))):  # Windows has no closed terminal
         if signal.getsignal(number) == signal.SIG_DFL:  # else, as under nohup, it is to be ignored
-            signal.signal(number, lambda signum, _: sys.exit(128 + signum))  # so that what is half made is taken back
+            signal.signal(number, lambda signum, _: sys.exit(128 + signum))  # so that half-made things are removed
+    sys.unraisablehook = _unraisable
     sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - None where the caller has closed it
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
-    try:
-        from .cli import main
+    from .cli import main
 
+    try:
+        _running = True
         code = main()
-    except KeyboardInterrupt:  # while the commands were imported
+    except KeyboardInterrupt:
         code = 130
+    _running = False
+    for number in filter(None, (signal.SIGINT, getattr(signal, "SIGALRM", None))):
+        signal.signal(number, signal.SIG_IGN)  # the command is done, and its exit code known
     gc.freeze()  # else the interpreter, as it ends, looks for cycles in all that was imported: a tenth of `predict`
     sys.exit(code)
 

@@ -96,4 +96,4 @@ def test_follow_until_interrupted() -> None:
     assert json.loads(process.stdout.readline())["message"] == "after"
     process.send_signal(signal.SIGINT)
     rest, _ = process.communicate(timeout=30)
-    assert (process.returncode, rest) == (0, "")
+    assert (process.returncode, rest) == (130, "")

@@ -57,11 +57,19 @@ def _run(arguments: list[str], terminal: Terminal) -> int:
     except ReaderGoneError:
         raise
     except Exception as error:
-        terminal.defect(error)
-        return 1
+        if not _follows_interrupt(error):
+            terminal.defect(error)
+            return 1
+        code = 130
     if code == 130:
         terminal.note("Interrupted.")
     return int(code or 0)
+
+
+def _follows_interrupt(error: BaseException) -> bool:
+    """Tell whether Ctrl-C led to the error: some libraries raise their own in its place."""
+    before = error.__cause__ or error.__context__
+    return isinstance(error, KeyboardInterrupt) or (before is not None and _follows_interrupt(before))
 
 
 def _show_version(wanted: bool) -> None:

@@ -238,7 +238,8 @@ def _follow(terminal: Terminal, started: Container) -> None:
             if started.state().status not in ("running", "restarting"):
                 raise container.crash(started, "the container ended")
     except KeyboardInterrupt:
-        terminal.note("Stopped and removed.")
+        terminal.note("Stopping and removing the container.")
+        raise
 
 
 def _stop(terminal: Terminal, names: list[str]) -> None:
@@ -263,8 +264,6 @@ def _serve(terminal: Terminal, config: Config) -> None:
     )
     try:
         server.serve_forever()
-    except KeyboardInterrupt:
-        terminal.note("Stopped.")
     finally:
         server.server_close()
 

@@ -38,16 +38,12 @@ def logs(
     client = aws.make_client("logs", region=region, profile=profile, needs_region=True)
     lines = step.follow(client, names, start, time.sleep) if follow else step.read(client, names, start)
     count = 0
-    try:
-        for line in lines:
-            count += 1
-            if as_json:
-                terminal.document(asdict(line), lines=True)
-            else:
-                when = datetime.fromtimestamp(line.timestamp / 1000, UTC).astimezone()
-                terminal.text(f"{when:%Y-%m-%d %H:%M:%S} {printable(line.message)}")
-    except KeyboardInterrupt:
-        if not follow:
-            raise
+    for line in lines:
+        count += 1
+        if as_json:
+            terminal.document(asdict(line), lines=True)
+        else:
+            when = datetime.fromtimestamp(line.timestamp / 1000, UTC).astimezone()
+            terminal.text(f"{when:%Y-%m-%d %H:%M:%S} {printable(line.message)}")
     if not count:
         terminal.note(f"Nothing was written to {names.log_group} since {since} ago.")

@@ -311,7 +311,7 @@ def test_something_else_listens(mlinfer: MlInfer, local: Local, moto_endpoint: s
 
 @pytest.mark.parametrize(
     ("sent", "code"),
-    [(signal.SIGINT, 0), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=HANGS_UP)],
+    [(signal.SIGINT, 130), (signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=HANGS_UP)],
     ids=["Ctrl-C", "kill", "closed terminal"],
 )
 def test_the_foreground_ends_in_order(mlinfer: MlInfer, local: Local, sent: signal.Signals, code: int) -> None:
@@ -482,7 +482,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Function]:
     with in_the_foreground("--no-docker") as process:
         yield Function(f"http://127.0.0.1:{port}")
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=20) == 130
 
 
 def test_no_docker_serves_the_same_url(mlinfer: MlInfer, served: Function) -> None:
