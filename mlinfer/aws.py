@@ -24,7 +24,7 @@ from .names import Account
 
 T = TypeVar("T")
 Client = Any  # boto3 makes its clients' classes at run time
-# Sends a POST to a function's URL and returns status and body. Raises MlinferError.
+# Sends a POST to a function's URL and returns status and body. Raises BotoCoreError.
 UrlCaller = Callable[[str, bytes], tuple[int, bytes]]
 
 MAX_CONNECTIONS = 64  # of one client: how many pictures `predict --jobs` may ask about at once
@@ -227,11 +227,10 @@ class Session:
 
         def call(url: str, body: bytes) -> tuple[int, bytes]:
             request = AWSRequest("POST", url, {"Content-Type": "application/json"}, body)
-            with explained(url):
-                if credentials:
-                    SigV4Auth(credentials, "lambda", self._session.region_name).add_auth(request)
-                answer = http.send(request.prepare())
-                return int(answer.status_code), bytes(answer.content)
+            if credentials:
+                SigV4Auth(credentials, "lambda", self._session.region_name).add_auth(request)
+            answer = http.send(request.prepare())
+            return int(answer.status_code), bytes(answer.content)
 
         return call
 

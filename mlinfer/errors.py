@@ -4,7 +4,7 @@
     |-- UsageError        2   wrong usage or configuration
     |-- MissingError      3   something needed is missing here: the model file, disk space, AWS credentials
     |-- RemoteError       4   a remote service refused or failed: AWS, the Docker Engine
-    |   `-- InvocationError   the function ended without an answer; the next one may be answered
+    |   `-- InvocationError   one event got no answer; the next one may get one
     |-- ImageError        5   an image is missing, cannot be read, or is wrong
     `-- VerificationError 5   the model is no classifier, or does not answer as its source does; Lambda takes no such image
 
@@ -49,7 +49,7 @@ class RemoteError(MlinferError):
 
 
 class InvocationError(RemoteError):
-    """The function failed at one event: it raised, ran out of time or memory, or crashed."""
+    """One event got no answer: the function failed at it, or Lambda did, or the answer was lost."""
 
 
 class ImageError(MlinferError):

@@ -123,12 +123,26 @@ def embedded(config: Config, log: Callable[[str], None], jobs: int = 1) -> Targe
 
 
 def predict(pictures: Iterable[Picture], target: Target, top_k: int, jobs: int = 1) -> Iterator[Result]:
-    """Ask about the pictures, `jobs` at a time, and yield the results in their order.
+    """Ask about the pictures, `jobs` at a time, and yield a result for each, in their order.
 
-    What is wrong with one picture is its result and stops no other. Raises MlinferError when none can be answered.
+    What is wrong with one picture is its result and stops no other. After an error that `ends_batch`, the pictures that
+    were not asked about yet have it as their result.
     """
+    ended: MlinferError | None = None
+
+    def result(picture: Picture) -> Result:
+        nonlocal ended
+        if ended:
+            return Result(picture.name, {}, ended)
+        try:
+            return Result(picture.name, _ask(picture, target, top_k))
+        except MlinferError as error:
+            if ends_batch(error):
+                ended = ended or error
+            return Result(picture.name, {}, error)
+
     if jobs == 1:
-        yield from (_result(picture, target, top_k) for picture in pictures)
+        yield from map(result, pictures)
         return
     from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -136,7 +150,7 @@ def predict(pictures: Iterable[Picture], target: Target, top_k: int, jobs: int =
     running: deque[Future[Result]] = deque()
     try:
         for picture in pictures:
-            running.append(pool.submit(_result, picture, target, top_k))
+            running.append(pool.submit(result, picture))
             if len(running) == 2 * jobs:  # so that few pictures are in memory
                 yield running.popleft().result()
         while running:
@@ -145,11 +159,9 @@ def predict(pictures: Iterable[Picture], target: Target, top_k: int, jobs: int =
         pool.shutdown(cancel_futures=True)
 
 
-def _result(picture: Picture, target: Target, top_k: int) -> Result:
-    try:
-        return Result(picture.name, _ask(picture, target, top_k))
-    except (ImageError, UsageError, InvocationError) as error:
-        return Result(picture.name, {}, error)
+def ends_batch(error: MlinferError) -> bool:
+    """Tell whether every other picture would meet the error, too."""
+    return not isinstance(error, ImageError | UsageError | InvocationError)
 
 
 def read(picture: Picture) -> bytes:

@@ -154,12 +154,16 @@ class Terminal:
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     def error(self, error: MlinferError, *, beside: Mapping[str, Any] | None = None) -> None:
-        """Show a failure: what and why on one line, what to do next on another; under `--json` on stdout too.
+        """Explain a failure, under `--json` on stdout too: on one line, because JSON Lines may stand before it.
 
         beside: what else the document of `--json` holds.
         """
         if self.as_json:
-            self.document({**(beside or {}), "error": error.as_json()})
+            self.document({**(beside or {}), "error": error.as_json()}, lines=True)
+        self.explain(error)
+
+    def explain(self, error: MlinferError) -> None:
+        """Say what failed and why on one line, and what to do next on another."""
         self.failure(str(error))
         if error.hint:
             _say(error.hint)

@@ -17,6 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 from lambda_src.service import Service
 
 Answer = tuple[int, dict[str, str], bytes]
+LOST = (0, dict[str, str](), b"")  # the connection is cut once the request has come
 
 
 def error(status: int, code: str, message: str) -> Answer:
@@ -38,6 +39,7 @@ class LoopbackLambda:
         self.script: list[Answer] = []
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
         self.most_at_once = 0
+        self.expires_after = 10**9  # answers, after which the caller's credentials have expired
         self.url = ""
         self._running = 0
         self._lock = threading.Lock()
@@ -51,6 +53,9 @@ class LoopbackLambda:
                 return self._describe(parts.path)
             if self.script:
                 return self.script.pop(0)
+            if not self.expires_after:
+                return error(403, "ExpiredTokenException", "The security token included in the request is expired")
+            self.expires_after -= 1
             self._running += 1
             self.most_at_once = max(self.most_at_once, self._running)
         try:
@@ -98,12 +103,16 @@ def serving(service: Service, kind: type[LoopbackLambda] = LoopbackLambda) -> It
             status, headers, content = api.answer(
                 self.command, self.path, dict(self.headers), self.rfile.read(int(self.headers.get("Content-Length", 0)))
             )
+            if (status, headers, content) == LOST:
+                self.close_connection = True
+                return
             self.send_response(status)
-            for name, value in {"Content-Type": "application/json", **headers}.items():
+            length = str(len(content))
+            for name, value in {"Content-Type": "application/json", "Content-Length": length, **headers}.items():
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
+            self.close_connection |= "Content-Length" in headers  # of an answer that is cut off
 
         do_POST = do_PUT = do_GET  # noqa: N815
 

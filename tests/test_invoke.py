@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from mlinfer.fit import reduce
 from mlinfer.predict import STARTER
 
 from .conftest import CAT, Bucket, Run
-from .loopback_lambda import LoopbackLambda, error, failed, serving
+from .loopback_lambda import LOST, Answer, LoopbackLambda, error, failed, serving
+from .loopback_s3 import error as s3_error
+from .loopback_s3 import loopback_s3
 from .pictures import encoded, plain
 
 MlInfer = Callable[..., Run]
@@ -110,6 +113,7 @@ def test_a_failure_is_told_as_what_it_is(
         (error(429, "TooManyRequestsException", "Rate Exceeded."), "as many requests at once"),
         (error(409, "ResourceConflictException", "The function is currently in the following state: Pending"), "wakes"),
         (error(502, "ResourceNotReadyException", "The function is inactive"), "wakes"),
+        (error(503, "ServiceUnavailableException", "Service is unavailable"), "busy"),
     ],
 )
 def test_what_has_not_run_is_asked_again(
@@ -179,6 +183,96 @@ def test_many_at_once_in_order(mlinfer: MlInfer, api: LoopbackLambda) -> None:
     assert 1 <= api.most_at_once <= 4
 
 
+BUSY = error(503, "ServiceUnavailableException", "Service is unavailable")
+FAILED = error(500, "ServiceException", "oops")
+
+
+def batch(mlinfer: MlInfer, *words: str) -> tuple[int, list[dict[str, Any]]]:
+    """Ask about six pictures with --json; return the exit code and the lines, in which each picture must have one."""
+    for i in range(6):
+        Path(f"{i}.png").write_bytes(encoded(plain((i * 40, 0, 0)), "PNG"))
+    names = [f"{i}.png" for i in range(6)]
+    run = mlinfer("predict", *names, "--target", "aws", "--json", *words)
+    lines = [json.loads(line) for line in run.out.splitlines()]
+    assert [line["image"] for line in lines] == names
+    return run.code, lines
+
+
+@pytest.mark.parametrize("words", [[], ["--url"]])
+@pytest.mark.parametrize(
+    ("script", "requests", "code"),
+    [
+        ([BUSY], 7, None),
+        ([LOST], 6, "answer_lost"),
+        ([(200, {"Content-Length": "99"}, b"{")], 6, "answer_lost"),
+        ([FAILED], 6, None),
+    ],
+)
+def test_a_batch_survives(
+    mlinfer: MlInfer, api: LoopbackLambda, words: list[str], script: list[Answer], requests: int, code: str | None
+) -> None:
+    """One 503 costs nothing; one lost answer or one 500 costs that picture alone, which is not asked about twice."""
+    api.script = list(script)
+    exit_code, lines = batch(mlinfer, "--jobs", "1", *words)
+    failed = [line["error"]["code"] for line in lines if "error" in line]
+    assert len([line for line, _, _ in api.requests if line.startswith("POST ")]) == requests
+    if script == [BUSY]:
+        assert (exit_code, failed) == (0, [])
+    else:
+        assert (exit_code, len(failed)) == (4, 1)
+        assert failed == [code or failed[0]]
+
+
+def test_a_service_that_stays_busy_costs_one_picture(mlinfer: MlInfer, api: LoopbackLambda) -> None:
+    """A picture that Lambda does not take at any of a few repetitions fails, and the next one is asked about."""
+    api.script = [BUSY] * 5
+    exit_code, lines = batch(mlinfer, "--jobs", "1")
+    assert exit_code == 4
+    assert [line["error"]["code"] for line in lines if "error" in line] == ["service_failed"]
+
+
+@pytest.mark.parametrize("jobs", ["1", "3"])
+def test_credentials_that_expire_in_a_batch(mlinfer: MlInfer, api: LoopbackLambda, jobs: str) -> None:
+    """Credentials that expire end the batch: what was answered is shown, and each missing picture has a line that says why."""
+    api.expires_after = 2
+    exit_code, lines = batch(mlinfer, "--jobs", jobs)
+    assert exit_code == 4
+    failed = [line for line in lines if "error" in line]
+    assert len(failed) == 4
+    assert {line["error"]["code"] for line in failed} == {"expired_credentials"}
+    assert len(api.invocations()) <= 2 + int(jobs)
+
+
+def test_the_table_of_a_batch_that_ended(mlinfer: MlInfer, api: LoopbackLambda) -> None:
+    """Without --json the answers so far are drawn, and why the others are missing is said once."""
+    Path("a.png").write_bytes(encoded(plain((9, 9, 9)), "PNG"))
+    api.expires_after = 1
+    run = mlinfer("predict", "a.png", CAT, CAT, CAT, "--target", "aws", "--jobs", "1")
+    assert run.code == 4
+    assert run.out.startswith("a.png")
+    assert len(run.out.splitlines()) == 1
+    assert run.err.count("expired") == 1
+    assert "3 of 4" in run.err
+
+
+@pytest.mark.usefixtures("api")
+def test_a_copy_that_cannot_be_removed(
+    mlinfer: MlInfer, bucket: Bucket, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused removal of what was handed over by S3 is a warning: the answer is shown, and the exit code is 0."""
+    Path("mlinfer.toml").write_text(f'bucket = "{bucket.name}"\n')
+    with loopback_s3(os.environ["AWS_ENDPOINT_URL"]) as s3:
+        s3.fail("DELETE x-id", lambda *_: s3_error(403, "AccessDenied"))
+        s3.fail("DELETE", lambda *_: s3_error(403, "AccessDenied"))
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.url)
+        monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+        s3.forward = s3.pass_on  # type: ignore[method-assign]  # this upload sends no SHA-256
+        run = mlinfer("predict", large, CAT, "--target", "aws", "--json")
+    assert run.code == 0, run.err
+    assert len([line for line in run.out.splitlines() if "predictions" in line]) == 2
+    assert "Warning" in run.err
+
+
 def test_a_batch_ends_where_nobody_answers(mlinfer: MlInfer, api: LoopbackLambda) -> None:
     """A refusal that every image would meet ends the batch at once."""
     api.script = [error(403, "AccessDeniedException", "not you")] * 50
@@ -204,13 +298,29 @@ def test_by_the_url(mlinfer: MlInfer, api: LoopbackLambda) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "exit_code", "code"), [(403, 4, "access_denied"), (502, 4, "function_failed"), (429, 4, "throttled")]
+    ("answer", "code"),
+    [
+        ((403, {}, b'{"Message":"Forbidden"}'), "access_denied"),
+        ((403, {}, b'{"Message":"The security token included in the request is expired"}'), "expired_credentials"),
+        ((502, {}, b"Internal Server Error"), "function_failed"),
+        (LOST, "answer_lost"),
+    ],
 )
-def test_refused_by_the_url(mlinfer: MlInfer, api: LoopbackLambda, status: int, exit_code: int, code: str) -> None:
-    """What the URL itself refuses is told apart from what the handler answers."""
-    api.script = [(status, {}, b'{"Message":"Forbidden"}')]
+def test_refused_by_the_url(
+    mlinfer: MlInfer, api: LoopbackLambda, answer: tuple[int, dict[str, str], bytes], code: str
+) -> None:
+    """What the URL itself refuses, or loses, is told apart from what the handler answers, and is not asked again."""
+    api.script = [answer]
     run = mlinfer("predict", CAT, "--target", "aws", "--url", "--json")
-    assert (run.code, json.loads(run.out)["error"]["code"]) == (exit_code, code)
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (4, code)
+    assert len([line for line, _, _ in api.requests if "function-url-call" in line]) == 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_what_the_url_has_not_run_is_asked_again(mlinfer: MlInfer, api: LoopbackLambda, status: int) -> None:
+    """A request that the URL did not take is sent again."""
+    api.script = [(status, {}, b'{"Message":"Rate Exceeded."}')]
+    assert mlinfer("predict", CAT, "--target", "aws", "--url").code == 0
 
 
 @pytest.mark.usefixtures("api")

@@ -15,7 +15,7 @@ import typer
 from lambda_src.settings import MAX_IMAGE_BYTES
 
 from ..config import COMMAND_LINE, Config
-from ..errors import ImageError, InvocationError, UsageError
+from ..errors import ImageError, InvocationError, MlinferError, UsageError
 from ..names import Names
 from ..terminal import Terminal
 from .options import (
@@ -81,7 +81,7 @@ def predict(
 ) -> int:
     """Name the classes of images:  mlinfer predict cat.jpg
 
-    One image gives a table, or with --json the handler's document. Several give a line each, or JSON Lines in the order of the input. An image that cannot be read stops no other; the exit code is then 5.
+    One image gives a table, or with --json the handler's document. Several give a line each, or JSON Lines in the order of the input. An image that cannot be read stops no other; the exit code is then 5. What no other image could pass either, such as expired credentials, ends the batch: each image that is missing then has a line with the error.
     """
     from .. import predict as step
 
@@ -105,15 +105,27 @@ def predict(
             raise failed[0]
         if as_json:
             terminal.document(results[0].body)
-    elif not as_json:
-        for error in failed:
-            terminal.failure(str(error))
     _say_who_answered(terminal, results, config)
-    if failed:
-        terminal.note(f"{len(failed)} of {len(results)} images could not be classified.")
-    if any(isinstance(error, InvocationError) for error in failed):
-        return InvocationError.exit_code
-    return ImageError.exit_code if failed else 0
+    return _explain(terminal, failed, len(pictures))
+
+
+def _explain(terminal: Terminal, failed: list[MlinferError], images: int) -> int:
+    """Say which of the images failed, unless their lines do, and why; return the exit code."""
+    from ..predict import ends_batch
+
+    if not failed:
+        return 0
+    for error in failed:
+        if not (terminal.as_json or ends_batch(error)):
+            terminal.failure(str(error))
+    ended = next(filter(ends_batch, failed), None)
+    if ended:
+        terminal.explain(ended)
+    terminal.note(f"{len(failed)} of {images} images could not be classified.")
+    if ended:
+        return ended.exit_code
+    unanswered = any(isinstance(error, InvocationError) for error in failed)
+    return InvocationError.exit_code if unanswered else ImageError.exit_code
 
 
 def _jobs(config: Config, pictures: int, given: int | None, *, by_url: bool) -> int:
@@ -159,11 +171,11 @@ def _target(
     handed_over = (
         invoke.staging(session.client("s3"), config.bucket, names, terminal.note) if config.bucket else reducing
     )
+    patience = Patience(time.sleep, terminal.note)
     if by_url:
-        asked = invoke.by_url(session.url_caller(timeout), invoke.live_url(functions, names), handed_over)
+        asked = invoke.by_url(session.url_caller(timeout), invoke.live_url(functions, names), handed_over, patience)
         return predict.only(named, asked, config.target)
     log = terminal.detail if terminal.is_verbose else None
-    patience = Patience(time.sleep, terminal.note)
     asked = invoke.cloud(session.client("lambda", read_timeout=timeout), names, handed_over, patience, log)
     return predict.only(named, asked, config.target)
 

@@ -9,23 +9,29 @@ import base64
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from botocore import exceptions as boto
 
 from ..answers import MAX_REQUEST_BYTES, read_answer
-from ..aws import Client, UrlCaller, error_code, explained
-from ..errors import InvocationError, RemoteError, UsageError
+from ..aws import Client, UrlCaller, error_code, explained, refusal
+from ..errors import InvocationError, MlinferError, RemoteError, UsageError
 from ..fit import Fit
 from ..names import ALIAS, Names
 from ..predict import Target, event
 from .alias import read_url
 from .waiting import Patience
 
+T = TypeVar("T")
+
 WAKING_S = 300  # an image that was not used for weeks is fetched anew
+BUSY_S = 1.5  # of pauses, until a picture is given up
 
 _TOO_MANY = "TooManyRequestsException"
+_BUSY = "ServiceUnavailableException"
+_PASSING = (500, 503, 504)  # statuses of Lambda's own failures, which the next request need not meet
+_EVERY_PICTURES = {"expired_credentials", "invalid_credentials", "clock_skewed"}
 _ASLEEP = ("ResourceNotReadyException", "CodeArtifactUserPendingException")
 
 
@@ -44,15 +50,23 @@ def staging(s3: Client, bucket: str, names: Names, tell: Callable[[str], None]) 
             return
         where = {"Bucket": bucket, "Key": f"{names.staging_prefix}{uuid4().hex}"}
         subject = f"s3://{bucket}/{where['Key']}"
-        with explained(subject, "s3:PutObject and s3:DeleteObject on it"):
-            made = s3.put_object(**where, Body=data)
+        try:
+            with explained(subject, "s3:PutObject and s3:DeleteObject on it"):
+                made = s3.put_object(**where, Body=data)
+        except RemoteError as error:
+            if error.code in _EVERY_PICTURES:
+                raise
+            raise InvocationError(error.code, str(error), error.hint) from error
         version = {"VersionId": made["VersionId"]} if "VersionId" in made else {}
         tell(f"{name} is over Lambda's 6 MB for a request: handed over by s3://{bucket}/{names.staging_prefix}.")
         try:
             yield json.dumps({"s3": subject, "top_k": top_k}).encode()
         finally:
-            with explained(subject, "s3:DeleteObject and s3:DeleteObjectVersion on it"):
-                s3.delete_object(**where, **version)
+            try:
+                with explained(subject, "s3:DeleteObject and s3:DeleteObjectVersion on it"):
+                    s3.delete_object(**where, **version)
+            except MlinferError as error:  # no reason to lose the answer
+                tell(f"Warning: the copy of {name} was not removed; it expires after a day. {error}. {error.hint}")
 
     return fit
 
@@ -92,12 +106,9 @@ def cloud(
     subject = f"the function {names.function}"
 
     def ask(name: str, data: bytes, top_k: int) -> dict[str, Any]:
-        with fit(name, data, top_k) as body, explained(subject, "lambda:InvokeFunction on its alias live"):
-            try:
-                answer = patience.retry(lambda: client.invoke(**which, Payload=body), not_run_yet, WAKING_S)
-                payload = answer["Payload"].read()
-            except boto.ReadTimeoutError as error:
-                raise InvocationError("function_timeout", f"{subject} did not answer in time", "Try again.") from error
+        with fit(name, data, top_k) as body, one_invocation(subject):
+            answer = until_taken(lambda: client.invoke(**which, Payload=body), patience)
+            payload = answer["Payload"].read()
         if log:
             for line in base64.b64decode(answer.get("LogResult", "")).decode(errors="replace").splitlines():
                 log(line)
@@ -121,25 +132,84 @@ def not_run_yet(error: boto.ClientError) -> str:
     return "Lambda wakes the function or makes it ready" if asleep or code in _ASLEEP else ""
 
 
-def by_url(call: UrlCaller, url: str, fit: Fit) -> Target:
-    """Return the target that asks the function's URL. call: makes a signed request."""
+def until_taken(send: Callable[[], T], patience: Patience) -> T:
+    """Send a request, again while the function has certainly not run: no connection, or Lambda refused to run it.
+
+    Raises ClientError, BotoCoreError.
+    """
+    pauses: Iterator[bool] | None = None
+    while True:
+        try:
+            return patience.retry(send, not_run_yet, WAKING_S)
+        except (boto.ClientError, boto.EndpointConnectionError, boto.ConnectTimeoutError) as error:
+            if isinstance(error, boto.ClientError) and _status(error) != 503:
+                raise
+            pauses = pauses or patience.pauses("Lambda is busy or cannot be reached", BUSY_S)
+            if not next(pauses, False):
+                raise
+
+
+@contextmanager
+def one_invocation(subject: str, permissions: str = "lambda:InvokeFunction on its alias live") -> Iterator[None]:
+    """Turn what ends an invocation inside into a MlinferError: InvocationError if the next one need not meet it.
+
+    An answer that is lost on the way is one of these: the function may have run, so it is not asked again.
+    """
+    with explained(subject, permissions):
+        try:
+            yield
+        except boto.ReadTimeoutError as error:
+            raise InvocationError("function_timeout", f"{subject} did not answer in time", "Try again.") from error
+        except (boto.HTTPClientError, boto.IncompleteReadError) as error:  # what was never sent is a ConnectionError
+            raise _lost(subject) from error
+        except boto.ClientError as error:
+            if _status(error) not in _PASSING:
+                raise
+            told = refusal(_BUSY, subject)
+            raise InvocationError(told.code, str(told), told.hint) from error
+
+
+def _lost(subject: str) -> InvocationError:
+    message = f"{subject}: the connection broke before the whole answer came; the function may have run"
+    return InvocationError("answer_lost", message, "Try again.")
+
+
+def _status(error: boto.ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def by_url(call: UrlCaller, url: str, fit: Fit, patience: Patience) -> Target:
+    """Return the target that asks the function's URL. call: makes a signed request, and repeats none."""
+
+    def send(body: bytes) -> tuple[int, bytes]:
+        status, content = call(url, body)
+        if status in (429, 503):  # as boto3 raises it of the Invoke API
+            code = _TOO_MANY if status == 429 else _BUSY
+            raise boto.ClientError(
+                {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "InvokeFunctionUrl"
+            )
+        return status, content
 
     def ask(name: str, data: bytes, top_k: int) -> dict[str, Any]:
-        with fit(name, data, top_k) as body:
-            status, content = call(url, body)
+        with fit(name, data, top_k) as body, one_invocation(url):
+            status, content = until_taken(lambda: send(body), patience)
         try:
             document = json.loads(content)
         except ValueError:
             document = None
         if isinstance(document, dict) and ("predictions" in document or "error" in document):
             return {"statusCode": status, "body": document}
-        raise _refused_by_url(status, url)
+        raise _refused_by_url(status, content, url)
 
     return ask
 
 
-def _refused_by_url(status: int, url: str) -> RemoteError:
+def _refused_by_url(status: int, content: bytes, url: str) -> RemoteError:
     """Explain an answer that is Lambda's own and not the handler's."""
+    if status == 200:
+        return _lost(url)
+    if status == 403 and b"expired" in content:
+        return refusal("ExpiredTokenException", url)
     if status == 403:
         hint = (
             "They need lambda:InvokeFunctionUrl and lambda:InvokeFunction on the function, or deploy with --url public."
@@ -147,9 +217,7 @@ def _refused_by_url(status: int, url: str) -> RemoteError:
         return RemoteError("access_denied", f"these credentials may not call {url}", hint)
     if status == 404:
         return RemoteError("not_deployed", f"there is no function at {url}", "See: mlinfer status")
-    if status == 429:
-        return RemoteError("throttled", f"{url} asks to slow down", "Ask for fewer at a time: --jobs 1")
-    if status in (502, 504):
+    if status >= 500:
         message = f"the function behind {url} ended without an answer (status {status})"
         return InvocationError("function_failed", message, "See why: mlinfer logs --since 5m")
     return RemoteError("aws_refused", f"{url} answered with status {status}", "See: mlinfer status")

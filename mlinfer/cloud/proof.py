@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..answers import read_answer
-from ..aws import Client, explained
+from ..aws import Client
 from ..errors import MlinferError, VerificationError
 from ..model.samples import Sample
 from ..names import Names
 from ..predict import Target, event
 from .function import ROLE_LIMIT_S
-from .invoke import not_run_yet
+from .invoke import one_invocation, until_taken
 from .waiting import Patience
 
 PICTURES = 3
@@ -50,8 +50,8 @@ def version_asker(client: Client, names: Names, version: str, patience: Patience
 
     def invoke(data: bytes) -> tuple[bytes, str]:
         payload = json.dumps(event(data, TOP_K)).encode()
-        with explained(subject):
-            answer = patience.retry(lambda: client.invoke(**which, Payload=payload, LogType="Tail"), not_run_yet)
+        with one_invocation(subject, "lambda:InvokeFunction on the function"):
+            answer = until_taken(lambda: client.invoke(**which, Payload=payload, LogType="Tail"), patience)
             content = answer["Payload"].read()
         return content, base64.b64decode(answer.get("LogResult", "")).decode(errors="replace").rstrip()
 

@@ -15,14 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from botocore import exceptions as boto
-
 from ..answers import read_answer
 from ..aws import Client, explained
 from ..cloud.function import Wanted, reason_to_wait, wait_until_ready
-from ..cloud.invoke import WAKING_S, not_run_yet
+from ..cloud.invoke import one_invocation, until_taken
 from ..cloud.waiting import Patience
-from ..errors import InvocationError
 from ..names import Names
 from .instance import Sample, check, cut, handlers_line, last_report, load_s
 
@@ -82,11 +79,8 @@ class Latest:
             )
             return answer["Payload"].read(), answer.get("LogResult", "")
 
-        with explained(subject, _NEEDED):
-            try:
-                payload, tail = self._patience.retry(invoke, not_run_yet, WAKING_S)
-            except boto.ReadTimeoutError as error:
-                raise InvocationError("function_timeout", f"{subject} did not answer in time", "Try again.") from error
+        with one_invocation(subject, _NEEDED):
+            payload, tail = until_taken(invoke, self._patience)
         seconds = time.perf_counter() - started
         answer = read_answer(payload, subject)
         check(answer)
