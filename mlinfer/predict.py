@@ -62,7 +62,7 @@ def named_model(config: Config, remedy: str) -> NamedModel | None:
     if config.origins["model"] == "default":
         return None
     path = model_path(config)
-    return NamedModel(str(path), sha256_of(path), config.origins["model"], remedy)
+    return NamedModel(config.model, sha256_of(path), config.origins["model"], remedy)
 
 
 def only(named: NamedModel | None, target: Target, kind: str) -> Target:
