@@ -72,6 +72,13 @@ KEYS = (
     Key(
         "base_image", BASE_IMAGE, str, "What the image is built on: a base image of Lambda for Python.", pattern=_IMAGE
     ),
+    Key(
+        "ca_bundle",
+        "",
+        str,
+        "A PEM file of the certificates that pip trusts during the build, beside its own; it stays out of the image.",
+        "company-ca.pem",
+    ),
     Key("arch", "x86_64", str, "Of image and function: x86_64 or arm64.", choices=ARCHITECTURES),
     Key("model_source", "s3", str, "Where the function finds the model: s3 or image.", choices=MODEL_SOURCES),
     Key("port", 9000, int, "Where `mlinfer run-local` listens, on 127.0.0.1.", limits=(1, 65535)),
@@ -107,7 +114,7 @@ class Config:
     """The values in force. `origins[name]` says where each came from.
 
     model "" = the starter; threads 0 = all cores; bucket "" = none; concurrency 0 = not reserved;
-    prices "" = the package's.
+    prices "" = the package's; ca_bundle "" = pip's own certificates alone.
     """
 
     model: str
@@ -119,6 +126,7 @@ class Config:
     bucket: str
     prefix: str
     base_image: str
+    ca_bundle: str
     arch: str
     model_source: str
     port: int

@@ -5,6 +5,7 @@ The Engine is found as the `docker` command finds it: DOCKER_HOST, then the curr
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 import shutil
@@ -13,12 +14,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 import docker
 from docker.context import ContextAPI
 from docker.context.config import get_current_context_name
 from docker.credentials.errors import StoreError
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.types import Mount
 from requests.exceptions import RequestException
 
 from .errors import MissingError, MlinferError, RemoteError
@@ -42,11 +45,30 @@ class Image:
     labels: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Machine:
+    """The Engine's machine, which is a virtual one with Docker Desktop. memory: bytes."""
+
+    cores: int
+    memory: int
+
+
 class Engine:
     """What mlinfer asks of the Docker Engine. Every method raises MissingError or RemoteError."""
 
     def __init__(self, client: docker.DockerClient) -> None:
         self._client = client
+
+    @property
+    def remote(self) -> str:
+        """Return the host name of the Engine's machine, "ssh" for one behind SSH, or "" for this machine.
+
+        The Engine of a virtual machine here (Docker Desktop, Colima) answers at a socket and shares files and ports: "".
+        """
+        url = urlsplit(str(self._client.api.base_url))
+        if url.scheme == "http+docker":
+            return "ssh" if url.hostname == "ssh" else ""
+        return "" if is_loopback(url.hostname or "") else str(url.hostname)
 
     def version(self) -> dict[str, Any]:
         """Return the Engine's own description of its version."""
@@ -60,10 +82,10 @@ class Engine:
             info: dict[str, Any] = self._client.info()
             return info
 
-    def cpus(self) -> int:
-        """Return the number of cores that the Engine's machine has."""
-        with explained("the Docker Engine"):
-            return int(self._client.info()["NCPU"])
+    def machine(self) -> Machine:
+        """Return what the Engine's machine has."""
+        info = self.describe()
+        return Machine(int(info["NCPU"]), int(info["MemTotal"]))
 
     def find_image(self, name: str) -> Image | None:
         """Return a local image by its tag or id."""
@@ -80,7 +102,10 @@ class Engine:
     def find_in_registry(self, name: str) -> list[str]:
         """Return the architectures, in Lambda's words, that a public registry has of an image."""
         with explained(name):  # with no login at all: reading the user's could start the helper of a keychain
-            found = self._client.api.inspect_distribution(name, auth_config={})
+            try:
+                found = self._client.api.inspect_distribution(name, auth_config={})
+            except APIError as error:
+                raise pull_error(name, str(error.explanation or error)) from error
             names = [str(platform.get("architecture")) for platform in found.get("Platforms") or []]
             return [_ARCHITECTURES.get(arch, arch) for arch in names]
 
@@ -100,7 +125,10 @@ class Engine:
         pull: bool,
         cache: bool,
     ) -> Iterator[str]:
-        """Build the Dockerfile of a tar file and yield the log line by line. Raises RemoteError with a step's last lines."""
+        """Build the Dockerfile of a tar file and yield the log line by line.
+
+        args: build arguments, of which BASE names the base image. Raises RemoteError with a step's last lines.
+        """
         with explained(f"the build of {tag}"):
             with _logins_explained():
                 stream = self._client.api.build(
@@ -117,8 +145,8 @@ class Engine:
                     decode=True,
                 )
             for item in stream:
-                if "error" in item:
-                    raise _BuildError(str(item["error"]))
+                if said := failure_in(item):
+                    raise build_error(said, args.get("BASE", ""))
                 yield from str(item.get("stream") or item.get("status") or "").splitlines()
 
     def tag(self, image: str, repository: str, tag: str) -> None:
@@ -130,7 +158,9 @@ class Engine:
         """Push and yield the Engine's reports; one with "error" is a failure. The password reaches the Engine alone."""
         credentials = {"username": username, "password": password}
         with explained(f"the push of {repository}:{tag}"):
-            yield from self._client.api.push(repository, tag=tag, stream=True, decode=True, auth_config=credentials)
+            for item in self._client.api.push(repository, tag=tag, stream=True, decode=True, auth_config=credentials):
+                said = failure_in(item)
+                yield {**item, "error": said} if said else item
 
     def remove_image(self, name: str) -> bool:
         """Remove a name of an image, and the image with its last name; return whether it was there."""
@@ -141,10 +171,17 @@ class Engine:
                 return False
             return True
 
-    def start(self, image: str, **options: Any) -> Container:
-        """Start a container; one that could not start is removed again. options: as docker-py's `containers.create`."""
+    def start(self, image: str, *, files: Mapping[str, str], **options: Any) -> Container:
+        """Start a container; one that could not start is removed again.
+
+        files: paths on this machine and where each is seen, read-only, in the container. options: as docker-py's
+        `containers.create`.
+        """
+        # Not as "path:path", where a colon in a path would be a separator, and where a path that the Engine does not
+        # see would be made as an empty folder.
+        mounts = [Mount(target, source, type="bind", read_only=True) for source, target in files.items()]
         with explained(f"a container of {image}"):
-            container = self._client.containers.create(image, **options)
+            container = self._client.containers.create(image, mounts=mounts, **options)
             try:
                 container.start()
             except BaseException:
@@ -156,12 +193,14 @@ class Engine:
         """Return the containers, ended ones too, that carry all of these labels."""
         wanted = [f"{name}={value}" for name, value in labels.items()]
         with explained("the containers"):
-            return [Container(c) for c in self._client.containers.list(all=True, filters={"label": wanted})]
+            # One that is removed while the list is made is left out.
+            found = self._client.containers.list(all=True, filters={"label": wanted}, ignore_removed=True)
+            return [Container(container) for container in found]
 
     def publisher(self, port: int) -> Container | None:
         """Return the running container that publishes a port of this machine."""
         with explained("the containers"):
-            for container in self._client.containers.list(filters={"publish": str(port)}):
+            for container in self._client.containers.list(filters={"publish": str(port)}, ignore_removed=True):
                 return Container(container)
         return None
 
@@ -211,10 +250,12 @@ class Container:
                     *lines, rest = (rest + chunk).split(b"\n")
                     yield from (line.decode(errors="replace") for line in lines)
 
-    def restart_on_failure(self, times: int) -> None:
-        """Let the Engine start the container again when it fails, so many times in a row at most."""
-        with explained(f"the container {self.name}"):
+    def restart_on_failure(self, times: int) -> bool:
+        """Let the Engine start the container again when it fails, so many times in a row at most. False: it is gone."""
+        with explained(f"the container {self.name}"), _being_removed():
             self._container.update(restart_policy={"Name": "on-failure", "MaximumRetryCount": times})
+            return True
+        return False
 
     def peak_memory(self) -> int | None:
         """Return the most memory, page cache included, that the container has held, in bytes; None where it is not counted.
@@ -261,8 +302,21 @@ def _logins_explained() -> Iterator[None]:
         raise MissingError("docker_logins", f"Docker's logins cannot be read: {error}", hint) from error
 
 
-class _BuildError(Exception):
-    """A step of a build failed; the Engine's own sentence."""
+def failure_in(item: Mapping[str, Any]) -> str:
+    """Return what a report of a build or a push says went wrong, or "".
+
+    The API deprecates "error" in favour of "errorDetail": https://docs.docker.com/reference/api/engine/version-history/
+    """
+    detail = item.get("errorDetail") or {}
+    return str(item.get("error") or detail.get("message") or ("unknown error" if detail else ""))
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host name or address is this machine's own."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def connect(environment: Mapping[str, str], timeout_s: float = _READ_TIMEOUT_S) -> Engine:
@@ -297,8 +351,6 @@ def explained(subject: str) -> Iterator[None]:
     """Turn what the SDK raises inside into a MlinferError about `subject`. Raises MissingError, RemoteError."""
     try:
         yield
-    except _BuildError as error:
-        raise build_error(str(error)) from None
     except APIError as error:
         said = str(error.explanation or error).strip()
         raise _refused(subject, said) from error
@@ -307,24 +359,116 @@ def explained(subject: str) -> Iterator[None]:
         raise RemoteError("docker_failed", f"{subject}: the Docker Engine broke off: {error}", hint) from error
 
 
-def build_error(said: str) -> MlinferError:
-    """Explain why a step of a build failed."""
+_NETWORK = "Check the network and the proxy of the Engine's machine with: docker pull {name}"
+# What the Engine says when it cannot pull, in lower case, the error's code and what to do; the first that fits counts.
+_PULLS: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (
+        ("toomanyrequests", "429 too many", "rate exceeded"),
+        "base_image_throttled",
+        "{registry} limits the pulls of each address. Wait a minute and try again, or log in: {login}",
+    ),
+    (
+        ("token has expired",),
+        "base_image_login",
+        "Docker sends an old login, which {registry} refuses. Remove it: docker logout {registry}",
+    ),
+    (
+        ("requested access to the resource is denied",),
+        "base_image_unavailable",
+        "Check base_image in mlinfer.toml. If that image is private, log in: {login}",
+    ),
+    (
+        ("denied", "403 forbidden", "401 unauthorized", "unauthorized:", "no basic auth", "authentication required"),
+        "base_image_login",
+        "If Docker has an old login for {registry}, remove it: docker logout {registry}. {denied}",
+    ),
+    (
+        ("x509", "certificate", "tls:"),
+        "base_image_unavailable",
+        "Add the certificate of your proxy to the trust store of the Engine's machine, and restart the Engine.",
+    ),
+    (
+        ("proxyconnect",),
+        "base_image_unavailable",
+        "The Engine does not reach its proxy. docker info shows which one it uses.",
+    ),
+    (
+        ("no match for platform", "no matching manifest", "does not provide the specified platform"),
+        "base_image_unavailable",
+        "{name} does not exist for this architecture. Choose another --arch, or another base_image in mlinfer.toml.",
+    ),
+    (
+        ("no such host", "dial tcp", "lookup ", "timeout", "deadline exceeded", "connection re", "eof"),
+        "base_image_unavailable",
+        f"{_NETWORK}. Is base_image in mlinfer.toml right?",
+    ),
+    (
+        ("manifest", "failed to resolve reference", "no such image", "invalid reference format"),
+        "base_image_unavailable",
+        "Check base_image in mlinfer.toml. It must be a Lambda base image for Python 3.12 or newer: "
+        "https://gallery.ecr.aws/lambda/python",
+    ),
+)
+_ECR_LOGIN = "aws ecr get-login-password | docker login --username AWS --password-stdin {registry}"
+_PUBLIC_LOGIN = (
+    "aws ecr-public get-login-password --region us-east-1 | docker login --username AWS --password-stdin public.ecr.aws"
+)
+
+
+def build_error(said: str, base: str) -> MlinferError:
+    """Explain why a build on a base image failed."""
     if "no space left" in said.lower():
         return MissingError("disk_full", f"the build failed: {said}", "Make room, for example: docker system prune")
-    if any(word in said for word in ("manifest", "pull access denied", "not found", "lookup", "dial tcp", "TLS")):
-        hint = (
-            "Is the network there, and base_image in mlinfer.toml right? A base image of Lambda for Python 3.12 or newer is "
-            "needed: https://gallery.ecr.aws/lambda/python"
-        )
-        return RemoteError("base_image_unavailable", f"the base image cannot be had: {said}", hint)
-    said = re.sub(r"The command '.*' returned", "a step returned", said, flags=re.DOTALL)  # its lines begin with it
+    if "returned a non-zero code" in said:
+        said = re.sub(r"The command '.*' returned", "a step returned", said, flags=re.DOTALL)  # its lines begin with it
+    elif explained_pull := _pull_error(base, said):
+        return explained_pull
     return RemoteError("build_failed", f"the build failed: {said}", "The lines above are the failing step's last.")
 
 
+def pull_error(name: str, said: str) -> MlinferError:
+    """Explain why an image cannot be pulled."""
+    return _pull_error(name, said) or RemoteError(
+        "base_image_unavailable", f"cannot pull the base image {name}: {said}", _NETWORK.format(name=name)
+    )
+
+
+def _pull_error(name: str, said: str) -> MlinferError | None:
+    """Return what the Engine's words about a registry mean, or None for words that are not about one."""
+    registry = name.partition("/")[0]
+    if "." not in registry and ":" not in registry and registry != "localhost":
+        registry = "docker.io"
+    logins = {"public.ecr.aws": _PUBLIC_LOGIN, "docker.io": "docker login"}
+    is_ecr = ".dkr.ecr." in registry
+    login = logins.get(registry, (_ECR_LOGIN if is_ecr else "docker login {registry}").format(registry=registry))
+    is_public = registry == "public.ecr.aws"
+    denied = "If it has none, a firewall or proxy refuses the pull." if is_public else f"If it needs a login: {login}"
+    for words, code, hint in _PULLS:
+        if any(word in said.lower() for word in words):
+            filled = hint.format(name=name, registry=registry, login=login, denied=denied)
+            return RemoteError(code, f"cannot pull the base image {name}: {said}", filled)
+    return None
+
+
 def _refused(subject: str, said: str) -> MlinferError:
-    if "no space left" in said.lower():
+    """Explain what the Engine refused, from its own words."""
+    lower = said.lower()
+    if "no space left" in lower:
         return MissingError("disk_full", f"{subject}: {said}", "Make room, for example: docker system prune")
+    if any(
+        word in lower for word in ("port is already allocated", "address already in use", "ports are not available")
+    ):
+        return MissingError("port_taken", f"{subject}: {said}", "Choose another: --port 9001")
+    if any(word in lower for word in ("bind source path does not exist", "mounts denied", "is not shared")):
+        hint = (
+            "The Engine does not see this file. Share its folder (Docker Desktop: Settings, Resources, File sharing), move "
+            "the model to a shared folder, or put it into the image: --model-source image"
+        )
+        return MissingError("model_not_shared", f"{subject}: {said}", hint)
     hint = ""
+    if "is already in use by container" in lower:
+        found = re.search(r'name "/?([^"]+)"', said)
+        hint = f"Remove that container: docker rm -f {found[1] if found else ''}".rstrip()
     if "OCI runtime" in said or "unable to start container process" in said:
         hint = "Is base_image in mlinfer.toml a base image of Lambda for Python?"
     return RemoteError("docker_refused", f"{subject}: the Docker Engine refused: {said}", hint)

@@ -336,10 +336,11 @@ def _local_place(terminal: Terminal, config: Config, credentials: dict[str, str]
     from ..measure import emulated
 
     docker = engine.connect(os.environ)
+    container.require_local(docker)
     built = build_image(terminal, docker, image_recipe(config))
 
     def start_with(memory: int) -> Start:
-        for note in container.shortage(memory, docker.cpus()):
+        for note in container.shortage(memory, docker.machine()):
             terminal.note(note)
         chosen = replace(config, memory=memory, port=free(address.HOST))
         function = local_function(chosen, built.tag, credentials, from_s3=from_s3)
@@ -433,7 +434,7 @@ def _sizes(terminal: Terminal, config: Config, given: str | None) -> list[int]:
         return [size for size in tune.SIZES if size <= NEW_ACCOUNTS_MB]
     from .. import engine
 
-    cores = engine.connect(os.environ).cpus()
+    cores = engine.connect(os.environ).machine().cores
     sizes = tune.sizes_for(cores)
     if left_out := [f"{size:,}" for size in tune.SIZES if size not in sizes]:
         terminal.note(

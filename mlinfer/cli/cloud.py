@@ -16,7 +16,7 @@ from ..config import Config
 from ..errors import MissingError, MlinferError, UsageError
 from ..names import Account, Names
 from ..terminal import Terminal, printable
-from .container import ArchFlag, ModelSourceFlag, image_recipe
+from .container import ArchFlag, ModelSourceFlag, foresee, image_recipe
 from .options import (
     JsonFlag,
     ModelFlag,
@@ -105,6 +105,7 @@ def deploy(
     order = _order(config, session, create_bucket=create_bucket, dry_run=dry_run)
     if config.origins["model"] == "default":
         _agree_to_starter(order, session)
+    foresee(terminal, config)
     report = partial(_show_step, terminal, dry_run=dry_run)
     find_image = (lambda: given) if given else partial(_build_and_push, terminal, order, session)
     patience = _patience(terminal)

@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..config import COMMAND_LINE, Config
-from ..errors import UsageError
+from ..config import COMMAND_LINE, FILE_NAME, Config
+from ..errors import MissingError, UsageError
 from ..files import alone
 from ..terminal import Terminal
 from .options import (
@@ -50,6 +51,15 @@ def build(
     model_source: ModelSourceFlag = None,
     project: ProjectFlag = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Take no layer from an earlier build.")] = False,
+    ca_bundle: Annotated[
+        str | None,
+        typer.Option(
+            "--ca-bundle",
+            metavar="FILE",
+            help="PEM file that pip trusts during the build; it stays out of the image.",
+            show_default=False,
+        ),
+    ] = None,
     pull: Annotated[bool, typer.Option("--pull", help="Ask the registry for a newer base image first.")] = False,
     as_json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -59,8 +69,9 @@ def build(
     from .. import engine
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(model=model, arch=arch, model_source=model_source, project=project)
+    config = configuration(model=model, arch=arch, model_source=model_source, project=project, ca_bundle=ca_bundle)
     recipe = image_recipe(config)  # before the Engine, so that what is wrong with the model is said without one
+    tell_of_unused_model(terminal, config)
     built = build_image(terminal, engine.connect(os.environ), recipe, pull=pull, cache=not no_cache)
     if as_json:
         terminal.document(asdict(built))
@@ -113,10 +124,12 @@ def run_local(
     if stop:
         _stop(terminal, container.stop(docker, config.project))
         return
+    container.require_local(docker)
     # Before the build, so that what is wrong is said first.
     credentials = s3_environment(config, region, profile) if from_s3 else {}
     recipe = image_recipe(config)
     function = local_function(config, recipe.tag(), credentials, from_s3=from_s3)
+    foresee(terminal, config)
     build_image(terminal, docker, recipe)
     with alone(f"mlinfer-run-local-{config.project}"):  # a second one at once finds what the first has started
         running, started = container.run(docker, function, one_at_a_time(config))
@@ -133,18 +146,58 @@ def build_image(terminal: Terminal, docker: Engine, recipe: Recipe, *, pull: boo
     with terminal.progress(f"Building {recipe.tag()}") as tell:
         built = image.build(docker, recipe, tell, pull=pull, cache=cache)
     above = sum(built.layers.values())
-    sizes = ", ".join(f"{name} {_megabytes(size)}" for name, size in built.layers.items())
+    sizes = ", ".join(
+        f"{name} {_megabytes(size)}" for name, size in built.layers.items() if name != "model" or recipe.model
+    )
     outcome = {"made": "Built", "unchanged": "Unchanged:"}[built.outcome]
     terminal.note(f"{outcome} {built.tag} ({built.arch}): {_megabytes(above)} above the base ({sizes}).")
     return built
 
 
 def image_recipe(config: Config) -> Recipe:
-    """Return what the configured image is made of."""
+    """Return what the configured image is made of, and how pip gets its packages. Raises MissingError, UsageError."""
     from ..local import image
 
     model = _model_file(config) if config.model_source == "image" else None
-    return image.Recipe(config.project, config.base_image, config.arch, model)
+    ca_bundle = _ca_bundle(config) if config.ca_bundle else None
+    proxies = image.build_proxies(os.environ)
+    return image.Recipe(config.project, config.base_image, config.arch, model, ca_bundle, proxies)
+
+
+def tell_of_unused_model(terminal: Terminal, config: Config) -> None:
+    """Say that a model named for this command does not go into the image, once it is known to be one. Raises MlinferError."""
+    origin = config.origins["model"]
+    if config.model_source == "s3" and origin not in ("default", FILE_NAME):
+        model = _model_file(config)
+        terminal.note(
+            f"{model.path} (from {origin}) is not in this image: with model_source s3 the function gets its model from S3. "
+            "To put it into the image: --model-source image"
+        )
+
+
+def foresee(terminal: Terminal, config: Config) -> None:
+    """Say when the configured function has barely room for its model. Raises UsageError when it has none."""
+    from .. import predict
+    from ..model import footprint
+
+    size = predict.model_path(config).stat().st_size
+    if note := footprint.foresee(size, config.memory, config.tmp if config.model_source == "s3" else None):
+        terminal.note(note)
+
+
+def _ca_bundle(config: Config) -> Path:
+    """Return the configured certificates. Raises MissingError, UsageError."""
+    path = Path(config.ca_bundle)
+    named = f"{path} (ca_bundle from {config.origins['ca_bundle']})"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        hint = "Name the PEM file of your proxy's certificate, or leave ca_bundle out."
+        raise MissingError("ca_bundle_not_found", f"{named} cannot be read: {error.strerror}", hint) from error
+    if b"-----BEGIN CERTIFICATE-----" not in content:
+        hint = "Convert it: openssl x509 -inform der -in FILE -out ca.pem"
+        raise UsageError("invalid_ca_bundle", f"{named} holds no certificate in PEM format", hint)
+    return path
 
 
 def _model_file(config: Config) -> ModelFile:
@@ -221,8 +274,15 @@ def _show_running(terminal: Terminal, config: Config, function: Function, runnin
     ready = {"made": "Ready", "unchanged": "It runs already"}[running.outcome]
     model = f"{running.model['name']} ({running.model['sha256'][:12]})"
     terminal.note(f"{ready}: {model}, {function.memory} MB, timeout {function.timeout} s.")
+    _show_how_to_ask(terminal, config, running.url)
+
+
+def _show_how_to_ask(terminal: Terminal, config: Config, url: str) -> None:
+    """Show two commands that work with any picture, wherever they are typed."""
     port = f" --port {config.port}" if config.origins["port"] == COMMAND_LINE else ""
     terminal.note(f"Ask it: mlinfer predict --target local{port} cat.jpg")
+    body = """(printf '{"image": "'; base64 < cat.jpg; printf '"}')"""  # curl -d leaves out base64's line breaks
+    terminal.note(f"  or:   {body} | curl -d @- {url}")
 
 
 def _follow(terminal: Terminal, started: Container) -> None:
@@ -262,6 +322,7 @@ def _serve(terminal: Terminal, config: Config) -> None:
     terminal.note(
         "Ready, without Docker: Lambda's limits of memory, CPU, time and disk are not applied. Ctrl-C stops it."
     )
+    _show_how_to_ask(terminal, config, url)
     try:
         server.serve_forever()
     finally:

@@ -14,7 +14,7 @@ from ..config import Config
 from ..errors import MissingError, MlinferError
 from ..names import Account, Names
 from ..terminal import Terminal
-from .container import ArchFlag, ModelSourceFlag, build_image, image_recipe
+from .container import ArchFlag, ModelSourceFlag, build_image, image_recipe, tell_of_unused_model
 from .options import (
     JsonFlag,
     ModelFlag,
@@ -54,6 +54,7 @@ def push(
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, arch=arch, model_source=model_source, project=project)
+    tell_of_unused_model(terminal, config)
     ecr = aws.make_client("ecr", region=region, profile=profile, needs_region=True)
     repository, pushed = push_image(terminal, engine.connect(os.environ), ecr, config)
     if as_json:

@@ -20,7 +20,7 @@ from typing import Any
 from lambda_src.settings import MB_PER_VCPU
 
 from ..answers import failure, read_answer
-from ..engine import Container, Engine
+from ..engine import Container, Engine, Machine
 from ..errors import MissingError, MlinferError, RemoteError, UsageError
 from ..names import PROJECT_LABEL
 from .address import HOST, INVOCATIONS, address, listens, post
@@ -89,6 +89,7 @@ def run(engine: Engine, function: Function, alone: Alone) -> tuple[Running, Cont
 
     alone: makes the context in which each request is made; see `emulator.emulator`.
     """
+    require_local(engine)
     options, notes = _options(engine, function)
     for container in find(engine, function.project):
         if container.labels.get(_LABEL) == options["labels"][_LABEL] and container.state().status == "running":
@@ -100,7 +101,8 @@ def run(engine: Engine, function: Function, alone: Alone) -> tuple[Running, Cont
     container = start(engine, function)
     try:
         model = _check(container, function, alone)
-        container.restart_on_failure(_MAX_RESTARTS)  # not before: a start that fails is to be seen
+        if not container.restart_on_failure(_MAX_RESTARTS):  # not before: a start that fails is to be seen
+            raise crash(container, "the container ended right after its start")
     except BaseException:
         container.remove()
         raise
@@ -109,6 +111,7 @@ def run(engine: Engine, function: Function, alone: Alone) -> tuple[Running, Cont
 
 def start(engine: Engine, function: Function, label: str = _LABEL) -> Container:
     """Start a container and wait until its emulator listens; the function is loaded by its first invocation only."""
+    require_local(engine)
     _check_port(engine, function.port)
     container = engine.start(function.image, **_options(engine, function, label)[0])
     try:
@@ -128,6 +131,20 @@ def fresh(engine: Engine, function: Function) -> Iterator[Fresh]:
         yield Fresh(container, time.perf_counter() - began)
     finally:
         container.remove()
+
+
+def require_local(engine: Engine) -> None:
+    """Refuse an Engine on another machine: it sees no file of this one, and its ports are not this one's. Raises MissingError."""
+    if engine.remote:
+        message = (
+            f"the Docker Engine runs on another machine ({engine.remote}): it cannot mount the model file, and its "
+            "containers do not listen on this machine"
+        )
+        hint = (
+            "Use an Engine on this machine: unset DOCKER_HOST, docker context use default. Or run mlinfer on that "
+            "machine, or use no Docker: mlinfer run-local --no-docker. build, push and deploy work with a remote Engine."
+        )
+        raise MissingError("docker_remote", message, hint)
 
 
 def find(engine: Engine, project: str, label: str = _LABEL) -> list[Container]:
@@ -167,22 +184,22 @@ def crash(container: Container, happened: str) -> MlinferError:
 
 def _options(engine: Engine, function: Function, label: str = _LABEL) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return docker-py's options of the container, and what of the function's the machine cannot give."""
-    cores = engine.cpus()
+    machine = engine.machine()
     environment = {
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory),
         "AWS_LAMBDA_FUNCTION_TIMEOUT": str(function.timeout),
         "AWS_LAMBDA_FUNCTION_NAME": "function",
         **function.environment,
     }
-    mounts = {}
+    files = {}
     if function.model:
         _check_readable(function.model)
-        mounts = {str(function.model.resolve()): {"bind": _MODEL_MOUNT, "mode": "ro"}}
+        files = {str(function.model.resolve()): _MODEL_MOUNT}
         environment["MLINFER_MODEL_URI"] = _MODEL_MOUNT
     memory = function.memory * 2**20 + function.fetched_bytes
     options: dict[str, Any] = {
         "environment": environment,
-        "volumes": mounts,
+        "files": files,
         "ports": {f"{_INNER_PORT}/tcp": (HOST, function.port)},
         "read_only": True,
         "tmpfs": {"/tmp": f"size={function.tmp}m,mode=1777"},
@@ -192,18 +209,23 @@ def _options(engine: Engine, function: Function, label: str = _LABEL) -> tuple[d
         "pids_limit": _MAX_PROCESSES,
         "mem_limit": memory,
         "memswap_limit": memory,
-        "nano_cpus": int(min(function.memory / MB_PER_VCPU, cores) * 1e9),
+        "nano_cpus": int(min(function.memory / MB_PER_VCPU, machine.cores) * 1e9),
         "name": f"mlinfer-{function.project}-{function.port}",
     }
     spec = json.dumps([function.image, options], sort_keys=True).encode()
     options["labels"] = {PROJECT_LABEL: function.project, label: hashlib.sha256(spec).hexdigest()[:16]}
-    return options, shortage(function.memory, cores)
+    return options, shortage(function.memory, machine)
 
 
-def shortage(memory: int, cores: int) -> tuple[str, ...]:
-    """Say what a machine of so many cores cannot give to a function of that memory, in MB."""
+def shortage(memory: int, machine: Machine) -> tuple[str, ...]:
+    """Say what a machine cannot give to a function of that memory, in MB."""
+    notes = []
     share = memory / MB_PER_VCPU
-    return (f"{memory} MB give {share:.1f} vCPUs in Lambda; this machine has {cores}.",) if share > cores else ()
+    if share > machine.cores:
+        notes.append(f"{memory} MB give {share:.1f} vCPUs in Lambda; this machine has {machine.cores}.")
+    if memory * 2**20 > machine.memory:
+        notes.append(f"The function has {memory} MB; the Docker Engine's machine has {machine.memory // 2**20} MB.")
+    return tuple(notes)
 
 
 def _check_readable(model: Path) -> None:
@@ -215,9 +237,14 @@ def _check_readable(model: Path) -> None:
 def _check_port(engine: Engine, port: int) -> None:
     """Refuse a port that is taken, and say by what. Raises MissingError."""
     if taken := holder(HOST, port):
-        container = engine.publisher(port)
-        by = f"the container {container.name}" if container else taken
-        raise MissingError("port_taken", f"port {port} is taken by {by}", "Choose another: --port 9001")
+        other, hint = engine.publisher(port), "Choose another port: --port 9001"
+        if other:
+            taken, hint = f"the container {other.name}", f"{hint}. Or stop that container: docker rm -f {other.name}"
+            project = other.labels.get(PROJECT_LABEL)
+            if project and _LABEL in other.labels:
+                taken += f" of project {project}"
+                hint = f"Choose another port: --port 9001. Or stop it: mlinfer run-local --stop --project {project}"
+        raise MissingError("port_taken", f"port {port} is taken by {taken}", hint)
 
 
 def _wait(container: Container, function: Function) -> None:

@@ -9,13 +9,14 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
+from urllib.parse import urlsplit
 
 import lambda_src
 
-from ..engine import PLATFORMS, Engine, Image
+from ..engine import PLATFORMS, Engine, Image, is_loopback
 from ..errors import MissingError, MlinferError, RemoteError, UsageError
 from ..model.modelfile import ModelFile
 from ..names import PROJECT_LABEL, Names
@@ -25,17 +26,31 @@ MODEL_PATH = "/var/task/model/model.onnx"
 _LAYERS = ("code", "model", "dependencies")  # the Dockerfile's three COPY, the topmost first
 _LAST_LINES = 15
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # the builder's, around what a step writes to stderr
+_NO_CONNECTION = (  # in pip's words, or those of what it stands on
+    "NewConnectionError",
+    "NameResolutionError",
+    "ConnectTimeoutError",
+    "ProxyError",
+    "Connection to",
+    "No matching distribution found",
+)
 _HOUSEKEEPING = re.compile(r" ---> |Removing intermediate container ")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What an image is made of. model: the file that goes into it, or None for one that the function fetches from S3."""
+    """What an image is made of. model: the file that goes into it, or None for one that the function fetches from S3.
+
+    ca_bundle (a PEM file) and proxies (HTTPS_PROXY and the like) serve pip during the build; the image and its tag do not
+    depend on them.
+    """
 
     project: str
     base: str
     arch: str
     model: ModelFile | None = None
+    ca_bundle: Path | None = None
+    proxies: Mapping[str, str] = field(default_factory=dict)
 
     def tag(self) -> str:
         """Return mlinfer/PROJECT:HASH, where HASH stands for every byte that goes in, the base's name and the architecture."""
@@ -70,8 +85,8 @@ def build(
     if image and not pull and cache:
         return _described(engine, image, tag, "unchanged")
     _check_base(engine, recipe, pull=pull)
-    with _staged(recipe.model) as context:
-        args = {"BASE": recipe.base}
+    with _staged(recipe) as context:
+        args = {**recipe.proxies, "BASE": recipe.base}
         if recipe.model:
             args |= {"MODEL_URI": MODEL_PATH, "MODEL_SHA256": recipe.model.sha256}
         labels = {PROJECT_LABEL: recipe.project}
@@ -98,7 +113,35 @@ def _follow(log: Iterator[str], tell: Callable[[str], None]) -> None:
             tell(line)
     except RemoteError as error:
         lines = "".join(f"\n    {line}" for line in step)
-        raise RemoteError(error.code, f"{error}{lines}", error.hint) from error
+        hint = _pip_hint(lines) if error.code == "build_failed" else error.hint
+        raise RemoteError(error.code, f"{error}{lines}", hint or error.hint) from error
+
+
+def _pip_hint(lines: str) -> str:
+    """Return what to do about the network failure that pip's lines tell of, or ""."""
+    if "CERTIFICATE_VERIFY_FAILED" in lines:
+        return "Does a proxy here inspect TLS? Give pip its certificate, in a PEM file: mlinfer build --ca-bundle FILE"
+    if any(words in lines for words in _NO_CONNECTION):
+        return (
+            "pip does not reach the package index. Set HTTPS_PROXY if a proxy is needed; the build cannot reach one that "
+            "listens on this machine's loopback address."
+        )
+    return ""
+
+
+def build_proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the proxy settings that a build can use: not those on loopback, which a container does not reach.
+
+    They become build arguments that Docker predefines: it keeps them out of the image and its history.
+    https://docs.docker.com/build/building/variables/#pre-defined-build-arguments
+    """
+    found = {}
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"):
+        value = environment.get(name, "")
+        host = urlsplit(value if "//" in value else f"//{value}").hostname or ""
+        if value and (name.lower() == "no_proxy" or not is_loopback(host)):
+            found[name] = value
+    return found
 
 
 def _described(engine: Engine, image: Image, tag: str, outcome: Literal["made", "unchanged"]) -> Built:
@@ -123,12 +166,12 @@ def _wrong_architecture(recipe: Recipe, found: str) -> MlinferError:
 
 
 @contextmanager
-def _staged(model: ModelFile | None) -> Iterator[IO[bytes]]:
+def _staged(recipe: Recipe) -> Iterator[IO[bytes]]:
     """Yield the build context in a temporary file. Raises MissingError when there is no room for it."""
     with ExitStack() as stack:
         try:
             context = stack.enter_context(tempfile.TemporaryFile())
-            _write(model, context)
+            _write(recipe, context)
         except OSError as error:
             hint = "It needs as much room as the model file has bytes, in the folder that TMPDIR names."
             message = f"the build context cannot be written: {error.strerror or error}"
@@ -136,13 +179,15 @@ def _staged(model: ModelFile | None) -> Iterator[IO[bytes]]:
         yield context
 
 
-def _write(model: ModelFile | None, context: IO[bytes]) -> None:
+def _write(recipe: Recipe, context: IO[bytes]) -> None:
     """Write the build context as a tar file that depends on nothing but its content."""
+    certificates = [("certificates/ca.pem", recipe.ca_bundle)] if recipe.ca_bundle else []
     with tarfile.open(fileobj=context, mode="w") as tar:
-        folder = tarfile.TarInfo("model")
-        folder.type, folder.mode = tarfile.DIRTYPE, 0o755
-        tar.addfile(folder)  # is there, and empty, when the function fetches its model from S3
-        for name, path in _context(model):
+        for name in ("certificates", "model"):  # both can be empty: COPY needs the folder
+            folder = tarfile.TarInfo(name)
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(folder)
+        for name, path in _context(recipe.model) + certificates:
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = path.stat().st_size, 0o644
             with path.open("rb") as file:
