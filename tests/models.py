@@ -100,6 +100,17 @@ def heavy(path: Path, megabytes: int) -> Path:
     return write(path, nodes, weights, ["N", 3, 8, 8], metadata)
 
 
+def sparse(path: Path, megabytes: int) -> Path:
+    """Write a model file of that size, whose rest is one unknown field of zeros that take no room on the disk."""
+    mean_colour(path)
+    rest = megabytes * 2**20 - path.stat().st_size - 7
+    length = bytes([*(rest >> shift & 127 | 128 for shift in (0, 7, 14, 21)), rest >> 28])
+    with path.open("ab") as file:
+        file.write(b"\x82\x7d" + length)  # field 2000, of bytes
+        file.truncate(megabytes * 2**20)
+    return path
+
+
 def tiny_metadata() -> Metadata:
     """Return what a model of five colours says of itself."""
     return Metadata("tiny", LABELS, Preprocess(8, (8, 8)), "logits", {"made by": "the tests"})

@@ -24,7 +24,7 @@ import pytest
 from .conftest import ROOT, Run
 from .loopback import LoopbackEngine, serve
 from .loopback_s3 import Answer
-from .models import mean_colour
+from .models import mean_colour, sparse
 
 MlInfer = Callable[..., Run]
 
@@ -406,17 +406,6 @@ def test_certificates_that_are_none(mlinfer: MlInfer, engine: LoopbackEngine) ->
         assert (run.code, json.loads(run.out)["error"]["code"]) == (code, error)
 
 
-def sparse_model(path: Path, megabytes: int) -> Path:
-    """Write a model file of that size, whose rest is one unknown field of zeros that take no room on the disk."""
-    mean_colour(path)
-    rest = megabytes * 2**20 - path.stat().st_size - 7
-    length = bytes([*(rest >> shift & 127 | 128 for shift in (0, 7, 14, 21)), rest >> 28])
-    with path.open("ab") as file:
-        file.write(b"\x82\x7d" + length)  # field 2000, of bytes
-        file.truncate(megabytes * 2**20)
-    return path
-
-
 @pytest.mark.parametrize(
     ("megabytes", "flags", "code"),
     [
@@ -429,7 +418,7 @@ def test_a_model_that_does_not_fit(
     mlinfer: MlInfer, engine: LoopbackEngine, megabytes: int, flags: list[str], code: str
 ) -> None:
     """`run-local` refuses a model that is too large for memory or /tmp before it makes anything, with the numbers."""
-    run = mlinfer("run-local", "--detach", "--model", sparse_model(Path("large.onnx"), megabytes), *flags, "--json")
+    run = mlinfer("run-local", "--detach", "--model", sparse(Path("large.onnx"), megabytes), *flags, "--json")
     error = json.loads(run.out)["error"]
     assert (run.code, error["code"]) == (2, code)
     assert f"{megabytes} MB" in error["message"]

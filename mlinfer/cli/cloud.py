@@ -101,11 +101,11 @@ def deploy(
     given = _Given(_by_digest(image)) if image else None
     session = aws.Session(region=region, profile=profile)
     _require_for_deploy(config, session, docker=not given)
+    foresee(terminal, config)
     embedded = predict.embedded(config, log=terminal.detail)
     order = _order(config, session, create_bucket=create_bucket, dry_run=dry_run)
     if config.origins["model"] == "default":
         _agree_to_starter(order, session)
-    foresee(terminal, config)
     report = partial(_show_step, terminal, dry_run=dry_run)
     find_image = (lambda: given) if given else partial(_build_and_push, terminal, order, session)
     patience = _patience(terminal)

@@ -126,10 +126,10 @@ def run_local(
         return
     container.require_local(docker)
     # Before the build, so that what is wrong is said first.
+    foresee(terminal, config)
     credentials = s3_environment(config, region, profile) if from_s3 else {}
     recipe = image_recipe(config)
     function = local_function(config, recipe.tag(), credentials, from_s3=from_s3)
-    foresee(terminal, config)
     build_image(terminal, docker, recipe)
     with alone(f"mlinfer-run-local-{config.project}"):  # a second one at once finds what the first has started
         running, started = container.run(docker, function, one_at_a_time(config))

@@ -141,6 +141,28 @@ def test_the_example_event(mlinfer: MlInfer, local: Local) -> None:
     assert (answer["statusCode"], answer["body"]["label"], len(answer["body"]["predictions"])) == (200, "cat", 3)
 
 
+def test_the_curl_line_that_is_shown(mlinfer: MlInfer, local: Local) -> None:
+    """The curl line that run-local shows answers for a picture of the user's, in any folder."""
+    shutil.copy(CAT, "cat.jpg")
+    started = mlinfer("run-local", "--detach")
+    (line,) = [line for line in started.err.splitlines() if "curl" in line]
+    said = subprocess.run(["sh", "-c", line.partition("or:")[2]], capture_output=True, check=True).stdout
+    assert json.loads(said)["body"]["label"] == "cat"
+    assert local.containers
+
+
+def test_a_model_with_a_colon_in_its_path(mlinfer: MlInfer, local: Local, tiny_model: Path) -> None:
+    """A path with a colon, a comma, a space and a quote is mounted as any other."""
+    folder = Path("a:b, 'c' \"d\":ro")
+    folder.mkdir()
+    model = folder / "my:model.onnx"
+    shutil.copy(tiny_model, model)
+    run = mlinfer("run-local", "--detach", "--model", model)
+    assert run.code == 0, run.err
+    (mount,) = local.containers[0].attrs["Mounts"]
+    assert (mount["Source"], mount["RW"]) == (str(model.resolve()), False)
+
+
 # Limits
 
 
@@ -260,11 +282,32 @@ def test_a_port_that_another_container_has(mlinfer: MlInfer, local: Local, echo_
         error = json.loads(run.out)["error"]
         assert (run.code, error["code"]) == (3, "port_taken")
         assert f"the container {foreign.name}" in error["message"]
+        assert f"docker rm -f {foreign.name}" in error["hint"]
         assert mlinfer("run-local", "--stop").code == 0
         foreign.reload()
         assert foreign.status == "running"
     finally:
         foreign.remove(force=True)
+
+
+def test_a_port_that_another_project_has(
+    mlinfer: MlInfer, local: Local, echo_image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A port that another project's container has is said with the command that stops it, and this works."""
+    other = f"{local.project}-b"
+    labels = {"mlinfer.project": other, "mlinfer.run-local": "x"}
+    ports = {"8080/tcp": ("127.0.0.1", local.port)}
+    foreign = local.engine.containers.run(echo_image, detach=True, ports=ports, labels=labels)
+    try:
+        error = json.loads(mlinfer("run-local", "--detach", "--json").out)["error"]
+        assert error["code"] == "port_taken"
+        assert f"project {other}" in error["message"]
+        assert f"MLINFER_PROJECT={other} mlinfer run-local --stop" in error["hint"]
+        monkeypatch.setenv("MLINFER_PROJECT", other)
+        assert json.loads(mlinfer("run-local", "--stop", "--json").out)["stopped"] == [foreign.name]
+    finally:
+        for left in local.engine.containers.list(all=True, filters={"id": foreign.id}):
+            left.remove(force=True)
 
 
 def test_only_our_own_containers_are_touched(mlinfer: MlInfer, local: Local, echo_image: str) -> None:
