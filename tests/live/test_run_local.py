@@ -290,9 +290,7 @@ def test_a_port_that_another_container_has(mlinfer: MlInfer, local: Local, echo_
         foreign.remove(force=True)
 
 
-def test_a_port_that_another_project_has(
-    mlinfer: MlInfer, local: Local, echo_image: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_port_that_another_project_has(mlinfer: MlInfer, local: Local, echo_image: str) -> None:
     """A port that another project's container has is said with the command that stops it, and this works."""
     other = f"{local.project}-b"
     labels = {"mlinfer.project": other, "mlinfer.run-local": "x"}
@@ -302,9 +300,9 @@ def test_a_port_that_another_project_has(
         error = json.loads(mlinfer("run-local", "--detach", "--json").out)["error"]
         assert error["code"] == "port_taken"
         assert f"project {other}" in error["message"]
-        assert f"MLINFER_PROJECT={other} mlinfer run-local --stop" in error["hint"]
-        monkeypatch.setenv("MLINFER_PROJECT", other)
-        assert json.loads(mlinfer("run-local", "--stop", "--json").out)["stopped"] == [foreign.name]
+        assert f"mlinfer run-local --stop --project {other}" in error["hint"]
+        run = mlinfer("run-local", "--stop", "--project", other, "--json")
+        assert json.loads(run.out)["stopped"] == [foreign.name]
     finally:
         for left in local.engine.containers.list(all=True, filters={"id": foreign.id}):
             left.remove(force=True)
