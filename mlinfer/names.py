@@ -44,7 +44,7 @@ class Names:
 
 @dataclass(frozen=True)
 class Account:
-    """Whose AWS it is, and where. partition: aws, aws-cn or aws-us-gov."""
+    """Whose AWS it is, and where. partition: aws, aws-cn, aws-us-gov or aws-eusc."""
 
     id: str
     region: str
@@ -57,6 +57,10 @@ class Account:
     def role(self, names: Names) -> str:
         """Return the ARN of the function's role."""
         return f"arn:{self.partition}:iam::{self.id}:role{ROLE_PATH}{names.function}"
+
+    def principals(self) -> list[str]:
+        """Return ARN patterns of those who may deploy: the account's users and roles."""
+        return [f"arn:{self.partition}:iam::{self.id}:{kind}/*" for kind in ("user", "role")]
 
     def log_group(self, names: Names) -> str:
         """Return the log group's ARN."""

@@ -68,6 +68,19 @@ def hides_tags(*calls: str) -> Callable[[str, Request, Forward], Answer | None]:
     return answer
 
 
+def simulation(decisions: dict[str, bool]) -> Answer:
+    """Return IAM's document of a simulation."""
+    members = "".join(
+        f"<member><EvalActionName>{action}</EvalActionName>"
+        f"<EvalDecision>{'allowed' if allowed else 'implicitDeny'}</EvalDecision></member>"
+        for action, allowed in decisions.items()
+    )
+    result = f"<EvaluationResults>{members}</EvaluationResults><IsTruncated>false</IsTruncated>"
+    name = "SimulatePrincipalPolicy"
+    body = f'<{name}Response xmlns="https://iam.amazonaws.com/doc/2010-05-08/"><{name}Result>{result}</{name}Result>'
+    return Answer(200, {"content-type": "text/xml"}, f"{body}</{name}Response>".encode())
+
+
 def service_of(request: Request) -> str:
     """Return the service that the request was signed for."""
     found = re.search(r"Credential=[^/]+/\d+/[^/]+/([^/]+)/", request.headers.get("authorization", ""))
@@ -191,7 +204,8 @@ class LoopbackAws(LoopbackS3):
     def _UpdateFunctionConfiguration(self, request: Request) -> Answer:  # noqa: N802
         function = self.function(request)
         if function is not None:
-            function.ephemeral_storage = json.loads(request.body)["EphemeralStorage"]["Size"]
+            size = json.loads(request.body).get("EphemeralStorage", {}).get("Size")
+            function.ephemeral_storage = size or function.ephemeral_storage
         return self._unless_busy(request)
 
     def _PublishVersion(self, request: Request) -> Answer:  # noqa: N802

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -114,3 +115,24 @@ def sparse(path: Path, megabytes: int) -> Path:
 def tiny_metadata() -> Metadata:
     """Return what a model of five colours says of itself."""
     return Metadata("tiny", LABELS, Preprocess(8, (8, 8)), "logits", {"made by": "the tests"})
+
+
+def large_model(path: Path, size: int, *, sparse: bool = False) -> Path:
+    """Write a model file of nearly `size` bytes: a graph field of noise, or of a hole in the file, and the metadata."""
+    metadata = Metadata("large", ("a", "b"), Preprocess(8, (8, 8)), "logits")
+    entries = [_field(14, _field(1, k.encode()) + _field(2, v.encode())) for k, v in metadata.to_props().items()]
+    with path.open("wb") as file:
+        file.write(b"\x08\x08" + _field(8, b"\x10\x11") + b"".join(entries) + _varint(7 << 3 | 2) + _varint(size))
+        if sparse:
+            file.truncate(file.tell() + size)
+        else:
+            file.write(random.Random(0).randbytes(size))
+    return path
+
+
+def _field(number: int, content: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + _varint(value >> 7)

@@ -1,4 +1,4 @@
-"""Removing all of a project, by the user's door; and what the deployer's policy allows, held against what was called."""
+"""Removing all of a project, by the user's door."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlinfer.cloud.policies import deployer_policy
-from mlinfer.names import Account, Names
-
-from .conftest import IMAGE, OTHER_IMAGE, Run
+from .conftest import IMAGE, Run
 from .loopback_aws import ACCOUNT, REGION, LoopbackAws, failed, hides_tags
 
 MlInfer = Callable[..., Run]
@@ -217,75 +214,3 @@ def test_a_removal_that_broke_is_finished(mlinfer: MlInfer, full: LoopbackAws, p
         assert (run.code, json.loads(run.out)["error"]["code"]) == (4, "service_failed"), call
     assert mlinfer("destroy", "--bucket", BUCKET, "--yes").code == 0
     assert left(past) == NOTHING
-
-
-# The deployer's policy
-
-IN_IAM = {
-    "lambda:Invoke": ["lambda:InvokeFunction"],
-    "lambda:UpdateFunctionCode DryRun": ["lambda:UpdateFunctionCode"],
-    "s3:HeadBucket": ["s3:ListBucket"],
-    "s3:PutBuckettagging": ["s3:PutBucketTagging"],
-    "s3:PutBucketpublicAccessBlock": ["s3:PutBucketPublicAccessBlock"],
-    "s3:PutBucketencryption": ["s3:PutEncryptionConfiguration"],
-    "s3:PutBucketlifecycle": ["s3:PutLifecycleConfiguration"],
-    "s3:PutBucketversioning": ["s3:PutBucketVersioning"],
-    "s3:DELETE lifecycle": ["s3:PutLifecycleConfiguration"],
-    "s3:GET tagging": ["s3:GetBucketTagging"],
-    "s3:GET versioning": ["s3:GetBucketVersioning"],
-    "s3:GET lifecycle": ["s3:GetLifecycleConfiguration"],
-    "s3:GET versions prefix encoding-type": ["s3:ListBucketVersions"],
-    "s3:HeadObject": ["s3:GetObject"],
-    "s3:GET": ["s3:GetObject"],
-    "s3:DeleteObjects": ["s3:DeleteObject", "s3:DeleteObjectVersion"],
-    "s3:DELETE": ["s3:DeleteBucket"],
-    "sts:GetCallerIdentity": [],  # needs no permission
-    # A tag that comes with the making needs its own.
-    "lambda:CreateFunction": ["lambda:CreateFunction", "lambda:TagResource", "iam:PassRole"],
-    "iam:CreateRole": ["iam:CreateRole", "iam:TagRole"],
-    "logs:CreateLogGroup": ["logs:CreateLogGroup", "logs:TagResource"],
-    "s3:CreateBucket": ["s3:CreateBucket", "s3:TagResource"],
-}
-# Called where something went wrong before, for large files, or by the commands that the tests of others run.
-ELSEWHERE = {
-    *("lambda:GetFunctionConfiguration", "lambda:InvokeFunctionUrl", "lambda:ListTags"),
-    *("lambda:UpdateFunctionUrlConfig", "iam:UpdateAssumeRolePolicy", "iam:DetachRolePolicy"),
-    *("s3:AbortMultipartUpload", "s3:ListBucketMultipartUploads", "logs:FilterLogEvents"),
-    *("ecr:GetAuthorizationToken", "ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:CompleteLayerUpload"),
-    *("ecr:CreateRepository", "ecr:GetDownloadUrlForLayer", "ecr:GetLifecyclePolicy", "ecr:GetRepositoryPolicy"),
-    *("ecr:InitiateLayerUpload", "ecr:PutImage", "ecr:PutLifecyclePolicy", "ecr:SetRepositoryPolicy"),
-    *("ecr:TagResource", "ecr:UploadLayerPart", "ecr:PutImageScanningConfiguration", "ecr:PutImageTagMutability"),
-}
-
-
-def test_the_deployers_policy_is_what_is_called(
-    mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str], tiny_model: Path
-) -> None:
-    """Through the whole life of a function every call is allowed, and nothing is allowed that no call needs."""
-    tags = [{"Key": "mlinfer:project", "Value": "cats"}]
-    past("ecr").create_repository(repositoryName="mlinfer/cats", tags=tags)
-    image = [*deploy_arguments[:-1], OTHER_IMAGE]
-    for command in (
-        ["deploy", *deploy_arguments, "--concurrency", "3", "--url", "public", "--yes"],
-        ["deploy", *image, "--memory", "512", "--dry-run"],
-        ["deploy", *image, "--memory", "512"],
-        ["status", "--model", str(tiny_model)],
-        ["rollback"],
-        ["destroy", "--bucket", BUCKET, "--keep-model", "--yes"],
-        ["destroy", "--bucket", BUCKET, "--yes"],
-    ):
-        run = mlinfer(*command)
-        assert run.code == 0, run.err
-    called = {action for call in cloud.calls for action in IN_IAM.get(call, [call])}
-    policy = deployer_policy(Account(ACCOUNT, REGION), Names("cats"), BUCKET, "models")
-    allowed = {action for statement in policy["Statement"] for action in statement["Action"]}
-    assert called - allowed == set()
-    assert allowed - called == ELSEWHERE
-
-
-def test_the_deployers_policy_is_printed(mlinfer: MlInfer, cloud: LoopbackAws) -> None:
-    """doctor --policy prints it for the account and Region in force, and looks at nothing else."""
-    run = mlinfer("doctor", "--policy", "--bucket", BUCKET)
-    assert run.code == 0, run.err
-    assert json.loads(run.out) == deployer_policy(Account(ACCOUNT, REGION), Names("cats"), BUCKET, "models")
-    assert cloud.calls == ["sts:GetCallerIdentity"]

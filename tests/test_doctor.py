@@ -20,6 +20,7 @@ from mlinfer.errors import MissingError
 
 from .conftest import Run
 from .loopback import LoopbackEngine, serve
+from .loopback_aws import simulation
 from .loopback_s3 import Answer, Forward, LoopbackS3, Request, loopback_s3
 
 MlInfer = Callable[..., Run]
@@ -72,19 +73,6 @@ def world(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World
         s3.create_bucket(Bucket="our-models", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
         s3.close()
         yield world
-
-
-def simulation(decisions: dict[str, bool]) -> Answer:
-    """Return IAM's document of a simulation."""
-    members = "".join(
-        f"<member><EvalActionName>{action}</EvalActionName>"
-        f"<EvalDecision>{'allowed' if allowed else 'implicitDeny'}</EvalDecision></member>"
-        for action, allowed in decisions.items()
-    )
-    result = f"<EvaluationResults>{members}</EvaluationResults><IsTruncated>false</IsTruncated>"
-    name = "SimulatePrincipalPolicy"
-    body = f'<{name}Response xmlns="https://iam.amazonaws.com/doc/2010-05-08/"><{name}Result>{result}</{name}Result>'
-    return Answer(200, {"content-type": "text/xml"}, f"{body}</{name}Response>".encode())
 
 
 def denial(operation: str) -> Answer:

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import pty
-import random
 import signal
 import subprocess
 import sys
@@ -23,8 +22,8 @@ import boto3
 import pytest
 
 from lambda_src.fetch import sha256_of
-from lambda_src.metadata import Metadata, Preprocess
 
+from . import models
 from .conftest import Run
 from .loopback_s3 import Answer, Forward, LoopbackS3, Request, error, loopback_s3, sha256
 
@@ -68,31 +67,10 @@ def bucket(moto: Any) -> str:
     return BUCKET
 
 
-def large_model(path: Path, size: int, *, sparse: bool = False) -> Path:
-    """Write a model file of nearly `size` bytes: a graph field of noise, or of a hole in the file, and the metadata."""
-    metadata = Metadata("large", ("a", "b"), Preprocess(8, (8, 8)), "logits")
-    entries = [_field(14, _field(1, k.encode()) + _field(2, v.encode())) for k, v in metadata.to_props().items()]
-    with path.open("wb") as file:
-        file.write(b"\x08\x08" + _field(8, b"\x10\x11") + b"".join(entries) + _varint(7 << 3 | 2) + _varint(size))
-        if sparse:
-            file.truncate(file.tell() + size)
-        else:
-            file.write(random.Random(0).randbytes(size))
-    return path
-
-
-def _field(number: int, content: bytes) -> bytes:
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + _varint(value >> 7)
-
-
 @pytest.fixture(scope="session")
 def parts_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a model of five parts, of which the last is short."""
-    return large_model(tmp_path_factory.mktemp("models") / "large.onnx", 35 * MB)
+    return models.large_model(tmp_path_factory.mktemp("models") / "large.onnx", 35 * MB)
 
 
 @pytest.fixture(params=["one request", "several parts"])
@@ -182,7 +160,6 @@ def test_the_configuration_names_bucket_prefix_and_model(
 
 def test_a_strange_name_becomes_a_plain_key(mlinfer: MlInfer, bucket: str, tmp_path: Path) -> None:
     """A model's name goes into the key with letters, digits, dots, hyphens and underscores alone."""
-    from . import models
 
     path = models.mean_colour(tmp_path / "x.onnx", name="../my résumé (v1.2)/ü")
     assert f"/models/my-r-sum-v1.2/{sha256_of(path)}.onnx" in mlinfer("upload", path, "--bucket", bucket).out
@@ -305,7 +282,7 @@ def test_a_file_that_changes_meanwhile_is_refused(
     failure: tuple[int, str],
 ) -> None:
     """What a key names is what was hashed: a file that is written to after that does not get there."""
-    model = large_model(tmp_path / "m.onnx", size)
+    model = models.large_model(tmp_path / "m.onnx", size)
 
     def change(request: Request, forward: Forward) -> Answer:
         with model.open("r+b") as file:
@@ -445,7 +422,7 @@ def test_ctrl_c_leaves_nothing(mlinfer: MlInfer, s3: LoopbackS3, moto: Any, buck
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process's memory is read from Linux")
 def test_a_large_model_passes_in_bounded_memory(s3: LoopbackS3, bucket: str, tmp_path: Path) -> None:
     """A model of 1 GB is uploaded by a process of less than 200 MB."""
-    model = large_model(tmp_path / "huge.onnx", 2**30, sparse=True)
+    model = models.large_model(tmp_path / "huge.onnx", 2**30, sparse=True)
     hashes: dict[int, str] = {}
 
     def keep_hash(request: Request, _: Forward) -> Answer:
@@ -647,8 +624,6 @@ def test_wrong_usage(mlinfer: MlInfer, s3: LoopbackS3, arguments: list[str], cod
 def test_a_model_that_cannot_serve_is_not_uploaded(mlinfer: MlInfer, s3: LoopbackS3, tmp_path: Path) -> None:
     """A file without mlinfer's metadata is refused, with the command that adds it."""
     from onnx import numpy_helper
-
-    from . import models
 
     weights = numpy_helper.from_array(models._COLOURS, "logits")
     path = models.write(tmp_path / "plain.onnx", [], [weights], ["N", 3, 8, 8], None)

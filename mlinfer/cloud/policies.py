@@ -13,6 +13,7 @@ from .changes import Document
 
 LAMBDA = "lambda.amazonaws.com"
 READ_MODELS = "ReadModels"  # the statement of the role's policy
+DOCTOR = "Doctor"  # begins the statements of the deployer's policy that only `mlinfer doctor` needs
 
 _VERSION = "2012-10-17"  # of the policy language
 
@@ -56,6 +57,8 @@ def deployer_policy(account: Account, names: Names, bucket: str, prefix: str) ->
         _statement("FindLogs", ["logs:DescribeLogGroups"]),
         _statement("Repository", _named("ecr", _REPOSITORY), [repository]),
         _statement("LogInToRepositories", ["ecr:GetAuthorizationToken"]),
+        _statement(DOCTOR, ["lambda:GetAccountSettings"]),
+        _statement(f"{DOCTOR}Simulates", _named("iam", "GetRole SimulatePrincipalPolicy"), account.principals()),
     ]
     if bucket:
         statements.append(_statement("Bucket", _named("s3", _BUCKET), [account.s3(f"s3://{bucket}")]))
