@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from .errors import FaultError
+from .proxies import spare_loopback
 
 if TYPE_CHECKING:
     from obstore.store import S3Store
@@ -76,6 +77,7 @@ def _store(bucket: str) -> S3Store:
     from obstore.store import S3Store
 
     env = os.environ
+    spare_loopback(env)
     endpoint = env.get("AWS_ENDPOINT_URL_S3") or env.get("AWS_ENDPOINT_URL")
     options: dict[str, Any] = {
         "access_key_id": env.get("AWS_ACCESS_KEY_ID"),

@@ -18,14 +18,16 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.httpsession import URLLib3Session
 from botocore.parsers import ResponseParserError
+from botocore.session import Session as CoreSession
+from botocore.utils import get_environ_proxies
 
 from .errors import MissingError, MlinferError, RemoteError, UsageError
 from .names import Account
 
 T = TypeVar("T")
 Client = Any  # boto3 makes its clients' classes at run time
-# Sends a POST to a function's URL and returns status and body. Raises BotoCoreError.
-UrlCaller = Callable[[str, bytes], tuple[int, bytes]]
+# Sends a body to a function's URL by POST and returns status and body of the answer. Raises BotoCoreError.
+UrlCaller = Callable[[bytes], tuple[int, bytes]]
 
 MAX_CONNECTIONS = 64  # of one client: how many pictures `predict --jobs` may ask about at once
 CONNECT_TIMEOUT_S = 10  # botocore's 60 s, for each attempt, is how long a wrong address would look like a slow one
@@ -193,7 +195,8 @@ class Session:
     def __init__(self, *, region: str | None, profile: str | None, needs_region: bool = False) -> None:
         """Look for them as boto3 does; None leaves the choice to it. Raises MlinferError."""
         with _set_up():
-            self._session = boto3.Session(region_name=region, profile_name=profile)
+            self._core = CoreSession()
+            self._session = boto3.Session(region_name=region, profile_name=profile, botocore_session=self._core)
         if needs_region:
             self.require_region()
 
@@ -219,13 +222,19 @@ class Session:
         with _set_up():
             return self._session.client(service, config=Config(connect_timeout=connect_timeout, **more))
 
-    def url_caller(self, read_timeout: float) -> UrlCaller:
+    def url_caller(self, url: str, read_timeout: float) -> UrlCaller:
         """Return what calls a function's URL with the credentials found here, or unsigned where there are none."""
         with _set_up():
             credentials = self._session.get_credentials()
-        http = URLLib3Session(timeout=(CONNECT_TIMEOUT_S, read_timeout), max_pool_connections=MAX_CONNECTIONS)
+            certificates = self._core.get_config_variable("ca_bundle")
+        http = URLLib3Session(
+            verify=certificates or True,
+            proxies=get_environ_proxies(url),
+            timeout=(CONNECT_TIMEOUT_S, read_timeout),
+            max_pool_connections=MAX_CONNECTIONS,
+        )
 
-        def call(url: str, body: bytes) -> tuple[int, bytes]:
+        def call(body: bytes) -> tuple[int, bytes]:
             request = AWSRequest("POST", url, {"Content-Type": "application/json"}, body)
             if credentials:
                 SigV4Auth(credentials, "lambda", self._session.region_name).add_auth(request)

@@ -50,6 +50,8 @@ class Run:
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Run each test in an empty folder, with no configuration, credentials or home of the developer's."""
     for name in list(os.environ):
+        if name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
         if name.startswith(("MLINFER_", "AWS_")) and not name.startswith("MLINFER_REQUIRE_"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws-config"))

@@ -14,6 +14,8 @@ from typing import Annotated
 
 import typer
 
+from lambda_src.proxies import spare_loopback
+
 from .. import __version__
 from ..config import unknown_variables
 from ..errors import MlinferError, ReaderGoneError, UsageError
@@ -25,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: the one place where failures become messages."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     terminal = _terminal(arguments)
+    spare_loopback(os.environ)  # before any client is made
     try:
         return _run(arguments, terminal)
     except ReaderGoneError:

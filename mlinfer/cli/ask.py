@@ -173,7 +173,8 @@ def _target(
     )
     patience = Patience(time.sleep, terminal.note)
     if by_url:
-        asked = invoke.by_url(session.url_caller(timeout), invoke.live_url(functions, names), handed_over, patience)
+        url = invoke.live_url(functions, names)
+        asked = invoke.by_url(session.url_caller(url, timeout), url, handed_over, patience)
         return predict.only(named, asked, config.target)
     log = terminal.detail if terminal.is_verbose else None
     asked = invoke.cloud(session.client("lambda", read_timeout=timeout), names, handed_over, patience, log)

@@ -182,7 +182,7 @@ def by_url(call: UrlCaller, url: str, fit: Fit, patience: Patience) -> Target:
     """Return the target that asks the function's URL. call: makes a signed request, and repeats none."""
 
     def send(body: bytes) -> tuple[int, bytes]:
-        status, content = call(url, body)
+        status, content = call(body)
         if status in (429, 503):  # as boto3 raises it of the Invoke API
             code = _TOO_MANY if status == 429 else _BUSY
             raise boto.ClientError(

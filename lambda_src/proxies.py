@@ -1,0 +1,24 @@
+"""Which requests take a proxy: all that HTTP_PROXY and its like say, but none to this machine.
+
+Every HTTP client here (botocore, requests, urllib, and the reqwest inside obstore) reads the same variables, so this is
+decided once, in the environment, before the first of them is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+
+_LOOPBACK = ("localhost", "127.0.0.1", "::1", "[::1]")  # urllib and botocore compare [::1] with its brackets
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+_EXCEPTIONS = ("no_proxy", "NO_PROXY")
+
+
+def spare_loopback(environment: MutableMapping[str, str]) -> None:
+    """Let requests to this machine take no proxy. Without a proxy nothing is changed."""
+    if not any(environment.get(name) or environment.get(name.upper()) for name in _PROXIES):
+        return
+    lower, upper = (environment.get(name, "").strip() for name in _EXCEPTIONS)
+    for name, given in zip(_EXCEPTIONS, (lower or upper, upper or lower), strict=True):
+        hosts = [host.strip() for host in given.split(",") if host.strip()]
+        if hosts != ["*"]:  # all hosts
+            environment[name] = ",".join(hosts + [host for host in _LOOPBACK if host not in hosts])
