@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
-from .errors import MissingError, MlinferError, ReaderGoneError
+from .errors import MissingError, MlinferError, ReaderGoneError, UsageError
 
 T = TypeVar("T")
 
@@ -27,6 +27,9 @@ class Terminal:
     """What the user sees. `as_json`: stdout holds JSON alone."""
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
+        """Raise UsageError for quiet and verbose together."""
+        if quiet and verbose:
+            raise UsageError("usage", "--quiet and --verbose exclude each other", "Leave out one of them.")
         self.as_json = as_json
         self._quiet = quiet
         self._verbose = verbose

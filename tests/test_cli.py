@@ -235,6 +235,55 @@ def test_version(mlinfer: MlInfer) -> None:
     assert mlinfer("--version").out == f"mlinfer {__version__}\n"
 
 
+WITHOUT_EFFECT = [
+    (["predict", "cat.jpg", "--port", "9001"], ["--port"]),
+    (["predict", "cat.jpg", "--url", "--region", "r", "--profile", "p"], ["--url", "--region", "--profile"]),
+    (["predict", "cat.jpg", "--project", "cats"], ["--project"]),
+    (["predict", "cat.jpg", "--target", "local", "--url"], ["--url"]),
+    (["predict", "cat.jpg", "--target", "local", "--jobs", "2"], ["--jobs"]),
+    (["predict", "cat.jpg", "--target", "aws", "--port", "9001"], ["--port"]),
+    (["run-local", "--no-docker", "--memory", "512", "--region", "r"], ["--memory", "--region"]),
+    (["run-local", "--stop", "--model", "starter", "--detach"], ["--model", "--detach"]),
+    (["run-local", "--profile", "p"], ["--profile"]),
+    (["deploy", "--model-source", "image", "--prefix", "m"], ["--prefix"]),
+    (["deploy", "--model-source", "image", "--create-bucket"], ["--create-bucket"]),
+    (["destroy", "--keep-model", "--prefix", "m"], ["--prefix"]),
+    (["doctor", "--policy", "--model", "starter", "--arch", "arm64"], ["--model", "--arch"]),
+    (["bench", "--model-source", "image"], ["--model-source"]),
+    (["bench", "--target", "local", "--region", "r"], ["--region"]),
+    (["bench", "--target", "aws", "--arch", "arm64"], ["--arch"]),
+    (["bench", "--target", "aws", "--warm", "0", "--concurrency", "2"], ["--concurrency"]),
+    (["tune", "--target", "aws", "--model-source", "image"], ["--model-source"]),
+]
+
+
+@pytest.mark.parametrize(("argv", "flags"), WITHOUT_EFFECT, ids=lambda value: " ".join(value))
+def test_a_flag_without_effect_is_refused(mlinfer: MlInfer, argv: list[str], flags: list[str]) -> None:
+    """A flag that the other settings leave without effect is wrong usage, and all such flags are named at once."""
+    run = mlinfer(*argv, "--json")
+    error = json.loads(run.out)["error"]
+    assert (run.code, error["code"]) == (2, "no_effect")
+    assert [word.rstrip(",") for word in error["message"].partition(" ha")[0].split()] == flags
+
+
+def test_a_variable_without_effect_is_named(mlinfer: MlInfer, red: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that has no effect, which other commands can need, is named and refuses nothing."""
+    monkeypatch.setenv("MLINFER_PORT", "9001")
+    run = mlinfer("predict", red)
+    assert run.code == 0
+    assert "MLINFER_PORT has no effect" in run.err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["predict", "cat.jpg", "--quiet", "--verbose"], ["predict", "-", "-"], ["bench", "--cold", "0", "--warm", "0"]],
+)
+def test_flags_that_exclude_each_other(mlinfer: MlInfer, argv: list[str]) -> None:
+    """Arguments that exclude each other are wrong usage."""
+    run = mlinfer(*argv, "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "usage")
+
+
 # inspect
 
 

@@ -93,9 +93,8 @@ def _global(
 def _terminal(arguments: Sequence[str]) -> Terminal:
     """Make the terminal for failures, which can come before the arguments are parsed."""
     given = set(arguments[: arguments.index("--")] if "--" in arguments else arguments)
-    return Terminal(
-        as_json="--json" in given, quiet=bool(given & {"-q", "--quiet"}), verbose=bool(given & {"-v", "--verbose"})
-    )
+    quiet, verbose = bool(given & {"-q", "--quiet"}), bool(given & {"-v", "--verbose"})
+    return Terminal(as_json="--json" in given, quiet=quiet and not verbose, verbose=verbose)
 
 
 def _usage_error(error: typer.TyperException) -> UsageError:

@@ -31,6 +31,7 @@ from .options import (
     configuration,
     model_words,
     one_at_a_time,
+    report_unused,
 )
 
 if TYPE_CHECKING:
@@ -87,8 +88,11 @@ def predict(
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, target=target, top_k=top_k, port=port, project=project)
+    _check_flags(terminal, config, jobs, url=by_url, project=project, region=region, profile=profile)
+    if images.count("-") > 1:
+        raise UsageError("usage", "- is given more than once, and stdin holds one image", "Give - once.")
     pictures = [step.Picture(name, partial(read_image, name)) for name in images]
-    at_once = min(_jobs(config, len(pictures), jobs, by_url=by_url), len(pictures))
+    at_once = min(_jobs(config, len(pictures), jobs), len(pictures))
     ask = _target(terminal, config, at_once, by_url=by_url, region=region, profile=profile)
     results: list[Result] = []
     try:
@@ -128,14 +132,23 @@ def _explain(terminal: Terminal, failed: list[MlinferError], images: int) -> int
     return InvocationError.exit_code if unanswered else ImageError.exit_code
 
 
-def _jobs(config: Config, pictures: int, given: int | None, *, by_url: bool) -> int:
-    """Return how many images are asked about at once: of the emulator one. Raises UsageError for flags of another target."""
+def _check_flags(terminal: Terminal, config: Config, jobs: int | None, *, project: str | None, **flags: object) -> None:
+    """Refuse what has no effect on the target. flags: those of target aws. Raises UsageError."""
+    if config.target == "embedded":
+        reason = "target embedded answers in this process"
+        report_unused(terminal, config, reason, "port", project=project, **flags)
+    elif config.target == "local":
+        report_unused(terminal, config, "target local is a container on this machine", **flags)
+        reason = "target local answers one image at a time"
+        report_unused(terminal, config, reason, jobs=(jobs or 1) > 1)
+    else:
+        report_unused(terminal, config, "target aws has no local port", "port")
+
+
+def _jobs(config: Config, pictures: int, given: int | None) -> int:
+    """Return how many images are asked about at once: of the emulator one."""
     from ..predict import thread_count
 
-    if config.target != "aws" and by_url:
-        raise UsageError("usage", "--url belongs to --target aws")
-    if config.target == "local" and (given or 1) > 1:
-        raise UsageError("usage", "--jobs does not go with --target local, which answers one image at a time")
     if given or config.target == "aws":
         return given or CLOUD_JOBS
     return thread_count(config) if config.target == "embedded" and pictures >= MANY else 1

@@ -34,6 +34,7 @@ from .options import (
     app,
     configuration,
     model_words,
+    report_unused,
 )
 
 if TYPE_CHECKING:
@@ -119,6 +120,10 @@ def bench(
         model=model, target=target, memory=memory, arch=arch, model_source=model_source, prices=prices, project=project
     )
     _check(config.target, concurrency=concurrency, from_s3=from_s3, files=(table, plot), plot=plot)
+    if not cold + warm:
+        raise UsageError("usage", "--cold 0 with --warm 0 measures nothing", "Leave out one of them.")
+    _report_unused(terminal, config, from_s3=from_s3, project=project, region=region, profile=profile)
+    report_unused(terminal, config, "there are no warm requests", concurrency=concurrency > 1 and not warm)
     amount, costs, machine = step.Amount(cold, warm, concurrency), _prices(config), describe(_runtime(config))
     named, bodies = _named(config), _questions(config, images or [])
     samples: list[Sample] = []
@@ -196,6 +201,7 @@ def tune(
         configuration(model=model, target=target, arch=arch, model_source=model_source, prices=prices, project=project)
     )
     _check(config.target, concurrency=1, from_s3=from_s3, files=(plot,), plot=plot)
+    _report_unused(terminal, config, from_s3=from_s3, project=project, region=region, profile=profile)
     costs, machine, limit_s = (
         _prices(config),
         describe(_runtime(config)),
@@ -258,6 +264,20 @@ def _check(target: str, *, concurrency: int, from_s3: bool, files: Sequence[Path
         from ..measure.plot import check
 
         check(plot)
+
+
+def _report_unused(
+    terminal: Terminal, config: Config, *, from_s3: bool, project: str | None, region: str | None, profile: str | None
+) -> None:
+    """Refuse what has no effect on the target. Raises UsageError."""
+    aws = {"region": region, "profile": profile}
+    if config.target == "embedded":
+        report_unused(terminal, config, "target embedded is this process", "model_source", project=project, **aws)
+    elif config.target == "aws":
+        keys = ("arch", "model_source", *(["memory"] if config.origins["memory"] != COMMAND_LINE else []))
+        report_unused(terminal, config, "target aws is measured as it is deployed", *keys)
+    elif not from_s3:
+        report_unused(terminal, config, "without --from-s3 the function uses no AWS", **aws)
 
 
 def _prices(config: Config) -> Prices:

@@ -27,6 +27,7 @@ from .options import (
     VerboseFlag,
     app,
     configuration,
+    report_unused,
     require,
 )
 
@@ -97,6 +98,9 @@ def deploy(
         url=url,
         project=project,
     )
+    if config.model_source == "image":
+        report_unused(terminal, config, "the image holds the model", "prefix")
+        report_unused(terminal, config, "no bucket is named", create_bucket=create_bucket and not config.bucket)
     _agree_to_public(terminal, config, asked=not (yes or dry_run))
     given = _Given(_by_digest(image)) if image else None
     session = aws.Session(region=region, profile=profile)
@@ -220,6 +224,7 @@ def destroy(
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(bucket=bucket, prefix=prefix, project=project)
+    report_unused(terminal, config, "--keep-model keeps the models", prefix=prefix if keep_model else None)
     if yes and config.origins["project"] == "default":
         message = f"--yes needs an explicit project: {config.project} is only the name of this folder"
         raise UsageError("no_project", message, f"Name it: mlinfer destroy --yes --project {config.project}")

@@ -27,6 +27,7 @@ from .options import (
     app,
     configuration,
     one_at_a_time,
+    report_unused,
 )
 
 if TYPE_CHECKING:
@@ -115,8 +116,17 @@ def run_local(
     if no_docker:
         if detach or stop or from_s3:
             raise UsageError("usage", "--no-docker goes with none of --detach, --stop and --from-s3", "Ctrl-C ends it.")
+        keys = ("memory", "timeout", "arch", "model_source")
+        aws = {"project": project, "region": region, "profile": profile}
+        report_unused(terminal, config, "--no-docker serves from this process", *keys, **aws)
         _serve(terminal, config)
         return
+    if stop:
+        sizes = {"memory": memory, "timeout": timeout, "arch": arch, "model_source": model_source}
+        others = {"from_s3": from_s3, "detach": detach, "region": region, "profile": profile}
+        report_unused(terminal, config, "--stop starts nothing", model=model, port=port, **sizes, **others)
+    elif not from_s3:
+        report_unused(terminal, config, "without --from-s3 the function uses no AWS", region=region, profile=profile)
     from .. import engine
     from ..local import container
 

@@ -91,8 +91,8 @@ def report_unused(terminal: Terminal, config: Config, reason: str, *keys: str, *
 
     keys: of the configuration. flags: by their names; one that is None or False was not given.
     """
-    given = [name for name, value in flags.items() if value not in (None, False)]
-    given += [key for key in keys if config.origins[key] == COMMAND_LINE]
+    given = [key for key in keys if config.origins[key] == COMMAND_LINE]
+    given += [name for name, value in flags.items() if value not in (None, False)]
     if given:
         named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         verb = "has" if len(given) == 1 else "have"

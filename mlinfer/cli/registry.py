@@ -25,6 +25,7 @@ from .options import (
     VerboseFlag,
     app,
     configuration,
+    report_unused,
 )
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def doctor(
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, arch=arch, bucket=bucket, project=project)
     if policy:
+        report_unused(terminal, config, "--policy looks at nothing", model=model, arch=arch)
         terminal.document(_deployer_policy(config, _account(terminal, region, profile)))
         return 0
     tools = step.Tools(
