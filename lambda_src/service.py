@@ -11,7 +11,7 @@ from .errors import RequestError, quoted
 from .events import Question, answer, parse
 from .fetch import Fetch
 from .settings import MAX_IMAGE_BYTES, Settings
-from .storage import ObjectForbiddenError, ObjectNotFoundError, open_object, split_uri
+from .storage import ObjectForbiddenError, ObjectNotFoundError, UnreadableKeyError, open_object, split_uri
 
 if TYPE_CHECKING:
     from .model import Classifier
@@ -98,6 +98,8 @@ class Service:
             raise RequestError(403, "s3_forbidden", f"this function is not configured to read {quoted(uri)}")
         try:
             size, chunks = open_object(uri)
+        except UnreadableKeyError as error:
+            raise RequestError(404, "s3_not_found", f"this function cannot read {quoted(uri)}: {error}") from error
         except ObjectNotFoundError as error:
             raise RequestError(404, "s3_not_found", f"there is no object {quoted(uri)}") from error
         except ObjectForbiddenError as error:
@@ -127,6 +129,5 @@ def request_id(context: object) -> str | None:
 
 
 def _covers(prefix: str, bucket: str, key: str) -> bool:
-    """Tell whether a configured prefix covers an object: same bucket, and the key starts with the rest, as in IAM."""
-    allowed_bucket, _, allowed_key = prefix.removeprefix("s3://").partition("/")
-    return bucket == allowed_bucket and key.startswith(allowed_key)
+    """Tell whether a configured prefix covers an object, by whole segments of the key: `in` covers `in/a`, not `in-b/a`."""
+    return f"s3://{bucket}/{key}".startswith(prefix if prefix.endswith("/") else f"{prefix}/")

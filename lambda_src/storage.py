@@ -15,8 +15,15 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 
+_UNREADABLE = "its key has an empty part (a / at an end, or //), a part . or .., or a control character"
+
+
 class ObjectNotFoundError(Exception):
     """There is no such bucket or key."""
+
+
+class UnreadableKeyError(ObjectNotFoundError):
+    """S3 allows such a key and obstore does not."""
 
 
 class ObjectForbiddenError(Exception):
@@ -39,16 +46,20 @@ def split_uri(uri: str) -> tuple[str, str]:
 def open_object(uri: str, chunk_bytes: int = 2**20) -> tuple[int, Iterator[bytes]]:
     """Start reading an object: return its size in bytes and its content in chunks of at least `chunk_bytes`.
 
-    Raises ObjectNotFoundError, ObjectForbiddenError, StorageError, ValueError for a malformed URI.
+    Raises ObjectNotFoundError, UnreadableKeyError, ObjectForbiddenError, StorageError, ValueError for a malformed URI.
     """
     import obstore
     from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
     bucket, key = split_uri(uri)
+    if key.strip("/") != key:  # obstore would take the / away, and read another object
+        raise UnreadableKeyError(_UNREADABLE)
     try:
         result = obstore.get(_store(bucket), key)
-    except (FileNotFoundError, ValueError) as error:  # ValueError: a key with '..' or '//', which obstore does not send
+    except FileNotFoundError as error:
         raise ObjectNotFoundError(str(error)) from error
+    except ValueError as error:
+        raise UnreadableKeyError(_UNREADABLE) from error
     except (PermissionDeniedError, UnauthenticatedError) as error:
         raise ObjectForbiddenError(str(error)) from error
     except BaseError as error:

@@ -61,16 +61,18 @@ def test_a_function_without_a_bucket_may_only_write_its_log() -> None:
     ("prefix", "resource"),
     [
         ("s3://pictures", "pictures/*"),
-        ("s3://pictures/in", "pictures/in*"),
+        ("s3://pictures/in", "pictures/in/*"),
         ("s3://pictures/a*b?/", "pictures/a${*}b${?}/*"),
         ("s3://pictures/$x/", "pictures/${$}x/*"),
     ],
 )
 def test_a_prefix_means_the_same_to_iam_as_to_the_handler(prefix: str, resource: str) -> None:
-    """A bucket alone is all of it, no / is added to a prefix, and IAM's wildcards in it are plain characters."""
+    """A bucket alone is all of it, a prefix ends with a /, and IAM's wildcards in it are plain characters."""
     policy = role_policy(HERE, NAMES, [], [prefix])
     assert statements(policy)["ReadPictures"][1] == [f"arn:aws:s3:::{resource}"]
-    assert _covers(prefix, "pictures", prefix.removeprefix("s3://pictures").lstrip("/") + "x.jpg")
+    folder = prefix.removeprefix("s3://pictures").strip("/")
+    assert _covers(prefix, "pictures", f"{folder}/x.jpg".lstrip("/"))
+    assert _covers(prefix, "pictures", f"{folder}-private/x.jpg") is (prefix == "s3://pictures")
 
 
 def test_lambda_may_pull_the_image_for_this_function() -> None:

@@ -566,6 +566,53 @@ def test_image_from_s3(bucket: Bucket, reading_service: Service, key: str) -> No
     assert reading_service.answer({"s3": bucket.put(key, RED)})["body"]["label"] == "red"
 
 
+KEYS = [
+    "in/red.png",
+    "in/a b.png",
+    "in/a+b.png",
+    "in/a%20b.png",
+    "in/%2Fred.png",
+    "in/ü.png",
+    "in/u\u0308.png",
+    "in/日本.png",
+]
+KEYS += [
+    "in/a?b#c&d=e.png",
+    "in/...png",
+    "in/ red.png ",
+    "in/[x]{y}|^`~.png",
+    "in/a\"'\\b.png",
+    "in/a:b;c,d@e$*!().png",
+]
+UNREADABLE = ["in//red.png", "in/red.png/", "in/", "in/./red.png", "in/../in/red.png", "in/.."]
+
+
+def test_exactly_the_object_that_is_named(bucket: Bucket, tiny_model: Path, log: Log) -> None:
+    """Each key of many alike ones is answered with its own object, or with 404 and the reason, and never with another."""
+    service = Service(Settings(str(tiny_model), input_prefixes=("s3://pictures",)), log.append)
+    unreadable = [*UNREADABLE, "/in/red.png", "//in/red.png"]
+    colours = {key: (i * 3 % 256, i * 7 % 256, 255 - i) for i, key in enumerate([*KEYS, *unreadable])}
+    for key, colour in colours.items():
+        bucket.put(key, encoded(plain(colour), "PNG"))
+    for key in KEYS:
+        text = base64.b64encode(encoded(plain(colours[key]), "PNG")).decode()
+        (here, there) = (service.answer(e)["body"] for e in ({"image": text}, {"s3": f"s3://pictures/{key}"}))
+        assert here["predictions"] == there["predictions"], key
+    for key in unreadable:
+        answer = service.answer({"s3": f"s3://pictures/{key}"})
+        assert (answer["statusCode"], answer["body"]["error"]["code"]) == (404, "s3_not_found"), key
+        assert "cannot read" in answer["body"]["error"]["message"]
+
+
+@pytest.mark.parametrize("prefix", ["s3://pictures/inputs", "s3://pictures/inputs/"])
+def test_a_prefix_covers_whole_segments(bucket: Bucket, tiny_model: Path, log: Log, prefix: str) -> None:
+    """A prefix does not cover a folder whose name only begins alike, nor an object of its own name."""
+    service = Service(Settings(str(tiny_model), input_prefixes=(prefix,)), log.append)
+    assert service.answer({"s3": bucket.put("inputs/red.jpg", RED)})["statusCode"] == 200
+    for key in ("inputs-private/red.jpg", "inputs.jpg", "inputs"):
+        assert service.answer({"s3": bucket.put(key, RED)})["statusCode"] == 403
+
+
 @pytest.mark.parametrize("key", ["out/red.jpg", "in", "red.jpg"])
 def test_image_outside_the_prefixes(bucket: Bucket, reading_service: Service, key: str) -> None:
     """An object outside the configured prefixes is refused although the credentials could read it."""

@@ -108,6 +108,6 @@ def _named(service: str, operations: str) -> list[str]:
 
 
 def _below(account: Account, prefix: str) -> str:
-    """Return the ARN of all keys that begin with a prefix, as the handler judges it: a bucket alone is all of it."""
-    whole = prefix if "/" in prefix.removeprefix("s3://") else f"{prefix}/"
+    """Return the ARN of all keys below a prefix, whose / at the end is implied, as the handler judges it."""
+    whole = prefix if prefix.endswith("/") else f"{prefix}/"
     return f"{account.s3(whole)}*"
