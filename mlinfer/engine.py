@@ -180,12 +180,13 @@ class Engine:
         # Not as "path:path", where a colon in a path would be a separator, and where a path that the Engine does not
         # see would be made as an empty folder.
         mounts = [Mount(target, source, type="bind", read_only=True) for source, target in files.items()]
-        with explained(f"a container of {image}"):
+        with explained(f"a container of {image}"), _not_removed(image):
             container = self._client.containers.create(image, mounts=mounts, **options)
             try:
                 container.start()
             except BaseException:
-                container.remove(force=True)
+                with _being_removed():
+                    container.remove(force=True)
                 raise
             return Container(container)
 
@@ -286,6 +287,18 @@ def _being_removed() -> Iterator[None]:
     except APIError as error:
         if error.status_code != 409:
             raise
+
+
+@contextmanager
+def _not_removed(image: str) -> Iterator[None]:
+    """Say that a container was removed while it started, as `mlinfer run-local --stop` does."""
+    try:
+        yield
+    except ImageNotFound:
+        raise
+    except NotFound as error:
+        message = f"a container of {image}: it was removed while it started"
+        raise RemoteError("container_crashed", message, "Start it again: mlinfer run-local") from error
 
 
 @contextmanager
@@ -469,6 +482,11 @@ def _refused(subject: str, said: str) -> MlinferError:
     if "is already in use by container" in lower:
         found = re.search(r'name "/?([^"]+)"', said)
         hint = f"Remove that container: docker rm -f {found[1] if found else ''}".rstrip()
+    if "cfs scheduler" in lower or "cgroup is not mounted" in lower:
+        hint = (
+            "This Engine cannot limit CPU and memory. A rootless one needs cgroup v2 with delegated controllers: "
+            "https://docs.docker.com/engine/security/rootless/tips/. Or use no Docker: mlinfer run-local --no-docker"
+        )
     if "OCI runtime" in said or "unable to start container process" in said:
         hint = "Is base_image in mlinfer.toml a base image of Lambda for Python?"
     return RemoteError("docker_refused", f"{subject}: the Docker Engine refused: {said}", hint)

@@ -331,6 +331,35 @@ def test_a_model_that_the_engine_does_not_see(mlinfer: MlInfer, engine: Loopback
     assert "--model-source image" in error["hint"]
 
 
+def test_an_engine_that_cannot_limit(mlinfer: MlInfer, engine: LoopbackEngine) -> None:
+    """A rootless Engine without delegated cgroups refuses the limits: the hint says what it needs."""
+    said = "NanoCPUs can not be set, as your kernel does not support CPU CFS scheduler or the cgroup is not mounted"
+    engine.answers["POST /containers/create"] = as_json(400, {"message": said})
+    run = mlinfer("run-local", "--detach", "--port", free_port(), "--json")
+    error = json.loads(run.out)["error"]
+    assert (run.code, error["code"]) == (4, "docker_refused")
+    assert "--no-docker" in error["hint"]
+
+
+def test_a_leftover_of_the_same_name(mlinfer: MlInfer, engine: LoopbackEngine) -> None:
+    """Somebody's container with the name that ours needs is named, with the command that removes it."""
+    said = 'Conflict. The container name "/mlinfer-work-9000" is already in use by container "0123". You have to remove it.'
+    engine.answers["POST /containers/create"] = as_json(409, {"message": said})
+    run = mlinfer("run-local", "--detach", "--port", free_port(), "--json")
+    error = json.loads(run.out)["error"]
+    assert (run.code, error["code"]) == (4, "docker_refused")
+    assert "docker rm -f mlinfer-work-9000" in error["hint"]
+
+
+def test_a_container_that_is_stopped_while_it_starts(mlinfer: MlInfer, engine: LoopbackEngine) -> None:
+    """`run-local --stop` during a start: the start says that the container was removed."""
+    engine.answers["POST /containers/create"] = as_json(201, {"Id": "c1", "Warnings": []})
+    engine.answers["POST /containers/c1/start"] = Answer(204)
+    engine.answers["GET /containers/c1/json"] = as_json(404, {"message": "No such container: c1"})
+    run = mlinfer("run-local", "--detach", "--port", free_port(), "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (4, "container_crashed")
+
+
 def test_a_container_that_vanishes_while_it_is_listed(mlinfer: MlInfer, engine: LoopbackEngine) -> None:
     """Two `run-local --stop` at once: what the other removes between the list and its description is left out."""
     engine.answers["GET /containers/json"] = as_json(200, [{"Id": "gone"}])

@@ -136,12 +136,13 @@ def build_proxies(environment: Mapping[str, str]) -> dict[str, str]:
     https://docs.docker.com/build/building/variables/#pre-defined-build-arguments
     """
     found = {}
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
         value = environment.get(name, "")
         host = urlsplit(value if "//" in value else f"//{value}").hostname or ""
-        if value and (name.lower() == "no_proxy" or not is_loopback(host)):
+        if value and not is_loopback(host):
             found[name] = value
-    return found
+    spared = {name: environment[name] for name in ("NO_PROXY", "no_proxy") if environment.get(name)}
+    return found | spared if found else {}
 
 
 def _described(engine: Engine, image: Image, tag: str, outcome: Literal["made", "unchanged"]) -> Built:

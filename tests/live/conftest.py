@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import ipaddress
 import os
 import random
 import secrets
@@ -131,6 +132,13 @@ def local(engine: Any, base_image: str, project: str, monkeypatch: pytest.Monkey
     yield local
     for container in local.containers:
         container.remove(force=True, v=True)
+
+
+@pytest.fixture(scope="session")
+def gateway(engine: Any) -> str:
+    """Return the address of this machine at which containers reach it."""
+    network = engine.networks.get("bridge").attrs["IPAM"]["Config"][0]
+    return str(network.get("Gateway") or ipaddress.ip_network(network["Subnet"])[1])
 
 
 @pytest.fixture

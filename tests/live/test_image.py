@@ -21,6 +21,7 @@ import pytest
 from ..conftest import Run
 from ..models import LABELS
 from ..pictures import encoded, plain
+from .inspection import INDEX_HOST, inspecting
 from .local import Local
 
 MlInfer = Callable[..., Run]
@@ -189,6 +190,40 @@ def test_the_log_is_shown_when_asked_for(package: Path) -> None:
     assert json.loads(run.stdout)["outcome"] == "made"
 
 
+# Behind a proxy that inspects TLS
+
+
+def test_a_proxy_that_inspects_tls(
+    local: Local, package: Path, gateway: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip in the build uses the proxy and trusts --ca-bundle; neither is in the image, in its history or in its tag."""
+    with inspecting(gateway, tmp_path) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        (package / "docker" / "requirements.txt").write_text(proxy.requirement)
+        refused = build_from(package)
+        error = json.loads(refused.stdout)["error"]
+        assert (refused.returncode, error["code"]) == (4, "build_failed")
+        assert "--ca-bundle" in error["hint"]
+        built = build_from(package, "--ca-bundle", str(proxy.ca))
+        assert built.returncode == 0, built.stdout
+        assert set(proxy.connected) == {f"{INDEX_HOST}:443"}
+        document = json.loads(built.stdout)
+        # Another certificate, and a tag that is there already.
+        other = tmp_path / "more.pem"
+        other.write_bytes(2 * proxy.ca.read_bytes())
+        assert json.loads(build_from(package, "--ca-bundle", str(other)).stdout)["outcome"] == "unchanged"
+        layers = local.layers(document["tag"])
+        again = build_from(package, "--ca-bundle", str(other), "--no-cache")
+        assert again.returncode == 0, again.stdout
+        assert local.layers(json.loads(again.stdout)["tag"]) == layers
+    files = set(json.loads(python(local.engine, document["tag"], "-c", WALK)[0]))
+    assert "/var/task/tiny.py" in files
+    assert not [name for name in files if name.endswith(".pem") or name.startswith("/build")]
+    described = [image.attrs for image in local.engine.images.list(all=True)]
+    told = json.dumps([described, local.engine.api.history(document["tag"])])
+    assert proxy.url not in told
+
+
 # How it fails
 
 
@@ -256,7 +291,7 @@ def test_a_failing_step_shows_its_last_lines(package: Path) -> None:
     error = json.loads(run.stdout)["error"]
     assert (run.returncode, error["code"]) == (4, "build_failed")
     assert "THESE PACKAGES DO NOT MATCH THE HASHES" in error["message"]
-    assert error["message"].startswith("the build failed: a step returned a non-zero code: 1\n    Step 4/")
+    assert error["message"].startswith("the build failed: a step returned a non-zero code: 1\n    Step 5/")
     assert "\x1b" not in error["message"]
     assert "the failing step's last" in error["hint"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import ipaddress
 import json
 import os
 import shutil
@@ -421,13 +420,11 @@ def test_a_lock_that_cannot_be_opened(
 
 
 @pytest.fixture
-def s3(engine: Any, local: Local, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def s3(gateway: str, local: Local, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """Start moto's S3 where containers reach it, on the address that their bridge has on this machine; return a client."""
     from moto.server import ThreadedMotoServer
 
     assert local.port
-    network = engine.networks.get("bridge").attrs["IPAM"]["Config"][0]
-    gateway = network.get("Gateway") or str(ipaddress.ip_network(network["Subnet"])[1])
     server = ThreadedMotoServer(ip_address=gateway, port=0, verbose=False)
     server.start()
     settings = {
