@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -18,7 +19,9 @@ from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.httpsession import URLLib3Session
 from botocore.parsers import ResponseParserError
+from botocore.regions import EndpointResolver
 from botocore.session import Session as CoreSession
+from botocore.session import get_session
 from botocore.utils import get_environ_proxies
 
 from .errors import MissingError, MlinferError, RemoteError, UsageError
@@ -276,6 +279,33 @@ def make_emulator_client(url: str, read_timeout: float) -> Client:
     return session.client("lambda", endpoint_url=url, config=config)
 
 
+def partition_of(region: str) -> str:
+    """Return the partition that a Region is in: aws-cn, aws-us-gov, aws-eusc, ...; aws for an unknown Region."""
+    try:
+        return str(_endpoints().get_partition_for_region(region))
+    except boto.UnknownRegionError:
+        return "aws"
+
+
+def is_aws(client: Client) -> bool:
+    """Tell whether a client asks AWS itself, by how the names of its Region's hosts end."""
+    resolver, host = _endpoints(), urlsplit(client.meta.endpoint_url).hostname or ""
+    suffixes = [resolver.get_partition_dns_suffix(client.meta.partition, variant) for variant in ([], ["dualstack"])]
+    return any(host.endswith(f".{suffix}") for suffix in suffixes)
+
+
+def s3_endpoint(region: str) -> str:
+    """Return S3's address in a Region whose host names do not end as the handler's S3 client assumes; else ""."""
+    host = str((_endpoints().construct_endpoint("s3", region) or {}).get("hostname", ""))
+    return "" if not host or host.endswith(".amazonaws.com") else f"https://{host}"
+
+
+@cache
+def _endpoints() -> EndpointResolver:
+    """Return botocore's table of Regions, partitions and host names."""
+    return EndpointResolver(get_session().get_data("endpoints"))
+
+
 def container_environment(*, region: str | None, profile: str | None) -> dict[str, str]:
     """Return what boto3 finds here as the environment of a local container, as Lambda sets it. Raises MlinferError."""
     try:
@@ -283,7 +313,8 @@ def container_environment(*, region: str | None, profile: str | None) -> dict[st
         credentials = session.get_credentials()
         if credentials is None:
             raise boto.NoCredentialsError
-        endpoint = session.client("s3", region_name=session.region_name or "us-east-1").meta.endpoint_url
+        s3 = session.client("s3", region_name=session.region_name or "us-east-1")
+        endpoint = s3.meta.endpoint_url if not is_aws(s3) else s3_endpoint(s3.meta.region_name)
     except boto.BotoCoreError as error:
         raise _not_asked(error, "AWS") from None
     frozen = credentials.get_frozen_credentials()
@@ -299,8 +330,7 @@ def container_environment(*, region: str | None, profile: str | None) -> dict[st
         raise UsageError(
             "invalid_aws_setting", "the AWS endpoint is this machine's loopback, which is not the container's", hint
         )
-    if not host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
-        found["AWS_ENDPOINT_URL_S3"] = endpoint
+    found["AWS_ENDPOINT_URL_S3"] = endpoint
     return {name: value for name, value in found.items() if value}
 
 

@@ -26,7 +26,10 @@ URLS = ("none", "iam", "public")
 BASE_IMAGE = "public.ecr.aws/lambda/python:3.13"
 # A pattern and what it means. The project's name must fit a tag, an image's name and a function's. S3's list of safe
 # characters: https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
-_PROJECT = ("[a-z0-9][a-z0-9-]{0,31}", "up to 32 lower-case letters, digits and hyphens")
+_PROJECT = (  # ECR takes one hyphen at a time, between other characters
+    "(?=.{1,32}$)[a-z0-9]+(?:-[a-z0-9]+)*",
+    "up to 32 lower-case letters and digits, with single hyphens between them",
+)
 _BUCKET = ("[A-Za-z0-9][A-Za-z0-9._-]{2,62}", "a bucket's name alone, such as my-models")
 _PART = r"(?!\.+(?:/|$))[A-Za-z0-9!_.*'()-]+"
 _PREFIX = (f"/?(?:{_PART}(?:/{_PART})*)?/?", "names of letters, digits and !_.*'()- with a / between them")

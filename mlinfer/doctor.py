@@ -20,7 +20,7 @@ from botocore.exceptions import ClientError
 from lambda_src.settings import MB_PER_VCPU
 
 from . import predict
-from .aws import Client, error_code, explained
+from .aws import Client, error_code, explained, is_aws
 from .cloud.policies import DOCTOR
 from .config import Config
 from .engine import Engine
@@ -203,8 +203,8 @@ def check_endpoints(clients: list[Client]) -> Iterator[Finding]:
     """Name the services that boto3 is told to look for elsewhere than at AWS, by their host alone."""
     moved: dict[str, list[str]] = {}
     for client in clients:
-        host = urlsplit(client.meta.endpoint_url).hostname or ""
-        if not host.endswith((".amazonaws.com", ".amazonaws.com.cn", ".aws", ".amazonwebservices.com.cn")):
+        if not is_aws(client):
+            host = urlsplit(client.meta.endpoint_url).hostname or ""
             moved.setdefault(host, []).append(client.meta.service_model.service_name)
     for host, services in moved.items():
         remedy = "Is that meant? It comes from AWS_ENDPOINT_URL... or the profile's endpoint_url."

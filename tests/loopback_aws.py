@@ -68,6 +68,13 @@ def hides_tags(*calls: str) -> Callable[[str, Request, Forward], Answer | None]:
     return answer
 
 
+def identity(arn: str) -> Answer:
+    """Return STS's document of an identity."""
+    who = f"<Arn>{arn}</Arn><UserId>x</UserId><Account>{ACCOUNT}</Account>"
+    body = f"<GetCallerIdentityResponse><GetCallerIdentityResult>{who}</GetCallerIdentityResult>"
+    return Answer(200, {"content-type": "text/xml"}, f"{body}</GetCallerIdentityResponse>".encode())
+
+
 def simulation(decisions: dict[str, bool]) -> Answer:
     """Return IAM's document of a simulation."""
     members = "".join(

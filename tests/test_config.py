@@ -42,6 +42,24 @@ def test_environment_overrides_the_file(mlinfer: MlInfer, monkeypatch: pytest.Mo
     assert values["top_k"] == {"value": 4, "origin": "MLINFER_TOP_K"}
 
 
+@pytest.mark.parametrize("name", ["cats-", "-cats", "my--cats", "Cats", "my_cats", "c" * 33])
+def test_a_name_that_ecr_refuses(mlinfer: MlInfer, name: str) -> None:
+    """A project name that ECR or Docker does not take is refused at once, wherever it comes from."""
+    Path("mlinfer.toml").write_text(f'project = "{name}"\n')
+    run = mlinfer("inspect", "--config")
+    assert run.code == 2
+    assert "single hyphens" in run.err
+    Path("mlinfer.toml").unlink()
+    assert mlinfer("status", "--project", name, "--region", "eu-central-1").code == 2
+
+
+@pytest.mark.parametrize("name", ["cats", "my-cats", "2-big-cats", "c" * 32])
+def test_a_name_that_ecr_takes(mlinfer: MlInfer, name: str) -> None:
+    """Letters, digits and single hyphens between them are a name."""
+    Path("mlinfer.toml").write_text(f'project = "{name}"\n')
+    assert origins(mlinfer)["project"]["value"] == name
+
+
 def test_flags_override_the_environment(
     mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, tiny_model: Path, red: Path
 ) -> None:

@@ -20,7 +20,7 @@ from mlinfer.errors import MissingError
 
 from .conftest import Run
 from .loopback import LoopbackEngine, serve
-from .loopback_aws import simulation
+from .loopback_aws import identity, simulation
 from .loopback_s3 import Answer, Forward, LoopbackS3, Request, loopback_s3
 
 MlInfer = Callable[..., Run]
@@ -199,13 +199,6 @@ def test_permissions(mlinfer: MlInfer, world: World, decisive: str, state: str) 
     assert ("ecr:PutImage" in found["finding"]) == (decisive == "refused")
     assert ("not known" in found["finding"]) == (decisive == "unknown")
     assert run.code == (3 if decisive == "refused" else 0)
-
-
-def identity(arn: str) -> Answer:
-    """Return STS's document of an identity."""
-    who = f"<Arn>{arn}</Arn><UserId>x</UserId><Account>{ACCOUNT}</Account>"
-    body = f"<GetCallerIdentityResponse><GetCallerIdentityResult>{who}</GetCallerIdentityResult>"
-    return Answer(200, {"content-type": "text/xml"}, f"{body}</GetCallerIdentityResponse>".encode())
 
 
 def test_a_session_is_simulated_as_its_role(mlinfer: MlInfer, world: World, moto_endpoint: str) -> None:

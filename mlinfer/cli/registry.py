@@ -140,7 +140,7 @@ def _account(terminal: Terminal, region: str | None, profile: str | None) -> Acc
         return aws.find_account(aws.make_client("sts", region=region, profile=profile, needs_region=True))
     except MlinferError as error:
         terminal.note(f"For any account and Region, since yours is not known: {error}.")
-        return Account("*", region or "*")
+        return Account("*", region or "*", aws.partition_of(region) if region else "aws")
 
 
 def _finding_rows(findings: list[Finding]) -> Iterator[tuple[str, str, str]]:

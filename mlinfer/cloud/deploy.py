@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..aws import Client, explained
+from ..aws import Client, explained, s3_endpoint
 from ..config import Config
 from ..model.modelfile import ModelFile
 from ..model.samples import draw
@@ -211,6 +211,8 @@ def wanted(order: Order, image: str, role: str) -> Wanted:
 def _environment(order: Order) -> dict[str, str]:
     """Return the function's variables: see `lambda_src.settings`. What is left to its default there is not set here."""
     where = {"MLINFER_MODEL_URI": order.model_uri, "MLINFER_MODEL_SHA256": order.file.sha256}
+    if endpoint := s3_endpoint(order.account.region):
+        where["AWS_ENDPOINT_URL_S3"] = endpoint
     prefixes = " ".join(input_prefixes(order.config, order.names))
     return {**where, **order.config.handler_environment(), **({"MLINFER_INPUT_PREFIXES": prefixes} if prefixes else {})}
 
