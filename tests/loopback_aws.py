@@ -209,10 +209,9 @@ class LoopbackAws(LoopbackS3):
         return self._unless_busy(request)
 
     def _UpdateFunctionConfiguration(self, request: Request) -> Answer:  # noqa: N802
-        function = self.function(request)
-        if function is not None:
-            size = json.loads(request.body).get("EphemeralStorage", {}).get("Size")
-            function.ephemeral_storage = size or function.ephemeral_storage
+        function, wanted = self.function(request), json.loads(request.body)
+        if function is not None and "EphemeralStorage" in wanted:
+            function.ephemeral_storage = wanted["EphemeralStorage"]["Size"]
         return self._unless_busy(request)
 
     def _PublishVersion(self, request: Request) -> Answer:  # noqa: N802

@@ -398,8 +398,7 @@ def _cloud_place(
         terminal.note(f"Measuring $LATEST of {names.function}; what is live is left alone.")
 
         def start_with(memory: int) -> Start:
-            wanted = replace(before, memory=memory)
-            return partial(latest.start, functions, invoker, names, wanted, patience, terminal.detail)
+            return partial(latest.start, functions, invoker, names, before, memory, patience, terminal.detail)
 
         yield Place(start_with, given or before.memory, before.arch)
 

@@ -182,7 +182,7 @@ def rollback(
 ) -> None:
     """Send the traffic back to an older version, once it has been proved:  mlinfer rollback
 
-    Its answers are compared with those of its own model file here, which is fetched from S3 if the configured one is another. Of a model that is in the image alone, it is proved that the version answers with that model, twice the same.
+    Without VERSION a second rollback changes nothing, since the first may have been cut short; to go further back name the version. The answers are compared with those of the version's own model file here, which is fetched from S3 if the configured one is another. Of a model that is in the image alone, it is proved that the version answers with that model, twice the same.
     """
     from .. import predict
     from ..cloud import rollback as step
@@ -455,7 +455,10 @@ def _show_rollback(terminal: Terminal, made: Rollback) -> None:
     if terminal.as_json:
         facts = {"function": made.function, "version": made.version, "before": made.before}
         terminal.document({**facts, "steps": _steps(made.steps)})
-    if made.version == made.before:
+    if made.done_before:
+        terminal.note(f"Version {made.version} is live already: it was rolled back to from version {made.before}.")
+        terminal.note("To go further back, name the version: mlinfer rollback VERSION")
+    elif made.version == made.before:
         terminal.note(f"Version {made.version} is live already.")
     else:
         terminal.note(f"Live: version {made.version} of {made.function}, proved; before: {made.before}.")

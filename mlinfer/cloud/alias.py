@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..errors import RemoteError
 from ..names import ALIAS, Names
 from .changes import Change, Document, compare
 
+_ROLLED_BACK = re.compile(r"rolled back from (?P<before>\S+) to (?P<version>\d+)")
 _AUTH = {"iam": "AWS_IAM", "public": "NONE"}
 # Since October 2025 a URL without authentication needs both.
 # https://docs.aws.amazon.com/lambda/latest/dg/urls-auth.html
@@ -24,11 +26,15 @@ _PUBLIC: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Alias:
-    """Which version is live. weights: of other versions that share its traffic. revision: changes with each change."""
+    """Which version is live. weights: of other versions that share its traffic. revision: changes with each change.
+
+    rolled_back_from: the version that was live before, where a rollback to the version before it led here; else "".
+    """
 
     version: str
     weights: Document
     revision: str
+    rolled_back_from: str = ""
 
 
 def read_alias(client: Client, names: Names) -> Alias | None:
@@ -37,7 +43,9 @@ def read_alias(client: Client, names: Names) -> Alias | None:
     if found is None:
         return None
     weights = (found.get("RoutingConfig") or {}).get("AdditionalVersionWeights") or {}
-    return Alias(found["FunctionVersion"], weights, found.get("RevisionId", ""))
+    version, told = found["FunctionVersion"], _ROLLED_BACK.fullmatch(found.get("Description", ""))
+    before = told["before"] if told and told["version"] == version else ""  # else somebody has moved the alias since
+    return Alias(version, weights, found.get("RevisionId", ""), before)
 
 
 def plan_alias(there: Alias | None, version: str) -> Change:
@@ -47,12 +55,18 @@ def plan_alias(there: Alias | None, version: str) -> Change:
     return compare("alias", held, {"version": version}, f"{ALIAS} -> {version}{before}")
 
 
-def move_alias(client: Client, names: Names, there: Alias | None, version: str) -> Change:
-    """Send all traffic to the version, if the alias still is what `there` says. Raises RemoteError."""
+def move_alias(
+    client: Client, names: Names, there: Alias | None, version: str, *, rolled_back_from: str = ""
+) -> Change:
+    """Send all traffic to the version, if the alias still is what `there` says. Raises RemoteError.
+
+    rolled_back_from: is kept with the alias, in its description, so that the same rollback run again finds it done.
+    """
     change = plan_alias(there, version)
     if change.outcome == "unchanged":
         return change
-    which = {"FunctionName": names.function, "Name": ALIAS, "FunctionVersion": version}
+    description = f"rolled back from {rolled_back_from} to {version}" if rolled_back_from else ""
+    which = {"FunctionName": names.function, "Name": ALIAS, "FunctionVersion": version, "Description": description}
     with explained(f"the alias {ALIAS} of {names.function}"):
         try:
             if there is None:

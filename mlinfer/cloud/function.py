@@ -7,7 +7,7 @@ https://docs.aws.amazon.com/lambda/latest/dg/functions-states.html
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -19,6 +19,7 @@ from .changes import Change, Document, compare
 from .ownership import Owner, owner_of
 from .waiting import Patience
 
+_BENCH = "MLINFER_BENCH"  # a variable of $LATEST while it is measured, which the handler does not read
 ROLE_LIMIT_S = 60  # IAM needs about ten seconds to be known everywhere
 
 
@@ -165,6 +166,22 @@ def plan_version(client: Client, names: Names, wanted: Wanted) -> tuple[Change, 
 def snapshot(settings: Wanted) -> Document:
     """Return what a version keeps: all but the reserved concurrency, which is the function's."""
     return {name: value for name, value in settings.document().items() if name != "concurrency"}
+
+
+def during_bench(before: Wanted, memory: int, mark: str) -> Wanted:
+    """Return the configuration of a cold start with so much memory, which holds what `before_bench` needs.
+
+    mark: differs each time, since Lambda starts a new instance only for a configuration that changes.
+    """
+    environment = {**before.environment, _BENCH: f"{before.memory}MB-{mark}"}
+    return replace(before, memory=memory, environment=environment)
+
+
+def before_bench(there: Wanted) -> Wanted:
+    """Return the configuration without what `bench` and `tune` change for a while; the same one if there is nothing."""
+    memory, unit, _ = there.environment.get(_BENCH, "").partition("MB-")
+    environment = {name: value for name, value in there.environment.items() if name != _BENCH}
+    return replace(there, environment=environment, memory=int(memory) if unit and memory.isdigit() else there.memory)
 
 
 def versions(client: Client, names: Names) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from ..model.modelfile import ModelFile
 from ..model.samples import draw
 from ..names import Account, Names
 from ..predict import Target
-from .alias import move_alias, read_alias
+from .alias import move_alias, plan_alias, read_alias
 from .changes import Change, Step, Steps
 from .deploy import Clients
 from .function import Function, read_function, versions, wait_until_ready
@@ -30,12 +30,13 @@ from .waiting import Patience
 
 @dataclass(frozen=True)
 class Rollback:
-    """What is live now, and what was before."""
+    """What is live now, and what was before. done_before: an earlier command has done it."""
 
     function: str
     version: str
     before: str
     steps: tuple[Step, ...]
+    done_before: bool = False
 
 
 def rollback(
@@ -48,9 +49,10 @@ def rollback(
     patience: Patience,
     report: Callable[[Step], None],
 ) -> Rollback:
-    """Prove a version and make it live. version "" = the newest before the live one. here: the configured model file.
+    """Prove a version and make it live. here: the configured model file.
 
-    embedded: returns the target that answers with a model file in this process. Raises MlinferError.
+    version "" = the newest before the live one; where such a rollback is done already, it is not done again: it may have
+    been killed before it could say so. embedded: returns the target that answers with a model file in this process. Raises MlinferError.
     """
     steps = Steps(report)
     with explained(f"the function {names.function}"):
@@ -58,12 +60,16 @@ def rollback(
         live = read_alias(clients.functions, names)
         if live is None:
             raise RemoteError("not_deployed", f"no version of {names.function} is live", "Begin with: mlinfer deploy")
+        if not version and live.rolled_back_from:
+            steps.ended("alias", plan_alias(live, live.version))
+            return Rollback(names.function, live.version, live.rolled_back_from, tuple(steps.done), done_before=True)
         number = _choose([v["Version"] for v in versions(clients.functions, names)], live.version, version)
         chosen = wait_until_ready(clients.functions, names, patience, number)
     if number != live.version:
         steps.ended("role", _readable(clients.iam, account, names, chosen))
         steps.ended("proof", _proof(clients, names, chosen, here, embedded, patience))
-    steps.ended("alias", move_alias(clients.functions, names, live, number))
+    before = "" if version else live.version
+    steps.ended("alias", move_alias(clients.functions, names, live, number, rolled_back_from=before))
     return Rollback(names.function, number, live.version, tuple(steps.done))
 
 

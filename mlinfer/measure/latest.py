@@ -3,6 +3,9 @@
 What is live is a published version, and nobody can make that start cold. Its unpublished twin, $LATEST, starts cold after
 each change of its configuration. So one variable of its environment is changed for each cold start, and its memory size
 where that is tried out; both are brought back at the end. Requests to the alias never meet any of this.
+
+The variable holds the memory size that there was before, so the first change records what to bring back, in one request
+with the change itself. The next measurement finds the variable after a command that was killed, and brings that back.
 https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html
 """
 
@@ -13,11 +16,10 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from ..answers import read_answer
 from ..aws import Client, explained
-from ..cloud.function import Wanted, reason_to_wait, wait_until_ready
+from ..cloud.function import Wanted, before_bench, during_bench, reason_to_wait, wait_until_ready
 from ..cloud.invoke import one_invocation, until_taken
 from ..cloud.waiting import Patience
 from ..names import Names
@@ -25,7 +27,6 @@ from .instance import Sample, check, cut, handlers_line, last_report, load_s
 
 LATEST = "$LATEST"
 
-_VARIABLE = "MLINFER_BENCH"  # nothing reads it
 _NEEDED = "lambda:GetFunction, lambda:UpdateFunctionConfiguration and lambda:InvokeFunction"
 
 
@@ -33,7 +34,10 @@ _NEEDED = "lambda:GetFunction, lambda:UpdateFunctionConfiguration and lambda:Inv
 def borrow(functions: Client, names: Names, patience: Patience, tell: Callable[[str], None]) -> Iterator[Wanted]:
     """Yield how $LATEST is configured, and bring that back in the end, however this comes. Raises RemoteError."""
     with explained(f"the function {names.function}", _NEEDED):
-        before = wait_until_ready(functions, names, patience).settings
+        there = wait_until_ready(functions, names, patience).settings
+    before = before_bench(there)
+    if before != there:
+        tell(f"An earlier measurement of {names.function} was cut short: its changes are taken back at the end.")
     try:
         yield before
     finally:
@@ -43,14 +47,19 @@ def borrow(functions: Client, names: Names, patience: Patience, tell: Callable[[
 
 @contextmanager
 def start(
-    functions: Client, invoker: Client, names: Names, wanted: Wanted, patience: Patience, log: Callable[[str], None]
+    functions: Client,
+    invoker: Client,
+    names: Names,
+    before: Wanted,
+    memory: int,
+    patience: Patience,
+    log: Callable[[str], None],
 ) -> Iterator[Latest]:
-    """Make Lambda start $LATEST anew at the next request. wanted: as borrowed, with the memory size to try.
+    """Make Lambda start a new instance of $LATEST at the next request. before: as borrowed. memory: the size to try, MB.
 
     invoker: a client that repeats no request. log: takes the handler's lines. Raises RemoteError.
     """
-    environment = {**wanted.environment, _VARIABLE: secrets.token_hex(4)}
-    _configure(functions, names, replace(wanted, environment=environment), patience)
+    _configure(functions, names, during_bench(before, memory, secrets.token_hex(4)), patience)
     yield Latest(invoker, names, LATEST, patience, log)
 
 
