@@ -39,7 +39,7 @@ MlInfer = Callable[..., Run]
 Past = Callable[[str], Any]
 BUCKET = "cloud-models"
 pytestmark = pytest.mark.usefixtures("cloud")
-STEPS = ["bucket", "model", "staging", "image", "role", "log group", "function", "version", "proof", "alias", "url"]
+STEPS = ["role", "bucket", "model", "staging", "image", "log group", "function", "version", "proof", "alias", "url"]
 
 
 @pytest.fixture

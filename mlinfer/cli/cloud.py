@@ -218,7 +218,7 @@ def destroy(
 ) -> int:
     """Remove all of this project's in AWS, listed first:  mlinfer destroy
 
-    Of the bucket, only what `mlinfer` made: staged pictures; and in a bucket with this project's tag, the models and, if it is empty then, the bucket. Without --bucket it is the one that the function uses.
+    Of the bucket, only what `mlinfer` made: staged pictures; and in a bucket with this project's tag, the models and, if it is empty then, the bucket. Without --bucket it is the one that the function, or its role, uses.
     """
     from ..cloud import destroy as step
 
@@ -232,14 +232,15 @@ def destroy(
     services = ("lambda", "iam", "logs", "ecr", "s3")
     clients = step.Clients(*(session.client(service) for service in services))
     names, patience = Names(config.project), _patience(terminal)
-    in_use = config.bucket or step.bucket_in_use(clients.functions, names)
-    things = step.find(clients, names, in_use, config.prefix, patience, keep_model=keep_model)
+    account = _account(session)
+    in_use = config.bucket or step.bucket_in_use(clients.functions, clients.iam, names)
+    things = step.find(clients, account, names, in_use, config.prefix, patience, keep_model=keep_model)
     if not in_use:
         terminal.note("S3 was not looked at, because no bucket is named: --bucket, or bucket in mlinfer.toml.")
     for thing in things:
         terminal.note(f"{thing.kind:<10} {thing.name}  ({thing.detail})")
     if not yes and not all(thing.left for thing in things):
-        _agree_to_removal(terminal, config, _account(session))
+        _agree_to_removal(terminal, config, account)
     removals = [_shown(terminal, step.remove(thing)) for thing in things]
     document = {"project": config.project, "things": [_removal_facts(removal) for removal in removals]}
     if error := step.left_behind(removals):

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..aws import Client, explained, s3_endpoint
+from ..aws import Client, explained, refusal, s3_endpoint
 from ..config import Config
 from ..model.modelfile import ModelFile
 from ..model.samples import draw
@@ -110,12 +110,14 @@ def deploy(
     with explained(f"the function {names.function}"):
         live = read_alias(clients.functions, names)
         published = versions(clients.functions, names)
+    # The role comes before the bucket that its policy names: `destroy` then knows which bucket is this project's, even one
+    # that was not tagged yet when the deployment was killed.
+    policy = role_policy(order.account, names, _models(order, published, live), input_prefixes(config, names))
+    steps.ended("role", ensure_role(clients.iam, names, policy, dry_run=order.dry_run))
     if config.bucket:
         _prepare_bucket(order, clients.s3, steps, bar)
     pushed = image()
     steps.ended("image", Change(pushed.outcome, pushed.uri))
-    policy = role_policy(order.account, names, _models(order, published, live), input_prefixes(config, names))
-    steps.ended("role", ensure_role(clients.iam, names, policy, dry_run=order.dry_run))
     steps.ended("log group", ensure_log_group(clients.logs, names, config.log_days, dry_run=order.dry_run))
     to_be = wanted(order, pushed.uri, role_arn(clients.iam, order.account, names))
     version = _publish(order, clients.functions, to_be, patience, steps)
@@ -130,8 +132,13 @@ def deploy(
 
 
 def _require_ours(order: Order, clients: Clients) -> None:
-    """Refuse resources that have our names and are not the project's, before the first change. Raises RemoteError."""
+    """Refuse resources that have our names and are not the project's, and a bucket that is missing, before any change.
+
+    Raises RemoteError.
+    """
     names = order.names
+    if order.config.bucket and not is_bucket(clients.s3, order.config.bucket) and not order.create_bucket:
+        raise refusal("NoSuchBucket", f"s3://{order.config.bucket}")
     with explained(f"the function {names.function}"):
         read_function(clients.functions, names)
     with explained(f"the role {names.function}"):

@@ -6,6 +6,7 @@ so that a run which was cut short is finished by the next.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,14 +16,14 @@ from botocore.exceptions import ClientError
 
 from ..aws import Client, error_code, explained, none_if_absent
 from ..errors import RemoteError
-from ..names import ALIAS, Names
+from ..names import ALIAS, Account, Names
 from .function import owner_of_function, reason_to_wait
 from .loggroup import find_log_group, owner_of_log_group
 from .ownership import Owner
 from .registry import owner_of_repository
-from .role import find_role, owner_of_role
+from .role import find_role, owner_of_role, read_policy
 from .staging import expiry_rule, read_rules, remove_expiry
-from .upload import owner_of_bucket
+from .upload import is_untouched, owner_of_bucket
 from .waiting import Patience
 
 _MODEL = r"[^/]+/[0-9a-f]{64}\.onnx"  # what `upload` makes below its prefix
@@ -56,22 +57,33 @@ class Clients:
 
 
 def find(
-    clients: Clients, names: Names, bucket: str, prefix: str, patience: Patience, *, keep_model: bool
+    clients: Clients,
+    account: Account,
+    names: Names,
+    bucket: str,
+    prefix: str,
+    patience: Patience,
+    *,
+    keep_model: bool,
 ) -> list[Thing]:
     """Return what is there, in the order in which it is to go. bucket "" = none is configured. Raises MlinferError.
 
-    What is certainly not the project's is not among it; what may be is, with the reason why it is left.
+    What is certainly not the project's is not among it; what may be is, with the reason why it is left. The role goes
+    last, because its policy still names the bucket when the function is gone: see `bucket_in_use`.
     """
-    found = [
-        *_function(clients.functions, names, patience),
-        *_role(clients.iam, names),
-        *_log_group(clients.logs, names),
-        *_repository(clients.ecr, names),
-    ]
+    found = [*_function(clients.functions, names, patience)]
     if bucket:
+        named = bucket == _bucket_of_role(clients.iam, names)
         with explained(f"s3://{bucket}", "s3:ListBucket and s3:ListBucketVersions on the bucket"):
             found += _in_bucket(clients.s3, names, bucket, prefix, keep_model=keep_model)
-    return found
+            if named and not keep_model:
+                found += _untagged_bucket(clients.s3, account, names, bucket)
+    return [
+        *found,
+        *_log_group(clients.logs, names),
+        *_repository(clients.ecr, names),
+        *_role(clients.iam, names),
+    ]
 
 
 def _thing(owner: Owner, detail: str, remove: Callable[[], str]) -> Iterator[Thing]:
@@ -82,17 +94,32 @@ def _thing(owner: Owner, detail: str, remove: Callable[[], str]) -> Iterator[Thi
         yield Thing(owner.kind, owner.name, "stays", lambda: owner.reason, owner.reason, owner.remedy)
 
 
-def bucket_in_use(functions: Client, names: Names) -> str:
-    """Return the bucket that the function may read staged pictures from, which `deploy` tells it; "" if none is known."""
+def bucket_in_use(functions: Client, iam: Client, names: Names) -> str:
+    """Return the bucket with the staging prefix that `deploy` gave to function and role; "" if none is known.
+
+    Raises RemoteError.
+    """
     with explained(f"the function {names.function}"):
-        there = none_if_absent(lambda: functions.get_function(FunctionName=names.function)) or {}
-        if not there or owner_of_function(functions, names, there).state != "ours":
-            return ""
-    variables = there["Configuration"].get("Environment", {}).get("Variables", {})
-    found = re.findall(
-        rf"s3://([^/ ]+)/{re.escape(names.staging_prefix)}(?= |$)", variables.get("MLINFER_INPUT_PREFIXES", "")
-    )
+        there = none_if_absent(lambda: functions.get_function(FunctionName=names.function))
+        ours = there and owner_of_function(functions, names, there).state == "ours"
+        variables = there["Configuration"].get("Environment", {}).get("Variables", {}) if there and ours else {}
+    if found := re.findall(_staging("s3://", names), variables.get("MLINFER_INPUT_PREFIXES", "")):
+        return str(found[-1])
+    return _bucket_of_role(iam, names)
+
+
+def _bucket_of_role(iam: Client, names: Names) -> str:
+    """Return the bucket with the staging prefix that the project's role may read; "" without one. Raises RemoteError."""
+    with explained(f"the role {names.function}"):
+        role = find_role(iam, names)
+        policy = read_policy(iam, names) if role and owner_of_role(names, role).state == "ours" else {}
+    found = re.findall(_staging(":s3:::", names), " ".join(json.dumps(policy).split('"')))
     return str(found[-1]) if found else ""
+
+
+def _staging(begin: str, names: Names) -> str:
+    """Return the pattern of the bucket in an S3 URI, or in an ARN of IAM, of the staging prefix."""
+    return rf"{begin}([^/ ]+)/{re.escape(names.staging_prefix)}\*?(?= |$)"
 
 
 @dataclass(frozen=True)
@@ -208,6 +235,14 @@ def _in_bucket(s3: Client, names: Names, bucket: str, prefix: str, *, keep_model
     if models := _objects(s3, bucket, below, _MODEL):
         yield Thing("models", f"s3://{bucket}/{below}", f"{len(models)} objects", lambda: _delete(s3, bucket, models))
     yield from _thing(owner, "if nothing else is in it", lambda: _delete_bucket(s3, bucket))
+
+
+def _untagged_bucket(s3: Client, account: Account, names: Names, bucket: str) -> Iterator[Thing]:
+    """Yield the bucket that the role's policy names if it is as `deploy` leaves it when it is killed before the tags."""
+    if none_if_absent(lambda: s3.head_bucket(Bucket=bucket)) is None or not is_untouched(s3, bucket, account.id):
+        return
+    if owner_of_bucket(s3, names, bucket).state == "foreign":
+        yield Thing("bucket", f"s3://{bucket}", "empty, not tagged yet", lambda: _delete_bucket(s3, bucket))
 
 
 def _objects(s3: Client, bucket: str, prefix: str, pattern: str) -> list[dict[str, Any]]:

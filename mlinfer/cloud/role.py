@@ -59,8 +59,13 @@ def read_role(iam: Client, names: Names) -> Document | None:
     if role is None:
         return None
     owner_of_role(names, role).require_ours()
+    return {"trust": role["AssumeRolePolicyDocument"], "policy": read_policy(iam, names)}
+
+
+def read_policy(iam: Client, names: Names) -> Document:
+    """Return the role's policy that `ensure_role` writes, {} without it. Raises ClientError."""
     inline = none_if_absent(lambda: iam.get_role_policy(RoleName=names.function, PolicyName=POLICY))
-    return {"trust": role["AssumeRolePolicyDocument"], "policy": inline["PolicyDocument"] if inline else {}}
+    return dict(inline["PolicyDocument"]) if inline else {}
 
 
 def find_role(iam: Client, names: Names) -> dict[str, Any] | None:
