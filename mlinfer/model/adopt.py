@@ -8,7 +8,7 @@ in the session, and opening that takes as much again as the largest of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,7 +26,8 @@ from ..errors import UsageError, VerificationError
 from .graph import read_graph, write_model_file, written_bytes
 from .labels import check_labels
 from .modelfile import ModelFile, Port, read_model_file, read_ports
-from .parity import fixed_inputs
+from .nodes import check_nodes, free_dimensions, free_reshapes, int8_share, keep_output, tensors
+from .parity import Ask, fixed_inputs
 from .runtime import refusal
 from .source import Answers, Source, checked_name, json_object, missing_extra, safe_name
 
@@ -79,10 +80,12 @@ def read_onnx(path: Path, answers: Answers, tell: Callable[[str], None]) -> Sour
         )
     ask = partial(_ask, path, picture, output.name)
     answered = ask(fixed_inputs(preprocess, (1, 1, 1, 1)))
+    if picture.batch == 0 and not _takes_batches(ask, preprocess):
+        picture = replace(picture, batch=1)
     scores = _scores(answered)
     kind = _output_kind(graph.graph, output.name, scores, answers, file.metadata)
     labels = _labels(scores.shape[1], answers, file.metadata)
-    _rewrite(graph, picture, inputs, outputs, output, answered[0].shape)
+    _rewrite(graph, picture, outputs, output, answered[0].shape)
     name = checked_name(answers.name or (file.metadata.name if file.metadata else safe_name(path.stem)))
     metadata = Metadata(name, labels, preprocess, kind, _provenance(file, graph))
     return Source(
@@ -90,6 +93,7 @@ def read_onnx(path: Path, answers: Answers, tell: Callable[[str], None]) -> Sour
         write=lambda metadata, target: write_model_file(graph, metadata, target, path.parent),
         ask=lambda batches: [scores.reshape(len(scores), -1) for scores in ask(batches)],
         one_by_one=picture.batch == 1,
+        hint="Export the model again with a batch of 1, or with a free one." if picture.batch > 1 else "",
     )
 
 
@@ -120,6 +124,7 @@ def _load(path: Path) -> ModelProto:
             message = f"{path} has {size:,} bytes with its weights; one ONNX file holds {MAX_FILE_BYTES:,} at most"
             raise VerificationError("model_too_large", message)
         onnx.checker.check_model(model, full_check=True)
+        check_nodes(path, model)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, DecodeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise VerificationError("invalid_model", f"the ONNX checker refuses {path}: {reason}") from error
@@ -233,6 +238,14 @@ def _ask(path: Path, picture: _Input, output: str, batches: Iterable[NDArray[Any
     return [run(batch) for batch in batches]
 
 
+def _takes_batches(ask: Ask, preprocess: Preprocess) -> bool:
+    """Tell whether several pictures at once are answered: a batch that the input leaves free may be fixed inside."""
+    try:
+        return len(ask(fixed_inputs(preprocess, (3,)))[0]) == 3
+    except (VerificationError, TypeError):
+        return False
+
+
 def _scores(answers: list[NDArray[Any]]) -> NDArray[np.float64]:
     """Return what the model answered to single pictures as [N, classes]. Raises VerificationError if that it is not."""
     shape = answers[0].shape
@@ -278,27 +291,29 @@ def _labels(classes: int, answers: Answers, said: Metadata | None) -> tuple[str,
     return labels
 
 
-def _rewrite(
-    model: ModelProto, picture: _Input, inputs: list[Port], outputs: list[Port], output: Port, shape: tuple[int, ...]
-) -> None:
+def _rewrite(model: ModelProto, picture: _Input, outputs: list[Port], output: Port, shape: tuple[int, ...]) -> None:
     """Keep the chosen output alone, flatten it to [N, classes], and free a fixed batch of several. shape: of an answer."""
     import onnx
 
-    if len(outputs) > 1:
-        kept = onnx.utils.Extractor(model).extract_model([inputs[0].name], [output.name])
-        model.graph.CopyFrom(kept.graph)
     graph = model.graph
+    if len(outputs) > 1:
+        keep_output(graph, output.name)
+    free_dimensions(graph)
+    value = next(value for value in graph.input if value.name == picture.name)
+    batch = value.type.tensor_type.shape.dim[0]
     if len(shape) > 2:
         flat = f"{output.name}_flat"
         graph.node.append(onnx.helper.make_node("Flatten", [output.name], [flat], axis=1))
         graph.output[0].name = flat
     if picture.batch > 1:
         del graph.value_info[:]
-        value = next(value for value in graph.input if value.name == picture.name)
-        value.type.tensor_type.shape.dim[0].dim_param = BATCH
+        batch.dim_param = BATCH
+        free_reshapes(graph, picture.batch)
+    elif picture.batch == 1:
+        batch.dim_value = 1
     if len(shape) > 2 or picture.batch > 1:
-        kind, batch = graph.output[0].type.tensor_type.elem_type, 1 if picture.batch == 1 else BATCH
-        answer = onnx.helper.make_tensor_value_info(graph.output[0].name, kind, [batch, shape[1]])
+        kind, size = graph.output[0].type.tensor_type.elem_type, 1 if picture.batch == 1 else BATCH
+        answer = onnx.helper.make_tensor_value_info(graph.output[0].name, kind, [size, shape[1]])
         graph.output[0].CopyFrom(answer)
 
 
@@ -316,16 +331,17 @@ def _provenance(file: ModelFile, model: ModelProto) -> dict[str, Any]:
 
 
 def _precision(model: ModelProto) -> str:
-    """Name the type that most weights have; int8 where the graph quantises."""
+    """Name the type that most weights have."""
     import onnx
 
-    operators = {node.op_type for node in model.graph.node}
-    if operators & {"QuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}:
+    if int8_share(model) > 0.5:
         return "int8"
-    counts: dict[int, int] = {}
-    for tensor in model.graph.initializer:
-        counts[tensor.data_type] = counts.get(tensor.data_type, 0) + int(np.prod(tensor.dims))
-    most = max(counts, key=lambda kind: counts[kind], default=onnx.TensorProto.FLOAT)
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    counts: dict[int, int] = dict.fromkeys(floats, 0)
+    for tensor in tensors(model):
+        if tensor.data_type in counts:
+            counts[tensor.data_type] += int(np.prod(tensor.dims))
+    most = max(counts, key=lambda kind: counts[kind])
     return str(onnx.helper.tensor_dtype_to_np_dtype(most).name)
 
 

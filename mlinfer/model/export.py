@@ -139,7 +139,7 @@ def _write_verified(source: Source, metadata: Metadata, path: Path, pictures: Se
         classifier.run(next(_inputs(source, pictures)))  # an answer that hangs on what was asked before is none
         parity = compare(expected, [classifier.run(batch) for batch in _inputs(source, pictures)])
     except FaultError as error:
-        raise VerificationError("unusable_model", str(error)) from error
+        raise VerificationError("unusable_model", str(error), source.hint) from error
     if not parity.holds:
         message = (
             f"the file's answers differ from its source's by up to {parity.max_abs_diff:g}, which is "

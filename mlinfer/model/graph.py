@@ -7,6 +7,7 @@ does not look for, so that a graph can be checked, and changed, as if it held al
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, BinaryIO
@@ -15,6 +16,7 @@ from lambda_src.metadata import Metadata
 
 from ..errors import MissingError, VerificationError
 from .modelfile import GRAPH, INITIALIZER, RAW_DATA, opened
+from .nodes import tensors
 from .protobuf import Span, head
 
 if TYPE_CHECKING:
@@ -47,14 +49,17 @@ def read_graph(path: Path) -> ModelProto:
         for graph in message.parse(model, apart=GRAPH):
             for tensor in graph.parse(model.graph, apart=INITIALIZER):
                 weights.append(weight := TensorProto())
-                for values in tensor.parse(weight, apart=RAW_DATA):
-                    if values.span.size > _KEPT_BYTES:
-                        _refer(weight, path.name, values.span)
-                    else:
-                        weight.raw_data = values.content()
-                if (place := _place(weight)) and not place["location"].startswith("#"):
-                    _refer(weight, place["location"], _outside(path, **place))
-    load_external_data_for_model(model, str(path.parent))  # what nodes hold: constants
+                inside = list(tensor.parse(weight, apart=RAW_DATA))
+                if place := _place(weight):
+                    _refer(weight, place["location"], _outside(path, place))
+                elif inside and inside[-1].span.size > _KEPT_BYTES:
+                    _refer(weight, path.name, inside[-1].span)
+                elif inside:
+                    weight.raw_data = inside[-1].content()
+        for held in tensors(model):
+            if place := _place(held):
+                _outside(path, place)
+        load_external_data_for_model(model, str(path.parent))  # what nodes hold: constants
     model.graph.initializer.extend(weights)
     return model
 
@@ -112,16 +117,26 @@ def _place(tensor: TensorProto) -> dict[str, str]:
     return place
 
 
-def _outside(path: Path, location: str, offset: str = "0", length: str | None = None, **_others: str) -> Span:
-    """Return where in another file a weight lies. Raises MissingError, VerificationError."""
+def _outside(path: Path, place: Mapping[str, str]) -> Span:
+    """Return where in another file a weight lies. Raises MissingError, VerificationError, ValueError."""
+    location = place["location"]
     file = path.parent / location
-    if PurePath(location).is_absolute() or ".." in PurePath(location).parts:
+    # Two folders: a cache of Hugging Face links the model and its weights into one where both are.
+    own = {path.parent.resolve(), path.resolve().parent}
+    inside = any(file.resolve().is_relative_to(folder) for folder in own)
+    if PurePath(location).is_absolute() or ".." in PurePath(location).parts or not inside:
         raise VerificationError("invalid_model", f"{path} keeps weights in {location}, which is not in its folder")
     if not file.is_file():
         hint = f"Put it beside {path.name} under that name."
         raise MissingError("weights_missing", f"{path} keeps weights in {location}, which is not there", hint)
-    start = int(offset)
-    return Span(start, file.stat().st_size - start if length is None else int(length))
+    start, size = int(place.get("offset", "0")), file.stat().st_size
+    length = int(place["length"]) if "length" in place else size - start
+    if start < 0 or length < 0 or start + length > size:
+        message = (
+            f"{path} keeps weights at byte {start:,} to {start + length:,} of {location}, which has {size:,} bytes"
+        )
+        raise VerificationError("invalid_model", message, f"Download or export {location} again: it is cut off.")
+    return Span(start, length)
 
 
 def _weight(tensor: TensorProto) -> _Weight:

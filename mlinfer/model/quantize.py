@@ -28,9 +28,10 @@ from lambda_src.metadata import Metadata
 from lambda_src.model import Classifier
 from lambda_src.settings import default_threads
 
-from ..errors import VerificationError
-from .graph import stamp
+from ..errors import MlinferError, VerificationError
+from .graph import read_graph, stamp
 from .modelfile import read_ports
+from .nodes import int8_share, is_quantised, model_nodes, to_float32
 from .samples import Sample, spread
 from .source import missing_extra
 from .stem import fold_stem
@@ -38,6 +39,7 @@ from .stem import fold_stem
 T = TypeVar("T")
 
 MIN_AGREEMENT = 0.95
+MIN_INT8_SHARE = 0.5  # of the weights' numbers
 MAX_CALIBRATION, MAX_JUDGED = 200, 2000  # pictures; more cost time and change nothing that was seen
 ENOUGH_TO_HOLD_OUT = 40
 PER_CHANNEL_OPSET = 13  # https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html
@@ -100,7 +102,12 @@ def quantize(
     tried: dict[Path, Figures] = {}
     for plan in plans:
         form = target.with_suffix(f".{plan}.onnx")
-        _write_int8(source, form, plan, metadata, track(iter(calibrating), len(calibrating), "Calibrating"))
+        try:
+            _write_int8(source, form, plan, metadata, track(iter(calibrating), len(calibrating), "Calibrating"))
+        except VerificationError:
+            if plan == plans[-1] and not tried:
+                raise
+            continue
         tried[form] = _judge((source, form), plan, (calibrating, judging), track)
         if tried[form].top1_agreement >= MIN_AGREEMENT:
             break
@@ -128,15 +135,21 @@ def split(pictures: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
 
 def _metadata_to_quantise(source: Path) -> Metadata:
     metadata = Classifier(source, "", 1).metadata
-    if metadata.provenance.get("precision") == "int8":
+    if metadata.provenance.get("precision") == "int8" or is_quantised(read_graph(source)):
         raise VerificationError(
             "already_int8", "the model is int8 already", "Quantise the float model that it is from."
         )
-    return replace(metadata, provenance=metadata.provenance | {"precision": "int8"})
+    spec = metadata.preprocess
+    if spec.dtype == "float16":
+        spec = replace(spec, dtype="float32")  # as `_write_float` makes the graph
+    return replace(metadata, preprocess=spec, provenance=metadata.provenance | {"precision": "int8"})
 
 
 def _write_int8(source: Path, target: Path, plan: str, metadata: Metadata, pictures: Iterator[Sample]) -> None:
-    """Fold what can be folded, find each tensor's range on the pictures, and write the graph with QDQ pairs."""
+    """Fold what can be folded, find each tensor's range on the pictures, and write the graph with QDQ pairs.
+
+    Raises VerificationError where the quantiser fails or leaves most weights as they are.
+    """
     try:
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -152,28 +165,86 @@ def _write_int8(source: Path, target: Path, plan: str, metadata: Metadata, pictu
     name = inputs[0].name
     folded, bare = target.with_suffix(".folded.onnx"), target.with_suffix(".bare.onnx")
     with _quiet():
-        _raise_opset(source, folded)
-        fold_stem(folded, metadata.preprocess)
-        quant_pre_process(folded, folded, skip_symbolic_shape=True)
-        quantize_static(
-            folded,
-            bare,
-            Reader(),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=PLANS[plan],
-            per_channel=True,
-            reduce_range=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
+        _write_float(source, folded)
+        try:
+            fold_stem(folded, metadata.preprocess)
+            quant_pre_process(folded, folded, skip_symbolic_shape=True)
+            left = _flatten_biases(folded)
+            quantize_static(
+                folded,
+                bare,
+                Reader(),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=PLANS[plan],
+                nodes_to_exclude=left,
+                per_channel=True,
+                reduce_range=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+            )
+        except MlinferError:
+            raise
+        except Exception as error:  # the quantiser raises what it likes of a graph that it does not know
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            message = f"onnxruntime's quantiser cannot make int8 of this graph: {reason}"
+            raise VerificationError("not_quantizable", message, "Keep the model in float.") from error
+    _check_int8(bare)
     stamp(bare, metadata, target)
 
 
-def _raise_opset(source: Path, target: Path) -> None:
-    """Copy the model, converted where its opset has no scale per channel yet. Raises VerificationError."""
+def _check_int8(path: Path) -> None:
+    """Refuse an int8 form whose weights are mostly not int8. Raises VerificationError."""
+    graph = read_graph(path)
+    if (share := int8_share(graph)) >= MIN_INT8_SHARE:
+        return
+    message = f"only {share:.0%} of the weights became int8; {MIN_INT8_SHARE:.0%} is the least"
+    hint = "Keep the model in float."
+    if fused := sorted({node.op_type for node in model_nodes(graph) if node.domain == "com.microsoft"}):
+        message += f": onnxruntime optimised this graph, and {', '.join(fused)} cannot be quantised"
+        hint = "Quantise the model as it was before onnxruntime optimised it."
+    raise VerificationError("not_quantizable", message, hint)
+
+
+def _flatten_biases(path: Path) -> list[str]:
+    """Give each `Gemm` a bias of one dimension, as the quantiser needs; return the nodes for which there is none.
+
+    A bias of [1, N] comes from MatMul and Add, which onnxruntime's optimisation makes a Gemm.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    left = []
+    for node in model.graph.node:
+        if node.op_type != "Gemm" or len(node.input) < 3 or not node.input[2]:
+            continue
+        bias, kernel = weights.get(node.input[2]), weights.get(node.input[1])
+        if bias is None or kernel is None or len(kernel.dims) != 2:
+            continue
+        transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+        size = kernel.dims[0 if transposed else 1]
+        if list(bias.dims) == [size]:
+            continue
+        values = onnx.numpy_helper.to_array(bias)
+        if values.size not in (1, size) or (values.ndim == 2 and values.shape[0] != 1):
+            node.name = node.name or node.output[0]
+            left.append(node.name)
+            continue
+        name = f"{node.output[0]}_bias"
+        flat = np.broadcast_to(values.reshape(-1), (size,)).copy()
+        model.graph.initializer.append(onnx.numpy_helper.from_array(flat, name))
+        node.input[2] = name
+    onnx.save(model, path)
+    return left
+
+
+def _write_float(source: Path, target: Path) -> None:
+    """Copy the model in float32, converted where its opset has no scale per channel yet. Raises VerificationError."""
     import onnx
 
     model = onnx.load(source)
+    if to_float32(model):
+        del model.graph.value_info[:]
     opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
     if opset < PER_CHANNEL_OPSET:
         try:
@@ -223,18 +294,17 @@ def _judge(
 
 
 def _best(models: Sequence[Classifier], picture: Sample) -> list[int]:
-    batch = picture.tensor(models[0].metadata.preprocess)
-    return [int(model.run(batch)[0].argmax()) for model in models]
+    return [int(model.run(picture.tensor(model.metadata.preprocess))[0].argmax()) for model in models]
 
 
 def _speed_ratio(files: tuple[Path, Path], pictures: Sequence[Sample]) -> float:
     """Return float's median time by int8's; they run in turns, so that another load on the machine slows both."""
     models = [Classifier(path, "", threads=1) for path in files]
-    batch = pictures[0].tensor(models[0].metadata.preprocess)
+    batches = [pictures[0].tensor(model.metadata.preprocess) for model in models]
     turns: list[list[float]] = []
     end = math.inf
     while len(turns) <= 3 or (len(turns) <= SPEED_RUNS and time.perf_counter() < end):
-        turns.append([_second_run(model, batch) for model in models])
+        turns.append([_second_run(model, batch) for model, batch in zip(models, batches, strict=True)])
         end = min(end, time.perf_counter() + SPEED_SECONDS)
     slow, fast = np.median(turns[1:], axis=0)  # the first turn allocates
     return float(f"{slow / fast:.2f}")

@@ -21,13 +21,14 @@ class Source:
     """What the file will say of itself, and what writes it with that.
 
     ask: how the original answers; it is held in memory no longer than that takes, where it can be. one_by_one: it takes
-    no batches.
+    no batches. hint: what to do if the file does not answer.
     """
 
     metadata: Metadata
     write: Callable[[Metadata, Path], None]
     ask: Ask
     one_by_one: bool = False
+    hint: str = ""
 
 
 @dataclass(frozen=True)
