@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,24 @@ from .models import LABELS
 
 COLOURS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0]], np.float32)
 _TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
+
+
+FORMS: list[dict[str, Any]] = [
+    {},
+    {"layout": "NHWC"},
+    {"dtype": "float16"},
+    {"dtype": "uint8"},
+    {"dtype": "uint8", "layout": "NHWC"},
+    {"dtype": "float16", "layout": "NHWC"},
+    {"batch": 1},
+    {"batch": 4},
+    {"size": "S"},
+    {"ending": "softmax"},
+    {"ending": "sigmoid"},
+    {"ending": "divided"},
+    {"ending": "map"},
+    {"opset": 13, "ir_version": 7},
+]
 
 
 def colour_model(
@@ -130,6 +150,102 @@ def convolution(path: Path, *, outlier: float = 1.0, stride: int = 1) -> Path:
     outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 5])]
     bias = -10 * (COLOURS**2).sum(1)
     return save(path, nodes, inputs, outputs, {"kernels": kernels, "last": last, "bias": bias})
+
+
+def branches(path: Path) -> Path:
+    """Write a classifier that has its weights only inside the branches of an `If`, and a second output."""
+    values = {"weights": 20 * COLOURS.T, "bias": -10 * (COLOURS**2).sum(1), "limit": np.float32(0.5)}
+    answer = helper.make_tensor_value_info("chosen", TensorProto.FLOAT, ["N", 5])
+    gemm = helper.make_node("Gemm", ["colour", "weights", "bias"], ["chosen"])
+    inside = [helper.make_graph([gemm], name, [], [answer]) for name in ("bright", "dark")]
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["colour"], axes=[2, 3], keepdims=0),
+        helper.make_node("ReduceMean", ["colour"], ["mean"], keepdims=0),
+        helper.make_node("Greater", ["mean", "limit"], ["is_bright"]),
+        helper.make_node("If", ["is_bright"], ["scores"], then_branch=inside[0], else_branch=inside[1]),
+    ]
+    inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 8, 8])]
+    outputs = [helper.make_tensor_value_info("colour", TensorProto.FLOAT, ["N", 3])]
+    outputs += [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 5])]
+    return save(path, nodes, inputs, outputs, values)
+
+
+def reshaping(path: Path, *, batch: int | str, shape: tuple[int, ...]) -> Path:
+    """Write a classifier whose pooled colours pass a `Reshape` to a shape that is fixed in the graph."""
+    values = {"weights": 20 * COLOURS.T, "bias": -10 * (COLOURS**2).sum(1), "shape": np.array(shape, np.int64)}
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["image"], ["mean"]),
+        helper.make_node("Reshape", ["mean", "shape"], ["colour"]),
+        helper.make_node("Gemm", ["colour", "weights", "bias"], ["scores"]),
+    ]
+    inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, 8, 8])]
+    outputs = [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, 5])]
+    return save(path, nodes, inputs, outputs, values)
+
+
+def training(path: Path, operator: str) -> Path:
+    """Write a classifier as an export in training mode leaves it: `BatchNormalization` or `Dropout` still train."""
+    values: dict[str, NDArray[Any]] = {"weights": 20 * COLOURS.T, "bias": -10 * (COLOURS**2).sum(1)}
+    if operator == "Dropout":
+        values |= {"ratio": np.float32(0.5), "on": np.array(True)}
+        node = helper.make_node("Dropout", ["image", "ratio", "on"], ["changed"])
+    else:
+        values |= {name: np.ones(3, np.float32) for name in ("scale", "shift", "mean", "var")}
+        outputs = ["changed", "new_mean", "new_var"]
+        node = helper.make_node(
+            "BatchNormalization", ["image", "scale", "shift", "mean", "var"], outputs, training_mode=1
+        )
+    nodes = [
+        node,
+        helper.make_node("ReduceMean", ["changed"], ["colour"], axes=[2, 3], keepdims=0),
+        helper.make_node("Gemm", ["colour", "weights", "bias"], ["scores"]),
+    ]
+    inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 8, 8])]
+    return save(path, nodes, inputs, [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 5])], values)
+
+
+def two_layers(path: Path, *, bias_shape: tuple[int, ...] = (5,), dtype: Any = np.float32) -> Path:
+    """Write a convolution, then MatMul and Add with a bias of that shape; all of it in that floating type."""
+    made = onnx.load(convolution(path))
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
+    values["last"] = values["last"].T
+    if int(np.prod(bias_shape)) == 1:
+        values["last"], values["bias"] = values["last"] + 0, np.zeros(1)
+    nodes = [
+        *list(made.graph.node)[:4],
+        helper.make_node("MatMul", ["f", "last"], ["product"]),
+        helper.make_node("Add", ["product", "bias"], ["scores"]),
+    ]
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    inputs = [helper.make_tensor_value_info("image", kind, ["N", 3, 8, 8])]
+    outputs = [helper.make_tensor_value_info("scores", kind, ["N", 5])]
+    values["bias"] = values["bias"].reshape(bias_shape)
+    return save(path, nodes, inputs, outputs, {name: value.astype(dtype) for name, value in values.items()})
+
+
+def quantised(path: Path) -> Path:
+    """Write a classifier whose activations are quantised, while its weights stay float."""
+    values = {"weights": 20 * COLOURS.T, "bias": -10 * (COLOURS**2).sum(1), "scale": np.float32(1 / 255)}
+    values |= {"zero": np.array(0, np.uint8)}
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["colour"], axes=[2, 3], keepdims=0),
+        helper.make_node("QuantizeLinear", ["colour", "scale", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["d"]),
+        helper.make_node("Gemm", ["d", "weights", "bias"], ["scores"]),
+    ]
+    inputs = [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 8, 8])]
+    return save(path, nodes, inputs, [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 5])], values)
+
+
+GRAPHS: dict[str, Callable[[Path], Path]] = {
+    "branches": branches,
+    "reshaping": partial(reshaping, batch="N", shape=(1, 3)),
+    "reshaping four": partial(reshaping, batch=4, shape=(4, -1)),
+    "training": partial(training, operator="Dropout"),
+    "two layers": partial(two_layers, bias_shape=(1, 5)),
+    "quantised": quantised,
+}
+"""Graphs of one form each, by name."""
 
 
 def labels_file(path: Path = Path("labels.txt"), labels: tuple[str, ...] = LABELS) -> Path:

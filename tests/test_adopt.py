@@ -19,7 +19,7 @@ from mlinfer.model.modelfile import read_model_file
 from mlinfer.model.runtime import MAX_IR_VERSION, MAX_OPSET
 
 from .conftest import Run
-from .foreign import colour_model, convolution, labels_file, save, single_node
+from .foreign import FORMS, colour_model, convolution, labels_file, save, single_node
 from .models import LABELS
 from .pictures import encoded, plain
 
@@ -53,24 +53,6 @@ def facts(mlinfer: MlInfer, model: Path) -> dict[str, Any]:
     """Return what `inspect --json` says."""
     result: dict[str, Any] = json.loads(mlinfer("inspect", "--json", model).out)
     return result
-
-
-FORMS: list[dict[str, Any]] = [
-    {},
-    {"layout": "NHWC"},
-    {"dtype": "float16"},
-    {"dtype": "uint8"},
-    {"dtype": "uint8", "layout": "NHWC"},
-    {"dtype": "float16", "layout": "NHWC"},
-    {"batch": 1},
-    {"batch": 4},
-    {"size": "S"},
-    {"ending": "softmax"},
-    {"ending": "sigmoid"},
-    {"ending": "divided"},
-    {"ending": "map"},
-    {"opset": 13, "ir_version": 7},
-]
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: " ".join(f"{k}={v}" for k, v in form.items()) or "plain")

@@ -22,7 +22,7 @@ from lambda_src.model import open_session
 from lambda_src.settings import default_threads
 
 from .. import __version__
-from ..errors import UsageError, VerificationError
+from ..errors import MlinferError, UsageError, VerificationError
 from .graph import read_graph, write_model_file, written_bytes
 from .labels import check_labels
 from .modelfile import ModelFile, Port, read_model_file, read_ports
@@ -43,6 +43,7 @@ _IMAGENET = {
     "std": [0.229, 0.224, 0.225],
 }  # of the training pictures, as torchvision has it
 _IMAGENET_SIZE, _IMAGENET_CROP = 224, 0.875
+MAX_BATCH = 1024  # of a model that takes no other; it is filled up with copies for each picture
 BATCH = "batch"  # the free dimension's name
 _PASSED_THROUGH = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze")
 
@@ -115,7 +116,6 @@ def _load(path: Path) -> ModelProto:
     """Load the graph and check it. Raises MissingError, UsageError, VerificationError."""
     try:
         import onnx
-        from google.protobuf.message import DecodeError
     except ImportError as error:
         raise missing_extra("onnx", "onnx") from error
     try:
@@ -125,8 +125,10 @@ def _load(path: Path) -> ModelProto:
             raise VerificationError("model_too_large", message)
         onnx.checker.check_model(model, full_check=True)
         check_nodes(path, model)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, DecodeError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (MlinferError, OSError):
+        raise
+    except Exception as error:  # protobuf, the checker and its shape inference raise what they like of a damaged graph
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise VerificationError("invalid_model", f"the ONNX checker refuses {path}: {reason}") from error
     return model
 
@@ -150,6 +152,10 @@ def _picture_input(inputs: list[Port], answers: Answers) -> _Input:
             raise _not_a_classifier(f"{shown}; a picture has 1 or 3 channels")
         hint = """Say it: --preprocess '{"layout": "NCHW", "color": "RGB", "crop": [224, 224]}'"""
         raise UsageError("layout_unknown", f"{shown}: its layout cannot be told", hint)
+    if sizes[0] > MAX_BATCH:
+        hint = "Export the model again with a batch of 1, or with a free one."
+        message = f"{shown}: it takes only batches of {sizes[0]:,} pictures; {MAX_BATCH:,} is the most"
+        raise VerificationError("batch_too_large", message, hint)
     channels, height, width = (sizes[i] for i in ((1, 2, 3) if layout == "NCHW" else (3, 1, 2)))
     fixed = {"layout": layout, "dtype": _DTYPES[port.dtype]}
     if channels == 1:

@@ -55,6 +55,14 @@ class Request:
 def export(request: Request, tell: Callable[[str], None], track: Track) -> ModelFile:
     """Write the file: whole, verified and with its figures, or not at all. Raises MlinferError."""
     _check(request)
+    try:
+        return _export(request, tell, track)
+    except MemoryError as error:
+        message = f"{request.model} and its inputs do not fit into the memory of this machine"
+        raise VerificationError("out_of_memory", message, "Export it on a machine with more memory.") from error
+
+
+def _export(request: Request, tell: Callable[[str], None], track: Track) -> ModelFile:
     if request.labels:
         labels = read_labels(request.labels)  # once: it may be a pipe
         request = replace(request, answers=replace(request.answers, labels=labels))
