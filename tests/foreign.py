@@ -154,7 +154,7 @@ def convolution(path: Path, *, outlier: float = 1.0, stride: int = 1) -> Path:
 
 def branches(path: Path) -> Path:
     """Write a classifier that has its weights only inside the branches of an `If`, and a second output."""
-    values = {"weights": 20 * COLOURS.T, "bias": -10 * (COLOURS**2).sum(1), "limit": np.float32(0.5)}
+    values = {"weights": 20 * COLOURS.T, "bias": -10 * (COLOURS**2).sum(1), "limit": np.array(0.5, np.float32)}
     answer = helper.make_tensor_value_info("chosen", TensorProto.FLOAT, ["N", 5])
     gemm = helper.make_node("Gemm", ["colour", "weights", "bias"], ["chosen"])
     inside = [helper.make_graph([gemm], name, [], [answer]) for name in ("bright", "dark")]
@@ -187,7 +187,7 @@ def training(path: Path, operator: str) -> Path:
     """Write a classifier as an export in training mode leaves it: `BatchNormalization` or `Dropout` still train."""
     values: dict[str, NDArray[Any]] = {"weights": 20 * COLOURS.T, "bias": -10 * (COLOURS**2).sum(1)}
     if operator == "Dropout":
-        values |= {"ratio": np.float32(0.5), "on": np.array(True)}
+        values |= {"ratio": np.array(0.5, np.float32), "on": np.array(True)}
         node = helper.make_node("Dropout", ["image", "ratio", "on"], ["changed"])
     else:
         values |= {name: np.ones(3, np.float32) for name in ("scale", "shift", "mean", "var")}
@@ -225,8 +225,8 @@ def two_layers(path: Path, *, bias_shape: tuple[int, ...] = (5,), dtype: Any = n
 
 def quantised(path: Path) -> Path:
     """Write a classifier whose activations are quantised, while its weights stay float."""
-    values = {"weights": 20 * COLOURS.T, "bias": -10 * (COLOURS**2).sum(1), "scale": np.float32(1 / 255)}
-    values |= {"zero": np.array(0, np.uint8)}
+    values = {"weights": 20 * COLOURS.T, "bias": -10 * (COLOURS**2).sum(1)}
+    values |= {"scale": np.array(1 / 255, np.float32), "zero": np.array(0, np.uint8)}
     nodes = [
         helper.make_node("ReduceMean", ["image"], ["colour"], axes=[2, 3], keepdims=0),
         helper.make_node("QuantizeLinear", ["colour", "scale", "zero"], ["q"]),

@@ -39,6 +39,7 @@ from onnxruntime.quantization import shape_inference as _  # noqa: F401  # slow 
 from mlinfer.cli import main, register
 from mlinfer.model import export as _export  # noqa: F401  # before the fork
 from mlinfer.model.modelfile import read_model_file
+from mlinfer.model.samples import draw
 from tests import foreign
 from tests.pictures import encoded, plain
 
@@ -281,7 +282,7 @@ def change_attribute(chance: random.Random, model: ModelProto) -> None:
     elif attribute.ints:
         attribute.ints[chance.randrange(len(attribute.ints))] = some(chance, SIZES)
     elif chance.random() < 0.2:
-        attribute.type = chance.randrange(0, 15)
+        attribute.type = chance.randrange(0, 15)  # type: ignore[assignment]
     elif attribute.type == AttributeProto.FLOAT:
         attribute.f = some(chance, [0.0, -1.0, float("nan"), float("inf"), 1e30])
     elif attribute.type == AttributeProto.INT:
@@ -510,6 +511,7 @@ def run(arguments: list[str]) -> int:
     register("export")
     models()
     labelled()
+    draw()  # kept, so that no case draws them again
     root = Path(tempfile.mkdtemp(prefix="fuzz-export-"))
     if options.only is not None:
         folder = root / f"case-{options.only}"
