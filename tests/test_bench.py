@@ -7,7 +7,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,7 +18,7 @@ from mlinfer.measure.bench import figures
 from mlinfer.measure.instance import PARTS, Sample, handlers_line, last_report
 from mlinfer.measure.latency import percentile, summarize
 from mlinfer.measure.prices import billed, per_million, read_prices
-from mlinfer.measure.tune import Point, mark_best, recommend, say, sizes_for, tune
+from mlinfer.measure.tune import Judge, Point, Trial, mark_best, recommend, say, say_undecided, sizes_for, tune
 
 from .conftest import CAT, Run
 
@@ -272,20 +272,63 @@ def test_sizes_that_a_machine_can_give() -> None:
     assert sizes_for(64)[-1] == 10240
 
 
-def test_a_size_that_the_function_fails_at() -> None:
-    """A size that is too small is told as that and stops no other; another failure ends the search."""
+def judged(latencies: dict[int, list[float]], limit_s: float | None = None) -> tuple[list[Trial], Judge]:
+    """Return what tune finds where each size takes so long, s, in each round; 0 = it fails there."""
+    rounds = {size: iter(values) for size, values in latencies.items()}
 
-    def measure(size: int) -> object:
-        if size == 128:
+    def measure(size: int) -> Iterator[Sample]:
+        seconds = next(rounds[size])
+        if not seconds:
             raise RemoteError("out_of_memory", "its memory is too small")
-        if size == 256:
-            raise RemoteError("access_denied", "you may not")
-        return figures([sample(0.2, cold=True), sample(0.1)], read_prices(), size, "x86_64", 0.01)
+        yield from [sample(seconds * 2, cold=True), sample(seconds)]
 
-    small, good = tune([128, 512], measure)  # type: ignore[arg-type]
+    prices = read_prices()
+    judge = Judge(lambda size, samples: figures(samples, prices, size, "x86_64", 0.01), limit_s)
+    return list(tune(list(latencies), measure, judge)), judge
+
+
+def test_a_recommendation_that_stands() -> None:
+    """Two rounds that agree decide; each size shows its p90 over both and the spread of the rounds."""
+    trials, judge = judged({512: [0.1, 0.2], 1769: [0.01, 0.012]})
+    assert {trial.round for trial in trials} == {1, 2}
+    assert judge.stands(trials)
+    assert judge.pick(trials) == 1769
+    small, _ = judge.points(trials)
+    assert (small.latency_s, small.low_s, small.high_s, small.requests) == (0.2, 0.1, 0.2, 4)
+
+
+def test_a_recommendation_that_does_not_stand() -> None:
+    """Rounds go on until the last two and all together agree; where they never do, nothing is decided."""
+    quick, slow = 0.01, 0.1
+    trials, judge = judged({512: [quick, slow, slow, slow], 1769: [quick] * 4})
+    assert (judge.picks(trials), judge.stands(trials)) == ([512, 1769, 1769], True)
+    trials, judge = judged({512: [quick, slow, quick, slow, quick], 1769: [quick] * 5})
+    assert (judge.picks(trials), judge.stands(trials)) == ([512, 1769, 512, 1769, 512], False)
+    told = say_undecided(judge.picks(trials))
+    assert "3 recommend 512 MB" in told
+    assert "2 recommend 1,769 MB" in told
+
+
+def test_no_size_within_the_limit_is_a_decision() -> None:
+    """Rounds that agree that no size is quick enough decide that; a single size without a limit has no rival."""
+    trials, judge = judged({512: [0.1, 0.1]}, limit_s=0.01)
+    assert (judge.picks(trials), judge.stands(trials)) == ([None, None], True)
+    trials, judge = judged({512: [0.1]})
+    assert (judge.picks(trials), judge.stands(trials)) == ([512], True)
+
+
+def test_a_size_that_the_function_fails_at() -> None:
+    """A size that is too small is told as that, is measured once, and stops no other; another failure ends the search."""
+    trials, judge = judged({128: [0.0], 512: [0.1, 0.1], 1769: [0.1, 0.1]})
+    small, good, _ = judge.points(trials)
     assert (small.failure, good.failure, good.latency_s) == ("its memory is too small", "", 0.1)
+    assert judge.pick(trials) == 512
+
+    def measure(_: int) -> list[Sample]:
+        raise RemoteError("access_denied", "you may not")
+
     with pytest.raises(RemoteError, match="may not"):
-        list(tune([256], measure))  # type: ignore[arg-type]
+        list(tune([256], measure, judge))
 
 
 @pytest.mark.parametrize(

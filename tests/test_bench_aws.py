@@ -133,7 +133,7 @@ def test_warm_requests_change_nothing(mlinfer: MlInfer, api: ConfigurableLambda)
 
 
 def test_tune_brings_the_memory_size_back(mlinfer: MlInfer, api: ConfigurableLambda) -> None:
-    """tune tries each size on $LATEST, brings it back, and --apply writes the recommendation, not the function."""
+    """tune tries each size on $LATEST in two rounds, restores it, and --apply writes the recommendation, not the function."""
     Path("mlinfer.toml").write_text('# ours\ntarget = "aws"  # always\nmemory = 1769  # as ever\n')
     command = (
         "tune",
@@ -144,6 +144,8 @@ def test_tune_brings_the_memory_size_back(mlinfer: MlInfer, api: ConfigurableLam
         "1",
         "--warm",
         "2",
+        "--max-latency-ms",
+        "60000",
         "--apply",
         "--plot",
         "a.svg",
@@ -153,11 +155,37 @@ def test_tune_brings_the_memory_size_back(mlinfer: MlInfer, api: ConfigurableLam
     assert run.code == 0
     tuning = json.loads(run.out)
     assert [point["memory"] for point in tuning["points"]] == [512, 1024]
-    assert [change["MemorySize"] for change in api.changes] == [512, 1024, 1769]
+    assert (tuning["rounds"], tuning["decided"], tuning["recommended"]["memory"]) == (2, True, 512)
+    assert [change["MemorySize"] for change in api.changes] == [512, 1024, 512, 1024, 1769]
     assert api.configuration == api.live
     assert Path("a.svg").is_file()
     memory = tuning["recommended"]["memory"]
     assert Path("mlinfer.toml").read_text() == f'# ours\ntarget = "aws"  # always\nmemory = {memory}  # as ever\n'
+
+
+def test_an_interrupted_tune_shows_what_it_has(api: ConfigurableLambda) -> None:
+    """Ctrl-C ends with exit code 130, the sizes measured until then, marked incomplete, and the function as it was."""
+    flags = ["--target", "aws", "--memory", "512,1024,1769", "--cold", "1", "--warm", "20", "--json", "--verbose"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlinfer", "tune", str(CAT), *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        process_group=0,
+        env=os.environ,
+    )
+    assert process.stderr
+    cold_starts = 0
+    while cold_starts < 2:
+        cold_starts += b'"cold_start": true' in process.stderr.readline()
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate()
+    assert process.returncode == 130, errors.decode()
+    tuning = json.loads(output)
+    assert (tuning["complete"], tuning["decided"], tuning["recommended"]) == (False, False, None)
+    assert tuning["sentence"].startswith("Incomplete")
+    assert (tuning["points"][0]["memory"], tuning["points"][0]["requests"]) == (512, 21)
+    assert api.configuration == api.live
 
 
 def test_a_size_that_the_account_may_not_have(mlinfer: MlInfer, api: ConfigurableLambda) -> None:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ..measure.bench import Figures
     from ..measure.instance import Sample, Start
     from ..measure.prices import Prices
-    from ..measure.tune import Point
+    from ..measure.tune import Trial
 
 T = TypeVar("T")
 
@@ -168,8 +168,12 @@ def tune(
             "--memory", metavar="MB,...", help="Sizes; default: those that this machine can give.", show_default=False
         ),
     ] = None,
-    cold: Annotated[int, typer.Option("--cold", min=1, metavar="N", help="Cold starts at each size.")] = 3,
-    warm: Annotated[int, typer.Option("--warm", min=1, metavar="N", help="Warm requests at each size.")] = 30,
+    cold: Annotated[
+        int, typer.Option("--cold", min=1, metavar="N", help="Cold starts at each size, in each round.")
+    ] = 3,
+    warm: Annotated[
+        int, typer.Option("--warm", min=1, metavar="N", help="Warm requests at each size, in each round.")
+    ] = 30,
     max_latency: Annotated[
         float | None,
         typer.Option("--max-latency-ms", min=0.0, help="What the warm p90 may take.", show_default=False),
@@ -190,7 +194,7 @@ def tune(
 ) -> int:
     """Find the memory size to take:  mlinfer tune --max-latency-ms 50 --apply
 
-    It recommends the cheapest size whose warm p90 is within --max-latency-ms; without that, within 1.5 times the fastest's.
+    It recommends the cheapest size whose warm p90 is within --max-latency-ms; without that, within 1.5 times the fastest's. It measures in rounds, until the recommendation stands; Ctrl-C shows what there is by then.
     """
     from ..measure import bench as bench_step
     from ..measure import tune as step
@@ -207,42 +211,48 @@ def tune(
         describe(_runtime(config)),
         None if max_latency is None else max_latency / 1000,
     )
-    named, bodies, identity = _named(config), _questions(config, images or []), dict[str, str]()
+    named, bodies = _named(config), _questions(config, images or [])
     sizes = _sizes(terminal, config, memory)
-    points: list[Point] = []
+    trials: list[Trial] = []
     with (
         _place(terminal, config, region, profile, from_s3=from_s3, cold=cold) as place,
         terminal.progress("Measuring") as tell,
     ):
 
-        def measure(size: int) -> Figures:
-            samples = []
+        def measure(size: int) -> Iterator[Sample]:
+            tell(f"{size} MB, after {len(trials)} requests")
             measured = bench_step.measure(place.start(size), bodies, bench_step.Amount(cold, warm))
-            for sample in _answered(measured, named, config):
-                samples.append(sample)
-                tell(f"{size} MB, {len(samples)} of {cold + warm}")
-            identity.update(samples[-1].model)
+            return _answered(measured, named, config)
+
+        def figures(size: int, samples: Sequence[Sample]) -> Figures:
             return bench_step.figures(samples, costs, size, place.arch, cold_share)
 
-        ended = _gather(step.tune(sizes, measure), points)
-    points = step.mark_best(points)
-    chosen = step.recommend(points, limit_s)
+        judge = step.Judge(figures, limit_s)
+        with closing(step.tune(sizes, measure, judge)) as tried:
+            ended = _gather(tried, trials)
+    points, decided = judge.points(trials), ended is None and judge.stands(trials)
+    chosen = step.recommend(points, limit_s) if decided else None
+    sentence = step.say(points, chosen, limit_s) if decided else step.say_undecided(judge.picks(trials))
+    if ended:
+        sentence = step.say_incomplete(points, len(sizes))
     tuning = step.Tuning(
         target=config.target,
         complete=ended is None,
         error=ended.as_json() if ended else None,
-        model=identity,
+        model=next((trial.sample.model for trial in trials if trial.sample), {}),
         arch=place.arch,
         cold_share=cold_share,
         prices=costs,
+        rounds=max((trial.round for trial in trials), default=0),
         points=points,
+        decided=decided,
         recommended=chosen,
-        sentence=step.say(points, chosen, limit_s),
+        sentence=sentence,
         machine=machine,
     )
     if plot and any(not point.failure for point in points):  # before stdout, whose reader can be gone
         draw_tuning(plot, tuning)
-    if apply and chosen and not ended:
+    if apply and chosen:
         _apply(terminal, chosen.memory)
     show_tuning(terminal, tuning)
     if ended:

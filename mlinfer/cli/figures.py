@@ -78,14 +78,16 @@ def show_tuning(terminal: Terminal, tuning: Tuning) -> None:
     rows = []
     for point in tuning.points:
         if point.failure:
-            rows.append((f"{point.memory:>9,}", "", "", "", point.failure))
+            rows.append((f"{point.memory:>9,}", "", "", "", "", point.failure))
             continue
         marks = [("frontier", point.best), ("recommended", point == tuning.recommended)]
         mark = ", ".join(name for name, is_so in marks if is_so)
-        figures = (_ms(point.latency_s, 11), _ms(point.cold_s, 11), f"{point.cost:>11.2f}")
+        spread = f"{_ms(point.low_s, 0)} to {_ms(point.high_s, 0)}"
+        figures = (_ms(point.latency_s, 11), f"{spread:>20}", _ms(point.cold_s, 11), f"{point.cost:>11.2f}")
         rows.append((f"{point.memory:>9,}", *figures, mark))
     if rows:
-        header = ("memory MB", "   warm p90", "   cold p50", "$ a million", "")
+        rounds = "p90 of 1 round" if tuning.rounds == 1 else f"p90 of {tuning.rounds} rounds"
+        header = ("memory MB", "   warm p90", f"{rounds:>20}", "   cold p50", "$ a million", "")
         terminal.rows(rows, header=header)
     terminal.text(tuning.sentence)
     _show_conditions(terminal, tuning.target, tuning.machine, tuning.prices)

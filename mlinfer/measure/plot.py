@@ -73,6 +73,7 @@ def draw_tune(points: Sequence[Point], chosen: Point | None, title: str, caption
             axes.scatter(point.cost, point.latency_s * 1000, s=130 if point is chosen else 55, color=colour, zorder=3)
             label = f"{point.memory:,} MB" + ("  (recommended)" if point is chosen else "")
             place = (point.cost, point.latency_s * 1000)
+            axes.plot([point.cost] * 2, [point.low_s * 1000, point.high_s * 1000], color=colour, linewidth=1)
             offset = (4, -18) if point is chosen else (7, 6)  # two sizes of like figures do not hide each other's name
             axes.annotate(label, place, xytext=offset, textcoords="offset points", color=colour, fontsize=10)
         axes.set_xlabel("US dollars per million predictions")

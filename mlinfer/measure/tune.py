@@ -2,41 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lambda_src.settings import MB_PER_VCPU
 
 from ..errors import RemoteError
 from .bench import Figures
+from .instance import Sample
+from .latency import summarize
 from .machine import Machine
 from .prices import Prices
 
 # 1,769 MB are one vCPU; 3,008 are what new accounts may have; the last ones are three and six vCPUs.
 SIZES = (512, 1024, 1769, 3008, 5307, 10240)
+ROUNDS = 5  # after which a recommendation that still changes is not decided
 TOLERANCE = 1.5  # how many times as slow as the fastest size a recommended one may be
 
 _FAILURES = ("out_of_memory", "container_crashed", "function_crashed", "function_timeout")
 
 
 @dataclass(frozen=True)
+class Trial:
+    """One request, or why a size could not be measured: failure. rounds count from 1. memory: MB."""
+
+    round: int
+    memory: int
+    sample: Sample | None
+    failure: str = ""
+
+
+@dataclass(frozen=True)
 class Point:
     """One memory size, MB. latency_s: p90 of the warm requests. cold_s: p50. cost: US dollars per million predictions.
 
-    best: no other size is both faster and cheaper. failure: why it could not be measured, "" if it was.
+    low_s, high_s: the lowest and the highest p90 of a round. requests: measured ones. best: no other size is both faster
+    and cheaper. failure: why it could not be measured, "" if it was.
     """
 
     memory: int
     latency_s: float
     cold_s: float
     cost: float
+    low_s: float = 0.0
+    high_s: float = 0.0
+    requests: int = 0
     best: bool = False
     failure: str = ""
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """Everything that a reader needs to judge the recommendation. error: what ended it early, Ctrl-C or a failure."""
+    """Everything that a reader needs to judge the recommendation. error: what ended it early, Ctrl-C or a failure.
+
+    decided: the rounds agree, also where they agree that no size is to be recommended.
+    """
 
     target: str
     complete: bool
@@ -45,10 +66,58 @@ class Tuning:
     arch: str
     cold_share: float
     prices: Prices
+    rounds: int
     points: Sequence[Point]
+    decided: bool
     recommended: Point | None
     sentence: str
     machine: Machine
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Tells what trials come to. figures: takes a memory size and its samples. limit_s: what the warm p90 may take."""
+
+    figures: Callable[[int, Sequence[Sample]], Figures]
+    limit_s: float | None = None
+
+    def points(self, trials: Sequence[Trial]) -> list[Point]:
+        """Return a point for each size that has been measured, or has failed, with the frontier marked."""
+        sizes = dict.fromkeys(trial.memory for trial in trials)
+        points = [self._point(size, [trial for trial in trials if trial.memory == size]) for size in sizes]
+        return mark_best([point for point in points if point])
+
+    def picks(self, trials: Sequence[Trial]) -> list[int | None]:
+        """Return the memory size that each round recommends by itself, None for no size."""
+        rounds = sorted({trial.round for trial in trials})
+        return [self.pick([trial for trial in trials if trial.round == number]) for number in rounds]
+
+    def pick(self, trials: Sequence[Trial]) -> int | None:
+        """Return the memory size that the trials recommend together."""
+        chosen = recommend(self.points(trials), self.limit_s)
+        return chosen.memory if chosen else None
+
+    def stands(self, trials: Sequence[Trial]) -> bool:
+        """Tell whether the last two rounds and all rounds together recommend the same; a single size has no rival."""
+        rivals = [point for point in self.points(trials) if not point.failure]
+        if not rivals or (len(rivals) == 1 and self.limit_s is None):
+            return True
+        last = self.picks(trials)[-2:]
+        return len(last) == 2 and {*last, self.pick(trials)} == {last[0]}
+
+    def _point(self, size: int, trials: Sequence[Trial]) -> Point | None:
+        failure = next((trial.failure for trial in trials if trial.failure), "")
+        if failure:
+            return Point(size, 0.0, 0.0, 0.0, failure=failure)
+        samples = [trial.sample for trial in trials if trial.sample]
+        figures = self.figures(size, samples)
+        if not (figures.warm and figures.cold and figures.per_million is not None):
+            return None
+        rounds = {trial.round: [own.sample for own in trials if own.round == trial.round] for trial in trials}
+        warm = [[sample.seconds for sample in own if sample and not sample.cold] for own in rounds.values()]
+        tails = [latency.p90_s for latency in map(summarize, warm) if latency]
+        spread = {"low_s": min(tails), "high_s": max(tails), "requests": len(samples)}
+        return Point(size, figures.warm.p90_s, figures.cold.p50_s, figures.per_million, **spread)  # type: ignore[arg-type]
 
 
 def sizes_for(cores: int) -> list[int]:
@@ -56,18 +125,32 @@ def sizes_for(cores: int) -> list[int]:
     return [size for size in SIZES if size <= cores * MB_PER_VCPU] or list(SIZES[:1])
 
 
-def tune(sizes: Sequence[int], measure: Callable[[int], Figures]) -> Iterator[Point]:
-    """Measure each size; one that the function fails at is told as that. Raises MlinferError for other failures."""
-    for size in sizes:
-        try:
-            figures = measure(size)
-        except RemoteError as error:
-            if error.code not in _FAILURES:
-                raise
-            yield Point(size, 0.0, 0.0, 0.0, failure=str(error).partition("\n")[0])
-            continue
-        if figures.warm and figures.cold and figures.per_million is not None:
-            yield Point(size, figures.warm.p90_s, figures.cold.p50_s, figures.per_million)
+def tune(
+    sizes: Sequence[int], measure: Callable[[int], Iterable[Sample]], judge: Judge
+) -> Generator[Trial, None, None]:
+    """Measure each size in turn, in rounds, until the recommendation stands or ROUNDS are over.
+
+    A size that the function fails at is measured no more. Raises MlinferError for other failures.
+    """
+    trials: list[Trial] = []
+    for number in range(1, ROUNDS + 1):
+        failed = {trial.memory for trial in trials if trial.failure}
+        for size in (size for size in sizes if size not in failed):
+            for trial in _tried(number, size, measure):
+                trials.append(trial)
+                yield trial
+        if judge.stands(trials):
+            return
+
+
+def _tried(number: int, size: int, measure: Callable[[int], Iterable[Sample]]) -> Iterator[Trial]:
+    try:
+        for sample in measure(size):
+            yield Trial(number, size, sample)
+    except RemoteError as error:
+        if error.code not in _FAILURES:
+            raise
+        yield Trial(number, size, None, str(error).partition("\n")[0])
 
 
 def mark_best(points: Sequence[Point]) -> list[Point]:
@@ -107,6 +190,19 @@ def say(points: Sequence[Point], chosen: Point | None, limit_s: float | None = N
     figures = f"warm p90 {_ms(chosen.latency_s)}, ${chosen.cost:.2f} per million"
     other = "it is the fastest too" if chosen == fastest else best
     return f"Recommended: {chosen.memory:,} MB ({figures}), the cheapest whose warm p90 is {rule}; {other}."
+
+
+def say_undecided(picks: Sequence[int | None]) -> str:
+    """Return which sizes the rounds recommend, in one sentence."""
+    counts = Counter("no size" if pick is None else f"{pick:,} MB" for pick in picks).most_common()
+    told = ", ".join(f"{count} recommend {name}" for name, count in counts)
+    return f"Not decided on this machine: of {len(picks)} rounds, {told}. Try a quieter machine, or more requests (--warm)."
+
+
+def say_incomplete(points: Sequence[Point], sizes: int) -> str:
+    """Return how far a search came that was ended early, in one sentence."""
+    good = sum(not point.failure for point in points)
+    return f"Incomplete: {good} of {sizes} sizes have figures, and no recommendation is made."
 
 
 def _ms(seconds: float) -> str:
