@@ -26,7 +26,7 @@ from .config import Config
 from .engine import Engine
 from .errors import MlinferError
 from .model import modelfile
-from .model.runtime import IMAGE_ONNXRUNTIME, refusal
+from .model.runtime import IMAGE_ONNXRUNTIME
 from .names import Account
 
 ANSWER_S = 8.0  # for one answer of the Engine or of AWS
@@ -112,7 +112,7 @@ def check_model(config: Config) -> Iterator[Finding]:
     if file.metadata is None:
         remedy = f"Stamp it: mlinfer export {file.path} --labels FILE --preprocess imagenet|none|JSON"
         yield Finding("model", "missing", f"{named}: it does not say what its labels and pre-processing are", remedy)
-    elif reason := refusal(file.ir_version, file.opset):
+    elif reason := modelfile.image_refusal(file):
         remedy = f"Convert it for the image's onnxruntime: mlinfer export {file.path}"
         yield Finding("model", "missing", f"{named}: {reason}", remedy)
     else:

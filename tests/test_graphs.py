@@ -117,12 +117,29 @@ def test_a_graph_that_onnxruntime_optimised(mlinfer: MlInfer, pictures: Path) ->
 
 def test_a_graph_for_one_machine(mlinfer: MlInfer) -> None:
     """A graph laid out for the vector width of one processor is refused with that reason."""
-    model = optimised(wide_convolution(Path("wide.onnx")), "ORT_ENABLE_ALL")
-    if not any(node.domain == "com.microsoft.nchwc" for node in onnx.load(model).graph.node):
-        made = onnx.load(model)  # on a processor for which onnxruntime has no such layout
-        made.graph.node[0].domain = "com.microsoft.nchwc"
-        onnx.save(made, model)
+    model = for_one_machine(wide_convolution(Path("wide.onnx")))
     assert "vector width" in refused(export(mlinfer, model), "one_machine_only")["message"]
+
+
+def test_a_model_file_of_ours_for_one_machine(mlinfer: MlInfer) -> None:
+    """A model file that was laid out for one processor afterwards is not served; `inspect` says so."""
+    assert export(mlinfer, wide_convolution(Path("wide.onnx")), "--out", "ours.onnx").code == 0
+    model = for_one_machine(Path("ours.onnx"))
+    assert facts(mlinfer, model)["image"]["takes_it"] is False
+    for command in (
+        ["upload", model, "--bucket", "some-bucket"],
+        ["build", "--model", model, "--model-source", "image"],
+    ):
+        refused(mlinfer(*command, "--json"), "one_machine_only")
+
+
+def for_one_machine(model: Path) -> Path:
+    """Write the model as onnxruntime optimises it for this machine's processor."""
+    made = onnx.load(path := optimised(model, "ORT_ENABLE_ALL"))
+    if not any(node.domain == "com.microsoft.nchwc" for node in made.graph.node):  # this one has no such layout
+        made.graph.node[0].domain = "com.microsoft.nchwc"
+        onnx.save(made, path)
+    return path
 
 
 def test_int8_of_float16(mlinfer: MlInfer, pictures: Path) -> None:
@@ -205,6 +222,17 @@ def test_weights_that_are_cut_off(mlinfer: MlInfer, place: dict[str, str]) -> No
 def test_weights_with_unknown_entries(mlinfer: MlInfer) -> None:
     """Entries that ONNX does not define, beside the place of a weight, are no internal error."""
     assert export(mlinfer, split_model(path="nowhere")).code == 5
+
+
+def test_no_weights_are_replaced(mlinfer: MlInfer, pictures: Path) -> None:
+    """--out never replaces a file with the model's weights, or a picture to calibrate with, with --force too."""
+    model, picture = split_model(), pictures / "red" / "0.png"
+    before = [path.read_bytes() for path in (Path("folder/split.data"), picture)]
+    for out in ("folder/split.data", picture):
+        run = export(mlinfer, model, "--calibration", pictures, "--out", out, "--force")
+        assert run.code == 2
+        assert json.loads(run.out)["error"]["code"] == "would_replace_source"
+    assert [path.read_bytes() for path in (Path("folder/split.data"), picture)] == before
 
 
 def test_weights_in_a_cache_of_links(mlinfer: MlInfer) -> None:

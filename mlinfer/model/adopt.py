@@ -23,7 +23,7 @@ from lambda_src.settings import default_threads
 
 from .. import __version__
 from ..errors import MlinferError, UsageError, VerificationError
-from .graph import read_graph, write_model_file, written_bytes
+from .graph import read_graph, weight_files, write_model_file, written_bytes
 from .labels import check_labels
 from .modelfile import ModelFile, Port, read_model_file, read_ports
 from .nodes import check_nodes, free_dimensions, free_reshapes, int8_share, keep_output, tensors
@@ -94,6 +94,7 @@ def read_onnx(path: Path, answers: Answers, tell: Callable[[str], None]) -> Sour
         write=lambda metadata, target: write_model_file(graph, metadata, target, path.parent),
         ask=lambda batches: [scores.reshape(len(scores), -1) for scores in ask(batches)],
         one_by_one=picture.batch == 1,
+        files=tuple({path.parent / name for name in weight_files(graph)} - {path}),
         hint="Export the model again with a batch of 1, or with a free one." if picture.batch > 1 else "",
     )
 

@@ -73,7 +73,8 @@ def _export(request: Request, tell: Callable[[str], None], track: Track) -> Mode
     suffix = f"-{request.quantize}" if request.quantize and not request.answers.name else ""
     metadata = replace(source.metadata, name=source.metadata.name + suffix)
     out = request.out or FOLDER / f"{metadata.name}.onnx"
-    _check_out(out, request)
+    read = [*source.files, *(Path(picture.name) for picture in pictures if request.calibration)]
+    _check_out(out, request, read)
     with workspace(out) as folder:
         made = folder / "float.onnx"
         _write_verified(source, metadata, made, pictures)
@@ -96,16 +97,16 @@ def _check(request: Request) -> None:
     if request.calibration:
         find(request.calibration, ())  # what is wrong with it is said before anything is downloaded or converted
     if request.out:
-        _check_out(request.out, request)
+        _check_out(request.out, request, [])
     if request.weights and _is_file(request.model):
         raise UsageError("usage", "--weights belongs to an architecture; a .onnx file has its own")
 
 
-def _check_out(out: Path, request: Request) -> None:
+def _check_out(out: Path, request: Request, read: Sequence[Path]) -> None:
     """Refuse to replace an input, a folder, or a file that is not a model of ours. Raises UsageError."""
     told = request.answers.preprocess
     named = (request.model, request.weights, request.labels, told if told and told.endswith(".json") else None)
-    for path in (Path(name) for name in named if name):
+    for path in (*(Path(name) for name in named if name), *read):
         if path.exists() and out.exists() and out.samefile(path):
             message = f"{out} is an input of this export, and would be replaced by its result"
             raise UsageError("would_replace_source", message, "Choose another --name or --out.")

@@ -64,6 +64,12 @@ def read_graph(path: Path) -> ModelProto:
     return model
 
 
+def weight_files(model: ModelProto) -> set[str]:
+    """Return the names of the files that hold weights of a model as `read_graph` gives it."""
+    places = [_place(tensor) for tensor in model.graph.initializer]
+    return {place["location"].removeprefix("#") for place in places if place}
+
+
 def written_bytes(model: ModelProto) -> int:
     """Return the size of the file that the model will be, without its metadata."""
     return int(model.ByteSize()) + sum(_weight(tensor).values.size for tensor in model.graph.initializer)

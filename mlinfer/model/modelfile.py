@@ -17,14 +17,15 @@ from lambda_src.errors import FaultError
 from lambda_src.fetch import sha256_of
 from lambda_src.metadata import Metadata
 
-from ..errors import MissingError, MlinferError, UsageError
+from ..errors import MissingError, MlinferError, UsageError, VerificationError
 from .formats import Format, recognise, recognise_folder
 from .protobuf import Message, Span
-from .runtime import IMAGE_ONNXRUNTIME, refusal
+from .runtime import IMAGE_ONNXRUNTIME, ONE_MACHINE, refusal
 
-# Field numbers of ModelProto, GraphProto, TensorProto and ValueInfoProto.
+# Field numbers of ModelProto, GraphProto, NodeProto, TensorProto and ValueInfoProto.
 _IR_VERSION, GRAPH, _OPSET_IMPORT, _METADATA_PROPS = 1, 7, 8, 14
 INITIALIZER, _INPUT, _OUTPUT = 5, 11, 12
+_NODE, _NODE_DOMAIN = 1, 7
 _TENSOR_NAME, RAW_DATA, _VALUE_NAME, _VALUE_TYPE = 8, 9, 1, 2
 
 # TensorProto.DataType, in onnxruntime's words
@@ -34,7 +35,10 @@ _DTYPES |= {10: "float16", 11: "double", 12: "uint32", 13: "uint64", 16: "bfloat
 
 @dataclass(frozen=True)
 class ModelFile:
-    """An ONNX model file. opset: of the default operator domain. bytes: its size. metadata: None without mlinfer's."""
+    """An ONNX model file. opset: of the default operator domain. bytes: its size. metadata: None without mlinfer's.
+
+    one_machine: onnxruntime optimised it for the vector width of one machine's processor.
+    """
 
     path: Path
     bytes: int
@@ -42,6 +46,7 @@ class ModelFile:
     ir_version: int
     opset: int
     metadata: Metadata | None
+    one_machine: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,22 +62,43 @@ def read_model_file(path: Path) -> ModelFile:
     """Read the file's own description and hash. Raises MissingError, UsageError."""
     with opened(path) as message:
         ir_version = message.number(_IR_VERSION)
-        opset = next((m.number(2) for m in message.messages(_OPSET_IMPORT) if m.text(1) in ("", "ai.onnx")), 0)
+        opsets = [(m.text(1), m.number(2)) for m in message.messages(_OPSET_IMPORT)]
+        opset = next((version for domain, version in opsets if domain in ("", "ai.onnx")), 0)
+        one_machine = any(domain == ONE_MACHINE for domain, _ in opsets) and _has_node_of(message, ONE_MACHINE)
         props = {m.text(1): m.text(2) for m in message.messages(_METADATA_PROPS)}
     try:
         metadata = Metadata.from_props(props) if "mlinfer.schema" in props else None
     except FaultError as error:
         raise UsageError("invalid_metadata", f"{path}: {error}") from error
-    return ModelFile(path, path.stat().st_size, sha256_of(path), ir_version, opset, metadata)
+    return ModelFile(path, path.stat().st_size, sha256_of(path), ir_version, opset, metadata, one_machine)
 
 
 def require_metadata(file: ModelFile) -> Metadata:
-    """Return what the file says of itself. Raises UsageError for one that says nothing, and so cannot be served."""
+    """Return what the file says of itself. Raises UsageError, VerificationError for one that cannot be served."""
+    if file.one_machine:
+        raise one_machine_only(file.path)
     if file.metadata is None:
         message = f"{file.path} does not say what its labels and pre-processing are, so nothing could predict with it"
         hint = f"Stamp it first: mlinfer export {file.path} --labels FILE --preprocess imagenet|none|JSON"
         raise UsageError("no_metadata", message, hint)
     return file.metadata
+
+
+def image_refusal(file: ModelFile) -> str:
+    """Say why the image's onnxruntime must not run the file; "" if it can."""
+    if file.one_machine:
+        return "it is optimised for the vector width of one machine's processor"
+    return refusal(file.ir_version, file.opset)
+
+
+def one_machine_only(path: Path) -> VerificationError:
+    """Return the error for a graph that only processors of one vector width can run."""
+    message = (
+        f"{path} was optimised by onnxruntime for one machine: its operators of {ONE_MACHINE} are laid out for the vector "
+        "width of that machine's processor"
+    )
+    hint = "Give the model as it was before, or optimise it with ORT_ENABLE_EXTENDED at most."
+    return VerificationError("one_machine_only", message, hint)
 
 
 def read_ports(path: Path) -> tuple[list[Port], list[Port]]:
@@ -86,7 +112,7 @@ def read_ports(path: Path) -> tuple[list[Port], list[Port]]:
 
 def describe(file: ModelFile, inputs: list[Port], outputs: list[Port]) -> dict[str, Any]:
     """Return all that is known of the file, ready for JSON."""
-    reason = refusal(file.ir_version, file.opset)
+    reason = image_refusal(file)
     facts: dict[str, Any] = {"file": str(file.path), "bytes": file.bytes, "sha256": file.sha256}
     facts |= {"ir_version": file.ir_version, "opset": file.opset}
     facts |= {
@@ -181,6 +207,10 @@ def _port(value: Message) -> Port:
     dimensions = [d for shape in tensor.messages(2) for d in shape.messages(1)]
     shape = tuple(_size(d) if d.has(1) else d.text(2) or None for d in dimensions)
     return Port(value.text(_VALUE_NAME), _DTYPES.get(tensor.number(1), "unknown"), shape)
+
+
+def _has_node_of(model: Message, domain: str) -> bool:
+    return any(node.text(_NODE_DOMAIN) == domain for graph in model.messages(GRAPH) for node in graph.messages(_NODE))
 
 
 def _size(dimension: Message) -> int | None:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import VerificationError
+from .modelfile import one_machine_only
+from .runtime import ONE_MACHINE
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-# The convolutions that onnxruntime lays out for the vector width of the processor that it runs on
-_ONE_MACHINE = "com.microsoft.nchwc"
 _BATCH_NORM_FLAG_OPSET = 14  # before it, more than one output is training mode
 QUANTISED = frozenset(
     ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "QGemm")
@@ -73,13 +73,8 @@ def check_nodes(path: Path, model: ModelProto) -> None:
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
     constants = _constants(model.graph)
     for node in model_nodes(model):
-        if node.domain == _ONE_MACHINE:
-            message = (
-                f"{path} was optimised by onnxruntime for one machine: its operator {node.op_type} of {_ONE_MACHINE} "
-                "is laid out for the vector width of that machine's processor"
-            )
-            hint = "Give the model as it was before, or optimise it with ORT_ENABLE_EXTENDED at most."
-            raise VerificationError("one_machine_only", message, hint)
+        if node.domain == ONE_MACHINE:
+            raise one_machine_only(path)
         if _trains(node, opset, constants):
             message = (
                 f"{path} was exported in training mode: its operator {node.op_type} does not answer as in inference"

@@ -14,6 +14,9 @@ MIN_OPSET, MAX_OPSET = (
     28,
 )  # onnxruntime promises nothing below 7: https://onnxruntime.ai/docs/reference/compatibility.html
 
+# The domain of the operators that onnxruntime lays out for the vector width of the processor that it optimises on
+ONE_MACHINE = "com.microsoft.nchwc"
+
 # What mlinfer itself writes: well inside the limits, so that onnxruntime >= 1.20, which pyproject.toml asks for, takes it.
 OPSET = 18
 IR_VERSION = 10

@@ -21,7 +21,7 @@ class Source:
     """What the file will say of itself, and what writes it with that.
 
     ask: how the original answers; it is held in memory no longer than that takes, where it can be. one_by_one: it takes
-    no batches. hint: what to do if the file does not answer.
+    no batches. hint: what to do if the file does not answer. files: what else it reads, beside what the user named.
     """
 
     metadata: Metadata
@@ -29,6 +29,7 @@ class Source:
     ask: Ask
     one_by_one: bool = False
     hint: str = ""
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
