@@ -78,7 +78,8 @@ def download(uri: str, path: Path, expected: str) -> None:
     except ObjectNotFoundError as error:
         raise ModelError(f"there is no object {uri}: upload the model, or correct MLINFER_MODEL_URI") from error
     except ObjectForbiddenError as error:
-        raise ModelError(f"S3 refused {uri}: the function's role needs s3:GetObject on it") from error
+        needed = "kms:Decrypt on the KMS key (kms_key)" if "kms:" in str(error) else "s3:GetObject on it"
+        raise ModelError(f"S3 refused {uri} ({error}): the function's role needs {needed}") from error
     part = path.with_suffix(".part")
     digest = hashlib.sha256()
     try:

@@ -104,6 +104,8 @@ class Service:
             raise RequestError(404, "s3_not_found", f"there is no object {quoted(uri)}") from error
         except ObjectForbiddenError as error:
             message = f"S3 does not let this function read {quoted(uri)}, or there is no such object"
+            if "kms:" in str(error):  # S3's own words would tell any caller the names of role and key
+                message = f"the function's role lacks kms:Decrypt on the KMS key of {quoted(uri)}"
             raise RequestError(403, "s3_forbidden", message) from error
         if size > MAX_IMAGE_BYTES:
             raise RequestError(

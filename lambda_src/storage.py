@@ -27,7 +27,10 @@ class UnreadableKeyError(ObjectNotFoundError):
 
 
 class ObjectForbiddenError(Exception):
-    """S3 refused: the role may not read the object, or (without `s3:ListBucket`) it does not exist."""
+    """S3 refused: the role may not read the object or use its key, or (without `s3:ListBucket`) it does not exist.
+
+    The message is S3's own reason, which names the role and the key.
+    """
 
 
 class StorageError(FaultError):
@@ -61,7 +64,7 @@ def open_object(uri: str, chunk_bytes: int = 2**20) -> tuple[int, Iterator[bytes
     except ValueError as error:
         raise UnreadableKeyError(_UNREADABLE) from error
     except (PermissionDeniedError, UnauthenticatedError) as error:
-        raise ObjectForbiddenError(str(error)) from error
+        raise ObjectForbiddenError(_reason(str(error))) from error
     except BaseError as error:
         raise _failed(error) from None
     return result.meta["size"], _chunks(result, chunk_bytes)
@@ -75,6 +78,15 @@ def _chunks(result: Any, chunk_bytes: int) -> Iterator[bytes]:
             yield bytes(chunk)
     except BaseError as error:
         raise _failed(error) from None
+
+
+def _reason(text: str) -> str:
+    """Return the reason from S3's error document, which obstore quotes."""
+    import re
+    from html import unescape  # a cold start without an error does not pay for these
+
+    found = re.search("<Message>(.*?)</Message>", text, re.DOTALL)
+    return unescape(found[1]) if found else "no reason given"
 
 
 def _failed(error: Exception) -> StorageError:

@@ -6,6 +6,7 @@ a secret is repeated: where botocore quotes an endpoint's URL or another program
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -155,6 +156,13 @@ _REFUSALS = (
         "KMSAccessDeniedException KMSDisabledException KMSInvalidStateException KMSNotFoundException",
         "the encryption key of the function's environment cannot be used",
         "Enable the key, or let the function's role use it, in the console of KMS.",
+    ),
+    _Refusal(  # S3's words for the same
+        "key_not_usable",
+        "KMS.DisabledException KMS.InvalidKeyUsageException KMS.KMSInvalidStateException KMS.NotFoundException "
+        "KMS.UnrecognizedClientException",
+        "S3 cannot use the KMS key of the bucket or object",
+        "Check kms_key in mlinfer.toml. The key must be enabled, and in the Region of the bucket.",
     ),
     _Refusal(
         "access_denied",
@@ -387,6 +395,11 @@ def _refused(error: boto.ClientError, subject: str, permissions: str) -> RemoteE
     told = refusal(answer, subject)
     if told.code == "access_denied":
         detail = f": {said}" if said not in ("", "Access Denied", "Forbidden") else ""
+        if action := re.search(r"\bkms:\w+", said):  # AWS's own reason names the key
+            hint = (
+                f"Get the permission {action[0]} on the key. With kms_key set, `mlinfer doctor --policy` includes it."
+            )
+            return RemoteError(told.code, f"{told} ({error.operation_name}{detail})", hint)
         owned = "; and the bucket must be yours" if "s3:" in permissions else ""
         hint = f"They need {permissions}{owned}." if permissions else told.hint
         return RemoteError(told.code, f"{told} ({error.operation_name}{detail})", hint)

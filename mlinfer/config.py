@@ -31,6 +31,10 @@ _PROJECT = (  # ECR takes one hyphen at a time, between other characters
     "up to 32 lower-case letters and digits, with single hyphens between them",
 )
 _BUCKET = ("[A-Za-z0-9][A-Za-z0-9._-]{2,62}", "a bucket's name alone, such as my-models")
+_KMS_KEY = (
+    r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]+",
+    "the ARN of a KMS key, such as arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab",
+)
 _PART = r"(?!\.+(?:/|$))[A-Za-z0-9!_.*'()-]+"
 _PREFIX = (f"/?(?:{_PART}(?:/{_PART})*)?/?", "names of letters, digits and !_.*'()- with a / between them")
 _INPUTS = (r"\s*(?:s3://[^\s,]+[\s,]*)*", "a list of s3://bucket/prefix with spaces between them")
@@ -71,6 +75,14 @@ KEYS = (
     Key("max_pixels", MAX_PIXELS, int, "Larger pictures (width x height) are refused before they are decoded."),
     Key("project", "", str, "Tags what is made in AWS; without it, the folder's name.", "my-project", pattern=_PROJECT),
     Key("bucket", "", str, "The S3 bucket of the models.", "my-models", pattern=_BUCKET),
+    Key(
+        "kms_key",
+        "",
+        str,
+        "The ARN of the KMS key that encrypts what mlinfer puts into the bucket; without it, the bucket's default.",
+        "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab",
+        pattern=_KMS_KEY,
+    ),
     Key("prefix", "models", str, "Where in the bucket: s3://BUCKET/PREFIX/NAME/SHA256.onnx.", pattern=_PREFIX),
     Key(
         "base_image", BASE_IMAGE, str, "What the image is built on: a base image of Lambda for Python.", pattern=_IMAGE
@@ -116,7 +128,7 @@ _OF_THE_HANDLER = ("MODEL_URI", "MODEL_SHA256", "INPUT_PREFIXES", "MAX_PIXELS", 
 class Config:
     """The values in force. `origins[name]` says where each came from.
 
-    model "" = the starter; threads 0 = all cores; bucket "" = none; concurrency 0 = not reserved;
+    model "" = the starter; threads 0 = all cores; bucket "" = none; kms_key "" = the bucket's default; concurrency 0 = not reserved;
     prices "" = the package's; ca_bundle "" = pip's own certificates alone.
     """
 
@@ -127,6 +139,7 @@ class Config:
     max_pixels: int
     project: str
     bucket: str
+    kms_key: str
     prefix: str
     base_image: str
     ca_bundle: str

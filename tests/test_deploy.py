@@ -549,6 +549,18 @@ def test_an_answer_that_is_not_of_aws(mlinfer: MlInfer, cloud: LoopbackAws, depl
     assert (run.code, error_of(run)["code"]) == (4, "aws_failed")
 
 
+def test_a_key_that_the_role_may_not_use(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
+    """Where S3 refuses the model because of its KMS key, the proof shows S3's own reason and the permission."""
+    said = (
+        "not authorized to perform: kms:Decrypt on resource: arn:aws:kms:x because no identity-based policy allows it"
+    )
+    cloud.fail("s3:GET", lambda *_: failed("s3:GET", 403, "AccessDenied", said))
+    run = mlinfer("deploy", *deploy_arguments, "--json")
+    assert run.code != 0
+    assert said in json.dumps(error_of(run))
+    assert "kms_key" in json.dumps(error_of(run))
+
+
 # What is asked first
 
 

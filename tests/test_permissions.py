@@ -137,6 +137,7 @@ def of_s3(request: Request) -> Iterator[Need]:
         for name in re.findall("<Key>(.*?)</Key>", request.body.decode()):
             yield from (("s3:DeleteObject", f"{arn}/{name}"), ("s3:DeleteObjectVersion", f"{arn}/{name}"))
     elif key:
+        yield from of_kms(request)
         action = {"HEAD": "GetObject", "GET": "GetObject", "PUT": "PutObject", "POST": "PutObject"}.get(method)
         deletes = "DeleteObjectVersion" if "versionId" in request.query else "DeleteObject"
         deletes = "AbortMultipartUpload" if "uploadId" in request.query else deletes
@@ -147,6 +148,14 @@ def of_s3(request: Request) -> Iterator[Need]:
         call = "s3:CreateBucket" if method == "PUT" and not parts else ""
         for action in ACTIONS.get(call, [f"s3:{named[parts[0] if parts else method]}"]):
             yield action, arn
+
+
+def of_kms(request: Request) -> Iterator[Need]:
+    """Yield what an object's own key needs, whose ARN comes with the request that stores it."""
+    if key := request.headers.get("x-amz-server-side-encryption-aws-kms-key-id"):
+        yield "kms:GenerateDataKey", key
+        if "uploads" in request.query:
+            yield "kms:Decrypt", key  # to put the parts together
 
 
 def allowing(policy: dict[str, Any], need: Need) -> str:
@@ -245,10 +254,19 @@ def check(mlinfer: MlInfer, world: LoopbackAws, steps: list[Step]) -> set[str]:
     return allowed - {action for _, _, action, _ in rows}
 
 
+@pytest.mark.parametrize("kms_key", ["", f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1234abcd-12ab"])
 def test_the_deployers_policy_is_what_is_called(
-    mlinfer: MlInfer, world: LoopbackAws, past: Past, tiny_model: Path, large_picture: Path, tmp_path: Path
+    mlinfer: MlInfer,
+    world: LoopbackAws,
+    past: Past,
+    tiny_model: Path,
+    large_picture: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kms_key: str,
 ) -> None:
     """Every call of every command is allowed on its resource, and nothing is allowed that no call needs."""
+    monkeypatch.setenv("MLINFER_KMS_KEY", kms_key)
     here = ["--model", str(tiny_model)]
     other = ["--model", str(models.mean_colour(tmp_path / "other.onnx", name="other", color="BGR"))]
     large = models.large_model(tmp_path / "large.onnx", 33 * 2**20)

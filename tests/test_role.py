@@ -75,6 +75,16 @@ def test_a_prefix_means_the_same_to_iam_as_to_the_handler(prefix: str, resource:
     assert _covers(prefix, "pictures", f"{folder}-private/x.jpg") is (prefix == "s3://pictures")
 
 
+def test_a_kms_key_adds_what_it_needs() -> None:
+    """With the bucket's key the function may decrypt with it, and the deployer encrypt too; nothing without a bucket."""
+    key = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1234"
+    assert statements(role_policy(HERE, NAMES, [MODEL], [], key))["Decrypt"] == (["kms:Decrypt"], [key])
+    assert "Decrypt" not in statements(role_policy(HERE, NAMES, [], [], key))
+    deployer = statements(deployer_policy(HERE, NAMES, "my-models", "models", key))
+    assert deployer["Key"] == (["kms:Decrypt", "kms:GenerateDataKey"], [key])
+    assert "Key" not in statements(deployer_policy(HERE, NAMES, "", "models", key))
+
+
 def test_lambda_may_pull_the_image_for_this_function() -> None:
     """The repository's policy names the two actions, Lambda, and this function."""
     statement = pull_statement(HERE.repository(NAMES), NAMES.function)

@@ -140,6 +140,49 @@ def test_another_content_under_the_key_is_replaced(
     assert stored(moto) == {key_of(any_model): any_model.read_bytes()}
 
 
+def test_a_kms_key_encrypts_bucket_and_model(
+    mlinfer: MlInfer, moto: Any, any_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With kms_key the bucket is made with that key, and the model is stored with it, in one request or in parts."""
+    key = "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+    monkeypatch.setenv("MLINFER_KMS_KEY", key)
+    assert mlinfer("upload", any_model, "--bucket", BUCKET, "--create-bucket").code == 0
+    (rule,) = moto.get_bucket_encryption(Bucket=BUCKET)["ServerSideEncryptionConfiguration"]["Rules"]
+    assert rule["ApplyServerSideEncryptionByDefault"] == {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key}
+    assert rule["BucketKeyEnabled"]
+    head = moto.head_object(Bucket=BUCKET, Key=key_of(any_model))
+    assert (head["ServerSideEncryption"], head["SSEKMSKeyId"]) == ("aws:kms", key)
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "said", "code", "told"),
+    [
+        (403, "AccessDenied", "User: x is not authorized to perform: kms:GenerateDataKey on resource: arn:aws:kms:y",
+         "access_denied", "kms:GenerateDataKey"),
+        (400, "KMS.DisabledException", "arn:aws:kms:y is disabled.", "key_not_usable", "arn:aws:kms:y is disabled"),
+    ],
+)  # fmt: skip
+def test_what_kms_refuses_is_told(
+    mlinfer: MlInfer,
+    s3: LoopbackS3,
+    bucket: str,
+    tiny_model: Path,
+    *,
+    status: int,
+    answer: str,
+    said: str,
+    code: str,
+    told: str,
+) -> None:
+    """Where the key is the reason, S3's own words are shown, and the hint is about the key."""
+    s3.fail("PutObject", lambda *_: error(status, answer, said))
+    run = mlinfer("upload", tiny_model, "--bucket", bucket, "--json")
+    shown = json.loads(run.out)["error"]
+    assert (run.code, shown["code"]) == (4, code)
+    assert told in shown["message"]
+    assert "kms_key" in shown["hint"]
+
+
 def test_an_upload_of_another_tool_counts(mlinfer: MlInfer, moto: Any, bucket: str, parts_model: Path) -> None:
     """A large file that came in one request, with S3's SHA-256 of the whole, is there all the same."""
     content = parts_model.read_bytes()

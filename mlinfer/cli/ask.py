@@ -182,7 +182,9 @@ def _target(
     names, functions = Names(config.project), session.client("lambda")
     timeout = invoke.live_timeout(functions, names) + SLACK_S
     handed_over = (
-        invoke.staging(session.client("s3"), config.bucket, names, terminal.note) if config.bucket else reducing
+        invoke.staging(session.client("s3"), config.bucket, names, terminal.note, config.kms_key)
+        if config.bucket
+        else reducing
     )
     patience = Patience(time.sleep, terminal.note)
     if by_url:

@@ -138,10 +138,10 @@ def upload(
     def owner() -> str:
         return aws.find_account(session.client("sts")).id
 
-    if create_bucket and step.ensure_bucket(s3, config.bucket, config.project, owner):
+    if create_bucket and step.ensure_bucket(s3, config.bucket, config.project, owner, config.kms_key):
         terminal.note(f"Made the bucket {config.bucket} ({s3.meta.region_name}): private, encrypted, versioned.")
     with terminal.bytes_bar(file.bytes, "Uploading") as advance:
-        result = step.upload(s3, file, config.bucket, key, advance)
+        result = step.upload(s3, file, config.bucket, key, advance, config.kms_key)
     if as_json:
         terminal.document(asdict(result))
     else:

@@ -129,7 +129,7 @@ def doctor(
 def _deployer_policy(config: Config, account: Account) -> dict[str, Any]:
     from ..cloud.policies import deployer_policy
 
-    return deployer_policy(account, Names(config.project), config.bucket, config.prefix)
+    return deployer_policy(account, Names(config.project), config.bucket, config.prefix, config.kms_key)
 
 
 def _account(terminal: Terminal, region: str | None, profile: str | None) -> Account:

@@ -112,7 +112,9 @@ def deploy(
         published = versions(clients.functions, names)
     # The role comes before the bucket that its policy names: `destroy` then knows which bucket is this project's, even one
     # that was not tagged yet when the deployment was killed.
-    policy = role_policy(order.account, names, _models(order, published, live), input_prefixes(config, names))
+    policy = role_policy(
+        order.account, names, _models(order, published, live), input_prefixes(config, names), config.kms_key
+    )
     steps.ended("role", ensure_role(clients.iam, names, policy, dry_run=order.dry_run))
     if config.bucket:
         _prepare_bucket(order, clients.s3, steps, bar)
@@ -158,7 +160,11 @@ def _prepare_bucket(order: Order, s3: Client, steps: Steps, bar: Bar) -> None:
     if order.create_bucket:
         bucket = config.bucket
         missing = order.dry_run and not is_bucket(s3, bucket)
-        made = missing if order.dry_run else ensure_bucket(s3, bucket, config.project, lambda: order.account.id)
+        made = (
+            missing
+            if order.dry_run
+            else ensure_bucket(s3, bucket, config.project, lambda: order.account.id, config.kms_key)
+        )
         steps.ended("bucket", Change("made" if made else "unchanged", f"s3://{bucket}"))
     if config.model_source == "s3":
         steps.ended("model", Change("made", order.model_uri) if missing else _bring_model(order, s3, bar))
@@ -171,7 +177,7 @@ def _bring_model(order: Order, s3: Client, bar: Bar) -> Change:
         held = is_uploaded(s3, file, order.config.bucket, key)
     else:
         with bar(file.bytes, "Uploading") as advance:
-            held = upload(s3, file, order.config.bucket, key, advance).outcome == "unchanged"
+            held = upload(s3, file, order.config.bucket, key, advance, order.config.kms_key).outcome == "unchanged"
     return Change("unchanged" if held else "made", order.model_uri)
 
 

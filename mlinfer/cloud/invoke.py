@@ -21,6 +21,7 @@ from ..fit import Fit
 from ..names import ALIAS, Names
 from ..predict import Target, event
 from .alias import read_url
+from .upload import encryption
 from .waiting import Patience
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ _EVERY_PICTURES = {"expired_credentials", "invalid_credentials", "clock_skewed"}
 _ASLEEP = ("ResourceNotReadyException", "CodeArtifactUserPendingException")
 
 
-def staging(s3: Client, bucket: str, names: Names, tell: Callable[[str], None]) -> Fit:
+def staging(s3: Client, bucket: str, names: Names, tell: Callable[[str], None], kms_key: str = "") -> Fit:
     """Return what hands a picture over Lambda's 6 MB to the function by S3, unchanged; `tell` hears of it.
 
     The object is the request's own, and removed afterwards with its version: nothing else waits for it or keeps it. One
@@ -52,7 +53,7 @@ def staging(s3: Client, bucket: str, names: Names, tell: Callable[[str], None]) 
         subject = f"s3://{bucket}/{where['Key']}"
         try:
             with explained(subject, "s3:PutObject and s3:DeleteObject on it"):
-                made = s3.put_object(**where, Body=data)
+                made = s3.put_object(**where, Body=data, **encryption(kms_key))
         except RemoteError as error:
             if error.code in _EVERY_PICTURES:
                 raise

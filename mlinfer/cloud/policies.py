@@ -6,7 +6,7 @@ https://docs.aws.amazon.com/service-authorization/latest/reference/reference_pol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from ..names import Account, Names
 from .changes import Document
@@ -23,15 +23,19 @@ def trust_policy() -> Document:
     return _policy([_statement("LambdaRunsTheFunction", ["sts:AssumeRole"], principal=LAMBDA)])
 
 
-def role_policy(account: Account, names: Names, models: Iterable[str], prefixes: Iterable[str]) -> Document:
+def role_policy(
+    account: Account, names: Names, models: Collection[str], prefixes: Collection[str], kms_key: str = ""
+) -> Document:
     """Return what the function may do: write its own log, read these models and what lies under these prefixes.
 
-    models: s3:// URIs. prefixes: as in MLINFER_INPUT_PREFIXES.
+    models: s3:// URIs. prefixes: as in MLINFER_INPUT_PREFIXES. kms_key: ARN of the key that encrypts them, "" = none.
     """
     log = f"{account.log_group(names)}:*"
     statements = [_statement("WriteItsLog", ["logs:CreateLogStream", "logs:PutLogEvents"], [log])]
     if pictures := sorted({_below(account, prefix) for prefix in prefixes}):
         statements.append(_statement("ReadPictures", ["s3:GetObject"], pictures))
+    if kms_key and (models or prefixes):
+        statements.append(_statement("Decrypt", ["kms:Decrypt"], [kms_key]))
     return with_models(statements, {account.s3(uri) for uri in models})
 
 
@@ -41,10 +45,10 @@ def with_models(statements: list[Document], keys: set[str]) -> Document:
     return _policy(statements + models)
 
 
-def deployer_policy(account: Account, names: Names, bucket: str, prefix: str) -> Document:
-    """Return what whoever runs `mlinfer` needs: the actions that our code calls, on this project's resources.
+def deployer_policy(account: Account, names: Names, bucket: str, prefix: str, kms_key: str = "") -> Document:
+    """Return what the user of `mlinfer` needs: the actions that our code calls, on this project's resources.
 
-    bucket "" = none is configured. What takes no resource in IAM stands alone, with *.
+    bucket, kms_key "" = none is configured. What takes no resource in IAM stands alone, with *.
     """
     function, role, repository = account.function(names), account.role(names), account.repository(names)
     pass_role = _statement("GiveTheRoleToLambda", ["iam:PassRole"], [role])
@@ -65,6 +69,8 @@ def deployer_policy(account: Account, names: Names, bucket: str, prefix: str) ->
         objects = [_below(account, f"s3://{bucket}/{names.staging_prefix}")]
         objects.append(_below(account, "/".join([f"s3://{bucket}", *filter(None, prefix.split("/")), ""])))
         statements.append(_statement("Objects", _named("s3", _OBJECTS), sorted(objects)))
+    if bucket and kms_key:  # Decrypt: for a file in parts, and for the checksum of an object
+        statements.append(_statement("Key", ["kms:Decrypt", "kms:GenerateDataKey"], [kms_key]))
     return _policy(statements)
 
 

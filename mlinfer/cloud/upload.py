@@ -54,10 +54,17 @@ def object_key(file: ModelFile, prefix: str) -> str:
     return "/".join([*filter(None, prefix.split("/")), name, f"{file.sha256}.onnx"])
 
 
-def upload(s3: Client, file: ModelFile, bucket: str, key: str, progress: Callable[[int], None]) -> Upload:
+def encryption(kms_key: str) -> dict[str, str]:
+    """Return the parameters of a request that stores an object; with kms_key "" the bucket's default applies."""
+    return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}
+
+
+def upload(
+    s3: Client, file: ModelFile, bucket: str, key: str, progress: Callable[[int], None], kms_key: str = ""
+) -> Upload:
     """Bring the file to `key` unless it is there; either way S3 has confirmed its SHA-256.
 
-    progress is called from several threads with numbers of bytes, negative ones for what has to be sent again.
+    kms_key: ARN of the KMS key that S3 encrypts it with, "" = the bucket's default. progress is called from several threads with numbers of bytes, negative ones for what has to be sent again.
     Raises RemoteError, MissingError, UsageError.
     """
     uri = f"s3://{bucket}/{key}"
@@ -69,10 +76,10 @@ def upload(s3: Client, file: ModelFile, bucket: str, key: str, progress: Callabl
             return Upload(uri, file.sha256, file.bytes, "unchanged")
         parts = _part_hashes(file) if file.bytes >= MULTIPART_FROM else []
         new_only = there is None  # two first uploads at once store one version of the object
-        sent = _try_to_send(s3, file, parts, bucket, key, progress, new_only=new_only)
+        sent = _try_to_send(s3, file, parts, bucket, key, progress, new_only=new_only, kms_key=kms_key)
         held = _holds(s3, bucket, key, file)
         if not held and not sent:
-            _try_to_send(s3, file, parts, bucket, key, progress, new_only=False)
+            _try_to_send(s3, file, parts, bucket, key, progress, new_only=False, kms_key=kms_key)
             held = _holds(s3, bucket, key, file)
         if not held:
             message = f"{uri}: S3 does not confirm the SHA-256 of what was sent"
@@ -108,7 +115,7 @@ def owner_of_bucket(s3: Client, names: Names, bucket: str) -> Owner:
     )
 
 
-def ensure_bucket(s3: Client, bucket: str, project: str, owner: Callable[[], str]) -> bool:
+def ensure_bucket(s3: Client, bucket: str, project: str, owner: Callable[[], str], kms_key: str = "") -> bool:
     """Make the bucket, private, encrypted, versioned and tagged, or finish one whose making was cut short.
 
     owner: returns the id of our AWS account, where it is needed. Return whether anything was done: a bucket that is there otherwise is left as it
@@ -126,8 +133,9 @@ def ensure_bucket(s3: Client, bucket: str, project: str, owner: Callable[[], str
                 raise refusal("BucketAlreadyExists", f"s3://{bucket}")
             return False
         s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(_CLOSED, True))
-        encryption = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
-        s3.put_bucket_encryption(Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": [encryption]})
+        s3.put_bucket_encryption(
+            Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": [_default_encryption(kms_key)]}
+        )
         rule = {"ID": "mlinfer-abandoned-parts", "Status": "Enabled", "Filter": {"Prefix": ""}}
         rule |= {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": ABANDONED_PARTS_DAYS}}
         s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [rule]})
@@ -154,6 +162,14 @@ def is_untouched(s3: Client, bucket: str, owner: str) -> bool:
         if error_code(error) == "AccessDenied":
             return False
         raise
+
+
+def _default_encryption(kms_key: str) -> dict[str, Any]:
+    """Return the bucket's rule; with a key of its own, one data key serves many objects, which costs fewer requests."""
+    if not kms_key:
+        return {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
+    default = {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": kms_key}
+    return {"ApplyServerSideEncryptionByDefault": default, "BucketKeyEnabled": True}
 
 
 def _create_bucket(s3: Client, bucket: str, tags: list[dict[str, str]]) -> bool:
@@ -268,10 +284,11 @@ def _try_to_send(
     progress: Callable[[int], None],
     *,
     new_only: bool,
+    kms_key: str,
 ) -> bool:
     """Send the file. new_only: return False where S3 already has an object at the key, or cannot tell."""
     try:
-        _send(s3, file, parts, bucket, key, progress, new_only=new_only)
+        _send(s3, file, parts, bucket, key, progress, new_only=new_only, kms_key=kms_key)
     except ClientError as error:
         if new_only and error_code(error) in _NOT_NEW:
             return False
@@ -291,12 +308,14 @@ def _send(
     progress: Callable[[int], None],
     *,
     new_only: bool,
+    kms_key: str,
 ) -> None:
     """Send the file from the disk, in parts if there are any; on any failure, or Ctrl-C, S3 keeps nothing of it.
 
     s3transfer repeats a request that broke, and a part alone where there are parts; it aborts a multipart upload.
     """
     checksum = {"ChecksumAlgorithm": "SHA256"} | ({} if parts else {"ChecksumSHA256": _base64(file.sha256)})
+    extra = {**checksum, **encryption(kms_key)}
     config = TransferConfig(multipart_threshold=MULTIPART_FROM, multipart_chunksize=PART_BYTES)
     changes: dict[str, Callable[..., None]] = {"UploadPart": partial(_add_part_checksum, parts)}
     if new_only:
@@ -306,7 +325,7 @@ def _send(
     try:
         with TransferManager(s3, config) as manager:
             watch = _Watch(file.bytes, progress)
-            manager.upload(str(file.path), bucket, key, extra_args=checksum, subscribers=[watch]).result()
+            manager.upload(str(file.path), bucket, key, extra_args=extra, subscribers=[watch]).result()
     except BotoCoreError:  # some of which are OSErrors
         raise
     except OSError as error:
