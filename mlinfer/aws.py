@@ -211,6 +211,11 @@ class Session:
         if needs_region:
             self.require_region()
 
+    def is_set_up(self) -> bool:
+        """Tell whether a Region or credentials are found here."""
+        with _set_up():
+            return bool(self._session.region_name or self._session.get_credentials())
+
     def require_region(self) -> None:
         """Raise MissingError where no Region is set."""
         if not self._session.region_name:

@@ -11,7 +11,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -35,6 +35,7 @@ ROOM_BYTES = 3 * 10**9  # a build and what it replaces
 NEW_ACCOUNT_MB = 3008  # what a new account's functions may be limited to
 ALWAYS_UNRESERVED = 100  # https://docs.aws.amazon.com/lambda/latest/dg/configuration-concurrency.html
 
+_OF_AWS = ("credentials", "endpoints", "quotas", "permissions", "bucket")
 _SERVICES = ("sts", "s3", "ecr", "lambda", "iam")
 # What the check of the credentials tells, and the others need not repeat.
 _OF_CREDENTIALS = {"no_credentials", "no_region", "expired_credentials", "invalid_credentials", "invalid_aws_setting"}
@@ -62,8 +63,11 @@ class Tools:
     policy: PolicyFor
 
 
-def examine(config: Config, tools: Tools, deadline_s: float = DEADLINE_S) -> list[Finding]:
-    """Run every check and return what was found, in an order that a person would look in."""
+def examine(config: Config, tools: Tools, deadline_s: float = DEADLINE_S, *, uses_aws: bool = True) -> list[Finding]:
+    """Run every check and return what was found, in an order that a person would look in.
+
+    uses_aws: False where nothing of AWS is set up or asked for; what is missing there is then only a warning.
+    """
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "model": lambda: check_model(config),
         "docker": lambda: check_docker(tools.connect()),
@@ -84,7 +88,15 @@ def examine(config: Config, tools: Tools, deadline_s: float = DEADLINE_S) -> lis
         thread.join(max(0.0, until - time.monotonic()))
     late = f"no answer within {deadline_s:.0f} s"
     remedy = "Check the network and the proxy, then look again."
-    return [item for name in checks for item in found.get(name, [Finding(name, "warning", late, remedy)])]
+    findings = [item for name in checks for item in found.get(name, [Finding(name, "warning", late, remedy)])]
+    return findings if uses_aws else [_optional(finding) for finding in findings]
+
+
+def _optional(finding: Finding) -> Finding:
+    """Return the finding of somebody who does not use AWS: nothing there is needed."""
+    if finding.check not in _OF_AWS or finding.state != "missing":
+        return finding
+    return replace(finding, state="warning", finding=f"{finding.finding} (only commands that use AWS need it)")
 
 
 def _run(name: str, check: Callable[[], Iterator[Finding]], found: dict[str, list[Finding]]) -> None:

@@ -209,6 +209,11 @@ def _can_write(character: str) -> bool:
     return True
 
 
+def one_line(text: str) -> str:
+    """Return foreign text as `printable` does, on one line, so that it cannot split the row of a table."""
+    return printable(text).replace("\n", "\\x0a").replace("\t", "\\x09")
+
+
 def printable(text: str) -> str:
     """Return foreign text with its control characters made visible, so that it cannot steer the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)

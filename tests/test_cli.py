@@ -188,6 +188,15 @@ def test_labels_cannot_steer_the_terminal(mlinfer: MlInfer) -> None:
     assert "[bold]red.png" in run.out
 
 
+def test_names_do_not_split_rows(mlinfer: MlInfer) -> None:
+    """A line break or a tab in a file's name is shown, and each image keeps one row."""
+    path = Path("a\nb\tc.png")
+    path.write_bytes(encoded(plain(), "PNG"))
+    rows = mlinfer("predict", path, path).out.splitlines()
+    assert len(rows) == 2
+    assert all(row.startswith("a\\x0ab\\x09c.png") for row in rows)
+
+
 # Usage
 
 
@@ -201,11 +210,24 @@ def test_unknown_option(mlinfer: MlInfer) -> None:
     assert json.loads(run.out)["error"]["code"] == "usage"
 
 
-def test_unknown_command(mlinfer: MlInfer) -> None:
-    """An unknown command ends with exit code 2."""
-    run = mlinfer("predicted")
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        (["predicted"], "mlinfer predict --help"),
+        (["help"], "mlinfer --help"),
+        (["help", "deploy"], "mlinfer deploy --help"),
+        (["version"], "mlinfer --version"),
+        (["cat.jpg"], "mlinfer predict cat.jpg"),
+        (["my cat.jpg", "--json"], "mlinfer predict 'my cat.jpg' --json"),
+        (["xyz"], "mlinfer --help"),
+    ],
+)
+def test_unknown_command(mlinfer: MlInfer, argv: list[str], command: str) -> None:
+    """A first word that is no command ends with exit code 2, and with the command that it may stand for."""
+    run = mlinfer(*argv)
     assert run.code == 2
     assert "No such command" in run.err
+    assert f"Try: {command}" in run.err.splitlines()
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "many"])

@@ -139,6 +139,19 @@ def test_without_credentials(mlinfer: MlInfer, world: World, monkeypatch: pytest
     assert finding(run, "docker")["state"] == "ok"
 
 
+def test_without_anything_of_aws(mlinfer: MlInfer, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing of AWS is set up or asked for, it is not required; as soon as it is asked for, it is."""
+    assert world.limits
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "MLINFER_BUCKET"):
+        monkeypatch.delenv(name)
+    run = mlinfer("doctor", "--json")
+    assert (run.code, json.loads(run.out)["missing"]) == (0, 0)
+    assert [finding(run, check)["state"] for check in ("credentials", "bucket")] == ["warning", "warning"]
+    assert mlinfer("doctor", "--bucket", "our-models").code == 3
+    monkeypatch.setenv("MLINFER_TARGET", "aws")
+    assert mlinfer("doctor").code == 3
+
+
 def test_an_expired_login(mlinfer: MlInfer, world: World) -> None:
     """Credentials that AWS no longer takes are missing, with what to do."""
     said = b"<ErrorResponse><Error><Code>ExpiredToken</Code><Message>expired</Message></Error></ErrorResponse>"

@@ -6,10 +6,13 @@ millisecond for each command that it knows.
 
 from __future__ import annotations
 
+import difflib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -44,6 +47,9 @@ def register(command: str) -> None:
 
 
 def _run(arguments: list[str], terminal: Terminal) -> int:
+    if not (arguments[0] in COMMANDS or arguments[0].startswith("-")):
+        terminal.error(_unknown_command(arguments))
+        return UsageError.exit_code
     register(arguments[0])
     for name, near in unknown_variables(os.environ).items():
         terminal.note(f"Warning: nothing reads the variable {name}." + (f" Did you mean {near}?" if near else ""))
@@ -95,6 +101,21 @@ def _terminal(arguments: Sequence[str]) -> Terminal:
     given = set(arguments[: arguments.index("--")] if "--" in arguments else arguments)
     quiet, verbose = bool(given & {"-q", "--quiet"}), bool(given & {"-v", "--verbose"})
     return Terminal(as_json="--json" in given, quiet=quiet and not verbose, verbose=verbose)
+
+
+def _unknown_command(arguments: Sequence[str]) -> UsageError:
+    """Return the error for a first word that is no command, with the command that it may stand for."""
+    word, *rest = arguments
+    near = difflib.get_close_matches(word, COMMANDS, n=1)
+    if word == "help":
+        command = [*(name for name in rest[:1] if name in COMMANDS), "--help"]
+    elif word == "version":
+        command = ["--version"]
+    elif word == "-" or Path(word).suffix or Path(word).exists():
+        command = ["predict", *arguments]
+    else:
+        command = [*near, "--help"]
+    return UsageError("usage", f"No such command: {word}", f"Try: mlinfer {shlex.join(command)}")
 
 
 def _usage_error(error: typer.TyperException) -> UsageError:

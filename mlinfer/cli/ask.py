@@ -17,7 +17,7 @@ from lambda_src.settings import MAX_IMAGE_BYTES
 from ..config import COMMAND_LINE, Config
 from ..errors import ImageError, InvocationError, MlinferError, UsageError
 from ..names import Names
-from ..terminal import Terminal
+from ..terminal import Terminal, one_line
 from .options import (
     JsonFlag,
     ModelFlag,
@@ -233,8 +233,8 @@ def _show_predictions(terminal: Terminal, results: list[Result], config: Config,
     names, rows = _short_names(results), []
     for result in results:
         for place, prediction in enumerate(result.body.get("predictions", [])[:count]):
-            name = () if alone else (names[result.name] if place == 0 else "",)
-            rows.append((*name, prediction["label"], float(prediction["score"])))
+            name = () if alone else (one_line(names[result.name]) if place == 0 else "",)
+            rows.append((*name, one_line(prediction["label"]), float(prediction["score"])))
     if rows:
         terminal.rows(rows)
 

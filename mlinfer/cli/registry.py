@@ -116,14 +116,25 @@ def doctor(
         ),
         policy=partial(_deployer_policy, config),
     )
-    findings = step.examine(config, tools)
+    named = region or profile or config.bucket or config.target == "aws"
+    findings = step.examine(config, tools, uses_aws=bool(named) or _is_aws_set_up())
     missing = sum(finding.state == "missing" for finding in findings)
     if as_json:
         terminal.document({"missing": missing, "findings": [asdict(finding) for finding in findings]})
     else:
         terminal.rows(_finding_rows(findings), header=("", "check", "finding"))
-    terminal.note(f"Missing of what is needed: {missing}.")
+    counted = "1 required item is" if missing == 1 else f"{missing or 'No'} required items are"
+    terminal.note(f"{counted} missing.")
     return MissingError.exit_code if missing else 0
+
+
+def _is_aws_set_up() -> bool:
+    from .. import aws
+
+    try:
+        return aws.Session(region=None, profile=None).is_set_up()
+    except MlinferError:  # set up, and wrong: the checks tell how
+        return True
 
 
 def _deployer_policy(config: Config, account: Account) -> dict[str, Any]:

@@ -144,7 +144,7 @@ def in_words(value: Any) -> str:
         return "\n".join(in_words(v) for v in value)
     if isinstance(value, list | tuple):
         return " x ".join("?" if v is None else str(v) for v in value)
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else str(value).replace("\n", "\\x0a")
 
 
 def _entry(name: str, value: Any) -> str:
