@@ -48,7 +48,7 @@ def broken(message: str) -> RequestError:
 
 def too_many_pixels(limit: int, kind: str = "") -> RequestError:
     """Return the error for a picture above a limit; kind: the format that has a lower one."""
-    of = f", the limit for such a {kind}" if kind else ""
+    of = f", the limit for this kind of {kind}" if kind else ""
     return RequestError(413, "image_too_large", f"the image has more than {limit:,} pixels{of}")
 
 
@@ -103,7 +103,7 @@ def _lean_jpeg(data: bytes) -> bytes:
     """
     parts = [data[:2]]
     wanted = {b"Exif\0\0", b"http:/"}  # either may state the orientation
-    for marker, start, stop in _segments(data):
+    for marker, start, stop in jpeg_segments(data):
         if marker == _SOS:
             return b"".join((*parts, b"\xff\xda", memoryview(data)[start:]))
         kind = data[start + 2 : start + 8] if marker == _APP1 else b""
@@ -115,7 +115,7 @@ def _lean_jpeg(data: bytes) -> bytes:
     raise broken("the JPEG ends before its picture")
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield (marker, start, end) of the content of each segment, up to the end of the first picture."""
     position, started = 2, False
     while match := _MARKER.search(data, position):
@@ -134,13 +134,13 @@ def check_scans(image: Any, data: bytes) -> None:
     # but most photographs need not be searched; and a film behind the picture may hold some by chance.
     if not _keeps_coefficients(image, data) or data.count(b"\xff\xda") <= MAX_JPEG_SCANS:
         return
-    if sum(marker == _SOS for marker, _, _ in _segments(data)) > MAX_JPEG_SCANS:
+    if sum(marker == _SOS for marker, _, _ in jpeg_segments(data)) > MAX_JPEG_SCANS:
         raise broken(f"the JPEG has more than {MAX_JPEG_SCANS} scans")
 
 
 def _keeps_coefficients(image: Any, data: bytes) -> bool:
     """Tell whether libjpeg needs the whole picture's coefficients, 2 bytes each: in scans that each hold a part of them."""
-    first = next((start for marker, start, _ in _segments(data) if marker == _SOS), len(data))
+    first = next((start for marker, start, _ in jpeg_segments(data) if marker == _SOS), len(data))
     return "progressive" in image.info or data[first + 2 : first + 3] != bytes([image.layers])
 
 
@@ -199,27 +199,39 @@ _TIFF_TAGS = frozenset(
 
 def _lean_tiff(data: bytes) -> bytes:
     """Return the TIFF with one directory of only the tags that decoding needs, appended: Pillow unpacks all it finds."""
-    order = "<" if data[:2] == b"II" else ">"
-    big = data[2:4] in (b"+\0", b"\0+")
-    number, entry, start = ("Q", "HHQ8s", 8) if big else ("L", "HHL4s", 4)
-    counter = "Q" if big else "H"
-    try:
-        (offset,) = struct.unpack_from(order + number, data, start)
-        (count,) = struct.unpack_from(order + counter, data, offset)
-        first, size = offset + struct.calcsize(counter), struct.calcsize(order + entry)
-        entries: dict[int, tuple[int, int, int, bytes]] = {}
-        for position in range(first, first + min(count, MAX_TIFF_VALUES) * size, size):
-            tag, kind, values, content = struct.unpack_from(order + entry, data, position)
-            if tag in _TIFF_TAGS:
-                entries.setdefault(tag, (tag, kind, values, content))
-    except struct.error as error:
-        raise broken("the TIFF's directory is cut off") from error
+    entries = tiff_entries(data, _TIFF_TAGS)
     if any(values > MAX_TIFF_VALUES for _, _, values, _ in entries.values()):
         raise broken(f"the TIFF has more than {MAX_TIFF_VALUES:,} strips or tiles")
-    packed = b"".join(struct.pack(order + entry, *entries[tag]) for tag in sorted(entries))
+    order, number, counter, entry, start = tiff_forms(data)
+    packed = b"".join(struct.pack(entry, *entries[tag]) for tag in sorted(entries))
     header = data[:start] + struct.pack(order + number, len(data))
     directory = struct.pack(order + counter, len(entries)) + packed + struct.pack(order + number, 0)
     return b"".join((header, memoryview(data)[len(header) :], directory))
+
+
+def tiff_forms(data: bytes) -> tuple[str, str, str, str, int]:
+    """Return how a TIFF is written: byte order, form of an offset, of a count and of an entry, place of the first offset."""
+    order = "<" if data[:2] == b"II" else ">"
+    if data[2:4] in (b"+\0", b"\0+"):
+        return order, "Q", "Q", order + "HHQ8s", 8
+    return order, "L", "H", order + "HHL4s", 4
+
+
+def tiff_entries(data: bytes, wanted: frozenset[int]) -> dict[int, tuple[int, int, int, bytes]]:
+    """Return the entries of the first directory: tag -> (tag, type, count, value or its offset). Raises RequestError."""
+    order, number, counter, entry, start = tiff_forms(data)
+    entries: dict[int, tuple[int, int, int, bytes]] = {}
+    try:
+        (offset,) = struct.unpack_from(order + number, data, start)
+        (count,) = struct.unpack_from(order + counter, data, offset)
+        first, size = offset + struct.calcsize(counter), struct.calcsize(entry)
+        for position in range(first, first + min(count, MAX_TIFF_VALUES) * size, size):
+            tag, kind, values, content = struct.unpack_from(entry, data, position)
+            if tag in wanted:
+                entries.setdefault(tag, (tag, kind, values, content))
+    except struct.error as error:
+        raise broken("the TIFF's directory is cut off") from error
+    return entries
 
 
 def _check_blocks(image: Any, pixels: int, budget: int) -> None:
@@ -252,17 +264,26 @@ _OBU_SEQUENCE_HEADER = 1
 def _av1_pixels(data: bytes) -> int:
     """Return how many pixels the pictures inside an AVIF have, by the container or, if more, by their own headers.
 
-    The codec allocates by its own. Raises ValueError where the file is broken, or keeps a picture in pieces, which no
-    encoder does.
+    The codec allocates by its own. Raises ValueError where the file is broken, or keeps its pictures in more pieces than
+    any encoder does.
     """
     boxes = list(islice(_boxes(data, 0, len(data)), MAX_AVIF_BOXES + 1))
-    coded = {_coded_item(data, start, stop) for kind, start, stop in boxes if kind == b"infe"}
-    places = [place for kind, *span in boxes if kind == b"iloc" for place in _places(data, *span) if place[0] in coded]
-    places += list(_first_samples(data, boxes))
-    if len(boxes) > MAX_AVIF_BOXES or len(places) > MAX_AVIF_ITEMS or any(length < 0 for *_, length in places):
-        raise ValueError("too many pictures inside, or one in pieces")
-    coded_pixels = sum(_frame_pixels(data[start : start + length]) for _, start, length in places)
+    coded = frozenset(_coded_item(data, start, stop) for kind, start, stop in boxes if kind == b"infe") - {-1}
+    inside = [start for kind, start, _ in boxes if kind == b"idat"]
+    indexes = [(start, stop) for kind, start, stop in boxes if kind == b"iloc"]
+    places = [place for start, stop in indexes for place in _places(data, start, stop, coded, inside)]
+    places += [[sample] for sample in _first_samples(data, boxes)]
+    if len(boxes) > MAX_AVIF_BOXES or len(places) > MAX_AVIF_ITEMS or sum(map(len, places)) > MAX_PARTS:
+        raise ValueError("too many pictures inside, or in too many pieces")
+    if sum(length for pieces in places if len(pieces) > 1 for _, length in pieces) > len(data):
+        raise ValueError("the pieces of its pictures overlap")
+    coded_pixels = sum(_frame_pixels(_joined(data, pieces)) for pieces in places)
     return max(coded_pixels, *(_claimed_pixels(data, start, stop) for kind, start, stop in boxes if kind == b"ispe"), 0)
+
+
+def _joined(data: bytes, pieces: list[tuple[int, int]]) -> bytes | memoryview:
+    parts = [memoryview(data)[start : start + length] for start, length in pieces]
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _boxes(data: bytes, position: int, end: int, depth: int = 0) -> Iterator[tuple[bytes, int, int]]:
@@ -312,26 +333,40 @@ def _coded_item(data: bytes, start: int, stop: int) -> int:
     return item if kind == int.from_bytes(b"av01", "big") else -1
 
 
-def _places(data: bytes, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (item, first byte, length) of each entry of an iloc box; length -1 of one that does not lie in one piece."""
+def _places(
+    data: bytes, start: int, stop: int, coded: frozenset[int], inside: list[int]
+) -> Iterator[list[tuple[int, int]]]:
+    """Yield the pieces, each (first byte, length), of each AV1 picture that an iloc box lists (ISO/IEC 14496-12, 8.11.3).
+
+    inside: where the content of each idat box starts, for pictures that lie in one. As libavif does, it takes no picture
+    that is put together from other items, and passes over those without a length.
+    """
     read = _reader(data, start, stop)
     version, sizes = read(4) >> 24, read(2)
     offset_size, length_size, base_size = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15
     index_size = sizes & 15 if version else 0
+    if not {offset_size, length_size, base_size, index_size} <= {0, 4, 8}:
+        raise ValueError("the places of its pictures are broken")
     number_size = 4 if version == 2 else 2
     for _ in range(read(number_size)):
-        item, method = read(number_size), read(2) & 15 if version else 0
-        _, base, extents = read(2), read(base_size), read(2)
-        if extents == 1 and not method:
+        item, method = read(number_size), read(2) if version else 0
+        _, base, count = read(2), read(base_size), read(2)
+        if item not in coded or not length_size:
+            read(count * (index_size + offset_size + length_size))
+            continue
+        if method > 1 or (method and len(inside) != 1) or count > MAX_PARTS:
+            raise ValueError("a picture inside is in too many pieces, or in none")
+        origin = base + (inside[0] if method else 0)
+        pieces = []
+        for _ in range(count):
             read(index_size)
-            yield item, base + read(offset_size), read(length_size) or len(data)
-        else:
-            read(extents * (index_size + offset_size + length_size))
-            yield item, 0, -1
+            pieces.append((origin + read(offset_size), read(length_size)))
+        if pieces:
+            yield pieces
 
 
-def _first_samples(data: bytes, boxes: list[tuple[bytes, int, int]]) -> Iterator[tuple[int, int, int]]:
-    """Yield (0, first byte, length) of the first frame of each track of an animation."""
+def _first_samples(data: bytes, boxes: list[tuple[bytes, int, int]]) -> Iterator[tuple[int, int]]:
+    """Yield (first byte, length) of the first frame of each track of an animation."""
     tracks = "".join({b"stbl": "/", b"stco": "o", b"co64": "o", b"stsz": "s"}.get(kind, "") for kind, *_ in boxes)
     if not all(sorted(track) == ["o", "s"] for track in tracks.split("/")[1:]):
         raise ValueError("a track is broken")
@@ -344,10 +379,10 @@ def _first_samples(data: bytes, boxes: list[tuple[bytes, int, int]]) -> Iterator
         elif kind in (b"stco", b"co64"):
             _, count = read(4), read(4)
             offsets.append(read(8 if kind == b"co64" else 4) if count else 0)
-    yield from ((0, offset, size) for offset, size in zip(offsets, sizes, strict=True))
+    yield from zip(offsets, sizes, strict=True)
 
 
-def _frame_pixels(payload: bytes) -> int:
+def _frame_pixels(payload: bytes | memoryview) -> int:
     """Return the pixels of the largest frame that a sequence header in AV1 data announces; 0 without one."""
     largest = position = 0
     while position < len(payload):
@@ -368,7 +403,7 @@ def _frame_pixels(payload: bytes) -> int:
     return largest
 
 
-def _announced_pixels(header: bytes) -> int:
+def _announced_pixels(header: bytes | memoryview) -> int:
     """Return max_frame_width x max_frame_height of a sequence header (section 5.5.1). Raises ValueError at its end."""
     number, left = int.from_bytes(header, "big"), 8 * len(header)
 

@@ -62,6 +62,7 @@ _FORMATS = (
     ("TIFF", "PIL.TiffImagePlugin", b"II+\0", 0),
     ("TIFF", "PIL.TiffImagePlugin", b"MM\0+", 0),
 )
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT, _SIGNED = 258, 262, 284, 339, 2  # TIFF 6.0
 _ORIENTATIONS = {  # EXIF 2.32, tag 0x0112
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -105,25 +106,35 @@ def _decode_alone(data: bytes, max_pixels: int, target: int) -> Image.Image:
             return _decode(bounded(data, name, max_pixels), name, max_pixels, target)
     except Image.DecompressionBombError as error:
         raise too_many_pixels(max_pixels) from error
-    except RequestError:
-        raise
-    except MemoryError:
+    except (RequestError, MemoryError):
         raise
     except UnidentifiedImageError as error:  # its message holds an address in memory
-        raise broken(f"the {name}'s header is broken") from error
+        raise broken(_described(data, name) or f"the {name}'s header is broken") from error
     except Exception as error:  # Pillow's decoders raise nearly every type on hostile bytes
-        raise broken(f"the {name} cannot be decoded: {quoted(str(error))}") from error
+        raise broken(_described(data, name) or f"the {name} cannot be decoded: {quoted(str(error))}") from error
     finally:
         Image.MAX_IMAGE_PIXELS = elsewhere
 
 
 def _format_of(data: bytes) -> str:
     for name, plugin, magic, offset in _FORMATS:
-        if data[offset : offset + len(magic)] == magic:
+        if data[offset : offset + len(magic)] == magic and (name != "AVIF" or _is_avif(data)):
             importlib.import_module(plugin)
             return name
-    kind = "is empty" if not data else "is no JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
-    raise broken(f"the image {kind}")
+    none = "is not a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF" if data else "is empty"
+    raise broken(_described(data, "") or f"the image {none}")
+
+
+def _is_avif(data: bytes) -> bool:
+    from .formats import is_avif  # here and below: a cold start does not wait for what few pictures need
+
+    return is_avif(data)
+
+
+def _described(data: bytes, name: str) -> str:
+    from .formats import described
+
+    return described(data, name)
 
 
 @cache
@@ -138,6 +149,14 @@ def _decode(data: bytes, name: str, max_pixels: int, target: int) -> Image.Image
     # Pillow raises DecompressionBombError above twice this figure, from the header, before a decoder is made.
     Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)
     image: Any = Image.open(io.BytesIO(data), formats=(name,))
+    if (
+        name == "TIFF"
+        and _tiff_tag(image, _PLANES, 1) == 2
+        and _tiff_tag(image, _BITS_PER_SAMPLE, 8) > 8
+        and not image.use_load_libtiff
+    ):
+        # Pillow reads each as 8 bits, and would decode something else.
+        raise broken("the TIFF keeps its 16-bit colours in separate planes, uncompressed: convert it to JPEG or PNG")
     width, height = image.size
     drafted = image.draft(None, _draft_size(image.size, target)) if target and name == "JPEG" else None
     limit = pixel_limit(image, data, width * height, max_pixels)
@@ -152,7 +171,7 @@ def _decode(data: bytes, name: str, max_pixels: int, target: int) -> Image.Image
     image = _to_rgb(image)
     if orientation in _ORIENTATIONS:
         image = image.transpose(_ORIENTATIONS[orientation])
-    if drafted:
+    if drafted and drafted[1][2] != width:
         image.info[_GEOMETRY] = _turned((width, height), drafted[1], image.size, orientation)
     return image  # type: ignore[no-any-return]
 
@@ -196,40 +215,60 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB. Pillow clips 16-bit and float greys instead of scaling them, so those are scaled here."""
+    """Convert any mode to RGB. Pillow clips greys that are not 8-bit whole numbers, so those are scaled here."""
     if image.mode == "RGB":
         return image
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _scaled_grey(image)
+    signed = _tiff_tag(image, _SAMPLE_FORMAT, 1) == _SIGNED
+    if image.mode == "F" or image.mode.startswith("I") or (image.mode == "L" and signed):
+        return _scaled_grey(image, signed)
     return image.convert("RGB")
 
 
-def _scaled_grey(image: Image.Image) -> Image.Image:
-    """Map 16- and 32-bit greys to 8 bits: by the full range of 16 bits, or by the picture's own where that is larger."""
-    full = 65535.0 if image.mode.startswith("I;16") else _range_of(image)
+def _tiff_tag(image: Image.Image, tag: int, default: int) -> int:
+    """Return the first number of a tag of a TIFF; the default for another format."""
+    value = getattr(image, "tag_v2", {}).get(tag, default)
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
+def _scaled_grey(image: Image.Image, signed: bool) -> Image.Image:
+    """Map other greys than 8-bit whole numbers to 8 bits; what is below zero is black.
+
+    White is the largest number of their type up to 16 bits (12-bit values come as 16-bit ones), else `_range_of`.
+    """
+    bits = _tiff_tag(image, _BITS_PER_SAMPLE, 16)
+    dtype: Any = {8: np.int8, 16: np.int32, 32: np.int32}[bits] if signed else None
+    if image.mode == "I" and not signed:
+        dtype = np.uint32  # Pillow keeps the bits of unsigned numbers in signed ones
+    inverted = _tiff_tag(image, _PHOTOMETRIC, 1) == 0  # Pillow inverts 8 bits only
+    full = 2.0 ** (bits - signed) - 1 if bits <= 16 else _range_of(image, dtype)
     result = Image.new("RGB", image.size)
-    for top, values in _bands(image):
+    for top, values in _bands(image, dtype):
         if image.mode.startswith("I;16"):
-            grey = values >> 8
+            grey = values >> bits - 8
         else:
             grey = np.clip(np.nan_to_num(values.astype(np.float32)) * (255.0 / full), 0, 255)
-        result.paste(Image.fromarray(grey.astype(np.uint8)), (0, top))
+        grey = grey.astype(np.uint8)
+        result.paste(Image.fromarray(255 - grey if inverted else grey), (0, top))
     return result
 
 
-def _range_of(image: Image.Image) -> float:
+def _range_of(image: Image.Image, dtype: Any) -> float:
     """Return what is white: the least of 1, 255, 65535 that no pixel exceeds, else the largest pixel."""
-    top = max(float(np.nan_to_num(values.astype(np.float32)).max(initial=0.0)) for _, values in _bands(image))
+    top = max(float(np.nan_to_num(values.astype(np.float32)).max(initial=0.0)) for _, values in _bands(image, dtype))
     if image.mode == "I" and top <= 1.0:  # whole numbers: a nearly black picture, not a picture of 0..1
         return 255.0
     return next((limit for limit in (1.0, 255.0, 65535.0) if top <= limit), top)
 
 
-def _bands(image: Image.Image) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield (first row, rows) of a picture of one channel: as a whole its copies would take four times its memory."""
+def _bands(image: Image.Image, dtype: Any) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield (first row, rows) of a picture of one channel: as a whole its copies would take four times its memory.
+
+    dtype: how to read the pixels' bits, None as Pillow has them.
+    """
     rows = max(1, BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):
-        yield top, np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+        values = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
+        yield top, values.view(dtype) if dtype else values
 
 
 def resize_and_crop(image: Image.Image, spec: Preprocess) -> Image.Image:

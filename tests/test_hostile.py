@@ -5,6 +5,7 @@ The real handler runs in a process of its own, so that its memory and its stderr
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import re
@@ -157,8 +158,11 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "avif of nested boxes": (lambda: small("AVIF", speed=10)[:32] + b"\0\0\0\0moov" * 100_000, "a box is broken"),
     "avif of 100,000 boxes": (lambda: small("AVIF", speed=10) + b"\0\0\0\x08free" * 100_000, "too many"),
     "avif of 65,536 pictures": (lambda: _iloc(b"\2\0\0\0\x44\0\0\1\0\0"), "cut off"),
-    "avif in two pieces": (lambda: _iloc(b"\0\0\0\0\x22\0\0\1\0\1\0\0\0\2"), "in pieces"),
-    "avif inside its index": (lambda: _iloc(b"\1\0\0\0\x22\0\0\1\0\1\0\1\0\0\0\1"), "in pieces"),
+    "avif in 2,000 pieces": (lambda: bombs.avif([(0, 1)] * 2000), "pieces"),
+    # 60,000 times its picture, put together before it is decoded.
+    "avif of overlapping pieces": (lambda: bombs.avif([(0, 200)] * 1000), "overlap"),
+    "avif of pieces of no length": (lambda: _iloc(b"\0\0\0\0\0\0\xff\xff" + b"\0\1\0\0\xff\xff" * 3), "cut off"),
+    "avif made of other items": (lambda: bombs.avif(method=2), "in none"),
     "avif without its pixels": (lambda: small("AVIF", speed=10)[:-8], "Truncated"),
     "png in a thousand places": (lambda: bombs.with_chunks(small("PNG"), (_text() + _chunk()) * 2000), "places"),
     "gif of a million comments": (lambda: _commented(b"!\xfe\0" * 10**6), "blocks"),
@@ -257,6 +261,54 @@ def test_frames_of_an_avif_count(mode: str, frames: int) -> None:
         decode(data, pictures * 24 * 18 - 1)
 
 
+PLACES: dict[str, Callable[[], bytes]] = {
+    "version 0": lambda: bombs.avif(version=0),
+    "version 1": bombs.avif,
+    "version 2": lambda: bombs.avif(version=2),
+    "version 3": lambda: bombs.avif(version=3),
+    "offsets of 8 bytes": lambda: bombs.avif(sizes=(8, 8, 8, 0)),
+    "offsets of 2 bytes": lambda: bombs.avif(sizes=(2, 2, 4, 0)),
+    "no offset but the base": lambda: bombs.avif(sizes=(0, 4, 4, 0)),
+    "an index": lambda: bombs.avif(sizes=(4, 4, 4, 4)),
+    "no length": lambda: bombs.avif([(0, 0)], sizes=(4, 0, 4, 0)),
+    "a length of 0": lambda: bombs.avif([(0, 0)]),
+    "two pieces": lambda: bombs.avif([(0, 100), (100, 161)]),
+    "200 pieces": lambda: bombs.avif([(i, 1) for i in range(200)] + [(200, 61)]),
+    "a piece of no length": lambda: bombs.avif([(0, 261), (0, 0)]),
+    "no pieces": lambda: bombs.avif([]),
+    "pieces that overlap": lambda: bombs.avif([(0, 261)] * 50),
+    "idat": lambda: bombs.avif(method=1),
+    "idat, version 2": lambda: bombs.avif(method=1, version=2),
+    "idat in two pieces": lambda: bombs.avif([(0, 100), (100, 161)], method=1),
+    "idat that ends early": lambda: bombs.avif([(1, 261)], method=1),
+    "idat that is not there": lambda: bombs.avif(method=1, idat=False),
+    "other items": lambda: bombs.avif(method=2),
+    "a method that does not exist": lambda: bombs.avif(method=3),
+    "a reserved bit": lambda: bombs.avif(method=16),
+}
+
+
+@pytest.mark.parametrize("kind", PLACES)
+def test_places_of_an_avif(kind: str) -> None:
+    """Wherever an AVIF keeps its picture, idat and pieces included: what libavif decodes is decoded, all else is refused."""
+    data = PLACES[kind]()
+    try:
+        expected = Image.open(io.BytesIO(data)).convert("RGB").tobytes()
+    except Exception:  # Pillow raises many types
+        with pytest.raises(RequestError):
+            decode(data, MAX_PIXELS)
+    else:
+        assert decode(data, MAX_PIXELS).tobytes() == expected
+
+
+@pytest.mark.parametrize("kind", ["two pieces", "200 pieces", "idat", "idat in two pieces"])
+def test_frames_of_an_avif_in_pieces_count(kind: str) -> None:
+    """The codec's own header says how large the picture is, in idat and in pieces too."""
+    data = bombs.sized(PLACES[kind](), 1, 1)
+    with pytest.raises(RequestError, match=f"more than {24 * 18 - 1} pixels"):
+        decode(data, 24 * 18 - 1)
+
+
 def test_film_after_a_photograph() -> None:
     """A telephone's motion photo is answered: the bytes of its film are not counted as scans of its JPEG."""
     film = random.Random(0).randbytes(4_000_000)
@@ -314,7 +366,9 @@ def test_hungry_formats_have_a_lower_limit(codec: str, pixels: int) -> None:
     data = small(codec, compression="tiff_lzw") if codec == "TIFF" else small(codec)
     limit = 24 * 18 * MAX_PIXELS // pixels
     assert decode(data, limit + 3).size == (24, 18)
-    with pytest.raises(RequestError, match=f"more than 4[23][0-9] pixels, the limit for such a {codec}") as caught:
+    with pytest.raises(
+        RequestError, match=f"more than 4[23][0-9] pixels, the limit for this kind of {codec}"
+    ) as caught:
         decode(data, limit - 3)
     assert (caught.value.status, caught.value.code) == (413, "image_too_large")
 
