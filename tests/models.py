@@ -82,20 +82,26 @@ def slow(path: Path, steps: int = 10**9) -> Path:
     return write(path, nodes, initializers, ["N", 3, 8, 8], metadata)
 
 
-def heavy(path: Path, megabytes: int) -> Path:
-    """Write a classifier whose weights, all zero, take that much memory as soon as it is loaded."""
-    rows = megabytes * 2**20 // (4 * len(LABELS) * 64)
+def heavy(path: Path, megabytes: int, dtype: Any = np.float32) -> Path:
+    """Write a classifier whose weights, all zero, take that much memory as soon as it is loaded.
+
+    With float16, for which onnxruntime has no products on a CPU, it takes four times the size of its file.
+    """
+    rows = megabytes * 2**20 // (np.dtype(dtype).itemsize * len(LABELS) * 64)
     weights = [
-        numpy_helper.from_array(np.zeros((3, rows), np.float32), "first"),
-        numpy_helper.from_array(np.zeros((rows, 64 * len(LABELS)), np.float32), "second"),
-        numpy_helper.from_array(np.zeros((64 * len(LABELS), len(LABELS)), np.float32), "third"),
+        numpy_helper.from_array(np.zeros((3, rows), dtype), "first"),
+        numpy_helper.from_array(np.zeros((rows, 64 * len(LABELS)), dtype), "second"),
+        numpy_helper.from_array(np.zeros((64 * len(LABELS), len(LABELS)), dtype), "third"),
     ]
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     nodes = [
         helper.make_node("GlobalAveragePool", ["image"], ["mean"]),
         helper.make_node("Flatten", ["mean"], ["colour"]),
-        helper.make_node("MatMul", ["colour", "first"], ["a"]),
+        helper.make_node("Cast", ["colour"], ["start"], to=kind),
+        helper.make_node("MatMul", ["start", "first"], ["a"]),
         helper.make_node("MatMul", ["a", "second"], ["b"]),
-        helper.make_node("MatMul", ["b", "third"], ["logits"]),
+        helper.make_node("MatMul", ["b", "third"], ["end"]),
+        helper.make_node("Cast", ["end"], ["logits"], to=TensorProto.FLOAT),
     ]
     metadata = Metadata("heavy", LABELS, Preprocess(8, (8, 8)), "logits", {"made by": "the tests"})
     return write(path, nodes, weights, ["N", 3, 8, 8], metadata)

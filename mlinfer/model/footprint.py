@@ -1,9 +1,9 @@
 """What a model file needs of a Lambda function: memory, /tmp and room in the image, foreseen from its size.
 
-Measured on 2026-11-26 with onnxruntime 1.32 in the Lambda image, whose memory limit was lowered until it failed: a float
-model of 50 to 400 MB needs 34 MB and 2.0 to 2.1 times the size of its file, as onnxruntime holds the file and the weights
-that it made of it at the same time; ResNet-18 (45 MB), with its activations, 159 MB. Sizes here are in MB of 2**20 bytes, as
-Lambda counts them.
+Measured on 2026-11-26 with onnxruntime 1.32 in the Lambda image, whose memory limit was lowered until it failed: a float32
+model of 50 to 400 MB needs 34 MB and 2.0 to 2.1 times the size of its file, because onnxruntime holds the file and the
+weights that it makes from it at the same time. A float16 model needs 4.0 times its size. ResNet-18 (45 MB) with its
+activations needs 159 MB. Sizes here are in MB of 2**20 bytes, as Lambda counts them.
 """
 
 from __future__ import annotations

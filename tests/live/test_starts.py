@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from onnx import helper
 
@@ -78,8 +79,8 @@ def test_a_function_that_ends_while_it_is_loaded(
 
 
 def test_too_little_memory(mlinfer: MlInfer, local: Local, tmp_path: Path) -> None:
-    """A model that does not fit into the function's memory is told as that, and how to give more."""
-    model = models.heavy(tmp_path / "heavy.onnx", 300)
+    """A model that needs more memory than its size foretells is told as that when it is killed, and how to give more."""
+    model = models.heavy(tmp_path / "heavy.onnx", 100, np.float16)
     error = failed(mlinfer("run-local", "--detach", "--memory", "256", "--model", model, "--json"), local)
     assert error["code"] == "out_of_memory"
     assert "memory" in error["hint"]
