@@ -98,6 +98,8 @@ def test_the_whole_way(mlinfer: MlInfer, local: Local) -> None:
 
     back = mlinfer("rollback")
     assert back.code == 0, back.err
+    assert mlinfer("predict", CAT, "--target", "aws").code == 5  # mlinfer.toml names the other model
+    Path("mlinfer.toml").write_text(f'bucket = "{BUCKET}"\nmemory = 1024\n')
     assert same(answer(mlinfer, CAT, "--target", "aws"), starter)
 
     large = Path("large.bmp")
