@@ -24,7 +24,7 @@ from mlinfer.cloud.changes import Outcome, Step
 from mlinfer.cloud.deploy import Clients, Order, deploy
 from mlinfer.cloud.waiting import Patience
 from mlinfer.config import load_config
-from mlinfer.errors import RemoteError
+from mlinfer.errors import MlinferError, RemoteError
 from mlinfer.model.modelfile import read_model_file
 from mlinfer.names import Account
 
@@ -420,6 +420,19 @@ def by_hand(past: Past, tiny_model: Path) -> Callable[[], list[Step]]:
     return run
 
 
+def test_a_key_that_the_role_may_not_use(by_hand: Callable[[], list[Step]], cloud: LoopbackAws) -> None:
+    """Where S3 refuses the model because of its KMS key, the proof waits, then shows S3's own reason and the remedy."""
+    said = (
+        "not authorized to perform: kms:Decrypt on resource: arn:aws:kms:x because no identity-based policy allows it"
+    )
+    cloud.fail("s3:GET", lambda *_: failed("s3:GET", 403, "AccessDenied", said))
+    with pytest.raises(MlinferError) as raised:
+        by_hand()
+    assert said in str(raised.value)
+    assert "kms_key" in str(raised.value)
+    assert cloud.calls.count("lambda:Invoke") > 2
+
+
 def test_killed_after_any_change_and_run_again(
     by_hand: Callable[[], list[Step]], cloud: LoopbackAws, past: Past, moto_endpoint: str
 ) -> None:
@@ -549,18 +562,6 @@ def test_an_answer_that_is_not_of_aws(mlinfer: MlInfer, cloud: LoopbackAws, depl
     assert (run.code, error_of(run)["code"]) == (4, "aws_failed")
 
 
-def test_a_key_that_the_role_may_not_use(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
-    """Where S3 refuses the model because of its KMS key, the proof shows S3's own reason and the permission."""
-    said = (
-        "not authorized to perform: kms:Decrypt on resource: arn:aws:kms:x because no identity-based policy allows it"
-    )
-    cloud.fail("s3:GET", lambda *_: failed("s3:GET", 403, "AccessDenied", said))
-    run = mlinfer("deploy", *deploy_arguments, "--json")
-    assert run.code != 0
-    assert said in json.dumps(error_of(run))
-    assert "kms_key" in json.dumps(error_of(run))
-
-
 # What is asked first
 
 
@@ -650,6 +651,17 @@ def test_somebody_elses_role_stops_it_first(
     past("iam").create_role(RoleName="mlinfer-cats", AssumeRolePolicyDocument="{}")
     run = mlinfer("deploy", *deploy_arguments, "--json")
     assert (run.code, error_of(run)["code"]) == (4, "not_ours")
+    assert cloud.changes == []
+
+
+def test_a_bucket_of_another_account_stops_it_first(
+    mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]
+) -> None:
+    """A bucket name that another account has taken is refused before anything is made, the role included."""
+    for call in ("s3:HeadBucket", "s3:GET tagging"):
+        cloud.fail(call, lambda *_: failed("s3:GET", 403, "AccessDenied", "Access Denied"))
+    run = mlinfer("deploy", *deploy_arguments, "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "bucket_taken")
     assert cloud.changes == []
 
 

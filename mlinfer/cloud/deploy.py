@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..aws import Client, explained, refusal, s3_endpoint
+from ..aws import Client, explained, s3_endpoint
 from ..config import Config
 from ..model.modelfile import ModelFile
 from ..model.samples import draw
@@ -25,7 +25,7 @@ from .policies import role_policy
 from .proof import NETWORK_S, PICTURES, prove, version_asker
 from .role import ensure_role, read_role, role_arn
 from .staging import ensure_expiry
-from .upload import ensure_bucket, is_bucket, is_uploaded, object_key, upload
+from .upload import ensure_bucket, is_bucket, is_uploaded, object_key, require_bucket, upload
 from .waiting import Patience
 
 READABLE_VERSIONS = 10  # whose models the role lets the function read, so that `rollback` needs no change of the role
@@ -139,8 +139,8 @@ def _require_ours(order: Order, clients: Clients) -> None:
     Raises RemoteError.
     """
     names = order.names
-    if order.config.bucket and not is_bucket(clients.s3, order.config.bucket) and not order.create_bucket:
-        raise refusal("NoSuchBucket", f"s3://{order.config.bucket}")
+    if bucket := order.config.bucket:
+        require_bucket(clients.s3, bucket, names.project, create=order.create_bucket)
     with explained(f"the function {names.function}"):
         read_function(clients.functions, names)
     with explained(f"the role {names.function}"):

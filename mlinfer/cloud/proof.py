@@ -26,7 +26,7 @@ _ALL = 10**6  # classes
 # order; the same image run here meets 1e-5. A wrong model, label list or pre-processing is off by far more than this.
 TOLERANCE = 1e-3
 
-_MAY_NOT_READ = b"the function's role needs s3:GetObject"  # lambda_src.fetch says so
+_MAY_NOT_READ = b"the function's role needs "  # lambda_src.fetch says so
 
 
 @dataclass(frozen=True)

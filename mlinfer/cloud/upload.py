@@ -104,6 +104,16 @@ def is_bucket(s3: Client, bucket: str) -> bool:
         return _bucket_status(s3, bucket) != 404
 
 
+def require_bucket(s3: Client, bucket: str, project: str, *, create: bool) -> None:
+    """Refuse a bucket that is missing, or with `create` one that is not ours to make. Raises RemoteError, MissingError."""
+    with explained(f"s3://{bucket}", _READ_AND_WRITE):
+        status = _bucket_status(s3, bucket)
+        if status == 404 and not create:
+            raise refusal("NoSuchBucket", f"s3://{bucket}")
+        if status == 403 and create and not _is_unfinished(s3, bucket, [{"Key": TAG, "Value": project}]):
+            raise _taken(bucket)
+
+
 def owner_of_bucket(s3: Client, names: Names, bucket: str) -> Owner:
     """Return who manages the bucket, which must be there. Raises ClientError."""
     return owner_of(
@@ -130,7 +140,7 @@ def ensure_bucket(s3: Client, bucket: str, project: str, owner: Callable[[], str
             s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": tags})  # services like S3 may pass over the former
         elif not _is_unfinished(s3, bucket, tags):
             if status == 403:  # of whoever it is: our own credentials have just been found good
-                raise refusal("BucketAlreadyExists", f"s3://{bucket}")
+                raise _taken(bucket)
             return False
         s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(_CLOSED, True))
         s3.put_bucket_encryption(
@@ -143,6 +153,10 @@ def ensure_bucket(s3: Client, bucket: str, project: str, owner: Callable[[], str
             Bucket=bucket, VersioningConfiguration={"Status": "Enabled"}
         )  # last: see _is_unfinished
     return True
+
+
+def _taken(bucket: str) -> RemoteError:
+    return refusal("BucketAlreadyExists", f"s3://{bucket}")
 
 
 def is_untouched(s3: Client, bucket: str, owner: str) -> bool:
