@@ -6,7 +6,10 @@ a secret is repeated: where botocore quotes an endpoint's URL or another program
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -18,6 +21,7 @@ from botocore import exceptions as boto
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.credentials import Credentials
 from botocore.httpsession import URLLib3Session
 from botocore.parsers import ResponseParserError
 from botocore.regions import EndpointResolver
@@ -30,6 +34,8 @@ from .names import Account
 
 T = TypeVar("T")
 Client = Any  # boto3 makes its clients' classes at run time
+# Asks for a code that is not shown, and returns it; "" where nobody can be asked.
+Ask = Callable[[str], str]
 # Sends a body to a function's URL by POST and returns status and body of the answer. Raises BotoCoreError.
 UrlCaller = Callable[[bytes], tuple[int, bytes]]
 
@@ -201,31 +207,108 @@ _WRONG_SETTING = (
 
 
 class Session:
-    """The credentials, Region and endpoints of one command: found once, so that a profile asks for one MFA code."""
+    """The credentials, Region and endpoints of one command. Several threads may ask for clients at once.
 
-    def __init__(self, *, region: str | None, profile: str | None, needs_region: bool = False) -> None:
+    Credentials are found when the first client is made, once: a program is run, a role taken, an MFA code asked for.
+    """
+
+    def __init__(self, *, region: str | None, profile: str | None, ask: Ask, needs_region: bool = False) -> None:
         """Look for them as boto3 does; None leaves the choice to it. Raises MlinferError."""
+        self._lock = threading.Lock()
+        self._found: Credentials | MlinferError | None = None
+        self._has_looked = False
+        self._ask = ask
+        self._has_asked = False
         with _set_up():
             self._core = CoreSession()
             self._session = boto3.Session(region_name=region, profile_name=profile, botocore_session=self._core)
+            # boto3 has no other way in: its own asks on stdin where there is no terminal, and once more after an hour.
+            self._core.get_component("credential_provider").get_provider("assume-role")._prompter = self._mfa_code
         if needs_region:
             self.require_region()
 
     def is_set_up(self) -> bool:
-        """Tell whether a Region or credentials are found here."""
+        """Tell whether a Region or credentials are found here. Raises MlinferError."""
+        return bool(self._session.region_name) or self._credentials() is not None
+
+    @property
+    def asks(self) -> bool:
+        """Tell whether the profile needs an MFA code."""
         with _set_up():
-            return bool(self._session.region_name or self._session.get_credentials())
+            return "mfa_serial" in self._core.get_scoped_config()
 
     def require_region(self) -> None:
         """Raise MissingError where no Region is set."""
         if not self._session.region_name:
             raise _no_region()
 
-    def require_credentials(self) -> None:
-        """Raise MissingError where there are no credentials; whether AWS accepts them is not asked."""
-        with _set_up():
-            if self._session.get_credentials() is None:
-                raise _not_asked(boto.NoCredentialsError(), "AWS")
+    def require_credentials(self) -> Credentials:
+        """Return the credentials; whether AWS accepts them is not asked. Raises MlinferError where there are none."""
+        found = self._credentials()
+        if found is None:
+            raise _not_asked(boto.NoCredentialsError(), "AWS")
+        return found
+
+    def _credentials(self) -> Credentials | None:
+        with self._lock:
+            if not self._has_looked:
+                try:
+                    with _set_up(), self._login_explained():
+                        found: Credentials | None = self._session.get_credentials()
+                        if found:
+                            found.get_frozen_credentials()  # here a role is taken, and a login read
+                        self._found = found
+                except MlinferError as error:
+                    self._found = error
+                self._has_looked = True
+        if isinstance(self._found, MlinferError):
+            raise self._found
+        return self._found
+
+    def _mfa_code(self, question: str) -> str:
+        """Ask for the code of the profile's device, once in a command. Raises MissingError, RemoteError."""
+        if self._has_asked:
+            message = "the credentials that the MFA code gave have expired"
+            raise RemoteError("expired_credentials", message, "Run the command again, with a new code.")
+        self._has_asked = True
+        code = self._ask(question)
+        if not code:
+            message = f"profile {self._session.profile_name} needs an MFA code, and no terminal is there to type it in"
+            command = f'eval "$(aws configure export-credentials{self._profile_words()} --format env)"'
+            raise MissingError("mfa_needed", message, f"In a terminal, then run this without --profile: {command}")
+        return code
+
+    @contextmanager
+    def _login_explained(self) -> Iterator[None]:
+        """Turn what goes wrong while credentials are found into errors with the command to run. Raises MlinferError."""
+        profile, words = self._session.profile_name, self._profile_words()
+        show = f"See which program that is, and run it: aws configure get credential_process{words}"
+        try:
+            yield
+        except boto.ClientError as error:
+            raise _refused(error, f"the credentials of profile {profile}", "") from error
+        except boto.MissingDependencyException:
+            message = f"profile {profile} was made by `aws login`, for which the library awscrt is missing"
+            raise MissingError("missing_library", message, 'Install it: pip install "botocore[crt]"') from None
+        except _EXPIRED_LOGIN as error:
+            login = "aws login" if isinstance(error, boto.LoginError) else "aws sso login"
+            message = f"profile {profile}: the AWS login has expired, or there was none"
+            raise RemoteError("expired_credentials", message, f"Log in again: {login}{words}") from None
+        except boto.CredentialRetrievalError as error:
+            if error.kwargs.get("provider") != "custom-process":
+                raise
+            raise MissingError("no_credentials", str(_not_asked(error, f"profile {profile}")), show) from None
+        except json.JSONDecodeError:
+            message = f"profile {profile}: its credential_process wrote no JSON"
+            raise MissingError("no_credentials", message, show) from None
+        except OSError as error:
+            message = f"profile {profile}: {error.filename} cannot be started or read: {error.strerror}"
+            raise MissingError("no_credentials", message, show) from error
+
+    def _profile_words(self) -> str:
+        """Return the flag that names the profile in a command of the AWS CLI, "" for the default one."""
+        name = self._session.profile_name
+        return "" if name == "default" else f" --profile {shlex.quote(name)}"
 
     def client(self, service: str, *, read_timeout: float | None = None) -> Client:
         """Make a client. Raises MlinferError.
@@ -235,13 +318,14 @@ class Session:
         once: dict[str, Any] = {"retries": {"total_max_attempts": 1}, "max_pool_connections": MAX_CONNECTIONS}
         more = {**once, "read_timeout": read_timeout} if read_timeout else {}
         connect_timeout = min(CONNECT_TIMEOUT_S, read_timeout or CONNECT_TIMEOUT_S)
-        with _set_up():
+        self._credentials()
+        with _set_up(), self._lock:
             return self._session.client(service, config=Config(connect_timeout=connect_timeout, **more))
 
     def url_caller(self, url: str, read_timeout: float) -> UrlCaller:
         """Return what calls a function's URL with the credentials found here, or unsigned where there are none."""
+        credentials = self._credentials()
         with _set_up():
-            credentials = self._session.get_credentials()
             certificates = self._core.get_config_variable("ca_bundle")
         http = URLLib3Session(
             verify=certificates or True,
@@ -260,9 +344,9 @@ class Session:
         return call
 
 
-def make_client(service: str, *, region: str | None, profile: str | None, needs_region: bool = False) -> Client:
-    """Make the only client of a command. Raises MlinferError."""
-    return Session(region=region, profile=profile, needs_region=needs_region).client(service)
+def make_client(service: str, *, region: str | None, profile: str | None, ask: Ask) -> Client:
+    """Make the only client of a command, which needs a Region. Raises MlinferError."""
+    return Session(region=region, profile=profile, ask=ask, needs_region=True).client(service)
 
 
 @contextmanager
@@ -319,18 +403,13 @@ def _endpoints() -> EndpointResolver:
     return EndpointResolver(get_session().get_data("endpoints"))
 
 
-def container_environment(*, region: str | None, profile: str | None) -> dict[str, str]:
+def container_environment(*, region: str | None, profile: str | None, ask: Ask) -> dict[str, str]:
     """Return what boto3 finds here as the environment of a local container, as Lambda sets it. Raises MlinferError."""
-    try:
-        session = boto3.Session(region_name=region, profile_name=profile)
-        credentials = session.get_credentials()
-        if credentials is None:
-            raise boto.NoCredentialsError
+    found_here = Session(region=region, profile=profile, ask=ask)
+    frozen, session = found_here.require_credentials().get_frozen_credentials(), found_here._session
+    with _set_up():
         s3 = session.client("s3", region_name=session.region_name or "us-east-1")
         endpoint = s3.meta.endpoint_url if not is_aws(s3) else s3_endpoint(s3.meta.region_name)
-    except boto.BotoCoreError as error:
-        raise _not_asked(error, "AWS") from None
-    frozen = credentials.get_frozen_credentials()
     found = {
         "AWS_ACCESS_KEY_ID": frozen.access_key,
         "AWS_SECRET_ACCESS_KEY": frozen.secret_key,

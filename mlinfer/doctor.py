@@ -39,6 +39,7 @@ _OF_AWS = ("credentials", "endpoints", "quotas", "permissions", "bucket")
 _SERVICES = ("sts", "s3", "ecr", "lambda", "iam")
 # What the check of the credentials tells, and the others need not repeat.
 _OF_CREDENTIALS = {"no_credentials", "no_region", "expired_credentials", "invalid_credentials", "invalid_aws_setting"}
+_OF_CREDENTIALS |= {"mfa_needed", "missing_library"}
 
 State = Literal["ok", "warning", "missing"]
 PolicyFor = Callable[[Account], Mapping[str, Any]]

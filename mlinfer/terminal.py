@@ -156,6 +156,17 @@ class Terminal:
         sys.stderr.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
+    def ask_secret(self, question: str) -> str:
+        """Ask for a code that is not shown; without a terminal nobody is asked and the answer is ""."""
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return ""
+        from getpass import getpass
+
+        try:
+            return getpass(question).strip()
+        except EOFError:
+            return ""
+
     def error(self, error: MlinferError, *, beside: Mapping[str, Any] | None = None) -> None:
         """Explain a failure, under `--json` on stdout too: on one line, because JSON Lines may stand before it.
 

@@ -389,7 +389,7 @@ def once(kind: str, call: str, request: Request, forward: Forward) -> Answer | N
 
 @cache  # of the session, as the address is: making five clients takes longer than a deployment
 def _clients() -> Clients:
-    session = Session(region=REGION, profile=None)
+    session = Session(region=REGION, profile=None, ask=lambda _: "")
     functions, iam, logs, s3 = (session.client(name) for name in ("lambda", "iam", "logs", "s3"))
     invoker = session.client("lambda", read_timeout=30)
     return Clients(functions, iam, logs, s3, lambda _: invoker)

@@ -178,7 +178,7 @@ def _target(
     from ..cloud.waiting import Patience
 
     named = predict.named_model(config, f"Deploy it: mlinfer deploy{model_words(config)}")
-    session = aws.Session(region=region, profile=profile, needs_region=True)
+    session = aws.Session(region=region, profile=profile, ask=terminal.ask_secret, needs_region=True)
     names, functions = Names(config.project), session.client("lambda")
     timeout = invoke.live_timeout(functions, names) + SLACK_S
     handed_over = (

@@ -350,7 +350,7 @@ def _place(
         start = partial(process.start, config, os.environ, terminal.detail)
         yield Place(lambda _: start, config.memory, config.arch)
     elif config.target == "local":
-        credentials = s3_environment(config, region, profile) if from_s3 else {}
+        credentials = s3_environment(terminal, config, region, profile) if from_s3 else {}
         with _local_place(terminal, config, credentials, from_s3=from_s3) as place:
             yield place
     else:
@@ -391,7 +391,7 @@ def _cloud_place(
     from ..cloud.waiting import Patience
     from ..measure import latest
 
-    session = aws.Session(region=region, profile=profile, needs_region=True)
+    session = aws.Session(region=region, profile=profile, ask=terminal.ask_secret, needs_region=True)
     names, functions, patience = Names(config.project), session.client("lambda"), Patience(time.sleep, terminal.note)
     given = config.memory if config.origins["memory"] == COMMAND_LINE else 0
     invoker = session.client("lambda", read_timeout=invoke.live_timeout(functions, names) + SLACK_S)

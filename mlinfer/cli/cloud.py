@@ -103,7 +103,7 @@ def deploy(
         report_unused(terminal, config, "no bucket is named", create_bucket=create_bucket and not config.bucket)
     _agree_to_public(terminal, config, asked=not (yes or dry_run))
     given = _Given(_by_digest(image)) if image else None
-    session = aws.Session(region=region, profile=profile)
+    session = aws.Session(region=region, profile=profile, ask=terminal.ask_secret)
     _require_for_deploy(config, session, docker=not given)
     foresee(terminal, config)
     embedded = predict.embedded(config, log=terminal.detail)
@@ -143,7 +143,7 @@ def status(
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, project=project)
-    session = _session(region, profile)
+    session = _session(terminal, region, profile)
     there = step.read_status(session.client("lambda"), Names(config.project))
     here = _wanted_here(config, session, there, image)
     differs = step.differences(there, here, config.url) if here else None
@@ -189,7 +189,7 @@ def rollback(
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, project=project)
-    session = _session(region, profile)
+    session = _session(terminal, region, profile)
     made = step.rollback(
         _clients(session),
         _account(session),
@@ -228,7 +228,7 @@ def destroy(
     if yes and config.origins["project"] == "default":
         message = f"--yes needs an explicit project: {config.project} is only the name of this folder"
         raise UsageError("no_project", message, f"Name it: mlinfer destroy --yes --project {config.project}")
-    session = _session(region, profile)
+    session = _session(terminal, region, profile)
     services = ("lambda", "iam", "logs", "ecr", "s3")
     clients = step.Clients(*(session.client(service) for service in services))
     names, patience = Names(config.project), _patience(terminal)
@@ -327,11 +327,11 @@ def _account(session: Session) -> Account:
     return aws.find_account(session.client("sts"))
 
 
-def _session(region: str | None, profile: str | None) -> Session:
+def _session(terminal: Terminal, region: str | None, profile: str | None) -> Session:
     """Return the session of a command that needs a Region and credentials, and tells both at once. Raises MlinferError."""
     from .. import aws
 
-    session = aws.Session(region=region, profile=profile)
+    session = aws.Session(region=region, profile=profile, ask=terminal.ask_secret)
     require(session.require_region, session.require_credentials)
     return session
 

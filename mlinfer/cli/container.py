@@ -137,7 +137,7 @@ def run_local(
     container.require_local(docker)
     # Before the build, so that what is wrong is said first.
     foresee(terminal, config)
-    credentials = s3_environment(config, region, profile) if from_s3 else {}
+    credentials = s3_environment(terminal, config, region, profile) if from_s3 else {}
     recipe = image_recipe(config)
     function = local_function(config, recipe.tag(), credentials, from_s3=from_s3)
     build_image(terminal, docker, recipe)
@@ -251,7 +251,7 @@ def local_function(config: Config, tag: str, credentials: dict[str, str], *, fro
     )
 
 
-def s3_environment(config: Config, region: str | None, profile: str | None) -> dict[str, str]:
+def s3_environment(terminal: Terminal, config: Config, region: str | None, profile: str | None) -> dict[str, str]:
     """Return the AWS credentials, Region and endpoint that boto3 finds here, as Lambda would give its own."""
     from .. import aws
 
@@ -259,7 +259,7 @@ def s3_environment(config: Config, region: str | None, profile: str | None) -> d
         raise UsageError("usage", "--from-s3 needs model_source s3", "Leave out --model-source image.")
     if not config.bucket:
         raise UsageError("no_bucket", "no S3 bucket is named", "Set bucket in mlinfer.toml, and mlinfer upload first.")
-    return aws.container_environment(region=region, profile=profile)
+    return aws.container_environment(region=region, profile=profile, ask=terminal.ask_secret)
 
 
 @contextmanager

@@ -35,7 +35,7 @@ def logs(
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     names = Names(configuration(project=project).project)
     start = step.since_ms(since, int(time.time() * 1000))
-    client = aws.make_client("logs", region=region, profile=profile, needs_region=True)
+    client = aws.make_client("logs", region=region, profile=profile, ask=terminal.ask_secret)
     lines = step.follow(client, names, start, time.sleep) if follow else step.read(client, names, start)
     count = 0
     for line in lines:

@@ -132,7 +132,7 @@ def upload(
 
     file = modelfile.read_model_file(predict.model_path(config))
     key = step.object_key(file, config.prefix)
-    session = aws.Session(region=region, profile=profile, needs_region=create_bucket)
+    session = aws.Session(region=region, profile=profile, ask=terminal.ask_secret, needs_region=create_bucket)
     s3 = session.client("s3")
 
     def owner() -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -56,7 +56,7 @@ def push(
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, arch=arch, model_source=model_source, project=project)
     tell_of_unused_model(terminal, config)
-    ecr = aws.make_client("ecr", region=region, profile=profile, needs_region=True)
+    ecr = aws.make_client("ecr", region=region, profile=profile, ask=terminal.ask_secret)
     repository, pushed = push_image(terminal, engine.connect(os.environ), ecr, config)
     if as_json:
         terminal.document({**asdict(pushed), "repository": {"uri": repository.uri, **repository.outcomes}})
@@ -100,8 +100,8 @@ def doctor(
 
     The exit code is 3 if something needed is missing. Nothing is changed anywhere.
     """
-    from .. import aws, engine
     from .. import doctor as step
+    from .. import engine
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, arch=arch, bucket=bucket, project=project)
@@ -109,15 +109,14 @@ def doctor(
         report_unused(terminal, config, "--policy looks at nothing", model=model, arch=arch)
         terminal.document(_deployer_policy(config, _account(terminal, region, profile)))
         return 0
+    make_client, is_set_up = _client_maker(terminal, region, profile, step.ANSWER_S)
     tools = step.Tools(
         connect=lambda: engine.connect(os.environ, step.ANSWER_S),
-        make_client=lambda service: aws.Session(region=region, profile=profile, needs_region=True).client(
-            service, read_timeout=step.ANSWER_S
-        ),
+        make_client=make_client,
         policy=partial(_deployer_policy, config),
     )
     named = region or profile or config.bucket or config.target == "aws"
-    findings = step.examine(config, tools, uses_aws=bool(named) or _is_aws_set_up())
+    findings = step.examine(config, tools, uses_aws=bool(named) or is_set_up)
     missing = sum(finding.state == "missing" for finding in findings)
     if as_json:
         terminal.document({"missing": missing, "findings": [asdict(finding) for finding in findings]})
@@ -128,13 +127,32 @@ def doctor(
     return MissingError.exit_code if missing else 0
 
 
-def _is_aws_set_up() -> bool:
+def _client_maker(
+    terminal: Terminal, region: str | None, profile: str | None, read_timeout: float
+) -> tuple[Callable[[str], Client], bool]:
+    """Return what makes the clients of one session, and whether a Region or credentials are set up here.
+
+    An MFA code is asked for now, before the checks' deadline.
+    """
     from .. import aws
 
     try:
-        return aws.Session(region=None, profile=None).is_set_up()
-    except MlinferError:  # set up, and wrong: the checks tell how
-        return True
+        session = aws.Session(region=region, profile=profile, ask=terminal.ask_secret)
+        if session.asks:
+            session.require_credentials()
+        is_set_up = session.is_set_up()
+    except MlinferError as error:  # set up, and wrong: the checks tell how
+        return partial(_raise, error), True
+
+    def make(service: str) -> Client:
+        session.require_region()
+        return session.client(service, read_timeout=read_timeout)
+
+    return make, is_set_up
+
+
+def _raise(error: MlinferError, _: str) -> NoReturn:
+    raise error
 
 
 def _deployer_policy(config: Config, account: Account) -> dict[str, Any]:
@@ -148,7 +166,7 @@ def _account(terminal: Terminal, region: str | None, profile: str | None) -> Acc
     from .. import aws
 
     try:
-        return aws.find_account(aws.make_client("sts", region=region, profile=profile, needs_region=True))
+        return aws.find_account(aws.make_client("sts", region=region, profile=profile, ask=terminal.ask_secret))
     except MlinferError as error:
         terminal.note(f"For any account and Region, since yours is not known: {error}.")
         return Account("*", region or "*", aws.partition_of(region) if region else "aws")
