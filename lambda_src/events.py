@@ -52,7 +52,7 @@ def parse(event: object) -> Question | None:
         if sender := _queue(event):
             raise QueuedEventError(
                 f"the event comes from {quoted(sender)}, and this version does not process queued events. The invocation "
-                "fails so that the event is not lost: the sender retries it, then passes it to the failure destination"
+                "fails so that the event is not lost: the sender retries it, then passes it to the failure destination if there is one"
             )
     return _parse_fields(event, DEFAULT_TOP_K)
 
@@ -214,6 +214,7 @@ def _plain_base64(text: str) -> str:
 
     A space inside a line stays, and makes the text invalid: it is what a form makes of a plus sign. Raises ValueError.
     """
+    text = text.lstrip(" \t\r\n")
     if text[:5].lower() == "data:":  # RFC 2397
         head, comma, text = text.partition(",")
         if not comma or not head.lower().rstrip().endswith(";base64"):

@@ -72,6 +72,15 @@ def test_fault_at_start_is_raised_by_each_invocation(tmp_path: Path) -> None:
     assert [line["outcome"] for line in lines] == ["init_failed", "fault", "fault"]
 
 
+def test_queued_event_is_raised(tiny_model: Path) -> None:
+    """A message from SQS leaves the handler as an exception, which keeps it in the queue; the next request is answered."""
+    queued = json.loads((Path(__file__).parent / "events" / "queued" / "sqs_with_s3.json").read_text())
+    answers, lines, _ = invoke(queued, {"image": IMAGE}, MLINFER_MODEL_URI=str(tiny_model))
+    assert answers[0].startswith("RAISED QueuedEventError")
+    assert answers[1].startswith("ANSWER")
+    assert [line["outcome"] for line in lines] == ["fault", "ok"]
+
+
 def test_missing_configuration_is_raised_and_logged() -> None:
     """Without MLINFER_MODEL_URI each invocation raises the sentence that says so, and logs one line."""
     answers, lines, _ = invoke({"image": IMAGE})

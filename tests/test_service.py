@@ -157,6 +157,8 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "in lines of 76": lambda text: "\n".join(text[i : i + 76] for i in range(0, len(text), 76)) + "\n",
     "in indented lines": lambda text: "\r\n".join("  " + text[i : i + 64] + "\t" for i in range(0, len(text), 64)),
     "url-safe": lambda text: text.translate(str.maketrans("+/", "-_")),
+    "with space around it": lambda text: f" \n{text}\t\n ",
+    "data url with space around it": lambda text: f"\n data:image/jpeg;base64, {text} \n",
     "unpadded": lambda text: text.rstrip("="),
     "url-safe and unpadded": lambda text: text.translate(str.maketrans("+/", "-_")).rstrip("="),
     "data url": lambda text: f"data:image/jpeg;base64,{text}",
