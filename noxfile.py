@@ -49,3 +49,11 @@ def build(session: nox.Session) -> None:
     """Build the wheel and the source distribution into dist/."""
     session.install("build")
     session.run("python", "-m", "build")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Write the generated pages and build the documents into site/."""
+    session.install("-e", ".[docs]")
+    session.run("python", "tools/generate_docs.py")
+    session.run("zensical", "build", "--clean", "--strict")
