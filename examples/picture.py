@@ -1,12 +1,13 @@
-"""Make the README's picture from a real run of the command in a terminal.
+"""Make the pictures of the documents from real runs of commands in a terminal.
 
-python examples/picture.py      # writes examples/predict.svg
+python examples/picture.py      # writes docs/pictures/predict.svg
 """
 
 from __future__ import annotations
 
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from rich.text import Text
 ROOT = Path(__file__).parents[1]
 COMMAND = "mlinfer predict examples/cat.jpg"
 COLUMNS = 82
+# Fonts that machines have: Rich's own style would load one from the web.
+FONTS = 'ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace'
 
 
 def run_in_a_terminal() -> str:
@@ -35,6 +38,13 @@ def run_in_a_terminal() -> str:
     return written.decode().replace("\r\n", "\n")
 
 
+def self_contained(svg: str) -> str:
+    """Return the picture without fonts from the web; its own dark window is readable on light and dark pages."""
+    svg = re.sub(r"\s*@font-face \{.*?\}\n", "\n", svg, flags=re.DOTALL)
+    svg = re.sub(r"font-family: (Fira Code, monospace|arial);", f"font-family: {FONTS};", svg)
+    return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
+
+
 def main() -> None:
     os.chdir(ROOT)
     output = run_in_a_terminal()
@@ -42,7 +52,8 @@ def main() -> None:
         console = Console(record=True, width=COLUMNS, file=nowhere)
         console.print(Text.assemble(("$ ", "bold green"), (COMMAND, "bold")))
         console.print(Text.from_ansi(output.rstrip("\n")))
-        console.save_svg(str(ROOT / "examples" / "predict.svg"), title="mlinfer")
+        svg = console.export_svg(title="mlinfer", unique_id="predict")
+    (ROOT / "docs" / "pictures" / "predict.svg").write_text(self_contained(svg))
 
 
 if __name__ == "__main__":

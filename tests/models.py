@@ -48,6 +48,14 @@ def write(path: Path, nodes: list[Any], initializers: list[Any], shape: list[Any
     return path
 
 
+def undescribed(path: Path, size: int) -> Path:
+    """Write the same classifier without metadata, as other tools export it."""
+    described = onnx.load(mean_colour(path, size=size))
+    del described.metadata_props[:]
+    onnx.save(described, path)
+    return path
+
+
 def slow(path: Path, steps: int = 10**9) -> Path:
     """Write a classifier that loads at once and then counts for minutes before it names the colour."""
     state = helper.make_tensor_value_info("state", TensorProto.FLOAT, [1])

@@ -105,8 +105,8 @@ def _exit_codes(trees: Any) -> Iterator[tuple[str, int]]:
         at: str | None = name
         while at and at not in own:
             at = next(iter(bases.get(at, [])), None)
-        if at and isinstance(own[at], int):
-            yield name, own[at]
+        if at:
+            yield name, int(str(own[at]))
 
 
 def _failures(tree: ast.Module, exit_codes: dict[str, int]) -> Iterator[Failure]:
@@ -264,6 +264,8 @@ def commands_page() -> str:
         lines += [f"## {name}\n", "```text", f"mlinfer {name} [OPTIONS] {arguments}".rstrip(), "```\n"]
         for paragraph in _paragraphs(command):
             lines += [cell(paragraph).replace("\\|", "|") + "\n"]
+        if command.epilog:
+            lines += ["```text", inspect.cleandoc(command.epilog), "```\n"]
         own = [p for p in command.params if p.param_type_name == "argument" or p.opts[0] not in COMMON]
         common = [o for o in COMMON for p in command.params if p.opts[0] == o]
         lines += _options(own) if own else []
