@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import struct
+from itertools import islice
 
-from .guards import jpeg_segments, tiff_entries, tiff_forms
+from .guards import MAX_PARTS, jpeg_segments, tiff_entries, tiff_forms
 
 # How far into a file text is searched for what it is.
 MAX_HEAD = 1024
@@ -185,7 +186,7 @@ def _iso_media(brands: tuple[bytes, ...]) -> tuple[str, str]:
 
 def _jpeg(data: bytes) -> str:
     """Return what is special about the frame of a JPEG: ITU-T T.81, table B.1; T.87 for JPEG-LS."""
-    for marker, start, _ in jpeg_segments(data):
+    for marker, start, _ in islice(jpeg_segments(data), MAX_PARTS):
         if marker == 0xF7:
             return "a JPEG-LS picture"
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):

@@ -229,7 +229,7 @@ def tiff_entries(data: bytes, wanted: frozenset[int]) -> dict[int, tuple[int, in
             tag, kind, values, content = struct.unpack_from(entry, data, position)
             if tag in wanted:
                 entries.setdefault(tag, (tag, kind, values, content))
-    except struct.error as error:
+    except (struct.error, OverflowError) as error:  # the second of an offset of 64 bits
         raise broken("the TIFF's directory is cut off") from error
     return entries
 

@@ -154,6 +154,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "tiff of overlapping strips": (lambda: bombs.overlapping_tiff(4000, 60_000), "overlap"),
     "tiff of 300,000 strips": (lambda: bombs.overlapping_tiff(4000, 300_000), "strips"),
     "tiff of tiles without a size": (lambda: bombs.tiled_tiff(9, 9, 16, 16, t322=b"12345678"), "no size"),
+    "big tiff with its directory beyond all": (lambda: b"II+\0\x08\0\0\0" + b"\xff" * 8 + bytes(100), "cut off"),
     "tiff cut off in its directory": (lambda: bombs.grey_tiff(10, 10, bombs.RAW, bytes(100))[:50], "cut off"),
     "avif of nested boxes": (lambda: small("AVIF", speed=10)[:32] + b"\0\0\0\0moov" * 100_000, "a box is broken"),
     "avif of 100,000 boxes": (lambda: small("AVIF", speed=10) + b"\0\0\0\x08free" * 100_000, "too many"),
