@@ -143,9 +143,13 @@ def check_docker(engine: Engine) -> Iterator[Finding]:
         f"Engine {version.get('Version')} (API {version.get('ApiVersion')}, {version.get('Os')}/{version.get('Arch')})"
     )
     yield Finding("docker", "ok", f"{server}, {_command()}, storage {info.get('Driver')}{store}")
+    if engine.remote:
+        remedy = "For run-local use an Engine on this machine, or --no-docker."
+        yield Finding("docker", "warning", f"it runs on another machine ({engine.remote}): build and push work", remedy)
+        return
     try:
         free = shutil.disk_usage(str(info.get("DockerRootDir"))).free
-    except OSError:  # the Engine is on another machine, or in Docker Desktop's
+    except OSError:  # it runs in Docker Desktop's virtual machine
         return
     room = f"{free / 10**9:.1f} GB free for images"
     if free < ROOM_BYTES:
@@ -175,8 +179,7 @@ def check_base_image(engine: Engine, config: Config) -> Iterator[Finding]:
         try:
             architectures, place = engine.find_in_registry(config.base_image), "in its registry"
         except MlinferError as error:
-            remedy = "Check the Engine's network and proxy, and base_image in mlinfer.toml."
-            yield Finding("base image", "missing", f"neither here nor in reach: {error}", remedy)
+            yield Finding("base image", "missing", str(error), error.hint)
             return
     if config.arch in architectures or not architectures:
         yield Finding("base image", "ok", f"{config.base_image} is {place}, {config.arch}")

@@ -279,7 +279,7 @@ class Container:
 
 @contextmanager
 def _being_removed() -> Iterator[None]:
-    """Take it for no failure that the container is gone, or that somebody else is removing it at this moment."""
+    """Accept that the container is gone, or that another command removes it at this moment."""
     try:
         yield
     except NotFound:
@@ -369,7 +369,7 @@ def explained(subject: str) -> Iterator[None]:
         raise _refused(subject, said) from error
     except (DockerException, RequestException) as error:
         hint = "See whether it still runs: docker info"
-        raise RemoteError("docker_failed", f"{subject}: the Docker Engine broke off: {error}", hint) from error
+        raise RemoteError("docker_failed", f"{subject}: the Docker Engine stopped answering: {error}", hint) from error
 
 
 _NETWORK = "Check the network and the proxy of the Engine's machine with: docker pull {name}"
@@ -501,8 +501,12 @@ def _no_engine(error: BaseException, where: str) -> MissingError:
         cause = cause.__cause__ or cause.__context__ or (inner[0] if inner else None)  # type: ignore[assignment]
     text = " ".join(map(str, causes))
     at = f" at {where}" if where else ""
+    if refused := next((cause for cause in causes if isinstance(cause, APIError)), None):
+        said = str(refused.explanation or refused).strip()
+        hint = f"Is this the right Engine, and does docker info work? {_NEEDLESS}"
+        return MissingError("docker_refuses", f"the Docker Engine{at} answers, and refuses: {said}", hint)
     if any(isinstance(c, PermissionError) for c in causes) or "Permission denied" in text:
-        hint = f"Join the group docker (sudo usermod -aG docker $USER, then log in anew). {_NEEDLESS}"
+        hint = f"Join the group docker (sudo usermod -aG docker $USER, then log in again). {_NEEDLESS}"
         return MissingError("docker_forbidden", f"you may not use the Docker Engine{at}: permission denied", hint)
     if "SSHHTTPAdapter" in text:
         hint = f"Install it: pip install 'docker[ssh]'. {_NEEDLESS}"

@@ -368,6 +368,14 @@ def test_a_container_that_vanishes_while_it_is_listed(mlinfer: MlInfer, engine: 
     assert (run.code, json.loads(run.out)) == (0, {"stopped": []})
 
 
+def test_an_engine_that_refuses_everything(mlinfer: MlInfer, engine: LoopbackEngine) -> None:
+    """A proxy before the Engine's socket that allows too little is not taken for an Engine that does not run."""
+    engine.answers["/_ping"] = as_json(403, {"message": "Forbidden by the socket proxy"})
+    run = mlinfer("build", "--json")
+    error = error_of(run.code, run.out)
+    assert (error["code"], "Forbidden by the socket proxy" in error["message"]) == ("docker_refuses", True)
+
+
 # An Engine on another machine
 
 
@@ -400,6 +408,15 @@ def test_a_remote_engine_builds(mlinfer: MlInfer, remote_engine: LoopbackEngine)
     assert "GET /info" not in remote_engine.requests
 
 
+def test_doctor_on_a_remote_engine(mlinfer: MlInfer, remote_engine: LoopbackEngine) -> None:
+    """`doctor` says what works with an Engine on another machine, and does not take this disk for its disk."""
+    remote_engine.facts["DockerRootDir"] = "/"
+    found = json.loads(mlinfer("doctor", "--json").out)["findings"]
+    described, warned = (item for item in found if item["check"] == "docker")
+    assert (described["state"], warned["state"]) == ("ok", "warning")
+    assert "engine.example" in warned["finding"]
+
+
 # A model that is named but not used; one that does not fit
 
 
@@ -424,6 +441,14 @@ def test_a_model_that_is_none(mlinfer: MlInfer, engine: LoopbackEngine, model: s
     for source in ("s3", "image"):
         run = mlinfer("build", "--model", model, "--model-source", source, "--json")
         assert (run.code, json.loads(run.out)["error"]["code"]) == (code, name)
+
+
+def test_a_model_that_no_image_holds(mlinfer: MlInfer, engine: LoopbackEngine) -> None:
+    """`build` refuses a model that is larger than a Lambda image may be, before it reads the file."""
+    model = sparse(Path("huge.onnx"), 10 * 1024 + 1)
+    run = mlinfer("build", "--model", model, "--model-source", "image", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "image_too_large")
+    assert engine.requests == []
 
 
 def test_certificates_that_are_none(mlinfer: MlInfer, engine: LoopbackEngine) -> None:

@@ -166,8 +166,12 @@ def build_image(terminal: Terminal, docker: Engine, recipe: Recipe, *, pull: boo
 
 def image_recipe(config: Config) -> Recipe:
     """Return what the configured image is made of, and how pip gets its packages. Raises MissingError, UsageError."""
+    from .. import predict
     from ..local import image
+    from ..model import footprint
 
+    if config.model_source == "image":
+        footprint.check_image(predict.model_path(config).stat().st_size)  # before gigabytes are read
     model = _model_file(config) if config.model_source == "image" else None
     ca_bundle = _ca_bundle(config) if config.ca_bundle else None
     proxies = image.build_proxies(os.environ)

@@ -148,7 +148,7 @@ def require_local(engine: Engine) -> None:
 
 
 def find(engine: Engine, project: str, label: str = _LABEL) -> list[Container]:
-    """Return the project's containers; nobody else's is ever touched."""
+    """Return the project's containers, and no other project's."""
     return [c for c in engine.containers({PROJECT_LABEL: project}) if label in c.labels]
 
 
@@ -230,7 +230,7 @@ def shortage(memory: int, machine: Machine) -> tuple[str, ...]:
 
 def _check_readable(model: Path) -> None:
     if not model.stat().st_mode & 0o004:
-        message = f"{model} may be read by you alone, and the function runs as Lambda's own user"
+        message = f"{model} is readable only by you, and the function runs as Lambda's own user"
         raise UsageError("model_unreadable", message, f"Let it be read: chmod o+r {model}")
 
 

@@ -75,7 +75,7 @@ def _explained_here(url: str) -> Iterator[None]:
         ) from error
     except boto.ReadTimeoutError as error:
         hint = (
-            "Start it anew: mlinfer run-local --stop && mlinfer run-local --detach. If that was given a longer --timeout, set "
+            "Start it again: mlinfer run-local --stop && mlinfer run-local --detach. If that was given a longer --timeout, set "
             "timeout in mlinfer.toml instead: the time waited here follows it."
         )
         raise InvocationError("function_timeout", f"{url} did not answer in time", hint) from error
@@ -83,7 +83,9 @@ def _explained_here(url: str) -> Iterator[None]:
         hint = (
             "The emulator ends when two requests come at once; it starts again by itself: try again. Else see its log."
         )
-        raise InvocationError("container_crashed", f"{url} broke off in the middle of the request", hint) from error
+        raise InvocationError(
+            "container_crashed", f"{url} ended the connection in the middle of the request", hint
+        ) from error
     except (boto.ClientError, boto.BotoCoreError) as error:
         hint = "Does mlinfer run-local listen on this port? See port in mlinfer.toml."
         raise RemoteError("no_function", f"what answers at {url} is no Lambda function", hint) from error

@@ -76,7 +76,7 @@ class Built:
 def build(
     engine: Engine, recipe: Recipe, tell: Callable[[str], None], *, pull: bool = False, cache: bool = True
 ) -> Built:
-    """Build the image unless it is there; pull, or no cache, builds it anew. tell: takes the log, line by line.
+    """Build the image unless it is there; pull, or no cache, builds it again. tell: takes the log, line by line.
 
     Raises MissingError, RemoteError, UsageError.
     """

@@ -31,11 +31,8 @@ def foresee(size: int, memory: int, tmp: int | None) -> str:
             f"the function's memory of {memory:,} MB"
         )
         raise UsageError("memory_too_small", message, _remedy("memory", roomy, least))
-    if tmp is None and size > MAX_IMAGE_BYTES:
-        message = (
-            f"the model file has {megabytes:,.0f} MB, and a Lambda image has at most {MAX_IMAGE_BYTES // 2**20:,} MB"
-        )
-        raise UsageError("image_too_large", message, _SMALLER)
+    if tmp is None:
+        check_image(size)
     if tmp is not None and megabytes > tmp:
         message = (
             f"the model file has {megabytes:,.0f} MB, and the function fetches it from S3 to its /tmp of {tmp:,} MB"
@@ -53,6 +50,14 @@ def foresee(size: int, memory: int, tmp: int | None) -> str:
     return "\n".join(notes)
 
 
+def check_image(size: int) -> None:
+    """Refuse a model file of `size` bytes that no Lambda image can hold. Raises UsageError."""
+    if size > MAX_IMAGE_BYTES:
+        most = MAX_IMAGE_BYTES // 2**20
+        message = f"the model file has {size / 2**20:,.0f} MB, and a Lambda image has at most {most:,} MB"
+        raise UsageError("image_too_large", message, _SMALLER)
+
+
 _SMALLER = "No Lambda function can hold it. Make the model smaller: mlinfer export --quantize int8"
 
 
@@ -61,4 +66,4 @@ def _remedy(key: str, wanted: float, least: float) -> str:
     if least > MAX_MB:
         return _SMALLER
     value = min(MAX_MB, -(-int(wanted + 1) // 64) * 64)
-    return f"Set {key} = {value} in mlinfer.toml, or --{key} {value}."
+    return f"Set {key} = {value} in mlinfer.toml."
