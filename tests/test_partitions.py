@@ -52,7 +52,9 @@ def test_the_function_gets_s3s_address(
 @pytest.mark.parametrize(("region", "endpoint"), [(region, endpoint) for region, _, endpoint in REGIONS])
 def test_the_container_gets_s3s_address(region: str, endpoint: str) -> None:
     """run-local --from-s3 hands the container the same address."""
-    assert container_environment(region=region, profile=None, ask=lambda _: "").get("AWS_ENDPOINT_URL_S3", "") == endpoint
+    assert (
+        container_environment(region=region, profile=None, ask=lambda _: "").get("AWS_ENDPOINT_URL_S3", "") == endpoint
+    )
 
 
 @pytest.mark.usefixtures("credentials")
