@@ -92,7 +92,7 @@ def predict(
     if images.count("-") > 1:
         raise UsageError("usage", "- is given more than once, and stdin holds one image", "Give - once.")
     pictures = [step.Picture(name, partial(read_image, name)) for name in images]
-    at_once = min(_jobs(config, len(pictures), jobs), len(pictures))
+    at_once = _within_memory(terminal, config, min(_jobs(config, len(pictures), jobs), len(pictures)))
     ask = _target(terminal, config, at_once, by_url=by_url, region=region, profile=profile)
     results: list[Result] = []
     try:
@@ -152,6 +152,25 @@ def _jobs(config: Config, pictures: int, given: int | None) -> int:
     if given or config.target == "aws":
         return given or CLOUD_JOBS
     return thread_count(config) if config.target == "embedded" and pictures >= MANY else 1
+
+
+def _within_memory(terminal: Terminal, config: Config, jobs: int) -> int:
+    """Return how many of the jobs the memory here is enough for, and say so if these are fewer. Raises MissingError."""
+    if jobs == 1:
+        return 1
+    from ..measure.machine import available_memory
+    from ..model.footprint import jobs_that_fit
+    from ..predict import model_path
+
+    size = model_path(config).stat().st_size if config.target == "embedded" else 0
+    available = available_memory()
+    if available is None or (fitting := jobs_that_fit(jobs, size, available)) == jobs:
+        return jobs
+    held = f" with a model file of {size / 2**20:,.0f} MB each" if size else ""
+    terminal.note(
+        f"{fitting} images at once instead of {jobs}{held}: {available / 2**20:,.0f} MB of memory are available."
+    )
+    return fitting
 
 
 def _target(

@@ -14,12 +14,12 @@ from uuid import uuid4
 
 from botocore import exceptions as boto
 
-from ..answers import MAX_REQUEST_BYTES, read_answer
+from ..answers import read_answer
 from ..aws import Client, UrlCaller, error_code, explained, refusal
 from ..errors import InvocationError, MlinferError, RemoteError, UsageError
-from ..fit import Fit
+from ..fit import Fit, request
 from ..names import ALIAS, Names
-from ..predict import Target, event
+from ..predict import Target
 from .alias import read_url
 from .upload import encryption
 from .waiting import Patience
@@ -45,8 +45,8 @@ def staging(s3: Client, bucket: str, names: Names, tell: Callable[[str], None], 
 
     @contextmanager
     def fit(name: str, data: bytes, top_k: int) -> Iterator[bytes]:
-        body = json.dumps(event(data, top_k)).encode()
-        if len(body) <= MAX_REQUEST_BYTES:
+        body = request(data, top_k)
+        if body is not None:
             yield body
             return
         where = {"Bucket": bucket, "Key": f"{names.staging_prefix}{uuid4().hex}"}

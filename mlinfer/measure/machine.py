@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +33,49 @@ def describe(runtime: str = "") -> Machine:
     """Describe this machine. runtime: what the function runs on, if not on this very Python."""
     runtime = runtime or f"Python {platform.python_version()}, onnxruntime {version('onnxruntime')}"
     return Machine(_cpu(), default_threads({}), _memory(), _system(), runtime, _load())
+
+
+def available_memory(root: Path = Path("/")) -> int | None:
+    """Return the bytes that this process may still take: of the machine, and within its control groups. None if unknown.
+
+    root: where /proc and /sys are. Page cache that can be dropped counts as available.
+    """
+    room = [*_free_memory(root), *_room_in_groups(root)]
+    return min(room) if room else _memory()
+
+
+def _free_memory(root: Path) -> Iterator[int]:
+    with suppress(OSError):
+        text = (root / "proc/meminfo").read_text()
+        yield from (
+            int(kilobytes) * 1024 for kilobytes in re.findall(r"^MemAvailable:\s*(\d+) kB$", text, re.MULTILINE)
+        )
+
+
+def _room_in_groups(root: Path) -> Iterator[int]:
+    """Yield what is left below the limit of each control group around this process, of version 1 and of version 2.
+
+    https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
+        elif controllers == "memory":
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            top = root / "sys/fs/cgroup/memory"
+        else:
+            continue
+        group = top / path.strip("/")
+        for folder in (group, *group.parents[: len(group.parts) - len(top.parts)]):
+            with suppress(OSError, ValueError):  # there is none, or it is "max"
+                limit, used = (int((folder / name).read_text()) for name in names[:2])
+                droppable = re.search(rf"^{names[2]} (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE)
+                yield max(0, limit - used + (int(droppable[1]) if droppable else 0))
 
 
 def _cpu() -> str:

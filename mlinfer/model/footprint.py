@@ -16,6 +16,7 @@ MAX_MB = 10_240  # of memory, and of /tmp
 _HANDLER_MB, _LOADED = 30, 2.0  # below this it was killed
 _ROOMY_MB, _ROOMY = 80, 3.0  # above this it has room for what a network keeps between its layers
 _NEARLY_FULL = 0.95
+_PICTURE_BYTES = 64 * 2**20  # a photograph of 12 megapixels as it is decoded, or the largest file and its request
 
 
 def foresee(size: int, memory: int, tmp: int | None) -> str:
@@ -56,6 +57,14 @@ def check_image(size: int) -> None:
         most = MAX_IMAGE_BYTES // 2**20
         message = f"the model file has {size / 2**20:,.0f} MB, and a Lambda image has at most {most:,} MB"
         raise UsageError("image_too_large", message, _SMALLER)
+
+
+def jobs_that_fit(jobs: int, size: int, available: int) -> int:
+    """Return how many of the jobs fit into the available memory, in bytes; at least one.
+
+    size: of the model file, which each job holds once, and the one that is loading twice; 0 where the jobs hold none.
+    """
+    return max(1, min(jobs, (available - size) // (size + _PICTURE_BYTES)))
 
 
 _SMALLER = "No Lambda function can hold it. Make the model smaller: mlinfer export --quantize int8"
