@@ -14,7 +14,7 @@ from .conftest import CAT, Run
 
 MB = 2**20
 MACHINE = {"proc/meminfo": "MemTotal:       9000000 kB\nMemAvailable:    4194304 kB\n"}
-VERSION_2 = {"proc/self/cgroup": "0::/work/job\n"}
+VERSION_2 = {"proc/self/cgroup": "0::/all/one\n"}
 VERSION_1 = {"proc/self/cgroup": "5:cpu,cpuacct:/x\n4:memory:/job\n0::/\n"}
 
 
@@ -36,9 +36,9 @@ def group_1(path: str, limit: int, used: int, droppable: int) -> dict[str, str]:
     [
         (MACHINE, 4096),
         (MACHINE | VERSION_2, 4096),
-        (MACHINE | VERSION_2 | group("sys/fs/cgroup/work/job", "max", 1, 1), 4096),
-        (MACHINE | VERSION_2 | group("sys/fs/cgroup/work/job", 900 * MB, 500 * MB, 100 * MB), 500),
-        (MACHINE | VERSION_2 | group("sys/fs/cgroup/work", 900 * MB, 500 * MB, 0), 400),
+        (MACHINE | VERSION_2 | group("sys/fs/cgroup/all/one", "max", 1, 1), 4096),
+        (MACHINE | VERSION_2 | group("sys/fs/cgroup/all/one", 900 * MB, 500 * MB, 100 * MB), 500),
+        (MACHINE | VERSION_2 | group("sys/fs/cgroup/all", 900 * MB, 500 * MB, 0), 400),
         (MACHINE | VERSION_2 | group("sys/fs/cgroup", 900 * MB, 900 * MB, 0), 0),
         (MACHINE | VERSION_1 | group_1("sys/fs/cgroup/memory/job", 900 * MB, 500 * MB, 50 * MB), 450),
         (MACHINE | VERSION_1 | group_1("sys/fs/cgroup/memory", 2**63 - 4096, 500 * MB, 0), 4096),
