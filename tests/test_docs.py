@@ -149,8 +149,8 @@ def test_commands_and_options_exist(page: Path, commands: dict[str, set[str]]) -
         for option in (a.partition("=")[0] for a in arguments if re.match("--?[a-z]", a)):
             assert option in commands[command], f"mlinfer {command} {option}"
     for span in spans(text):
-        if option := re.match(r"--[a-z][a-z0-9-]+", span):
-            assert option[0] in every | OTHERS, span
+        if named := re.match(r"--[a-z][a-z0-9-]+", span):
+            assert named[0] in every | OTHERS, span
 
 
 @pytest.mark.parametrize("page", WRITTEN, ids=by_name)
