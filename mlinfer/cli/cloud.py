@@ -239,6 +239,7 @@ def destroy(
         terminal.note("S3 was not looked at, because no bucket is named: --bucket, or bucket in mlinfer.toml.")
     for thing in things:
         terminal.note(f"{thing.kind:<10} {thing.name}  ({thing.detail})")
+    things = [thing for thing in things if not step.is_foreign(thing)]
     if not yes and not all(thing.left for thing in things):
         _agree_to_removal(terminal, config, account)
     removals = [_shown(terminal, step.remove(thing)) for thing in things]

@@ -32,9 +32,9 @@ _AT_ONCE = 1000  # objects that S3 deletes in one request
 
 @dataclass(frozen=True)
 class Thing:
-    """Something of the project's, or what may be. remove: does it, and returns why it was kept, "" if it is gone.
+    """Something of the project's, or with a name of the project's. remove: does it, and returns why it was kept, "" if it is gone.
 
-    left: why it is not to be removed, "" if it is. remedy: what to do about that.
+    left: why it is not to be removed, "" if it is. remedy: what to do about that, "" for what is certainly not ours.
     """
 
     kind: str
@@ -68,7 +68,7 @@ def find(
 ) -> list[Thing]:
     """Return what is there, in the order in which it is to go. bucket "" = none is configured. Raises MlinferError.
 
-    What is certainly not the project's is not among it; what may be is, with the reason why it is left. The role goes
+    What is not the project's, or may not be, is among it with the reason why it is left. The role goes
     last, because its policy still names the bucket when the function is gone: see `bucket_in_use`.
     """
     found = [*_function(clients.functions, names, patience)]
@@ -87,11 +87,12 @@ def find(
 
 
 def _thing(owner: Owner, detail: str, remove: Callable[[], str]) -> Iterator[Thing]:
-    """Yield what is to be removed if it is ours, and left if that is not known."""
+    """Yield what is to be removed if it is ours, else what is left."""
     if owner.state == "ours":
         yield Thing(owner.kind, owner.name, detail, remove)
-    elif owner.state == "unknown":
-        yield Thing(owner.kind, owner.name, "stays", lambda: owner.reason, owner.reason, owner.remedy)
+    else:
+        remedy = owner.remedy if owner.state == "unknown" else ""
+        yield Thing(owner.kind, owner.name, f"stays: {owner.reason}", lambda: owner.reason, owner.reason, remedy)
 
 
 def bucket_in_use(functions: Client, iam: Client, names: Names) -> str:
@@ -142,6 +143,11 @@ def remove(thing: Thing) -> Removal:
         if error.code != "access_denied":
             raise
         return Removal(thing, str(error), error.hint)
+
+
+def is_foreign(thing: Thing) -> bool:
+    """Tell whether it is certainly not the project's, so that nobody expects it to go."""
+    return bool(thing.left and not thing.remedy)
 
 
 def left_behind(removals: Sequence[Removal]) -> RemoteError | None:

@@ -54,5 +54,5 @@ def _create(logs: Client, names: Names) -> None:
     try:
         logs.create_log_group(logGroupName=names.log_group, tags=names.tags)
     except ClientError as error:  # the answer to an earlier request was lost
-        if error_code(error) != "ResourceAlreadyExistsException":
+        if error_code(error) != "ResourceAlreadyExistsException" or read_log_group(logs, names) is None:
             raise

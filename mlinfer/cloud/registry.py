@@ -205,13 +205,16 @@ def _find_repository(ecr: Client, name: str) -> dict[str, Any] | None:
 
 
 def _create_repository(ecr: Client, names: Names) -> dict[str, Any]:
-    with _unless("RepositoryAlreadyExistsException"):  # by another run at the same time
+    try:
         ecr.create_repository(
             repositoryName=names.image,
             tags=_as_list(names.tags),
             imageTagMutability="IMMUTABLE",
             imageScanningConfiguration={"scanOnPush": True},
         )
+    except ClientError as error:  # made by another run at the same time
+        if error_code(error) != "RepositoryAlreadyExistsException" or read_repository(ecr, names) is None:
+            raise
     found: dict[str, Any] = ecr.describe_repositories(repositoryNames=[names.image])["repositories"][0]
     return found
 
