@@ -1,6 +1,6 @@
 """What a file is that was not decoded: a format that is not supported, or no picture, and what to do about it.
 
-Nothing here runs for a picture that is decoded, except `is_avif` for an AVIF.
+Nothing here runs for a picture that is decoded, except `is_avif` for an AVIF and `holds_thumbnail` for a TIFF.
 """
 
 from __future__ import annotations
@@ -118,9 +118,10 @@ _TIFF_OTHER_CODINGS = {
 _WIDTHS = {1: "B", 2: "B", 3: "H", 4: "L", 7: "B", 16: "Q"}  # of the types BYTE, ASCII, SHORT, LONG, UNDEFINED, LONG8
 # Tags of a TIFF: TIFF 6.0, TIFF/EP, DNG 1.7
 _BITS, _COMPRESSION, _PHOTOMETRIC, _MAKE, _SUB_IFDS, _SAMPLE_FORMAT, _DNG_VERSION = 258, 259, 262, 271, 330, 339, 50706
-_FILL_ORDER, _SAMPLES = 266, 277
+_SUBFILE_TYPE, _FILL_ORDER, _SAMPLES = 254, 266, 277
 _TAGS = frozenset(
-    (_BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _MAKE, _SAMPLES, _SUB_IFDS, _SAMPLE_FORMAT, _DNG_VERSION)
+    {_SUBFILE_TYPE, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _MAKE}
+    | {_SAMPLES, _SUB_IFDS, _SAMPLE_FORMAT, _DNG_VERSION}
 )
 _RAW_MAKERS = {b"NIKON": "NEF", b"SONY": "ARW", b"PENTAX": "PEF", b"RICOH": "PEF", b"SAMSUNG": "SRW", b"Canon": "CR2"}
 _SENSOR_DATA = (32803, 34892)  # PhotometricInterpretation of what has not become a picture yet
@@ -136,6 +137,16 @@ _SAMPLE_FORMATS = {
 def is_avif(data: bytes) -> bool:
     """Tell an AVIF from the other files that begin with an `ftyp` box, by the brands in it."""
     return not _AVIF_BRANDS.isdisjoint(_brands(data))
+
+
+def holds_thumbnail(data: bytes) -> bool:
+    """Tell whether a TIFF is a camera's raw file that begins with a small copy, which is not the picture.
+
+    Raises RequestError.
+    """
+    tags = _tags(data)
+    kind = _raw_kind(data, tags)
+    return kind == "CR2" or (kind != "" and tags.get(_SUBFILE_TYPE, (0,))[0] & 1 == 1)
 
 
 def described(data: bytes, name: str) -> str:
@@ -235,7 +246,7 @@ def _raw_kind(data: bytes, tags: dict[int, tuple[int, ...]]) -> str:
         return "DNG"
     if data[8:10] == b"CR":
         return "CR2"
-    maker = bytes(tags.get(_MAKE, ()))
+    maker = bytes(value & 0xFF for value in tags.get(_MAKE, ()))  # a hostile file writes larger numbers
     kind = next((kind for name, kind in _RAW_MAKERS.items() if maker.startswith(name)), "")
     if kind and (_SUB_IFDS in tags or tags.get(_COMPRESSION, (1,))[0] not in _TIFF_CODINGS):
         return kind

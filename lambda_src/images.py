@@ -103,6 +103,8 @@ def _decode_alone(data: bytes, max_pixels: int, target: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of corrupt EXIF and large pictures: the answer says what matters
+            if name == "TIFF" and _holds_thumbnail(data):
+                raise broken(_described(data, name))
             return _decode(bounded(data, name, max_pixels), name, max_pixels, target)
     except Image.DecompressionBombError as error:
         raise too_many_pixels(max_pixels) from error
@@ -129,6 +131,12 @@ def _is_avif(data: bytes) -> bool:
     from .formats import is_avif  # here and below: a cold start does not wait for what few pictures need
 
     return is_avif(data)
+
+
+def _holds_thumbnail(data: bytes) -> bool:
+    from .formats import holds_thumbnail
+
+    return holds_thumbnail(data)
 
 
 def _described(data: bytes, name: str) -> str:

@@ -343,6 +343,8 @@ NOT_DECODED: dict[str, tuple[Callable[[], bytes], str]] = {
     "arw": (lambda: _raw(b"SONY", t259=(32767,)), "ARW"),
     "cr2": (lambda: _canon(), "CR2"),
     "raw of an unknown maker": (lambda: _raw(b"ACME"), "raw file"),
+    "dng with a thumbnail": (lambda: _raw(t50706=(1, 4, 0, 0), t254=(1,), t262=(1,)), "DNG"),
+    "nef with a thumbnail": (lambda: _raw(b"NIKON CORPORATION", t254=(1,), t262=(1,), t330=(8,)), "NEF"),
     "raf": (lambda: b"FUJIFILMCCD-RAW 0201" + bytes(64), "RAF"),
     "tiff in jpeg 2000": (lambda: bombs.grey_tiff(48, 40, 34712, bytes(100)), "JPEG 2000"),
     "tiff in webp": (lambda: bombs.grey_tiff(48, 40, 50001, bytes(100)), "WebP"),
@@ -389,6 +391,12 @@ def test_what_is_not_decoded_is_named(kind: str) -> None:
     assert ": " in str(caught.value)
     assert "broken" not in str(caught.value)
     assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("tags", [{"t254": (1,)}, {"t271": b"NIKON\0", "t330": (8,)}], ids=["thumbnail", "maker"])
+def test_a_tiff_that_is_not_raw_is_decoded(tags: dict[str, Any]) -> None:
+    """A TIFF of a camera's maker, or one that begins with a small copy, is an ordinary picture."""
+    assert decode(bombs.grey_tiff(48, 40, bombs.RAW, bytes(48 * 40), **tags), MAX_PIXELS).size == (48, 40)
 
 
 @pytest.mark.parametrize("codec", ["JPEG", "PNG", "TIFF", "AVIF", "WEBP"])
