@@ -16,11 +16,16 @@ from typing import Any
 
 import pytest
 
+from lambda_src.service import Service
+from lambda_src.settings import Settings
 from mlinfer.config import KEYS
+from mlinfer.local.ports import free
 from mlinfer.measure.prices import MB_PER_GB, read_prices
+from mlinfer.predict import STARTER
 
 from . import models
 from .conftest import CAT, ROOT, Run
+from .loopback_lambda import serving
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 WRITTEN = [page for page in DOCS if "<!-- Generated" not in page.read_text()]  # by hand
@@ -237,15 +242,16 @@ def test_the_monthly_example_is_computed_with_the_tools_prices() -> None:
     assert f"On arm64, the time costs ${time['arm64']:.2f} instead of ${time['x86_64']:.2f}" in text
 
 
-def examples(page: Path) -> list[str]:
-    """Return the commands of the examples that a page does not mark as `<!-- not run: REASON -->`."""
-    text = re.sub(r"^<!-- not run: [^\n]+ -->\n```console\n.*?^```", "", page.read_text(), flags=re.M | re.S)
-    return [line[2:] for block in blocks(text, "console") for line in block.splitlines() if line.startswith("$ ")]
+def examples(page: Path, mark: str = "") -> list[str]:
+    """Return the commands of the console blocks below a comment `<!-- MARK -->`, or of those below none."""
+    before = rf"^<!-- {mark} -->\n" if mark else r"(?<! -->\n)^"
+    found = re.findall(rf"{before}```console\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [line[2:] for block in found for line in block.splitlines() if line.startswith("$ ")]
 
 
-@pytest.mark.parametrize("page", [page for page in WRITTEN if examples(page)], ids=by_name)
-def test_examples_run(page: Path, tmp_path: Path) -> None:
-    """Each example that needs no AWS, Docker or network succeeds, in the order of the page, in a folder with example files."""
+@pytest.fixture
+def run_shell(tmp_path: Path) -> Callable[[list[str]], subprocess.CompletedProcess[str]]:
+    """Return a function that runs commands in a folder with example files, and requires that each succeeds."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, command in (("mlinfer", f"{sys.executable} -m mlinfer"), ("python3", sys.executable)):
@@ -255,19 +261,64 @@ def test_examples_run(page: Path, tmp_path: Path) -> None:
     Path("photos").mkdir()
     for copy in ("cat.jpg", "examples/cat.jpg", "photos/one.jpg", "photos/two.jpg"):
         shutil.copy(CAT, copy)
+    shutil.copy(ROOT / "examples" / "event.json", "examples")
     models.undescribed(Path("classifier.onnx"), size=32)
     Path("labels.txt").write_text("\n".join(models.LABELS))
-    script = "set -euo pipefail\n" + "\n".join(examples(page))
     environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        ["bash", "-xc", script], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
+
+    def run(commands: list[str]) -> subprocess.CompletedProcess[str]:
+        script = "set -euo pipefail\n" + "\n".join(commands)
+        shell = ["bash", "-xc", script]
+        result = subprocess.run(
+            shell, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        return result
+
+    return run
+
+
+Shell = Callable[[list[str]], "subprocess.CompletedProcess[str]"]
+LOCAL = "run: with the local function"
+
+
+@pytest.mark.parametrize("page", [page for page in WRITTEN if examples(page)], ids=by_name)
+def test_examples_run(page: Path, run_shell: Shell) -> None:
+    """Each example that needs no AWS, Docker or network succeeds, in the order of the page."""
+    run_shell(examples(page))
+
+
+@pytest.mark.parametrize("page", [page for page in WRITTEN if examples(page, LOCAL)], ids=by_name)
+def test_examples_with_the_local_function_run(page: Path, run_shell: Shell) -> None:
+    """The examples with curl get an answer from `run-local --no-docker`."""
+    port = str(free("127.0.0.1"))
+    command = [sys.executable, "-m", "mlinfer", "run-local", "--no-docker", "--port", port]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            assert server.stdout
+            assert server.stdout.readline()  # its address, once it is ready
+            answered = run_shell(
+                [line.replace("localhost:9000", f"127.0.0.1:{port}") for line in examples(page, LOCAL)]
+            )
+        finally:
+            server.terminate()
+    calls = sum("curl" in line for line in examples(page, LOCAL))
+    assert answered.stdout.count('"label": "cat"') >= calls >= 1
+
+
+def test_the_example_with_boto3_runs(run_shell: Shell) -> None:
+    """The program of the page on answers prints the label that a deployed function answers."""
+    (program,) = blocks((ROOT / "docs" / "answers.md").read_text(), "python")
+    Path("ask.py").write_text(program)
+    credentials = "AWS_ACCESS_KEY_ID=a AWS_SECRET_ACCESS_KEY=b AWS_DEFAULT_REGION=us-east-1"
+    with serving(Service(Settings(str(STARTER)), log=lambda _: None)) as (_, address):
+        assert run_shell([f"{credentials} AWS_ENDPOINT_URL_LAMBDA={address} python3 ask.py"]).stdout == "cat\n"
 
 
 def test_examples_that_do_not_run_say_why() -> None:
-    """A marked example names what it needs; the pages for a first try have examples that run."""
+    """The comment above an example says what it needs, in one of three forms; the pages for a first try have examples that run."""
     for page in WRITTEN:
-        assert not re.search(r"<!-- not run:?\s*-->", page.read_text()), page
+        for mark in re.findall(r"^<!-- (.+) -->\n```", page.read_text(), re.MULTILINE):
+            assert re.fullmatch(rf"not run: .+|{LOCAL}|run: with a Lambda on loopback", mark), mark
     running = {page.stem for page in WRITTEN if examples(page)}
     assert {"quick-start", "your-model", "model-file", "configuration", "permissions", "measure", "ci"} <= running
