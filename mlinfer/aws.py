@@ -282,7 +282,9 @@ class Session:
     def _login_explained(self) -> Iterator[None]:
         """Turn what goes wrong while credentials are found into errors with the command to run. Raises MlinferError."""
         profile, words = self._session.profile_name, self._profile_words()
-        show = f"See which program that is, and run it: aws configure get credential_process{words}"
+        show = f"See where the credentials come from: aws configure list{words}"
+        if "credential_process" in self._core.get_scoped_config():
+            show = f"See which program that is, and run it: aws configure get credential_process{words}"
         try:
             yield
         except boto.ClientError as error:

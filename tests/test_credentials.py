@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pty
@@ -84,6 +85,31 @@ def test_each_profile_has_its_command(mlinfer: MlInfer, profiles: LoopbackAws, n
     assert SECRET not in run.out + run.err
     assert "Traceback" not in run.err
     assert profiles.calls == []
+
+
+def test_a_login_that_has_expired(mlinfer: MlInfer, profiles: LoopbackAws, tmp_path: Path) -> None:
+    """A login that was valid once, and is no longer, is told as the one that there never was."""
+    cache = tmp_path / ".aws" / "sso" / "cache"
+    cache.mkdir(parents=True)
+    token = {"startUrl": "http://127.0.0.1:1/start", "region": "us-east-1", "accessToken": SECRET}
+    name = hashlib.sha1(b"us", usedforsecurity=False).hexdigest()
+    (cache / f"{name}.json").write_text(json.dumps(token | {"expiresAt": "2020-01-01T00:00:00Z"}))
+    run = mlinfer("status", "--profile", "sso", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == NEEDS["sso"][:2]
+    assert NEEDS["sso"][2] in run.err
+    assert SECRET not in run.out + run.err
+    assert profiles.calls == []
+
+
+@pytest.mark.usefixtures("profiles")
+def test_a_token_file_that_is_missing(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A web identity, as CI services give, whose token file is missing is named with the file."""
+    monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/ci")
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/nowhere/token")
+    run = mlinfer("status", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (3, "no_credentials")
+    assert "/nowhere/token" in run.err
+    assert "aws configure list" in run.err
 
 
 @pytest.mark.parametrize("command", COMMANDS)

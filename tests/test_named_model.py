@@ -141,4 +141,4 @@ def test_another_projects_container(mlinfer: MlInfer, monkeypatch: pytest.Monkey
     assert len(api.invocations()) == (0 if code else 1)
     if code:
         assert refused(run)["code"] == "another_project"
-        assert f"MLINFER_PROJECT={project} mlinfer run-local --stop" in refused(run)["hint"]
+        assert f"mlinfer run-local --stop --project {project}" in refused(run)["hint"]

@@ -33,6 +33,7 @@ _TOO_MANY = "TooManyRequestsException"
 _BUSY = "ServiceUnavailableException"
 _PASSING = (500, 503, 504)  # statuses of Lambda's own failures, which the next request need not meet
 _EVERY_PICTURES = {"expired_credentials", "invalid_credentials", "clock_skewed"}
+_NEVER_SENT = (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError)
 _ASLEEP = ("ResourceNotReadyException", "CodeArtifactUserPendingException")
 
 
@@ -142,7 +143,7 @@ def until_taken(send: Callable[[], T], patience: Patience) -> T:
     while True:
         try:
             return patience.retry(send, not_run_yet, WAKING_S)
-        except (boto.ClientError, boto.EndpointConnectionError, boto.ConnectTimeoutError) as error:
+        except (boto.ClientError, *_NEVER_SENT) as error:
             if isinstance(error, boto.ClientError) and _status(error) != 503:
                 raise
             pauses = pauses or patience.pauses("Lambda is busy or cannot be reached", BUSY_S)

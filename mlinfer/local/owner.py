@@ -20,7 +20,7 @@ _PROBE_S = 2
 def require_ours(port: int, project: str, connect: Callable[[], Engine]) -> None:
     """Refuse the function of another project. Raises VerificationError.
 
-    connect: finds the Docker Engine. Without one, or where nothing or a foreign program listens, nothing is refused.
+    connect: finds the Docker Engine. Without one on this machine, or where a foreign program listens, nothing is refused.
     """
     served = _served(port)
     if served is None or served == project:
@@ -29,13 +29,14 @@ def require_ours(port: int, project: str, connect: Callable[[], Engine]) -> None
         stop = "Stop it with Ctrl-C in its terminal"
     else:
         try:
-            container = connect().publisher(port)
+            engine = connect()
+            container = None if engine.remote else engine.publisher(port)
         except (MissingError, RemoteError):
             return
         served = container.labels.get(PROJECT_LABEL, project) if container else project
         if served == project:
             return
-        stop = f"Stop it: MLINFER_PROJECT={served} mlinfer run-local --stop"
+        stop = f"Stop it: mlinfer run-local --stop --project {served}"
     raise VerificationError(
         "another_project",
         f"project {served} answers on {HOST}:{port}, and this is project {project}",
