@@ -57,7 +57,7 @@ _MAGIC = (
     (b"mdat", 4, "a video (QuickTime)", _VIDEO),
     (b"wide", 4, "a video (QuickTime)", _VIDEO),
     (b"AVI ", 8, "a video (AVI)", _VIDEO),
-    (b"WAVE", 8, "a sound (WAV)", "send a picture"),
+    (b"WAVE", 8, "a sound file (WAV)", "send a picture"),
     (b"\x1aE\xdf\xa3", 0, "a video (Matroska or WebM)", _VIDEO),
     (b"\0\0\1\xba", 0, "a video (MPEG)", _VIDEO),
     (b"FLV\1", 0, "a video (FLV)", _VIDEO),
@@ -71,7 +71,7 @@ _MAGIC = (
     (b"data:image/", 0, "a data: URL as text", "encode the picture in base64 once, not twice"),
     (b"version https://git-lfs", 0, "a Git LFS pointer, not the picture", "run git lfs pull"),
 )
-# Of text, after white space and in any case: (start, word that must follow, what it is, what to do)
+# Of text, after white space: (pattern, what it is, what to do)
 _TEXTS = (
     (rb"(?:<\?xml|<!--|<!doctype svg|<svg).*?<svg|<svg", "an SVG drawing", "export it as PNG"),
     (rb"(?:<!doctype html|<html|<head|<body)", "an HTML page", "check the address that it was downloaded from"),
@@ -202,8 +202,7 @@ def _jpeg(data: bytes) -> str:
             return "a JPEG-LS picture"
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             precision = data[start + 2] if start + 2 < len(data) else 8
-            lossless = marker & 3 == 3
-            if lossless:
+            if marker & 3 == 3:
                 return "a lossless JPEG" + (f" of {precision} bits per sample" if precision != 8 else "")
             if precision != 8:
                 return f"a JPEG of {precision} bits per sample"
