@@ -298,6 +298,30 @@ def test_a_flag_without_effect_is_refused(mlinfer: MlInfer, argv: list[str], fla
     assert [word.rstrip(",") for word in error["message"].partition(" ha")[0].split()] == flags
 
 
+@pytest.mark.parametrize(
+    ("argv", "missing"),
+    [
+        (["upload", "none.onnx"], ["no S3 bucket", "none.onnx", "no AWS credentials"]),
+        (["push"], ["Docker", "no AWS Region", "no AWS credentials"]),
+        (["destroy", "--yes"], ["--project", "no AWS Region", "no AWS credentials"]),
+        (["predict", "cat.jpg", "--target", "aws"], ["no AWS Region", "no AWS credentials"]),
+        (["logs"], ["no AWS Region", "no AWS credentials"]),
+        (["status"], ["no AWS Region", "no AWS credentials"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_all_that_is_missing_is_told_at_once(
+    mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, argv: list[str], missing: list[str]
+) -> None:
+    """What a command lacks here is one error with exit code 3 that lists everything."""
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
+    run = mlinfer(*argv, "--json")
+    error = json.loads(run.out)["error"]
+    assert (run.code, error["code"]) == (3, "several_missing")
+    for text in missing:
+        assert text in error["message"]
+
+
 def test_a_variable_without_effect_is_named(mlinfer: MlInfer, red: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable that has no effect, which other commands can need, is named and refuses nothing."""
     monkeypatch.setenv("MLINFER_PORT", "9001")

@@ -28,6 +28,7 @@ from .options import (
     RegionFlag,
     VerboseFlag,
     app,
+    aws_session,
     configuration,
     model_words,
     one_at_a_time,
@@ -197,7 +198,7 @@ def _target(
     from ..cloud.waiting import Patience
 
     named = predict.named_model(config, f"Deploy it: mlinfer deploy{model_words(config)}")
-    session = aws.Session(region=region, profile=profile, ask=terminal.ask_secret, needs_region=True)
+    session = aws_session(terminal, region, profile)
     names, functions = Names(config.project), session.client("lambda")
     timeout = invoke.live_timeout(functions, names) + SLACK_S
     handed_over = (

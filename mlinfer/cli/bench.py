@@ -32,6 +32,7 @@ from .options import (
     RegionFlag,
     VerboseFlag,
     app,
+    aws_session,
     configuration,
     model_words,
     report_unused,
@@ -391,7 +392,7 @@ def _cloud_place(
     from ..cloud.waiting import Patience
     from ..measure import latest
 
-    session = aws.Session(region=region, profile=profile, ask=terminal.ask_secret, needs_region=True)
+    session = aws_session(terminal, region, profile)
     names, functions, patience = Names(config.project), session.client("lambda"), Patience(time.sleep, terminal.note)
     given = config.memory if config.origins["memory"] == COMMAND_LINE else 0
     invoker = session.client("lambda", read_timeout=invoke.live_timeout(functions, names) + SLACK_S)

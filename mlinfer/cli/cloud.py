@@ -26,9 +26,9 @@ from .options import (
     RegionFlag,
     VerboseFlag,
     app,
+    aws_session,
     configuration,
     report_unused,
-    require,
 )
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def deploy(
 
     Each step changes only what differs; run again, it finishes what was cut short. Traffic moves to the new version only when this has answered sample pictures as the model does here.
     """
-    from .. import aws, predict
+    from .. import predict
     from ..cloud import deploy as step
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
@@ -103,8 +103,7 @@ def deploy(
         report_unused(terminal, config, "no bucket is named", create_bucket=create_bucket and not config.bucket)
     _agree_to_public(terminal, config, asked=not (yes or dry_run))
     given = _Given(_by_digest(image)) if image else None
-    session = aws.Session(region=region, profile=profile, ask=terminal.ask_secret)
-    _require_for_deploy(config, session, docker=not given)
+    session = aws_session(terminal, region, profile, *_needs(config, docker=not given))
     foresee(terminal, config)
     embedded = predict.embedded(config, log=terminal.detail)
     order = _order(config, session, create_bucket=create_bucket, dry_run=dry_run)
@@ -143,7 +142,7 @@ def status(
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, project=project)
-    session = _session(terminal, region, profile)
+    session = aws_session(terminal, region, profile)
     there = step.read_status(session.client("lambda"), Names(config.project))
     here = _wanted_here(config, session, there, image)
     differs = step.differences(there, here, config.url) if here else None
@@ -189,7 +188,7 @@ def rollback(
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, project=project)
-    session = _session(terminal, region, profile)
+    session = aws_session(terminal, region, profile)
     made = step.rollback(
         _clients(session),
         _account(session),
@@ -225,10 +224,7 @@ def destroy(
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(bucket=bucket, prefix=prefix, project=project)
     report_unused(terminal, config, "--keep-model keeps the models", prefix=prefix if keep_model else None)
-    if yes and config.origins["project"] == "default":
-        message = f"--yes needs an explicit project: {config.project} is only the name of this folder"
-        raise UsageError("no_project", message, f"Name it: mlinfer destroy --yes --project {config.project}")
-    session = _session(terminal, region, profile)
+    session = aws_session(terminal, region, profile, *([partial(_require_project, config)] if yes else []))
     services = ("lambda", "iam", "logs", "ecr", "s3")
     clients = step.Clients(*(session.client(service) for service in services))
     names, patience = Names(config.project), _patience(terminal)
@@ -328,23 +324,18 @@ def _account(session: Session) -> Account:
     return aws.find_account(session.client("sts"))
 
 
-def _session(terminal: Terminal, region: str | None, profile: str | None) -> Session:
-    """Return the session of a command that needs a Region and credentials, and tells both at once. Raises MlinferError."""
-    from .. import aws
-
-    session = aws.Session(region=region, profile=profile, ask=terminal.ask_secret)
-    require(session.require_region, session.require_credentials)
-    return session
-
-
-def _require_for_deploy(config: Config, session: Session, *, docker: bool) -> None:
-    """Look for all that a deployment needs here, and tell all that is missing. Raises MlinferError."""
+def _needs(config: Config, *, docker: bool) -> list[Callable[[], object]]:
+    """Return the checks of what a deployment needs here, AWS aside."""
     from .. import engine
 
-    checks: list[Callable[[], object]] = [session.require_region, session.require_credentials]
-    checks += [lambda: _require_bucket(config), lambda: _require_model(config)]
-    checks += [lambda: engine.connect(os.environ)] if docker else []
-    require(*checks)
+    connect = [lambda: engine.connect(os.environ)] if docker else []
+    return [lambda: _require_bucket(config), lambda: _require_model(config), *connect]
+
+
+def _require_project(config: Config) -> None:
+    if config.origins["project"] == "default":
+        message = f"--yes needs an explicit project: {config.project} is only the name of this folder"
+        raise UsageError("no_project", message, f"Name it: mlinfer destroy --yes --project {config.project}")
 
 
 def _require_bucket(config: Config) -> None:

@@ -11,7 +11,17 @@ import typer
 
 from ..names import Names
 from ..terminal import Terminal, printable
-from .options import JsonFlag, ProfileFlag, ProjectFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
+from .options import (
+    JsonFlag,
+    ProfileFlag,
+    ProjectFlag,
+    QuietFlag,
+    RegionFlag,
+    VerboseFlag,
+    app,
+    aws_session,
+    configuration,
+)
 
 
 @app.command()
@@ -29,13 +39,12 @@ def logs(
 
     With --json each line is a document of its own: JSON Lines.
     """
-    from .. import aws
     from ..cloud import logs as step
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     names = Names(configuration(project=project).project)
     start = step.since_ms(since, int(time.time() * 1000))
-    client = aws.make_client("logs", region=region, profile=profile, ask=terminal.ask_secret)
+    client = aws_session(terminal, region, profile).client("logs")
     lines = step.follow(client, names, start, time.sleep) if follow else step.read(client, names, start)
     count = 0
     for line in lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from ..config import FILE_NAME, Config, template
 from ..errors import UsageError
 from ..files import write_whole
 from ..terminal import Terminal
-from .options import JsonFlag, ProfileFlag, ProjectFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration
+from .options import JsonFlag, ProfileFlag, ProjectFlag, QuietFlag, RegionFlag, VerboseFlag, app, configuration, require
 
 if TYPE_CHECKING:
     from ..model.modelfile import ModelFile
@@ -121,18 +122,15 @@ def upload(
     """Put a model file into S3 under its hash:  mlinfer upload models/resnet18.onnx --bucket my-models"""
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, bucket=bucket, prefix=prefix, project=project)
-    if not config.bucket:
-        hint = (
-            "Name one: mlinfer upload --bucket my-models (with --create-bucket it is made), or bucket in mlinfer.toml"
-        )
-        raise UsageError("no_bucket", "no S3 bucket is named", hint)
     from .. import aws, predict
     from ..cloud import upload as step
     from ..model import modelfile
 
+    session = aws.Session(region=region, profile=profile, ask=terminal.ask_secret)
+    places = [session.require_region] if create_bucket else []
+    require(partial(_require_bucket, config), lambda: predict.model_path(config), *places, session.require_credentials)
     file = modelfile.read_model_file(predict.model_path(config))
     key = step.object_key(file, config.prefix)
-    session = aws.Session(region=region, profile=profile, ask=terminal.ask_secret, needs_region=create_bucket)
     s3 = session.client("s3")
 
     def owner() -> str:
@@ -172,6 +170,12 @@ def init(
     if as_json:
         terminal.document({"file": FILE_NAME, "outcome": outcome})
     terminal.note(f"{FILE_NAME}: {outcome}.")
+
+
+def _require_bucket(config: Config) -> None:
+    if not config.bucket:
+        hint = "Name one with --bucket (--create-bucket makes it), or bucket in mlinfer.toml."
+        raise UsageError("no_bucket", "no S3 bucket is named", hint)
 
 
 def _show_model(terminal: Terminal, file: ModelFile) -> None:

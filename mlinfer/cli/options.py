@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer.core import TyperGroup
@@ -16,6 +16,9 @@ from typer.core import TyperGroup
 from ..config import COMMAND_LINE, Config, load_config
 from ..errors import MissingError, MlinferError, UsageError
 from ..terminal import Terminal
+
+if TYPE_CHECKING:
+    from ..aws import Session
 
 # The module of each, as the help and the README list them: in the order of the way, then what looks after it.
 COMMANDS = {
@@ -113,9 +116,20 @@ def require(*checks: Callable[[], object]) -> None:
     if len(found) == 1:
         raise next(iter(found.values()))
     if found:
-        message = "\n".join(f"- {text}" for text in found)
-        hints = "\n".join(f"- {error.hint}" for error in found.values() if error.hint)
-        raise MissingError("several_missing", f"{len(found)} things are missing or wrong:\n{message}", hints)
+        told = "".join(f"\n- {text}\n  {error.hint}".rstrip() for text, error in found.items())
+        raise MissingError("several_missing", f"{len(found)} things are missing or wrong:{told}")
+
+
+def aws_session(terminal: Terminal, region: str | None, profile: str | None, *checks: Callable[[], object]) -> Session:
+    """Return the session of a command that needs a Region and credentials, once the other checks hold, too.
+
+    Tells all that is missing at once. Raises MlinferError.
+    """
+    from .. import aws
+
+    session = aws.Session(region=region, profile=profile, ask=terminal.ask_secret)
+    require(*checks, session.require_region, session.require_credentials)
+    return session
 
 
 def one_at_a_time(config: Config) -> Callable[[], AbstractContextManager[None]]:

@@ -24,6 +24,7 @@ from .options import (
     RegionFlag,
     VerboseFlag,
     app,
+    aws_session,
     configuration,
     report_unused,
 )
@@ -51,12 +52,12 @@ def push(
 
     Prints REPOSITORY@sha256:..., the one name of it that can never mean another image. What is there already is not sent again.
     """
-    from .. import aws, engine
+    from .. import engine
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, arch=arch, model_source=model_source, project=project)
     tell_of_unused_model(terminal, config)
-    ecr = aws.make_client("ecr", region=region, profile=profile, ask=terminal.ask_secret)
+    ecr = aws_session(terminal, region, profile, lambda: engine.connect(os.environ)).client("ecr")
     repository, pushed = push_image(terminal, engine.connect(os.environ), ecr, config)
     if as_json:
         terminal.document({**asdict(pushed), "repository": {"uri": repository.uri, **repository.outcomes}})

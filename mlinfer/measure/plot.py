@@ -40,7 +40,7 @@ def check(path: Path) -> None:
     if path.suffix.lower() not in (".svg", ".png"):
         raise UsageError("usage", f"--plot draws .svg and .png, not {path.name!r}")
     if importlib.util.find_spec("matplotlib") is None:
-        hint = "Install it with: pip install 'mlinfer[plot]'"
+        hint = "Install it with: pip install matplotlib"
         raise MissingError("missing_extra", "--plot needs matplotlib, which is not installed", hint)
 
 
