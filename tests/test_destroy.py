@@ -11,6 +11,7 @@ import pytest
 
 from .conftest import IMAGE, Run
 from .loopback_aws import ACCOUNT, REGION, LoopbackAws, failed, hides_tags
+from .loopback_s3 import Answer
 
 MlInfer = Callable[..., Run]
 Past = Callable[[str], Any]
@@ -146,6 +147,32 @@ def test_other_objects_keep_the_bucket(mlinfer: MlInfer, full: LoopbackAws, past
     assert "bucket     kept: other objects are in it" in run.err.splitlines()
     assert [item["Key"] for item in past("s3").list_objects_v2(Bucket=BUCKET)["Contents"]] == ["models/notes.txt"]
     assert "lambda:DeleteFunction" in full.changes
+
+
+def test_a_bucket_that_another_project_uses(mlinfer: MlInfer, full: LoopbackAws, past: Past, tiny_model: Path) -> None:
+    """In a bucket with this project's tag the models stay while another project is deployed from it."""
+    assert full
+    run = mlinfer("deploy", "--project", "dogs", "--model", tiny_model, "--bucket", BUCKET, "--image", IMAGE)
+    assert run.code == 0, run.err
+    run = mlinfer("destroy", "--bucket", BUCKET, "--yes", "--json")
+    assert run.code == 0, run.err
+    assert "bucket" not in [thing["kind"] for thing in json.loads(run.out)["things"]]
+    assert "project dogs" in run.err
+    keys = [item["Key"].partition("/")[0] for item in past("s3").list_objects_v2(Bucket=BUCKET)["Contents"]]
+    assert keys == ["models"]
+    assert mlinfer("destroy", "--project", "dogs", "--bucket", BUCKET, "--yes").code == 0
+    assert mlinfer("destroy", "--bucket", BUCKET, "--yes").code == 0
+    assert left(past) == NOTHING
+
+
+def test_models_that_s3_keeps_are_named(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
+    """An object that S3 refuses to delete is left, which is exit code 4 with S3's own words."""
+    held = "<DeleteResult><Error><Key>models/x.onnx</Key><Code>AccessDenied</Code><Message>locked</Message></Error></DeleteResult>"
+    full.fail("s3:DeleteObjects", lambda *_: Answer(200, {"content-type": "application/xml"}, held.encode()))
+    run = mlinfer("destroy", "--bucket", BUCKET, "--yes", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (4, "left_behind")
+    assert "locked" in json.loads(run.out)["error"]["message"]
+    assert left(past) == {**NOTHING, "buckets": [BUCKET]}
 
 
 def test_what_is_not_ours_stays(mlinfer: MlInfer, cloud: LoopbackAws, past: Past) -> None:

@@ -22,7 +22,7 @@ from .loggroup import find_log_group, owner_of_log_group
 from .ownership import Owner
 from .registry import owner_of_repository
 from .role import find_role, owner_of_role, read_policy
-from .staging import expiry_rule, read_rules, remove_expiry
+from .staging import expiry_rule, projects_with_expiry, read_rules, remove_expiry
 from .upload import is_untouched, owner_of_bucket
 from .waiting import Patience
 
@@ -75,9 +75,10 @@ def find(
     if bucket:
         named = bucket == _bucket_of_role(clients.iam, names)
         with explained(f"s3://{bucket}", "s3:ListBucket and s3:ListBucketVersions on the bucket"):
-            found += _in_bucket(clients.s3, names, bucket, prefix, keep_model=keep_model)
-            if named and not keep_model:
-                found += _untagged_bucket(clients.s3, account, names, bucket)
+            inside = list(_in_bucket(clients.s3, names, bucket, prefix, keep_model=keep_model))
+            if named and not keep_model and (untagged := list(_untagged_bucket(clients.s3, account, names, bucket))):
+                inside = [*(thing for thing in inside if not is_foreign(thing)), *untagged]
+            found += inside
     return [
         *found,
         *_log_group(clients.logs, names),
@@ -220,8 +221,8 @@ def _in_bucket(s3: Client, names: Names, bucket: str, prefix: str, *, keep_model
     """Yield the staged pictures; and in a bucket that is the project's own, the models and the bucket itself."""
     if none_if_absent(lambda: s3.head_bucket(Bucket=bucket)) is None:
         return
-    staged = _objects(s3, bucket, names.staging_prefix, "(?s:.*)")
-    if staged or expiry_rule(names)["ID"] in [rule["ID"] for rule in read_rules(s3, bucket)[0]]:
+    staged, rules = _objects(s3, bucket, names.staging_prefix, "(?s:.*)"), read_rules(s3, bucket)[0]
+    if staged or expiry_rule(names)["ID"] in [rule["ID"] for rule in rules]:
 
         def unstage() -> str:
             _delete(s3, bucket, staged)
@@ -236,6 +237,10 @@ def _in_bucket(s3: Client, names: Names, bucket: str, prefix: str, *, keep_model
     owner = owner_of_bucket(s3, names, bucket)
     if owner.state != "ours":
         yield from _thing(owner, "", lambda: "")
+        return
+    if others := sorted(projects_with_expiry(rules) - {names.project}):
+        reason = f"it also holds models and pictures of project {', '.join(others)}"
+        yield Thing("bucket", f"s3://{bucket}", f"stays with its models: {reason}", lambda: reason, reason)
         return
     below = "/".join([*filter(None, prefix.split("/")), ""])
     if models := _objects(s3, bucket, below, _MODEL):
@@ -263,7 +268,11 @@ def _delete(s3: Client, bucket: str, objects: list[dict[str, Any]]) -> str:
     for start in range(0, len(objects), _AT_ONCE):
         answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects[start : start + _AT_ONCE], "Quiet": True})
         if errors := answer.get("Errors"):
-            return f"S3 keeps {errors[0]['Key']}: {errors[0].get('Message', errors[0]['Code'])}"
+            code = "access_denied" if errors[0]["Code"] == "AccessDenied" else "service_failed"
+            message = f"S3 keeps {errors[0]['Key']}: {errors[0].get('Message', errors[0]['Code'])}"
+            raise RemoteError(
+                code, message, "Get the permissions that `mlinfer doctor --policy` prints, and run this again."
+            )
     return ""
 
 

@@ -39,6 +39,12 @@ def expiry_rule(names: Names) -> Document:
     return rule | {"Expiration": {"Days": DAYS}, "NoncurrentVersionExpiration": {"NoncurrentDays": DAYS}}
 
 
+def projects_with_expiry(rules: list[dict[str, Any]]) -> set[str]:
+    """Return the projects whose staged pictures the rules let expire, so whose deployments use the bucket."""
+    begin = expiry_rule(Names(""))["ID"]
+    return {rule["ID"].removeprefix(begin) for rule in rules if rule["ID"].startswith(begin)}
+
+
 def read_rules(s3: Client, bucket: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return the bucket's lifecycle rules, and what else must be written back with them. Raises ClientError."""
     found = none_if_absent(lambda: s3.get_bucket_lifecycle_configuration(Bucket=bucket)) or {}

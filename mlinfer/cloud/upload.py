@@ -34,7 +34,10 @@ _CHUNK_BYTES = 2**20
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html; the last one: services like S3
 _NOT_NEW = {"PreconditionFailed", "ConditionalRequestConflict", "NotImplemented"}
 _CLOSED = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
-_READ_AND_WRITE = "s3:PutObject, s3:GetObject and s3:ListBucket on the bucket"
+_READ_AND_WRITE = (
+    "s3:PutObject, s3:GetObject and s3:ListBucket on the bucket, and kms:GenerateDataKey and kms:Decrypt on its KMS key "
+    "if it has one"
+)
 _MAKE = "s3:CreateBucket, s3:TagResource and the s3:PutBucket... and s3:Put...Configuration actions of its settings"
 
 
