@@ -128,7 +128,7 @@ def _failures(tree: ast.Module, exit_codes: dict[str, int]) -> Iterator[Failure]
                     yield Failure(code, message, advice, exit_codes[name])
             elif scope is tree and len(arguments) >= 3:  # a table of what a service refuses
                 *first, message, advice = (text(a, {}) for a in arguments)
-                if " " in message and " " in advice:
+                if " " in message and re.match("[A-Z].* ", advice):
                     yield from (Failure(c, message, advice, 4) for c in first[:2] if CODE.fullmatch(c))
 
 
