@@ -207,6 +207,20 @@ def test_the_function_reads_what_it_was_given(past: Past) -> None:
     assert answers[1]["body"]["error"]["code"] == "s3_forbidden"
 
 
+def test_a_picture_whose_key_the_role_may_not_use(live: LoopbackAws) -> None:
+    """The caller learns that kms:Decrypt is missing, and not the names of role and key, which S3's own words hold."""
+    said = "User: arn:aws:sts::1:assumed-role/x is not authorized to perform: kms:Decrypt on resource: arn:aws:kms:y"
+    live.fail("s3:GET", lambda *_: failed("s3:GET", 403, "AccessDenied", said))
+    with closing(boto3.client("lambda")) as client:
+        event = json.dumps({"s3": f"s3://{BUCKET}/mlinfer-staging/cats/red.png"})
+        answer = client.invoke(FunctionName="mlinfer-cats", Qualifier="live", Payload=event)
+        document = json.loads(answer["Payload"].read())
+    error = document["body"]["error"]
+    assert (document["statusCode"], error["code"]) == (403, "s3_forbidden")
+    assert "kms:Decrypt" in error["message"]
+    assert "arn:" not in error["message"]
+
+
 def test_the_buckets_own_rules_stay(mlinfer: MlInfer, past: Past, deploy_arguments: list[str]) -> None:
     """The staging prefix gets its expiry beside the rules that the bucket has, also those of the old form."""
     s3 = past("s3")
