@@ -98,6 +98,72 @@ OPERATORS = [
     "FusedConv",
     "NoSuchOperator",
 ]
+UNARY = [
+    "Relu",
+    "Identity",
+    "Sigmoid",
+    "Softmax",
+    "LogSoftmax",
+    "Exp",
+    "Neg",
+    "Abs",
+    "Sqrt",
+    "Log",
+    "Erf",
+    "Tanh",
+    "Floor",
+    "Ceil",
+    "Round",
+    "Sin",
+    "Acos",
+    "Atanh",
+    "Reciprocal",
+    "Sign",
+    "HardSigmoid",
+    "HardSwish",
+    "Softplus",
+    "Softsign",
+    "Elu",
+    "Selu",
+    "Celu",
+    "LeakyRelu",
+    "Dropout",
+    "Flatten",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "Squeeze",
+    "Transpose",
+    "Hardmax",
+    "Mish",
+    "IsNaN",
+    "Not",
+    "Det",
+    "Size",
+    "Shape",
+    "InstanceNormalization",
+    "MeanVarianceNormalization",
+]
+BINARY = [
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Pow",
+    "MatMul",
+    "Gemm",
+    "Conv",
+    "ConvTranspose",
+    "PRelu",
+    "Max",
+    "Min",
+    "Mean",
+    "Sum",
+    "Gather",
+    "Mod",
+    "Reshape",
+    "Expand",
+    "Tile",
+]
 TYPES = (*range(24), 99, -1)
 TEXTS = ("", "image", "scores", "N", "x" * 1000, "../up", "/etc/hostname", "\u00e9", "a b", "#image", "mlinfer.schema")
 
@@ -341,7 +407,143 @@ def change_metadata(chance: random.Random, model: ModelProto) -> None:
         entry.value = entry.value[:cut] + entry.value[cut + 1 :]
 
 
+# Mutations that a checker mostly lets pass, so that onnxruntime meets them
+
+
+def insert_unary(chance: random.Random, model: ModelProto) -> None:
+    """Put an operator of one input between two nodes."""
+    between(chance, model, helper.make_node(some(chance, UNARY), ["before"], ["after"]))
+
+
+def insert_sized(chance: random.Random, model: ModelProto) -> None:
+    """Put an operator that takes sizes between two nodes, with sizes that may be large."""
+    sizes = [
+        some(chance, (-1, 0, 1, 1, 2, 3, 5, 64, 2**16, 2**31, 2**40)) for _size in range(some(chance, (1, 2, 4, 8)))
+    ]
+    operator = some(
+        chance, ("Reshape", "Expand", "Tile", "Pad", "ReduceSum", "Squeeze", "Unsqueeze", "Gather", "Split")
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.array(sizes, np.int64), "sizes"))
+    between(chance, model, helper.make_node(operator, ["before", "sizes"], ["after"]))
+
+
+def insert_heavy(chance: random.Random, model: ModelProto) -> None:
+    """Put an operator with odd attributes between two nodes."""
+    small = [some(chance, (-3, -1, 0, 1, 2, 3, 9, 255)) for _value in range(4)]
+    made: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("MaxPool", {"kernel_shape": small[:2], "strides": small[2:]}),
+        ("AveragePool", {"kernel_shape": small[:2], "pads": small}),
+        ("LpPool", {"kernel_shape": small[:2], "p": small[0]}),
+        ("Transpose", {"perm": small}),
+        ("Transpose", {"perm": sorted(small)[: small[0]]}),
+        ("DepthToSpace", {"blocksize": small[0]}),
+        ("SpaceToDepth", {"blocksize": small[0]}),
+        ("LRN", {"size": small[0]}),
+        ("Softmax", {"axis": small[0]}),
+        ("Flatten", {"axis": small[0]}),
+        ("ArgMax", {"axis": small[0]}),
+        ("Cast", {"to": some(chance, TYPES)}),
+        ("EyeLike", {"k": small[0]}),
+        ("Concat", {"axis": small[0]}),
+        ("ReduceMax", {"axes": small[:2]}),
+        ("Einsum", {"equation": some(chance, ("ij->ji", "ii", "ij,jk->ik", "...", "i", "->"))}),
+        ("NonZero", {}),
+        ("RandomNormalLike", {}),
+        ("ConstantOfShape", {}),
+        ("Shape", {}),
+        ("Size", {}),
+        ("GlobalLpPool", {"p": small[0]}),
+        ("QuickGelu", {"domain": "com.microsoft"}),
+        ("Gelu", {"domain": "com.microsoft"}),
+        ("FusedConv", {"domain": "com.microsoft"}),
+    )
+    operator, attributes = some(chance, made)
+    between(chance, model, helper.make_node(operator, ["before"], ["after"], **attributes))
+    if attributes.get("domain"):
+        model.opset_import.add(domain="com.microsoft", version=1)
+
+
+def between(chance: random.Random, model: ModelProto, node: NodeProto) -> None:
+    """Put a node behind an output of another, or before the first, and forget the shapes that were known."""
+    nodes = model.graph.node
+    i = chance.randrange(-1, len(nodes))
+    if i >= 0:
+        name = str(some(chance, nodes[i].output))
+        nodes[i].output[[*nodes[i].output].index(name)] = "inserted"
+        node.input[0], node.output[0] = "inserted", name
+    else:
+        name = model.graph.input[0].name
+        for other in nodes:
+            for k, read in enumerate(other.input):
+                if read == name:
+                    other.input[k] = "inserted"
+        node.input[0], node.output[0] = name, "inserted"
+    nodes.insert(i + 1, node)
+    del model.graph.value_info[:]
+    forget_shapes(model)
+
+
+def forget_shapes(model: ModelProto) -> None:
+    """Leave the outputs' dimensions open, so that they agree with whatever comes before them."""
+    for value in model.graph.output:
+        for dimension in value.type.tensor_type.shape.dim:
+            dimension.Clear()
+
+
+def change_values(chance: random.Random, model: ModelProto) -> None:
+    """Give a weight other values of the same type, or another shape with as many values as it asks for."""
+    tensor = some(chance, some(chance, graphs(model)).initializer)
+    values = numpy_helper.to_array(tensor)
+    if chance.random() < 0.5:
+        bad = some(chance, [np.nan, np.inf, -np.inf, 0, 1e30, -1e30, 1e-40, -1, 2**31, 7])
+        with np.errstate(all="ignore"):
+            changed = values.copy()
+            changed.reshape(-1)[:: chance.randrange(1, values.size + 1)] = np.float64(bad).astype(values.dtype)
+    else:
+        shape = [some(chance, (0, 1, 2, 3, 5, 8)) for _size in range(chance.randrange(5))]
+        changed = np.resize(values, shape).astype(values.dtype)
+    tensor.CopyFrom(numpy_helper.from_array(changed, tensor.name))
+
+
+def swap_operator(chance: random.Random, model: ModelProto) -> None:
+    """Make a node another operator of as many inputs."""
+    node: NodeProto = some(chance, some(chance, graphs(model)).node)
+    node.op_type = some(chance, UNARY if len(node.input) == 1 else BINARY)
+    del node.attribute[:]
+    forget_shapes(model)
+
+
+def change_numbers(chance: random.Random, model: ModelProto) -> None:
+    """Change the whole numbers of an attribute a little."""
+    holders = [node for graph in graphs(model) for node in graph.node if any(a.ints or a.i for a in node.attribute)]
+    attribute = some(chance, [a for a in some(chance, holders).attribute if a.ints or a.i])
+    if attribute.ints:
+        attribute.ints[chance.randrange(len(attribute.ints))] += some(chance, (-3, -2, -1, 1, 2, 9))
+    else:
+        attribute.i += some(chance, (-2, -1, 1, 2))
+    forget_shapes(model)
+
+
+def free_shapes(chance: random.Random, model: ModelProto) -> None:
+    """Leave dimensions of inputs and outputs open, or fix them."""
+    for value in [*model.graph.input, *model.graph.output]:
+        for dimension in value.type.tensor_type.shape.dim:
+            if chance.random() < 0.3:
+                dimension.dim_value = some(chance, (-1, 1, 1, 2, 3, 4, 8, 16, 224))
+
+
 MUTATIONS: tuple[Mutation, ...] = (
+    insert_unary,
+    insert_sized,
+    insert_heavy,
+    change_values,
+    swap_operator,
+    change_numbers,
+    free_shapes,
+    insert_unary,
+    insert_sized,
+    insert_heavy,
+    change_values,
     change_dimension,
     change_type,
     change_weight,
@@ -357,7 +559,7 @@ MUTATIONS: tuple[Mutation, ...] = (
 
 def mutated(chance: random.Random, content: bytes) -> bytes:
     """Return the model with one to three changes of its parts, or of its bytes."""
-    if chance.random() < 0.15:
+    if chance.random() < 0.08:
         return damaged(chance, content)
     model = onnx.load_from_string(content)
     done = 0
