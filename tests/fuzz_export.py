@@ -46,124 +46,29 @@ from tests.pictures import encoded, plain
 TIMEOUT_S = 60.0
 MEMORY = 4 * 2**30
 SIZES = (-(2**63), -(2**31), -2, -1, 0, 1, 2, 3, 4, 5, 7, 8, 16, 224, 1000, 2**16, 2**31 - 1, 2**31, 2**40, 2**63 - 1)
-OPERATORS = [
-    "Relu",
-    "Identity",
-    "Flatten",
-    "Softmax",
-    "Sigmoid",
-    "Add",
-    "Mul",
-    "Div",
-    "MatMul",
-    "Gemm",
-    "Conv",
-    "MaxPool",
-    "GlobalAveragePool",
-    "Reshape",
-    "Transpose",
-    "Squeeze",
-    "Unsqueeze",
-    "ReduceMean",
-    "ReduceSum",
-    "Cast",
-    "Concat",
-    "Split",
-    "Slice",
-    "Gather",
-    "Shape",
-    "Expand",
-    "Tile",
-    "BatchNormalization",
-    "Dropout",
-    "LayerNormalization",
-    "Resize",
-    "ArgMax",
-    "If",
-    "Loop",
-    "Scan",
-    "Constant",
-    "QuantizeLinear",
-    "DequantizeLinear",
-    "TopK",
-    "NonZero",
-    "Where",
-    "Pad",
-    "ConstantOfShape",
-    "Range",
-    "Einsum",
-    "GatherND",
-    "ScatterND",
-    "LSTM",
-    "FusedConv",
-    "NoSuchOperator",
-]
-UNARY = [
-    "Relu",
-    "Identity",
-    "Sigmoid",
-    "Softmax",
-    "LogSoftmax",
-    "Exp",
-    "Neg",
-    "Abs",
-    "Sqrt",
-    "Log",
-    "Erf",
-    "Tanh",
-    "Floor",
-    "Ceil",
-    "Round",
-    "Sin",
-    "Acos",
-    "Atanh",
-    "Reciprocal",
-    "Sign",
-    "HardSigmoid",
-    "HardSwish",
-    "Softplus",
-    "Softsign",
-    "Elu",
-    "Selu",
-    "Celu",
-    "LeakyRelu",
-    "Dropout",
-    "Flatten",
-    "GlobalAveragePool",
-    "GlobalMaxPool",
-    "Squeeze",
-    "Transpose",
-    "Hardmax",
-    "Mish",
-    "IsNaN",
-    "Not",
-    "Det",
-    "Size",
-    "Shape",
-    "InstanceNormalization",
-    "MeanVarianceNormalization",
-]
-BINARY = [
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Pow",
-    "MatMul",
-    "Gemm",
-    "Conv",
-    "ConvTranspose",
-    "PRelu",
-    "Max",
-    "Min",
-    "Mean",
-    "Sum",
-    "Gather",
-    "Mod",
-    "Reshape",
-    "Expand",
-    "Tile",
-]
+
+
+def words(text: str) -> list[str]:
+    """Return the words of a text: as lists, those below would take a line for each."""
+    return text.split()
+
+
+OPERATORS = words(
+    "Relu Identity Flatten Softmax Sigmoid Add Mul Div MatMul Gemm Conv MaxPool GlobalAveragePool Reshape "
+    "Transpose Squeeze Unsqueeze ReduceMean ReduceSum Cast Concat Split Slice Gather Shape Expand Tile "
+    "BatchNormalization Dropout LayerNormalization Resize ArgMax If Loop Scan Constant QuantizeLinear "
+    "DequantizeLinear TopK NonZero Where Pad ConstantOfShape Range Einsum GatherND ScatterND LSTM FusedConv "
+    "NoSuchOperator"
+)
+UNARY = words(
+    "Relu Identity Sigmoid Softmax LogSoftmax Exp Neg Abs Sqrt Log Erf Tanh Floor Ceil Round Sin Acos Atanh "
+    "Reciprocal Sign HardSigmoid HardSwish Softplus Softsign Elu Selu Celu LeakyRelu Dropout Flatten "
+    "GlobalAveragePool GlobalMaxPool Squeeze Transpose Hardmax Mish IsNaN Not Det Size Shape "
+    "InstanceNormalization MeanVarianceNormalization"
+)
+BINARY = words(
+    "Add Sub Mul Div Pow MatMul Gemm Conv ConvTranspose PRelu Max Min Mean Sum Gather Mod Reshape Expand Tile"
+)
 TYPES = (*range(24), 99, -1)
 TEXTS = ("", "image", "scores", "N", "x" * 1000, "../up", "/etc/hostname", "\u00e9", "a b", "#image", "mlinfer.schema")
 

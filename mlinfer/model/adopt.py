@@ -65,7 +65,9 @@ def read_onnx(path: Path, answers: Answers, tell: Callable[[str], None]) -> Sour
     file = read_model_file(path)
     if reason := refusal(file.ir_version, file.opset):
         raise VerificationError(
-            "unsupported_model", f"the image cannot run {path}: {reason}", "Export it anew for that."
+            "unsupported_model",
+            f"the image cannot run {path}: {reason}",
+            "Export it again with an older IR version and opset.",
         )
     _check_told(path, answers, file.metadata)
     graph = _load(path)

@@ -104,11 +104,11 @@ def quantize(
         form = target.with_suffix(f".{plan}.onnx")
         try:
             _write_int8(source, form, plan, metadata, track(iter(calibrating), len(calibrating), "Calibrating"))
+            tried[form] = _judge((source, form), plan, (calibrating, judging), track)
         except VerificationError:
             if plan == plans[-1] and not tried:
                 raise
             continue
-        tried[form] = _judge((source, form), plan, (calibrating, judging), track)
         if tried[form].top1_agreement >= MIN_AGREEMENT:
             break
     form, figures = max(tried.items(), key=lambda item: item[1].top1_agreement)
@@ -251,7 +251,7 @@ def _write_float(source: Path, target: Path) -> None:
             model = onnx.version_converter.convert_version(model, PER_CHANNEL_OPSET)
         except Exception as error:  # the converter raises what it likes of a graph that it does not know
             message = f"int8 needs opset {PER_CHANNEL_OPSET}; the model has {opset}, and cannot be converted: {error}"
-            raise VerificationError("opset_too_old", message, "Export it anew with a later opset.") from error
+            raise VerificationError("opset_too_old", message, "Export it again with a later opset.") from error
     onnx.save(model, target)
 
 
