@@ -27,7 +27,7 @@ from .graph import read_graph, weight_files, write_model_file, written_bytes
 from .labels import check_labels
 from .modelfile import ModelFile, Port, read_model_file, read_ports
 from .nodes import check_nodes, free_dimensions, free_reshapes, int8_share, keep_output, tensors
-from .parity import Ask, fixed_inputs
+from .parity import fixed_inputs
 from .runtime import refusal
 from .source import Answers, Source, checked_name, json_object, missing_extra, safe_name
 
@@ -81,10 +81,11 @@ def read_onnx(path: Path, answers: Answers, tell: Callable[[str], None]) -> Sour
             f"The model takes any height and width; pictures are cut to {height} x {width}. "
             """For another size: --preprocess '{"crop": [HEIGHT, WIDTH]}'"""
         )
-    ask = partial(_ask, path, picture, output.name)
-    answered = ask(fixed_inputs(preprocess, (1, 1, 1, 1)))
-    if picture.batch == 0 and not _takes_batches(ask, preprocess):
+    run = _open(path, picture, output.name)
+    answered = [run(batch) for batch in fixed_inputs(preprocess, (1, 1, 1, 1))]
+    if picture.batch == 0 and not _takes_batches(run, preprocess):
         picture = replace(picture, batch=1)
+    del run  # and with it the weights
     scores = _scores(answered)
     kind = _output_kind(graph.graph, output.name, scores, answers, file.metadata)
     labels = _labels(scores.shape[1], answers, file.metadata)
@@ -94,7 +95,7 @@ def read_onnx(path: Path, answers: Answers, tell: Callable[[str], None]) -> Sour
     return Source(
         metadata,
         write=lambda metadata, target: write_model_file(graph, metadata, target, path.parent),
-        ask=lambda batches: [scores.reshape(len(scores), -1) for scores in ask(batches)],
+        ask=partial(_ask, path, picture, output.name),
         one_by_one=picture.batch == 1,
         files=tuple({path.parent / name for name in weight_files(graph)} - {path}),
         hint="Export the model again with a batch of 1, or with a free one." if picture.batch > 1 else "",
@@ -230,7 +231,13 @@ def _combined(picture: _Input, size: tuple[int, int], told: Mapping[str, Any]) -
 
 
 def _ask(path: Path, picture: _Input, output: str, batches: Iterable[NDArray[Any]]) -> list[NDArray[Any]]:
-    """Ask the original file, filling a fixed batch up. Raises VerificationError."""
+    """Ask the original file; each answer is [N, classes]. Raises VerificationError."""
+    run = _open(path, picture, output)
+    return [scores.reshape(len(scores), -1) for scores in map(run, batches)]
+
+
+def _open(path: Path, picture: _Input, output: str) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Return what asks the original file about a batch, and fills a fixed batch up. Raises VerificationError."""
     try:
         session = open_session(path, default_threads({}))
     except FaultError as error:
@@ -244,13 +251,13 @@ def _ask(path: Path, picture: _Input, output: str, batches: Iterable[NDArray[Any
             raise VerificationError("unusable_model", f"{path} cannot answer a picture: {error}") from error
         return result[: len(batch)] if result.ndim else result
 
-    return [run(batch) for batch in batches]
+    return run
 
 
-def _takes_batches(ask: Ask, preprocess: Preprocess) -> bool:
+def _takes_batches(run: Callable[[NDArray[Any]], NDArray[Any]], preprocess: Preprocess) -> bool:
     """Tell whether several pictures at once are answered: a batch that the input leaves free may be fixed inside."""
     try:
-        return len(ask(fixed_inputs(preprocess, (3,)))[0]) == 3
+        return len(run(next(fixed_inputs(preprocess, (3,))))) == 3
     except (VerificationError, TypeError):
         return False
 
