@@ -182,6 +182,7 @@ _BY_ANSWER = {answer: refusal for refusal in _REFUSALS for answer in refusal.ans
 _TOLD_BY_AWS = {"not_found", "conflict", "quota_reached", "invalid_value", "key_not_usable"}  # it says what and why
 
 _ABSENT = {"404", "NoSuchBucket", "NoSuchEntity", "NoSuchKey", "NoSuchLifecycleConfiguration", "NoSuchTagSet"}
+_ABSENT |= {"NoSuchPublicAccessBlockConfiguration"}
 _ABSENT |= {"RepositoryNotFoundException", "ResourceNotFoundException"}
 
 _NO_CREDENTIALS = (

@@ -2,7 +2,8 @@
 
 It runs the handler package for an image function, with the environment of the version that is asked, S3 included; names
 images by digest; keeps a version's image when the function gets another; takes new architectures and sizes of /tmp; gives
-revisions and compares them; refuses what is there already; and is busy for a while after a change, where a test says so.
+revisions and compares them; refuses what is there already; and is busy for a while after a change, where a test says so;
+takes the overrides of an image's command and of the log; tells when the function was changed last.
 States and errors: https://docs.aws.amazon.com/lambda/latest/dg/functions-states.html and the API reference.
 """
 
@@ -15,6 +16,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -159,6 +161,13 @@ class LoopbackAws(LoopbackS3):
         self._services.clear()
         shutil.rmtree(self.cache, ignore_errors=True)
 
+    def age(self, name: str) -> None:
+        """Let the last change of a function be long ago."""
+        from moto.awslambda.models import lambda_backends
+
+        function = lambda_backends[ACCOUNT][REGION]._lambdas.get_function_by_name_or_arn_with_qualifier(name, "$LATEST")
+        function.last_modified = "2026-01-01T00:00:00.000+0000"
+
     def answer(self, request: Request) -> Answer | None:
         """Answer as AWS would; None cuts the connection."""
         call = operation_of(request)
@@ -193,6 +202,10 @@ class LoopbackAws(LoopbackS3):
                 "LastUpdateStatus": "InProgress",
                 "LastUpdateStatusReason": "It is being made.",
             }
+        function = self.function(request, request.query.get("Qualifier", "$LATEST"))
+        told["Configuration"] |= {"LoggingConfig": function.logging} if hasattr(function, "logging") else {}
+        if function.reserved_concurrency is not None:
+            told["Concurrency"] = {"ReservedConcurrentExecutions": function.reserved_concurrency}
         told["Configuration"] |= self.states
         return with_body(answer, told)
 
@@ -206,13 +219,17 @@ class LoopbackAws(LoopbackS3):
             return self.pass_on(request)
         function.code = dict(function.code)  # which moto's versions would share
         function.architectures = wanted.get("Architectures", function.architectures)
-        return self._unless_busy(request)
+        return self._unless_busy(request, function)
 
     def _UpdateFunctionConfiguration(self, request: Request) -> Answer:  # noqa: N802
         function, wanted = self.function(request), json.loads(request.body)
         if function is not None and "EphemeralStorage" in wanted:
             function.ephemeral_storage = wanted["EphemeralStorage"]["Size"]
-        return self._unless_busy(request)
+        if function is not None and "ImageConfig" in wanted:
+            function.image_config = type(function.image_config)(wanted["ImageConfig"])
+        if function is not None and "LoggingConfig" in wanted:
+            function.logging = wanted["LoggingConfig"]
+        return self._unless_busy(request, function)
 
     def _PublishVersion(self, request: Request) -> Answer:  # noqa: N802
         return self._unless_busy(request)
@@ -286,10 +303,12 @@ class LoopbackAws(LoopbackS3):
             self._services[key] = Service(settings, log.append), log
         return self._services[key]
 
-    def _unless_busy(self, request: Request) -> Answer:
+    def _unless_busy(self, request: Request, changed: Any = None) -> Answer:
         if self._busy:
             message = "The operation cannot be performed at this time. An update is in progress for resource: it"
             return refused(409, "ResourceConflictException", message)
+        if changed is not None:
+            changed.last_modified = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.000+0000")
         return self._changed(self.pass_on(request))
 
     def _changed(self, answer: Answer) -> Answer:

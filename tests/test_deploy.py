@@ -39,7 +39,20 @@ MlInfer = Callable[..., Run]
 Past = Callable[[str], Any]
 BUCKET = "cloud-models"
 pytestmark = pytest.mark.usefixtures("cloud")
-STEPS = ["role", "bucket", "model", "staging", "image", "log group", "function", "version", "proof", "alias", "url"]
+STEPS = [
+    "role",
+    "bucket",
+    "model",
+    "staging",
+    "image",
+    "repository",
+    "log group",
+    "function",
+    "version",
+    "proof",
+    "alias",
+    "url",
+]
 
 
 @pytest.fixture
@@ -625,9 +638,12 @@ def test_the_starter_replaces_a_model_only_when_it_is_named(
 
 @pytest.mark.usefixtures("live")
 def test_the_exit_code_says_whether_deployed_and_local_differ(
-    mlinfer: MlInfer, tiny_model: Path, other_model: Path
+    mlinfer: MlInfer, past: Past, deploy_arguments: list[str], tiny_model: Path, other_model: Path
 ) -> None:
     """`status --exit-code` ends with 0 where they are equal, with 6 where they differ, with 3 without the model file."""
+    tags = [{"Key": "mlinfer:project", "Value": "cats"}]
+    past("ecr").create_repository(repositoryName="mlinfer/cats", tags=tags)
+    assert mlinfer("deploy", *deploy_arguments).code == 0
     same = ("status", "--exit-code", "--image", IMAGE, "--model", tiny_model)
     assert mlinfer(*same).code == 0
     assert mlinfer(*same[:-1], other_model).code == 6

@@ -29,8 +29,10 @@ def other_model(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def once(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> LoopbackAws:
+def once(mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]) -> LoopbackAws:
     """Return an AWS in which version 1 with the tiny model is live."""
+    tags = [{"Key": "mlinfer:project", "Value": "cats"}]
+    past("ecr").create_repository(repositoryName="mlinfer/cats", tags=tags)
     run = mlinfer("deploy", *deploy_arguments)
     assert run.code == 0, run.err
     cloud.calls.clear()

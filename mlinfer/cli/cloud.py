@@ -112,7 +112,8 @@ def deploy(
     report = partial(_show_step, terminal, dry_run=dry_run)
     find_image = (lambda: given) if given else partial(_build_and_push, terminal, order, session)
     patience = _patience(terminal)
-    clients = replace(_clients(session), ecr=None if given else session.client("ecr"))
+    elsewhere = given and f"/{order.names.image}@" not in given.uri
+    clients = replace(_clients(session), ecr=None if elsewhere else session.client("ecr"))
     made = step.deploy(order, clients, find_image, embedded, patience, report, terminal.bytes_bar)
     _show_deployment(terminal, order, made)
 
@@ -136,9 +137,10 @@ def status(
 ) -> int:
     """Show what is live, and whether that is what is here:  mlinfer status
 
-    Compared are the model, the configuration, and the image where the Docker Engine has it.
+    It compares the model, the configuration, and the image where the Docker Engine has it. It also shows what is missing in AWS or was changed there by somebody else.
     """
     from ..cloud import status as step
+    from ..cloud.drift import find_drift
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, project=project)
@@ -146,16 +148,27 @@ def status(
     there = step.read_status(session.client("lambda"), Names(config.project))
     here = _wanted_here(config, session, there, image)
     differs = step.differences(there, here, config.url) if here else None
-    facts = {**there.facts(), "as_here": None if here is None else not differs, "difference": differs}
+    clients = replace(_clients(session), ecr=session.client("ecr"))
+    drift = find_drift(clients, _account(session), Names(config.project), there, config.kms_key)
+    drifted = any(found.mended for found in drift)
+    facts = {**there.facts(), "as_here": None if here is None else not (differs or drifted), "difference": differs}
     facts["image_compared"] = bool(here and here.image)
+    facts["drift"] = [found.as_json() for found in drift]
     if as_json:
         terminal.document(facts)
     else:
-        left_out = ("difference", "image_compared")
+        left_out = ("difference", "image_compared", "drift")
         terminal.rows(
             [(name.replace("_", " "), _in_words(value)) for name, value in facts.items() if name not in left_out]
         )
-        told = f"What is live differs from what is here:\n{differs}" if differs else "What is live is what is here."
+        for found in drift:
+            terminal.note(f"{found.resource} {found.name}: {found.problem}: {found.detail}")
+            if found.difference:
+                terminal.note("\n".join(f"    {line}" for line in found.difference.splitlines()))
+        if drifted:
+            terminal.note("To mend what is missing or was changed in AWS: mlinfer deploy")
+        equal = "The configuration that is live is the one here." if drift else "What is live is what is here."
+        told = f"What is live differs from what is here:\n{differs}" if differs else equal
         terminal.note(told if here else "Not compared: the configured model file is not here.")
         if here and not here.image:
             terminal.note(
@@ -163,7 +176,7 @@ def status(
             )
     if exit_code and here is None:
         _require_model(config)
-    return DIFFERS if exit_code and differs else 0
+    return DIFFERS if exit_code and (differs or drifted) else 0
 
 
 @app.command()

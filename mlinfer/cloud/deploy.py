@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from ..aws import Client, explained, s3_endpoint
@@ -23,12 +24,22 @@ from .function import Wanted, ensure_function, ensure_version, plan_version, rea
 from .loggroup import ensure_log_group, read_log_group
 from .policies import role_policy
 from .proof import NETWORK_S, PICTURES, prove, version_asker
-from .role import ensure_role, read_role, role_arn
+from .role import ensure_role, read_role, role_facts
 from .staging import ensure_expiry
-from .upload import ensure_bucket, is_bucket, is_uploaded, object_key, require_bucket, upload
+from .upload import (
+    close_bucket,
+    ensure_bucket,
+    is_bucket,
+    is_uploaded,
+    object_key,
+    require_bucket,
+    upload,
+)
 from .waiting import Patience
 
 READABLE_VERSIONS = 10  # whose models the role lets the function read, so that `rollback` needs no change of the role
+
+_PROVED_AGAIN = ("role", "model", "function")  # a live version that was without one of them is proved once more
 
 Bar = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
 
@@ -46,7 +57,7 @@ class PushedImage(Protocol):
 class Clients:
     """invoker: makes a client that waits that many seconds for an answer, and repeats no request.
 
-    ecr: of the project's own repository; None where that is not changed.
+    ecr: of the project's own repository; None where the image is in another one.
     """
 
     functions: Client
@@ -120,10 +131,17 @@ def deploy(
         _prepare_bucket(order, clients.s3, steps, bar)
     pushed = image()
     steps.ended("image", Change(pushed.outcome, pushed.uri))
+    if clients.ecr:
+        from .registry import mend_repository  # and with it the Docker SDK
+
+        if mended := mend_repository(clients.ecr, names, dry_run=order.dry_run):
+            steps.ended("repository", mended)
     steps.ended("log group", ensure_log_group(clients.logs, names, config.log_days, dry_run=order.dry_run))
-    to_be = wanted(order, pushed.uri, role_arn(clients.iam, order.account, names))
-    version = _publish(order, clients.functions, to_be, patience, steps)
-    steps.ended("proof", _proof(order, clients, embedded, version, live, patience))
+    role, role_created = role_facts(clients.iam, order.account, names)
+    to_be = wanted(order, pushed.uri, role)
+    version = _publish(order, clients.functions, to_be, role_created, patience, steps)
+    again = any(step.name in _PROVED_AGAIN and step.change.outcome in ("made", "changed") for step in steps.done)
+    steps.ended("proof", _proof(order, clients, embedded, version, None if again else live, patience))
     if order.dry_run:
         steps.ended("alias", plan_alias(live, version))
     else:
@@ -156,7 +174,7 @@ def _require_ours(order: Order, clients: Clients) -> None:
 
 def _prepare_bucket(order: Order, s3: Client, steps: Steps, bar: Bar) -> None:
     """Make the bucket if that was asked for, bring the model there, and let staged pictures expire."""
-    config, missing = order.config, False
+    config, missing, made = order.config, False, False
     if order.create_bucket:
         bucket = config.bucket
         missing = order.dry_run and not is_bucket(s3, bucket)
@@ -165,7 +183,10 @@ def _prepare_bucket(order: Order, s3: Client, steps: Steps, bar: Bar) -> None:
             if order.dry_run
             else ensure_bucket(s3, bucket, config.project, lambda: order.account.id, config.kms_key)
         )
-        steps.ended("bucket", Change("made" if made else "unchanged", f"s3://{bucket}"))
+        if made:
+            steps.ended("bucket", Change("made", f"s3://{bucket}"))
+    if not made:
+        steps.ended("bucket", close_bucket(s3, order.names, config.bucket, dry_run=order.dry_run))
     if config.model_source == "s3":
         steps.ended("model", Change("made", order.model_uri) if missing else _bring_model(order, s3, bar))
     steps.ended("staging", ensure_expiry(s3, config.bucket, order.names, dry_run=order.dry_run))
@@ -181,10 +202,18 @@ def _bring_model(order: Order, s3: Client, bar: Bar) -> Change:
     return Change("unchanged" if held else "made", order.model_uri)
 
 
-def _publish(order: Order, functions: Client, to_be: Wanted, patience: Patience, steps: Steps) -> str:
+def _publish(
+    order: Order,
+    functions: Client,
+    to_be: Wanted,
+    role_created: datetime | None,
+    patience: Patience,
+    steps: Steps,
+) -> str:
     """Bring the function to what is wanted, and return the version that holds it."""
-    names = order.names
-    steps.ended("function", ensure_function(functions, names, to_be, patience, dry_run=order.dry_run))
+    names, dry_run = order.names, order.dry_run
+    change = ensure_function(functions, names, to_be, patience, dry_run=dry_run, role_created=role_created)
+    steps.ended("function", change)
     if order.dry_run:
         change, version = plan_version(functions, names, to_be)
     else:
@@ -217,7 +246,7 @@ def wanted(order: Order, image: str, role: str) -> Wanted:
         timeout=config.timeout,
         tmp=config.tmp,
         environment=_environment(order),
-        concurrency=config.concurrency,
+        concurrency=config.concurrency or None,
     )
 
 

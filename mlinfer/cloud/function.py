@@ -7,7 +7,8 @@ https://docs.aws.amazon.com/lambda/latest/dg/functions-states.html
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -25,7 +26,11 @@ ROLE_LIMIT_S = 60  # IAM needs about ten seconds to be known everywhere
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the function is to be. image: repository@digest. memory, tmp: MB. timeout: s. concurrency: 0 = not reserved."""
+    """What the function is to be. image: repository@digest. memory, tmp: MB. timeout: s.
+
+    concurrency: None = not reserved, 0 = Lambda refuses each call. image_config: what replaces the image's ENTRYPOINT, CMD
+    and WORKDIR, and logging: what differs from Lambda's default; neither is ever wanted, and each is mended.
+    """
 
     image: str
     arch: str
@@ -34,12 +39,16 @@ class Wanted:
     timeout: int
     tmp: int
     environment: Mapping[str, str]
-    concurrency: int = 0
+    concurrency: int | None = None
+    image_config: Mapping[str, Any] = field(default_factory=dict)
+    logging: Mapping[str, Any] = field(default_factory=dict)
 
     def document(self) -> Document:
         """Return all that is compared with what is there."""
         configuration = {"role": self.role, "memory": self.memory, "timeout": self.timeout, "tmp": self.tmp}
         configuration |= {"environment": dict(self.environment)}
+        strange = {"image_config": dict(self.image_config), "logging": dict(self.logging)}
+        configuration |= {name: value for name, value in strange.items() if value}
         return {"image": self.image, "arch": self.arch, **configuration, "concurrency": self.concurrency}
 
 
@@ -77,7 +86,9 @@ def read_function(client: Client, names: Names, version: str = "") -> Function |
         timeout=told["Timeout"],
         tmp=told.get("EphemeralStorage", {}).get("Size", 512),
         environment=told.get("Environment", {}).get("Variables", {}),
-        concurrency=found.get("Concurrency", {}).get("ReservedConcurrentExecutions", 0),
+        concurrency=found.get("Concurrency", {}).get("ReservedConcurrentExecutions"),
+        image_config=_image_config(told),
+        logging=_logging(told, names),
     )
     return Function(
         told["Version"],
@@ -89,6 +100,21 @@ def read_function(client: Client, names: Names, version: str = "") -> Function |
         told.get("LastUpdateStatusReason", ""),
         told.get("LastModified", ""),
     )
+
+
+def _image_config(told: Mapping[str, Any]) -> dict[str, Any]:
+    overrides = told.get("ImageConfigResponse", {}).get("ImageConfig", {})
+    return {name: value for name, value in overrides.items() if value}
+
+
+def _logging(told: Mapping[str, Any], names: Names) -> dict[str, Any]:
+    default = _default_logging(names)
+    held = default | told.get("LoggingConfig", {})
+    return held if held != default else {}
+
+
+def _default_logging(names: Names) -> dict[str, Any]:
+    return {"LogFormat": "Text", "LogGroup": names.log_group}
 
 
 def owner_of_function(client: Client, names: Names, found: Mapping[str, Any]) -> Owner:
@@ -106,10 +132,29 @@ def owner_of_function(client: Client, names: Names, found: Mapping[str, Any]) ->
     return owner_of("function", names.function, names, "lambda:ListTags", tags)
 
 
+def is_older(function: Function, created: datetime) -> bool:
+    """Tell whether something was created after the function's last change. Raises no error for an unknown time."""
+    try:
+        changed = datetime.strptime(function.updated[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
+    except ValueError:
+        return False
+    return created.replace(microsecond=0) > changed  # Lambda and IAM tell these times in seconds
+
+
 def ensure_function(
-    client: Client, names: Names, wanted: Wanted, patience: Patience, *, dry_run: bool = False
+    client: Client,
+    names: Names,
+    wanted: Wanted,
+    patience: Patience,
+    *,
+    dry_run: bool = False,
+    role_created: datetime | None = None,
 ) -> Change:
-    """Create the function, or bring it to what is wanted: code, then configuration, then concurrency. Raises RemoteError."""
+    """Create the function, or bring it to what is wanted: code, then configuration, then concurrency. Raises RemoteError.
+
+    role_created: a role that was made again after the function's last change is given to it again. Lambda then makes a
+    new grant for the key of the environment; that of the old role is dead, though the role has the same name.
+    """
     with explained(f"the function {names.function}"):
         there = read_function(client, names)
         if there and not dry_run:
@@ -117,9 +162,15 @@ def ensure_function(
         change = compare("function", there.settings.document() if there else None, wanted.document(), names.function)
         if there and there.updating == "Failed" and change.outcome == "unchanged":
             change = Change("changed", f"{names.function}, whose last update failed: {there.update_reason}")
+        renew = bool(there and role_created and is_older(there, role_created))
+        if renew and change.outcome == "unchanged":
+            change = Change("changed", f"{names.function}: its role was made again, and is given to it again")
         if dry_run:
             _try_code(client, names, wanted, there)
-        elif change.outcome != "unchanged":
+            return change
+        if renew:
+            _change(client, names, "update_function_configuration", {"Role": wanted.role}, patience)
+        if change.outcome != "unchanged":
             there = there or _create(client, names, wanted, patience)
             _update(client, names, there, wanted, patience)
     return change
@@ -275,12 +326,16 @@ def _update(client: Client, names: Names, there: Function, wanted: Wanted, patie
     if (is_.image, is_.arch) != (to_be.image, to_be.arch) or there.updating == "Failed":
         code = {"ImageUri": to_be.image, "Architectures": [to_be.arch]}
         _change(client, names, "update_function_code", code, patience)
-    if _configuration(is_) != _configuration(to_be):
-        _change(client, names, "update_function_configuration", _configuration(to_be), patience)
-    if to_be.concurrency and is_.concurrency != to_be.concurrency:
-        client.put_function_concurrency(FunctionName=names.function, ReservedConcurrentExecutions=to_be.concurrency)
-    elif is_.concurrency and not to_be.concurrency:
+    mend: dict[str, Any] = {"ImageConfig": {}} if is_.image_config else {}
+    mend |= {"LoggingConfig": _default_logging(names)} if is_.logging else {}
+    if mend or _configuration(is_) != _configuration(to_be):
+        _change(client, names, "update_function_configuration", _configuration(to_be) | mend, patience)
+    if is_.concurrency == to_be.concurrency:
+        return
+    if to_be.concurrency is None:
         client.delete_function_concurrency(FunctionName=names.function)
+    else:
+        client.put_function_concurrency(FunctionName=names.function, ReservedConcurrentExecutions=to_be.concurrency)
 
 
 def _change(client: Client, names: Names, operation: str, values: dict[str, Any], patience: Patience) -> None:

@@ -92,7 +92,7 @@ _REPOSITORY = (  # the Engine calls those of layers and manifests
     "PutLifecyclePolicy SetRepositoryPolicy TagResource UploadLayerPart"
 )
 _BUCKET = (
-    "CreateBucket DeleteBucket GetBucketTagging GetBucketVersioning GetLifecycleConfiguration ListBucket "
+    "CreateBucket DeleteBucket GetBucketPublicAccessBlock GetBucketTagging GetBucketVersioning GetLifecycleConfiguration ListBucket "
     "ListBucketMultipartUploads ListBucketVersions PutBucketPublicAccessBlock PutBucketTagging "
     "PutBucketVersioning PutEncryptionConfiguration PutLifecycleConfiguration TagResource"
 )

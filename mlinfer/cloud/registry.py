@@ -25,6 +25,7 @@ from ..engine import Engine
 from ..errors import MissingError, MlinferError, RemoteError, UsageError, VerificationError
 from ..local.image import Built
 from ..names import Names
+from .changes import Change, compare
 from .manifest import Login, Registry, RemoteImage
 from .ownership import Owner, as_mapping, owner_of
 
@@ -89,6 +90,28 @@ def ensure_repository(ecr: Client, names: Names) -> Repository:
         lifecycle = _ensure_lifecycle(ecr, names.image)
         policy = _ensure_policy(ecr, names.image, pull_statement(arn, names.function))
     return Repository(found["repositoryUri"], arn, {"repository": outcome, "lifecycle": lifecycle, "policy": policy})
+
+
+def mend_repository(ecr: Client, names: Names, *, dry_run: bool = False) -> Change | None:
+    """Bring a repository that is there to the settings of a new one; None without one. Raises MlinferError."""
+    with explained(f"the ECR repository {names.image}", _ENSURE):
+        found = read_repository(ecr, names)
+        if found is None:
+            return None
+        statement = pull_statement(str(found["repositoryArn"]), names.function)
+        lifecycle, ours = lifecycle_policy(), [s for s in _read_policy(ecr, names.image)[1] if s.get("Sid") == _SID]
+        held = _read_lifecycle(ecr, names.image)
+    wanted = {"immutable": True, "scan_on_push": True, "policy": [_in_order(statement)], "lifecycle": lifecycle}
+    there = {
+        "immutable": found.get("imageTagMutability") == "IMMUTABLE",
+        "scan_on_push": bool(found.get("imageScanningConfiguration", {}).get("scanOnPush")),
+        "policy": [_in_order(statement) for statement in ours],
+        "lifecycle": lifecycle if held and not _is_ours(held) else held,
+    }
+    change = compare("repository", there, wanted, names.image)
+    if change.outcome != "unchanged" and not dry_run:
+        ensure_repository(ecr, names)
+    return change
 
 
 def read_repository(ecr: Client, names: Names) -> dict[str, Any] | None:
@@ -233,23 +256,29 @@ def _mend_repository(ecr: Client, found: Mapping[str, Any]) -> bool:
 
 def _ensure_lifecycle(ecr: Client, name: str) -> Outcome:
     """Set our rule where there is none; rules that are somebody else's stay."""
-    wanted, there = lifecycle_policy(), None
-    with _unless("LifecyclePolicyNotFoundException"):
-        there = json.loads(ecr.get_lifecycle_policy(repositoryName=name)["lifecyclePolicyText"])
+    wanted, there = lifecycle_policy(), _read_lifecycle(ecr, name)
     if there == wanted:
         return "unchanged"
-    if there and not all(rule.get("description", "").startswith(_OURS) for rule in there["rules"]):
+    if there and not _is_ours(there):
         return "kept"
     ecr.put_lifecycle_policy(repositoryName=name, lifecyclePolicyText=json.dumps(wanted))
     return "changed" if there else "made"
 
 
+def _read_lifecycle(ecr: Client, name: str) -> dict[str, Any] | None:
+    with _unless("LifecyclePolicyNotFoundException"):
+        found: dict[str, Any] = json.loads(ecr.get_lifecycle_policy(repositoryName=name)["lifecyclePolicyText"])
+        return found
+    return None
+
+
+def _is_ours(lifecycle: Mapping[str, Any]) -> bool:
+    return all(rule.get("description", "").startswith(_OURS) for rule in lifecycle["rules"])
+
+
 def _ensure_policy(ecr: Client, name: str, wanted: dict[str, Any]) -> Outcome:
     """Set our statement among those of the repository's policy; the others stay."""
-    there: dict[str, Any] = {"Version": "2012-10-17", "Statement": []}
-    with _unless("RepositoryPolicyNotFoundException"):
-        there = json.loads(ecr.get_repository_policy(repositoryName=name)["policyText"])
-    statements = there["Statement"] if isinstance(there["Statement"], list) else [there["Statement"]]
+    there, statements = _read_policy(ecr, name)
     ours = [statement for statement in statements if statement.get("Sid") == _SID]
     if [_in_order(statement) for statement in ours] == [_in_order(wanted)]:
         return "unchanged"
@@ -257,6 +286,14 @@ def _ensure_policy(ecr: Client, name: str, wanted: dict[str, Any]) -> Outcome:
     text = json.dumps(there | {"Statement": [*others, wanted]})
     ecr.set_repository_policy(repositoryName=name, policyText=text)
     return "changed" if statements else "made"
+
+
+def _read_policy(ecr: Client, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the repository's policy and its statements."""
+    there: dict[str, Any] = {"Version": "2012-10-17", "Statement": []}
+    with _unless("RepositoryPolicyNotFoundException"):
+        there = json.loads(ecr.get_repository_policy(repositoryName=name)["policyText"])
+    return there, there["Statement"] if isinstance(there["Statement"], list) else [there["Statement"]]
 
 
 def _in_order(statement: Any) -> Any:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from botocore.exceptions import ClientError
 
-from ..aws import Client, error_code, explained, none_if_absent
+from ..aws import Client, error_code, explained, is_denied, none_if_absent
 from ..names import ROLE_PATH, Account, Names
 from .changes import Change, Document, compare
 from .ownership import Owner, as_mapping, owner_of
@@ -27,7 +28,9 @@ def ensure_role(iam: Client, names: Names, policy: Document, *, dry_run: bool = 
     wanted = {"trust": trust_policy(), "policy": policy}
     with explained(f"the role {names.function}"):
         there = read_role(iam, names)
-        change = compare("role", there, wanted, names.function)
+        others = other_policies(iam, names) if there else []
+        told = f"; it also has {', '.join(others)}, which mlinfer did not add and leaves" if others else ""
+        change = compare("role", there, wanted, f"{names.function}{told}")
         if change.outcome == "unchanged" or dry_run:
             return change
         if there is None:
@@ -68,6 +71,19 @@ def read_policy(iam: Client, names: Names) -> Document:
     return dict(inline["PolicyDocument"]) if inline else {}
 
 
+def other_policies(iam: Client, names: Names) -> list[str]:
+    """Return the names of the role's policies that are not ours; [] where IAM does not tell. Raises ClientError."""
+    which = {"RoleName": names.function}
+    try:
+        inline = [policy for policy in iam.list_role_policies(**which)["PolicyNames"] if policy != POLICY]
+        attached = iam.list_attached_role_policies(**which)["AttachedPolicies"]
+    except ClientError as error:
+        if not is_denied(error):
+            raise
+        return []
+    return sorted([*inline, *(policy["PolicyName"] for policy in attached)])
+
+
 def find_role(iam: Client, names: Names) -> dict[str, Any] | None:
     """Return what IAM says of the role of our name, at whatever path; None without one. Raises ClientError."""
     return none_if_absent(lambda: iam.get_role(RoleName=names.function)["Role"])
@@ -78,9 +94,14 @@ def role_arn(iam: Client, account: Account, names: Names) -> str:
 
     Raises RemoteError.
     """
+    return role_facts(iam, account, names)[0]
+
+
+def role_facts(iam: Client, account: Account, names: Names) -> tuple[str, datetime | None]:
+    """Return the role's ARN as `role_arn` does, and when it was created; None without one. Raises RemoteError."""
     with explained(f"the role {names.function}"):
         there = find_role(iam, names)
-    return str(there["Arn"]) if there else account.role(names)
+    return (str(there["Arn"]), there["CreateDate"]) if there else (account.role(names), None)
 
 
 def owner_of_role(names: Names, role: Mapping[str, Any]) -> Owner:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +24,17 @@ _STATES = {
 
 @dataclass(frozen=True)
 class Status:
-    """live: None while no version is. newest: the last published version's number, "" without one. url "" = none."""
+    """live: None while no version is. newest: the last published version. url "" = none.
+
+    published: Lambda's description of each version, oldest first.
+    """
 
     function: str
     latest: Function
     live: Function | None
     weights: Document
-    newest: str
+    newest: Function | None
+    published: Sequence[Document]
     url: str
     url_kind: str
 
@@ -44,7 +49,10 @@ class Status:
         shown = self.live or self.latest
         settings, environment = shown.settings, shown.settings.environment
         facts: dict[str, Any] = {"function": self.function, "state": in_words(self.latest, self.live)}
-        facts |= {"live": self.live.version if self.live else None, "newest": self.newest or None}
+        facts |= {
+            "live": self.live.version if self.live else None,
+            "newest": self.newest.version if self.newest else None,
+        }
         facts |= {"also_live": self.weights} if self.weights else {}
         facts |= {"image": settings.image, "arch": settings.arch}
         facts |= {
@@ -52,7 +60,7 @@ class Status:
             "model_sha256": environment.get("MLINFER_MODEL_SHA256"),
         }
         facts |= {"memory": settings.memory, "timeout": settings.timeout, "tmp": settings.tmp}
-        facts |= {"concurrency": self.latest.settings.concurrency or None, "environment": dict(environment)}
+        facts |= {"concurrency": self.latest.settings.concurrency, "environment": dict(environment)}
         return {**facts, "url": self.url or None, "url_kind": self.url_kind, "updated": shown.updated}
 
 
@@ -67,8 +75,9 @@ def read_status(client: Client, names: Names) -> Status:
         live = read_function(client, names, alias.version) if alias else None
         published = versions(client, names)
         url, kind = read_url(client, names)
-    newest = published[-1]["Version"] if published else ""
-    return Status(names.function, latest, live, alias.weights if alias else {}, newest, url, kind["url"])
+        newest = read_function(client, names, published[-1]["Version"]) if published else None
+    weights = alias.weights if alias else {}
+    return Status(names.function, latest, live, weights, newest, published, url, kind["url"])
 
 
 def served_model(client: Client, names: Names) -> str:
@@ -96,6 +105,8 @@ def in_words(latest: Function, live: Function | None) -> str:
     shown = live or latest
     words = _STATES.get(shown.state, shown.state)
     told = f"{words}: {shown.reason}" if shown.reason and shown.state != "Active" else words
+    if latest.settings.concurrency == 0:
+        told = "stopped: its reserved concurrency is 0, so Lambda refuses each call"
     if latest.updating == "Failed":
         told += f"; the last change failed: {latest.update_reason or 'Lambda gives no reason'}"
     elif latest.updating == "InProgress":

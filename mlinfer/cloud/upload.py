@@ -20,10 +20,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 from s3transfer.manager import TransferConfig, TransferManager
 from s3transfer.subscribers import BaseSubscriber
 
-from ..aws import Client, error_code, explained, none_if_absent, refusal
+from ..aws import Client, error_code, explained, is_denied, none_if_absent, refusal
 from ..errors import RemoteError, UsageError
 from ..model.modelfile import ModelFile, require_metadata
 from ..names import TAG, Names
+from .changes import Change, compare
 from .ownership import Owner, as_mapping, owner_of
 
 PART_BYTES = 8 * 2**20
@@ -160,6 +161,35 @@ def ensure_bucket(s3: Client, bucket: str, project: str, owner: Callable[[], str
 
 def _taken(bucket: str) -> RemoteError:
     return refusal("BucketAlreadyExists", f"s3://{bucket}")
+
+
+def close_bucket(s3: Client, names: Names, bucket: str, *, dry_run: bool = False) -> Change:
+    """Block public access to a bucket of the project's again, if somebody has allowed it. Raises RemoteError."""
+    with explained(f"s3://{bucket}", "s3:GetBucketPublicAccessBlock and s3:PutBucketPublicAccessBlock on the bucket"):
+        if owner_of_bucket(s3, names, bucket).state != "ours":
+            return Change("skipped", f"s3://{bucket}, whose settings are not this project's")
+        wanted = dict.fromkeys(_CLOSED, True)
+        try:
+            held = none_if_absent(lambda: s3.get_public_access_block(Bucket=bucket)) or {}
+        except ClientError as error:
+            if not is_denied(error):
+                raise
+            return Change("skipped", f"s3://{bucket}, whose block of public access these credentials may not read")
+        change = compare("bucket", held.get("PublicAccessBlockConfiguration", {}), wanted, f"s3://{bucket}")
+        if change.outcome != "unchanged" and not dry_run:
+            s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=wanted)
+    return change
+
+
+def is_object(s3: Client, uri: str) -> bool | None:
+    """Tell whether there is such an object; None where these credentials may not know. Raises ClientError."""
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    try:
+        return none_if_absent(lambda: s3.head_object(Bucket=bucket, Key=key)) is not None
+    except ClientError as error:
+        if not is_denied(error):
+            raise
+        return None
 
 
 def is_untouched(s3: Client, bucket: str, owner: str) -> bool:

@@ -1,0 +1,170 @@
+"""What somebody has changed in AWS since `deploy`, or what is gone: read from AWS alone, whatever is configured here.
+
+`deploy` mends all of it but policies that somebody has given to the role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ..aws import explained
+from ..errors import RemoteError
+from ..names import Account, Names
+from .changes import difference
+from .deploy import READABLE_VERSIONS, Clients, model_uri
+from .function import before_bench, is_older, snapshot
+from .loggroup import read_log_group
+from .policies import READ_MODELS, role_policy, trust_policy
+from .role import find_role, other_policies, read_role
+from .staging import ensure_expiry
+from .status import Status
+from .upload import close_bucket, is_bucket, is_object
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One thing that is not as `deploy` left it.
+
+    problem: missing, changed, recreated (the role, whose key grant is dead), added (a policy, which stays), unfinished (a
+    measurement that was cut short) or unknown (these credentials may not look).
+    """
+
+    resource: str
+    name: str
+    problem: str
+    detail: str
+    difference: str = ""
+
+    @property
+    def mended(self) -> bool:
+        """Tell whether the next `deploy` mends it."""
+        return self.problem not in ("added", "unknown")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as it stands under `--json`."""
+        return {**asdict(self), "mended_by_deploy": self.mended}
+
+
+def find_drift(clients: Clients, account: Account, names: Names, status: Status, kms_key: str) -> list[Drift]:
+    """Return what differs from what `deploy` left for the live version. Raises MlinferError.
+
+    kms_key: ARN of the bucket's key, "" = none.
+    """
+    uri = _environment(status).get("MLINFER_MODEL_URI", "")
+    checks: list[tuple[str, str, Callable[[], Iterator[Drift]]]] = [
+        ("function", names.function, lambda: _function(names, status)),
+        ("role", names.function, lambda: _role(clients, account, names, status, kms_key)),
+        ("log group", names.log_group, lambda: _log_group(clients, names)),
+    ]
+    if uri.startswith("s3://"):
+        checks.append(("model", uri, lambda: _model(clients, uri)))
+    if bucket := _bucket(names, status):
+        checks.append(("bucket", f"s3://{bucket}", lambda: _in_bucket(clients, names, bucket)))
+    if clients.ecr and f"/{names.image}@" in (status.live or status.latest).settings.image:
+        checks.append(("repository", names.image, lambda: _repository(clients, names)))
+    return [drift for resource, name, look in checks for drift in _looked(resource, name, look)]
+
+
+def _looked(resource: str, name: str, look: Callable[[], Iterator[Drift]]) -> list[Drift]:
+    """Return what was found, or that these credentials may not look."""
+    try:
+        with explained(f"{resource} {name}"):
+            return list(look())
+    except RemoteError as error:
+        if error.code not in ("access_denied", "owner_unknown"):
+            raise
+        return [Drift(resource, name, "unknown", str(error))]
+
+
+def _environment(status: Status) -> dict[str, str]:
+    return dict((status.live or status.latest).settings.environment)
+
+
+def _bucket(names: Names, status: Status) -> str:
+    """Return the bucket of the staging prefix, "" without one."""
+    for prefix in _environment(status).get("MLINFER_INPUT_PREFIXES", "").split():
+        if prefix.endswith(f"/{names.staging_prefix}"):
+            return prefix.removeprefix("s3://").partition("/")[0]
+    return ""
+
+
+def _function(names: Names, status: Status) -> Iterator[Drift]:
+    """Yield how the function differs from the version that was published last; versions themselves never change."""
+    latest, newest = status.latest.settings, status.newest
+    before = before_bench(latest)
+    if before != latest:
+        told = f"bench or tune was cut short, or is running: it has {latest.memory} MB, and {before.memory} MB before"
+        yield Drift("function", names.function, "unfinished", told)
+    if newest and snapshot(before) != snapshot(newest.settings):
+        diff = difference("function", snapshot(before), snapshot(newest.settings))
+        told = f"its configuration is not that of version {newest.version}, the newest one"
+        yield Drift("function", names.function, "changed", told, diff)
+    if latest.concurrency == 0:
+        yield Drift("function", names.function, "changed", "its reserved concurrency is 0: Lambda refuses each call")
+
+
+def _role(clients: Clients, account: Account, names: Names, status: Status, kms_key: str) -> Iterator[Drift]:
+    there, role = read_role(clients.iam, names), find_role(clients.iam, names)
+    if there is None or role is None:
+        yield Drift("role", names.function, "missing", "the function cannot read its model or write its log")
+        return
+    if is_older(status.latest, role["CreateDate"]):
+        told = "it was made again after the function's last change: Lambda may not decrypt the function's environment"
+        yield Drift("role", names.function, "recreated", told)
+    uris = {model_uri(version) for version in status.published[-READABLE_VERSIONS:]}
+    uris.add(_environment(status).get("MLINFER_MODEL_URI", ""))
+    prefixes = _environment(status).get("MLINFER_INPUT_PREFIXES", "").split()
+    policy = role_policy(account, names, {uri for uri in uris if uri.startswith("s3://")}, prefixes, kms_key)
+    held, wanted = ({"trust": t, "policy": p} for t, p in ((there["trust"], there["policy"]), (trust_policy(), policy)))
+    if _without_older_models(held, wanted) != wanted:
+        yield Drift("role", names.function, "changed", "its policies were changed", difference("role", held, wanted))
+    for other in other_policies(clients.iam, names):
+        yield Drift("role", names.function, "added", f"it also has the policy {other}, which mlinfer did not add")
+
+
+def _without_older_models(held: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
+    """Return the role's policies without those models that only older versions than the compared ones need."""
+    needed = {arn for s in wanted["policy"]["Statement"] if s["Sid"] == READ_MODELS for arn in s["Resource"]}
+    statements = [
+        s | {"Resource": [arn for arn in s["Resource"] if arn in needed]} if s.get("Sid") == READ_MODELS else s
+        for s in held["policy"].get("Statement", [])
+    ]
+    return {**held, "policy": {**held["policy"], "Statement": statements}}
+
+
+def _log_group(clients: Clients, names: Names) -> Iterator[Drift]:
+    if read_log_group(clients.logs, names) is None:
+        yield Drift("log group", names.log_group, "missing", "the function cannot write its log")
+
+
+def _model(clients: Clients, uri: str) -> Iterator[Drift]:
+    there = is_object(clients.s3, uri)
+    if there is None:
+        yield Drift("model", uri, "unknown", "these credentials may not see whether it is there")
+    elif not there:
+        yield Drift("model", uri, "missing", "a new instance of the function cannot load it")
+
+
+def _in_bucket(clients: Clients, names: Names, bucket: str) -> Iterator[Drift]:
+    if not is_bucket(clients.s3, bucket):
+        yield Drift("bucket", f"s3://{bucket}", "missing", "the model and staged pictures were in it")
+        return
+    closed = close_bucket(clients.s3, names, bucket, dry_run=True)
+    if closed.outcome == "changed":
+        yield Drift("bucket", f"s3://{bucket}", "changed", "public access is not blocked", closed.difference)
+    expiry = ensure_expiry(clients.s3, bucket, names, dry_run=True)
+    if expiry.outcome != "unchanged":
+        told = "staged pictures do not expire as they should"
+        yield Drift("staging", f"s3://{bucket}/{names.staging_prefix}", "changed", told, expiry.difference)
+
+
+def _repository(clients: Clients, names: Names) -> Iterator[Drift]:
+    from .registry import mend_repository  # and with it the Docker SDK
+
+    change = mend_repository(clients.ecr, names, dry_run=True)
+    if change is None:
+        yield Drift("repository", names.image, "missing", "the image of the live version was in it")
+    elif change.outcome == "changed":
+        yield Drift("repository", names.image, "changed", "its settings or its policy were changed", change.difference)
