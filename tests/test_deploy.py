@@ -45,7 +45,6 @@ STEPS = [
     "model",
     "staging",
     "image",
-    "repository",
     "log group",
     "function",
     "version",

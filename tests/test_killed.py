@@ -47,7 +47,7 @@ def cases(deploy_arguments: list[str], tmp_path: Path) -> dict[str, Case]:
         "upload": Case([], ["upload", str(deploy_arguments[1]), "--bucket", BUCKET, "--create-bucket"]),
         "rollback": Case([first, second, third], ["rollback"]),
         "bench": Case([first], ["bench", str(CAT), "--cold", "2", "--memory", "512", *measured]),
-        "tune": Case([first], ["tune", str(CAT), "--cold", "1", "--memory", "512,1024", *measured]),
+        "tune": Case([first], ["tune", str(CAT), "--cold", "1", "--memory", "512", *measured]),
         "destroy": Case([first, second], ["destroy", "--yes"], repository=True),
     }
 

@@ -288,7 +288,7 @@ def test_the_deployers_policy_is_what_is_called(
         ["predict", str(large_picture), "--target", "aws", *other],
         ["logs"],
         ["bench", *measured],
-        ["tune", *measured, "--memory", "512,1024"],
+        ["tune", *measured, "--memory", "512"],
         ["rollback", *here],
         ["destroy", "--keep-model", "--yes"],
         ["destroy", "--yes"],
