@@ -132,8 +132,9 @@ def owner_of_bucket(s3: Client, names: Names, bucket: str) -> Owner:
 def ensure_bucket(s3: Client, bucket: str, project: str, owner: Callable[[], str], kms_key: str = "") -> bool:
     """Make the bucket, private, encrypted, versioned and tagged, or finish one whose making was cut short.
 
-    owner: returns the id of our AWS account, where it is needed. Return whether anything was done: a bucket that is there otherwise is left as it
-    is. Raises RemoteError, MissingError.
+    owner: returns the id of our AWS account, where it is needed. kms_key: ARN of the key of its default encryption, "" =
+    S3's own. Return whether anything was done: a bucket that is there otherwise is left as it is. Raises RemoteError,
+    MissingError.
     """
     tags = [{"Key": TAG, "Value": project}]
     with explained(f"s3://{bucket}", _MAKE):
