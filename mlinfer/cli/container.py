@@ -28,6 +28,7 @@ from .options import (
     configuration,
     one_at_a_time,
     report_unused,
+    require,
 )
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def build(
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, arch=arch, model_source=model_source, project=project, ca_bundle=ca_bundle)
-    recipe = image_recipe(config)  # before the Engine, so that what is wrong with the model is said without one
+    require(lambda: image_recipe(config), lambda: engine.connect(os.environ))
+    recipe = image_recipe(config)
     tell_of_unused_model(terminal, config)
     built = build_image(terminal, engine.connect(os.environ), recipe, pull=pull, cache=not no_cache)
     if as_json:
@@ -127,9 +129,11 @@ def run_local(
         report_unused(terminal, config, "--stop starts nothing", model=model, port=port, **sizes, **others)
     elif not from_s3:
         report_unused(terminal, config, "without --from-s3 the function uses no AWS", region=region, profile=profile)
-    from .. import engine
+    from .. import engine, predict
     from ..local import container
 
+    if not stop:
+        require(lambda: engine.connect(os.environ), lambda: predict.model_path(config))
     docker = engine.connect(os.environ)
     if stop:
         _stop(terminal, container.stop(docker, config.project))
@@ -261,9 +265,16 @@ def s3_environment(terminal: Terminal, config: Config, region: str | None, profi
 
     if config.model_source != "s3":
         raise UsageError("usage", "--from-s3 needs model_source s3", "Leave out --model-source image.")
-    if not config.bucket:
-        raise UsageError("no_bucket", "no S3 bucket is named", "Set bucket in mlinfer.toml, and mlinfer upload first.")
-    return aws.container_environment(region=region, profile=profile, ask=terminal.ask_secret)
+
+    def need_bucket() -> None:
+        if not config.bucket:
+            hint = "Set bucket in mlinfer.toml, and mlinfer upload first."
+            raise UsageError("no_bucket", "no S3 bucket is named", hint)
+
+    found: dict[str, str] = {}
+    ask = terminal.ask_secret
+    require(need_bucket, lambda: found.update(aws.container_environment(region=region, profile=profile, ask=ask)))
+    return found
 
 
 @contextmanager
