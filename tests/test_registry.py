@@ -453,6 +453,13 @@ def test_a_registry_that_gives_something_else(mlinfer: MlInfer, cloud: Cloud) ->
 # What goes wrong on the way
 
 
+def test_an_engines_error_without_the_old_field(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """A failed push that only errorDetail tells of is a failure, as newer Engines plan to report it."""
+    cloud.engine.push = lambda *_: [{"status": "The push refers to repository"}, {"errorDetail": {"message": "EOF"}}]
+    run = mlinfer("push", "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "connection_failed")
+
+
 @pytest.mark.parametrize(
     ("said", "code"),
     [
