@@ -473,6 +473,7 @@ def test_preprocess_that_is_nothing_known(export: Export) -> None:
     assert "'imagnet': not imagenet, none, JSON or a JSON file" in run.err
 
 
+@pytest.mark.usefixtures("cloud")
 @pytest.mark.parametrize("provenance", ["5", "[]", "null"])
 def test_provenance_of_another_shape(mlinfer: MlInfer, tiny_model: Path, provenance: str) -> None:
     """Metadata that another program wrote wrongly is an unusable model and no defect."""

@@ -121,13 +121,14 @@ def test_a_graph_for_one_machine(mlinfer: MlInfer) -> None:
     assert "vector width" in refused(export(mlinfer, model), "one_machine_only")["message"]
 
 
+@pytest.mark.usefixtures("cloud")
 def test_a_model_file_of_ours_for_one_machine(mlinfer: MlInfer) -> None:
     """A model file that was laid out for one processor afterwards is not served; `inspect` says so."""
     assert export(mlinfer, wide_convolution(Path("wide.onnx")), "--out", "ours.onnx").code == 0
     model = for_one_machine(Path("ours.onnx"))
     assert facts(mlinfer, model)["image"]["takes_it"] is False
     for command in (
-        ["upload", model, "--bucket", "some-bucket"],
+        ["upload", model, "--bucket", "cloud-models"],
         ["build", "--model", model, "--model-source", "image"],
     ):
         refused(mlinfer(*command, "--json"), "one_machine_only")
@@ -222,6 +223,19 @@ def test_weights_that_are_cut_off(mlinfer: MlInfer, place: dict[str, str]) -> No
 def test_weights_with_unknown_entries(mlinfer: MlInfer) -> None:
     """Entries that ONNX does not define, beside the place of a weight, are no internal error."""
     assert export(mlinfer, split_model(path="nowhere")).code == 5
+
+
+@pytest.mark.usefixtures("cloud")
+def test_a_model_file_of_ours_that_was_split(mlinfer: MlInfer) -> None:
+    """A model file whose weights were moved to another file is not uploaded without them; exported, it is one file."""
+    assert export(mlinfer, convolution(Path("net.onnx"))).code == 0
+    whole = onnx.load("models/net.onnx")
+    onnx.save(whole, "ours.onnx", save_as_external_data=True, location="ours.data", size_threshold=0)
+    run = mlinfer("upload", "ours.onnx", "--bucket", "cloud-models", "--json")
+    assert run.code == 2
+    assert json.loads(run.out)["error"]["code"] == "weights_outside"
+    assert mlinfer("export", "ours.onnx", "--out", "whole.onnx").code == 0
+    assert answers(mlinfer, Path("whole.onnx")) == list(LABELS)
 
 
 def test_no_weights_are_replaced(mlinfer: MlInfer, pictures: Path) -> None:

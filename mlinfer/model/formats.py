@@ -9,6 +9,7 @@ import json
 import pickletools
 import struct
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -138,7 +139,7 @@ def _archive(path: Path) -> Format | None:
                 name = next(name for name in names if name == "data.pkl" or name.endswith("/data.pkl"))
                 with archive.open(name) as file:
                     return _pickled(file.read(_PICKLE_BYTES))
-    except (zipfile.BadZipFile, OSError, NotImplementedError, RuntimeError, ValueError, EOFError):
+    except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError, ValueError, EOFError):
         return Format("a ZIP archive that is damaged or cut off", "Download or export it again.")
     hint = "Unpack it, and give the .onnx file that is in it."
     return Format("a NumPy archive" if names and all(n.endswith(".npy") for n in names) else "a ZIP archive", hint)

@@ -26,7 +26,7 @@ from .runtime import IMAGE_ONNXRUNTIME, ONE_MACHINE, refusal
 _IR_VERSION, GRAPH, _OPSET_IMPORT, _METADATA_PROPS = 1, 7, 8, 14
 INITIALIZER, _INPUT, _OUTPUT = 5, 11, 12
 _NODE, _NODE_DOMAIN = 1, 7
-_TENSOR_NAME, RAW_DATA, _VALUE_NAME, _VALUE_TYPE = 8, 9, 1, 2
+_DATA_LOCATION, _TENSOR_NAME, RAW_DATA, _VALUE_NAME, _VALUE_TYPE = 14, 8, 9, 1, 2
 
 # TensorProto.DataType, in onnxruntime's words
 _DTYPES = {1: "float", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string", 9: "bool"}
@@ -37,7 +37,8 @@ _DTYPES |= {10: "float16", 11: "double", 12: "uint32", 13: "uint64", 16: "bfloat
 class ModelFile:
     """An ONNX model file. opset: of the default operator domain. bytes: its size. metadata: None without mlinfer's.
 
-    one_machine: onnxruntime optimised it for the vector width of one machine's processor.
+    one_machine: onnxruntime optimised it for the vector width of one machine's processor. weights_outside: it keeps
+    weights in other files.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class ModelFile:
     opset: int
     metadata: Metadata | None
     one_machine: bool = False
+    weights_outside: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,18 +67,27 @@ def read_model_file(path: Path) -> ModelFile:
         opsets = [(m.text(1), m.number(2)) for m in message.messages(_OPSET_IMPORT)]
         opset = next((version for domain, version in opsets if domain in ("", "ai.onnx")), 0)
         one_machine = any(domain == ONE_MACHINE for domain, _ in opsets) and _has_node_of(message, ONE_MACHINE)
+        weights_outside = any(
+            tensor.number(_DATA_LOCATION) == 1
+            for graph in message.messages(GRAPH)
+            for tensor in graph.messages(INITIALIZER)
+        )
         props = {m.text(1): m.text(2) for m in message.messages(_METADATA_PROPS)}
     try:
         metadata = Metadata.from_props(props) if "mlinfer.schema" in props else None
     except FaultError as error:
         raise UsageError("invalid_metadata", f"{path}: {error}") from error
-    return ModelFile(path, path.stat().st_size, sha256_of(path), ir_version, opset, metadata, one_machine)
+    size, sha256 = path.stat().st_size, sha256_of(path)
+    return ModelFile(path, size, sha256, ir_version, opset, metadata, one_machine, weights_outside)
 
 
 def require_metadata(file: ModelFile) -> Metadata:
     """Return what the file says of itself. Raises UsageError, VerificationError for one that cannot be served."""
     if file.one_machine:
         raise one_machine_only(file.path)
+    if file.weights_outside:
+        hint = f"Make one file of it: mlinfer export {file.path} --out {file.path.stem}-whole.onnx"
+        raise UsageError("weights_outside", f"{file.path} keeps its weights in other files", hint)
     if file.metadata is None:
         message = f"{file.path} does not say what its labels and pre-processing are, so nothing could predict with it"
         hint = f"Stamp it first: mlinfer export {file.path} --labels FILE --preprocess imagenet|none|JSON"
