@@ -59,7 +59,12 @@ def predict(
     ] = None,
     top_k: Annotated[
         int | None,
-        typer.Option("--top-k", "-k", help="Classes per image; default: 5, of several images 1.", show_default=False),
+        typer.Option(
+            "--top-k",
+            "-k",
+            help="Classes per image; default: as configured, else 5, or 1 of several images.",
+            show_default=False,
+        ),
     ] = None,
     port: PortFlag = None,
     jobs: Annotated[

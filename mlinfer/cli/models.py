@@ -107,7 +107,8 @@ def upload(
     ] = None,
     bucket: Annotated[str | None, typer.Option("--bucket", help="S3 bucket.", show_default=False)] = None,
     prefix: Annotated[
-        str | None, typer.Option("--prefix", help="Prefix of the key; default: models.", show_default=False)
+        str | None,
+        typer.Option("--prefix", help="Prefix of the key; default: as configured, else models.", show_default=False),
     ] = None,
     create_bucket: Annotated[
         bool, typer.Option("--create-bucket", help="Make the bucket if there is none: private, encrypted, versioned.")

@@ -66,7 +66,12 @@ ModelFlag = Annotated[
 ]
 ProjectFlag = Annotated[
     str | None,
-    typer.Option("--project", metavar="NAME", help="Project; default: the folder's name.", show_default=False),
+    typer.Option(
+        "--project",
+        metavar="NAME",
+        help="Project; default: the configured one, else the folder's name.",
+        show_default=False,
+    ),
 ]
 RegionFlag = Annotated[
     str | None, typer.Option("--region", help="AWS Region; default: as boto3 finds it.", show_default=False)
@@ -75,7 +80,10 @@ ProfileFlag = Annotated[
     str | None, typer.Option("--profile", help="AWS profile; default: as boto3 finds it.", show_default=False)
 ]
 PortFlag = Annotated[
-    int | None, typer.Option("--port", help="Where the local function listens; default: 9000.", show_default=False)
+    int | None,
+    typer.Option(
+        "--port", help="Where the local function listens; default: the configured port, else 9000.", show_default=False
+    ),
 ]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and nothing else there.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Write nothing to stderr but errors.")]
