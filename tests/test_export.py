@@ -15,6 +15,7 @@ from lambda_src.fetch import sha256_of
 from mlinfer.model.runtime import IR_VERSION, OPSET
 
 from .conftest import ROOT, Run
+from .foreign import colour_model
 from .networks import best_five, write_state_dict
 from .reference import torchvision
 
@@ -141,6 +142,16 @@ def test_unknown_names(mlinfer: MlInfer, argv: list[str], message: str) -> None:
     run = mlinfer("export", *argv)
     assert run.code == 2
     assert message in run.err
+
+
+def test_a_file_without_a_suffix(mlinfer: MlInfer) -> None:
+    """A name that is no architecture, but a file's, is told how to name the file."""
+    colour_model(Path("mine"))
+    run = mlinfer("export", "mine")
+    assert run.code == 2
+    assert "mlinfer export ./mine" in run.err
+    run = mlinfer("export", "./mine", "--labels", five_labels(), "--preprocess", "none")
+    assert run.code == 0, run.err
 
 
 def test_without_network(mlinfer: MlInfer) -> None:

@@ -105,6 +105,8 @@ def _check_arch(zoo: _Zoo, arch: str) -> None:
     hint = (
         f"Did you mean {' or '.join(near)}?" if near else "Give one of its names, such as resnet18, or an .onnx file."
     )
+    if path.is_file():
+        hint = f"For the file of that name: mlinfer export ./{arch}"
     message = f"{arch} is not one of torchvision's {len(names)} classifiers, and not an .onnx file"
     raise UsageError("unknown_architecture", message, hint)
 
