@@ -60,6 +60,7 @@ FILES: dict[str, tuple[bytes, str, str]] = {
     "picture.png": (encoded(plain((255, 0, 0)), "PNG"), "PNG picture", "mlinfer predict"),
     "model.pkl": (pickle.dumps({"a": [1]}), "pickle", "ONNX"),
     "notes.txt": (b"I am no model.\n", "text file", ".onnx file"),
+    "graph.pb": (b"\n\x10\n\x05image\x12\x0bPlaceholder", "TensorFlow graph", "--graphdef graph.pb"),
     "empty.onnx": (b"", "empty", "again"),
     "cut.zip": (zipped(a=bytes(1000))[:500], "damaged or cut off", "again"),
 }  # fmt: skip

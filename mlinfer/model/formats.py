@@ -74,6 +74,16 @@ _MAGIC: tuple[tuple[int, bytes, Format], ...] = (
     (0, b"ptrt", Format("a TensorRT engine, made for one GPU", "Give the .onnx file that it was made from.")),
     (0, b"\x93NUMPY", Format("a NumPy array", "Give the .onnx file of the model.")),
 )
+# Formats without a mark of their own in the content
+_SUFFIXES = {
+    ".pb": Format(
+        "a TensorFlow graph",
+        f"{_FROM_TENSORFLOW}--graphdef {{path}} --inputs INPUT:0 --outputs OUTPUT:0 --output model.onnx",
+    ),
+    ".mlmodel": Format("a Core ML model", f"Export the original model to ONNX, for example with {_ONNX_EXPORT}."),
+    ".pdmodel": Format("a Paddle model", "Convert it to ONNX with paddle2onnx (pip install paddle2onnx)."),
+    ".caffemodel": Format("a Caffe model", "Convert it to ONNX first."),
+}
 _TEXTS = (
     ("<!doctype html", "an HTML page, not the model"),
     ("<html", "an HTML page, not the model"),
@@ -100,7 +110,7 @@ def recognise(path: Path) -> Format | None:
             return _old_torch(file)
         if head.startswith(b"\x80") and head[1:2] in b"\2\3\4\5":
             return Format("a Python pickle", f"Export the model to ONNX, for example with {_ONNX_EXPORT}.")
-    return _text(head, path.stat().st_size)
+    return _text(head, path.stat().st_size) or _SUFFIXES.get(path.suffix.lower())
 
 
 def recognise_folder(path: Path) -> Format:
