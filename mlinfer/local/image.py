@@ -123,8 +123,8 @@ def _pip_hint(lines: str) -> str:
         return "Does a proxy here inspect TLS? Give pip its certificate, in a PEM file: mlinfer build --ca-bundle FILE"
     if any(words in lines for words in _NO_CONNECTION):
         return (
-            "pip does not reach the package index. Set HTTPS_PROXY if a proxy is needed; the build cannot reach one that "
-            "listens on this machine's loopback address."
+            "pip does not reach the package index. If a proxy is needed, set HTTPS_PROXY, or proxies in Docker's config.json; "
+            "a build does not reach a proxy that listens on this machine's loopback address."
         )
     return ""
 
