@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import io
 import json
 import pickle
@@ -131,6 +132,20 @@ def test_weights_are_named_too(mlinfer: MlInfer, file: str) -> None:
     content, name, step = FILES[file]
     Path(file).write_bytes(content)
     refused(mlinfer("export", "squeezenet1_1", "--weights", file, "--json"), name, step)
+
+
+def test_safetensors_as_weights(mlinfer: MlInfer) -> None:
+    """Weights as safetensors are read by torch and the library of that name; without it the error names it."""
+    torchvision()
+    Path("w.safetensors").write_bytes(safetensors())
+    run = mlinfer("export", "squeezenet1_1", "--weights", "w.safetensors", "--json")
+    error = json.loads(run.out)["error"]
+    if importlib.util.find_spec("safetensors") is None:
+        assert run.code == 3
+        assert "pip install safetensors" in error["hint"]
+    else:
+        assert run.code == 2
+        assert error["code"] == "wrong_weights"
 
 
 def test_a_model_or_a_folder_as_weights(mlinfer: MlInfer) -> None:
