@@ -11,6 +11,7 @@ from typing import Any
 import boto3
 import pytest
 
+from . import models
 from .conftest import Run
 from .loopback_aws import LoopbackAws, failed
 
@@ -167,6 +168,23 @@ def test_what_the_live_version_missed_is_proved_again(
     assert run.code == 0, run.err
     assert live.calls.count("lambda:Invoke") == 3
     assert "lambda:PublishVersion" not in live.calls
+
+
+def test_the_role_reads_the_models_of_ten_versions(
+    mlinfer: MlInfer, live: LoopbackAws, past: Past, deploy_arguments: list[str], tmp_path: Path
+) -> None:
+    """The eleventh model takes the place of the first one, at once: deploying it again changes nothing."""
+    for number in range(10):
+        model = models.mean_colour(tmp_path / f"{number}.onnx", name=f"m{number}")
+        run = mlinfer("deploy", "--model", model, *deploy_arguments[2:])
+        assert run.code == 0, run.err
+    policy = past("iam").get_role_policy(**ROLE, PolicyName="mlinfer")["PolicyDocument"]
+    (readable,) = (s["Resource"] for s in policy["Statement"] if s["Sid"] == "ReadModels")
+    assert len(readable) == 10
+    live.reset_calls()
+    assert mlinfer("deploy", "--model", model, *deploy_arguments[2:]).code == 0
+    assert live.changes == []
+    assert json.loads(mlinfer("status", "--model", model, "--json").out)["drift"] == []
 
 
 def test_policies_of_others_are_told_and_stay(

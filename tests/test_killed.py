@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from . import models
-from .conftest import CAT, IMAGE, OTHER_IMAGE, Run
+from .conftest import CAT, IMAGE, OTHER_IMAGE, ROOT, Run
 from .loopback_aws import LoopbackAws
 from .loopback_s3 import Answer, Forward, Request
 
@@ -261,3 +264,20 @@ def test_a_rollback_goes_back_once(
         assert mlinfer("rollback", *argv).code == 0
         assert live() == version, argv
     assert IMAGE in past("lambda").get_function(FunctionName="mlinfer-cats", Qualifier="1")["Code"]["ImageUri"]
+
+
+def test_two_first_deployments_at_once(
+    mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]
+) -> None:
+    """Two processes deploy the same project for the first time: both succeed, and there is one of everything."""
+    command = [sys.executable, "-m", "mlinfer", "deploy", *deploy_arguments, "--quiet"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    processes = [subprocess.Popen(command, env=environment) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    state = in_aws(past)
+    assert len(state[BUCKET]["objects"]) == 1
+    assert set(state) >= {"1", "$LATEST"}
+    assert "2" not in state
+    cloud.reset_calls()
+    assert mlinfer("deploy", *deploy_arguments).code == 0
+    assert cloud.changes == []

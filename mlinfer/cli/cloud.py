@@ -166,8 +166,8 @@ def status(
             if found.difference:
                 terminal.note("\n".join(f"    {line}" for line in found.difference.splitlines()))
         if drifted:
-            terminal.note("To mend what is missing or was changed in AWS: mlinfer deploy")
-        equal = "The configuration that is live is the one here." if drift else "What is live is what is here."
+            terminal.note("To repair what is missing or was changed in AWS: mlinfer deploy")
+        equal = "The deployed configuration equals the local one." if drift else "What is live is what is here."
         told = f"What is live differs from what is here:\n{differs}" if differs else equal
         terminal.note(told if here else "Not compared: the configured model file is not here.")
         if here and not here.image:

@@ -266,9 +266,13 @@ def input_prefixes(config: Config, names: Names) -> list[str]:
 
 
 def _models(order: Order, published: Sequence[dict[str, Any]], live: Alias | None) -> set[str]:
-    """Return the models that the function reads from S3: the new one, and those of versions that are or may go live."""
-    kept = [v for v in published[:-READABLE_VERSIONS] if live and v["Version"] == live.version]
-    uris = [model_uri(version) for version in [*kept, *published[-READABLE_VERSIONS:]]]
+    """Return the models that the function reads from S3: the new one, and those of versions that are or may go live.
+
+    It is the same before and after the new version is published, so that a second deployment changes nothing.
+    """
+    others = [version for version in published if model_uri(version) != order.model_uri]
+    kept = [version for version in others if live and version["Version"] == live.version]
+    uris = [model_uri(version) for version in [*kept, *others[1 - READABLE_VERSIONS :]]]
     return {uri for uri in [order.model_uri, *uris] if uri.startswith("s3://")}
 
 

@@ -21,7 +21,7 @@ from .function import owner_of_function, reason_to_wait
 from .loggroup import find_log_group, owner_of_log_group
 from .ownership import Owner
 from .registry import owner_of_repository
-from .role import find_role, owner_of_role, read_policy
+from .role import find_role, other_policies, owner_of_role, read_policy
 from .staging import expiry_rule, projects_with_expiry, read_rules, remove_expiry
 from .upload import is_untouched, owner_of_bucket
 from .waiting import Patience
@@ -188,7 +188,11 @@ def _role(iam: Client, names: Names) -> Iterator[Thing]:
 
     with explained(f"the role {names.function}"):
         if there := find_role(iam, names):
-            yield from _thing(owner_of_role(names, there), "with its policy", gone)
+            others = other_policies(iam, names)
+            detail = (
+                f"with its policies, also those that were added: {', '.join(others)}" if others else "with its policy"
+            )
+            yield from _thing(owner_of_role(names, there), detail, gone)
 
 
 def _log_group(logs: Client, names: Names) -> Iterator[Thing]:

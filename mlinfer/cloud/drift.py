@@ -1,6 +1,6 @@
 """What somebody has changed in AWS since `deploy`, or what is gone: read from AWS alone, whatever is configured here.
 
-`deploy` mends all of it but policies that somebody has given to the role.
+`deploy` repairs all of it but policies that somebody has given to the role.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Drift:
     """One thing that is not as `deploy` left it.
 
     problem: missing, changed, recreated (the role, whose key grant is dead), added (a policy, which stays), unfinished (a
-    measurement that was cut short) or unknown (these credentials may not look).
+    measurement that was interrupted) or unknown (these credentials may not look).
     """
 
     resource: str
@@ -95,11 +95,11 @@ def _function(names: Names, status: Status) -> Iterator[Drift]:
     latest, newest = status.latest.settings, status.newest
     before = before_bench(latest)
     if before != latest:
-        told = f"bench or tune was cut short, or is running: it has {latest.memory} MB, and {before.memory} MB before"
+        told = f"bench or tune was interrupted or is running: $LATEST has {latest.memory} MB, before {before.memory} MB"
         yield Drift("function", names.function, "unfinished", told)
     if newest and snapshot(before) != snapshot(newest.settings):
         diff = difference("function", snapshot(before), snapshot(newest.settings))
-        told = f"its configuration is not that of version {newest.version}, the newest one"
+        told = f"$LATEST differs from version {newest.version}, which is the newest"
         yield Drift("function", names.function, "changed", told, diff)
     if latest.concurrency == 0:
         yield Drift("function", names.function, "changed", "its reserved concurrency is 0: Lambda refuses each call")
@@ -111,7 +111,7 @@ def _role(clients: Clients, account: Account, names: Names, status: Status, kms_
         yield Drift("role", names.function, "missing", "the function cannot read its model or write its log")
         return
     if is_older(status.latest, role["CreateDate"]):
-        told = "it was made again after the function's last change: Lambda may not decrypt the function's environment"
+        told = "it was created again after the function's last change: Lambda cannot decrypt the function's environment"
         yield Drift("role", names.function, "recreated", told)
     uris = {model_uri(version) for version in status.published[-READABLE_VERSIONS:]}
     uris.add(_environment(status).get("MLINFER_MODEL_URI", ""))
@@ -121,7 +121,7 @@ def _role(clients: Clients, account: Account, names: Names, status: Status, kms_
     if _without_older_models(held, wanted) != wanted:
         yield Drift("role", names.function, "changed", "its policies were changed", difference("role", held, wanted))
     for other in other_policies(clients.iam, names):
-        yield Drift("role", names.function, "added", f"it also has the policy {other}, which mlinfer did not add")
+        yield Drift("role", names.function, "added", f"policy {other} was not added by mlinfer")
 
 
 def _without_older_models(held: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def ensure_function(
             change = Change("changed", f"{names.function}, whose last update failed: {there.update_reason}")
         renew = bool(there and role_created and is_older(there, role_created))
         if renew and change.outcome == "unchanged":
-            change = Change("changed", f"{names.function}: its role was made again, and is given to it again")
+            change = Change("changed", f"{names.function}: its role was created again, so Lambda gets it again")
         if dry_run:
             _try_code(client, names, wanted, there)
             return change

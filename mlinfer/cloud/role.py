@@ -29,7 +29,7 @@ def ensure_role(iam: Client, names: Names, policy: Document, *, dry_run: bool = 
     with explained(f"the role {names.function}"):
         there = read_role(iam, names)
         others = other_policies(iam, names) if there else []
-        told = f"; it also has {', '.join(others)}, which mlinfer did not add and leaves" if others else ""
+        told = f"; not added by mlinfer, and kept: {', '.join(others)}" if others else ""
         change = compare("role", there, wanted, f"{names.function}{told}")
         if change.outcome == "unchanged" or dry_run:
             return change

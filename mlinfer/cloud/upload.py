@@ -165,17 +165,17 @@ def _taken(bucket: str) -> RemoteError:
 
 
 def close_bucket(s3: Client, names: Names, bucket: str, *, dry_run: bool = False) -> Change:
-    """Block public access to a bucket of the project's again, if somebody has allowed it. Raises RemoteError."""
+    """Block public access to a bucket of the project again, if somebody has allowed it. Raises RemoteError."""
     with explained(f"s3://{bucket}", "s3:GetBucketPublicAccessBlock and s3:PutBucketPublicAccessBlock on the bucket"):
         if owner_of_bucket(s3, names, bucket).state != "ours":
-            return Change("skipped", f"s3://{bucket}, whose settings are not this project's")
+            return Change("skipped", f"s3://{bucket} is not managed by project {names.project}")
         wanted = dict.fromkeys(_CLOSED, True)
         try:
             held = none_if_absent(lambda: s3.get_public_access_block(Bucket=bucket)) or {}
         except ClientError as error:
             if not is_denied(error):
                 raise
-            return Change("skipped", f"s3://{bucket}, whose block of public access these credentials may not read")
+            return Change("skipped", f"s3://{bucket}: these credentials may not read its block of public access")
         change = compare("bucket", held.get("PublicAccessBlockConfiguration", {}), wanted, f"s3://{bucket}")
         if change.outcome != "unchanged" and not dry_run:
             s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=wanted)

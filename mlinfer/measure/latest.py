@@ -37,7 +37,7 @@ def borrow(functions: Client, names: Names, patience: Patience, tell: Callable[[
         there = wait_until_ready(functions, names, patience).settings
     before = before_bench(there)
     if before != there:
-        tell(f"An earlier measurement of {names.function} was cut short: its changes are taken back at the end.")
+        tell(f"An earlier measurement of {names.function} was interrupted. Its changes are undone at the end.")
     try:
         yield before
     finally:
