@@ -106,21 +106,21 @@ _REFUSALS = (
         "throttled",
         "SlowDown Throttling ThrottlingException ThrottledException TooManyRequestsException RequestLimitExceeded "
         "RequestThrottledException 503",
-        "AWS asks to slow down, and went on asking",
+        "AWS refuses so many requests, also after several tries",
         "Try again in a minute.",
     ),
     _Refusal(
         "connection_failed",
         "RequestTimeout",
-        "AWS waited in vain for the rest of what was being sent",
+        "the upload timed out",
         "Check the network, and that nothing shortens the file meanwhile.",
     ),
     _Refusal(
         "service_failed",
         "InternalError InternalFailure ServiceUnavailable ServiceUnavailableException ServiceException ServiceFailure "
         "ServiceFailureException ServerException 500 502 504",
-        "AWS failed, and again when it was asked anew",
-        "Try again in a minute; AWS tells of larger troubles at https://health.aws.amazon.com.",
+        "AWS failed with an internal error",
+        "Try again in a minute. AWS lists known problems at https://health.aws.amazon.com.",
     ),
     _Refusal(  # ECR's, STS's and IAM's words for the same
         "invalid_credentials",
@@ -528,7 +528,7 @@ def _connection_reason(error: boto.BotoCoreError) -> str:
         return f"the encrypted connection{where} failed: its certificate is not accepted here"
     if isinstance(error, boto.EndpointConnectionError | boto.ConnectTimeoutError):
         return f"no connection{where}"
-    return f"the connection{where} broke, and again when it was tried anew"
+    return f"the connection{where} broke, also when it was tried again"
 
 
 def _no_region() -> MissingError:

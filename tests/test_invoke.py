@@ -206,6 +206,7 @@ def batch(mlinfer: MlInfer, *words: str) -> tuple[int, list[dict[str, Any]]]:
         ([LOST], 6, "answer_lost"),
         ([(200, {"Content-Length": "99"}, b"{")], 6, "answer_lost"),
         ([FAILED], 6, None),
+        ([(502, {}, b"<html>Bad Gateway</html>")], 6, None),
     ],
 )
 def test_a_batch_survives(

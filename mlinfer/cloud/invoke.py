@@ -32,6 +32,7 @@ BUSY_S = 1.5  # of pauses, until a picture is given up
 _TOO_MANY = "TooManyRequestsException"
 _BUSY = "ServiceUnavailableException"
 _PASSING = (500, 503, 504)  # statuses of Lambda's own failures, which the next request need not meet
+_BAD_GATEWAY = "502"  # with none of Lambda's own codes: of something on the way
 _EVERY_PICTURES = {"expired_credentials", "invalid_credentials", "clock_skewed"}
 _NEVER_SENT = (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError)
 _ASLEEP = ("ResourceNotReadyException", "CodeArtifactUserPendingException")
@@ -165,7 +166,7 @@ def one_invocation(subject: str, permissions: str = "lambda:InvokeFunction on it
         except (boto.HTTPClientError, boto.IncompleteReadError) as error:  # what was never sent is a ConnectionError
             raise _lost(subject) from error
         except boto.ClientError as error:
-            if _status(error) not in _PASSING:
+            if _status(error) not in _PASSING and error_code(error) != _BAD_GATEWAY:
                 raise
             told = refusal(_BUSY, subject)
             raise InvocationError(told.code, str(told), told.hint) from error
