@@ -132,11 +132,14 @@ def tiny_metadata() -> Metadata:
 
 
 def large_model(path: Path, size: int, *, sparse: bool = False) -> Path:
-    """Write a model file of nearly `size` bytes: a graph field of noise, or of a hole in the file, and the metadata."""
+    """Write a model file of nearly `size` bytes: a graph of one weight, noise or a hole in the file, and the metadata."""
     metadata = Metadata("large", ("a", "b"), Preprocess(8, (8, 8)), "logits")
     entries = [_field(14, _field(1, k.encode()) + _field(2, v.encode())) for k, v in metadata.to_props().items()]
     with path.open("wb") as file:
-        file.write(b"\x08\x08" + _field(8, b"\x10\x11") + b"".join(entries) + _varint(7 << 3 | 2) + _varint(size))
+        tensor = _field(8, b"w") + b"\x10\x02" + _varint(9 << 3 | 2) + _varint(size)
+        graph = _varint(5 << 3 | 2) + _varint(len(tensor) + size) + tensor
+        head = b"\x08\x08" + _field(8, b"\x10\x11") + b"".join(entries)
+        file.write(head + _varint(7 << 3 | 2) + _varint(len(graph) + size) + graph)
         if sparse:
             file.truncate(file.tell() + size)
         else:
