@@ -36,16 +36,16 @@ import docker
 from numpy.typing import NDArray
 from PIL import Image
 
-from lambda_src.images import tensor
-from lambda_src.model import Classifier
+from devtools.reference import torchvision
+from lambda_src.images.decode import tensor
+from lambda_src.inference.classifier import Classifier
 from lambda_src.settings import MAX_PIXELS
-from mlinfer.predict import STARTER
-from tests.reference import torchvision
+from mlinfer.targets.embedded import STARTER
 
-from . import first_answer, stage
+from . import first_answer, setup
 from .fast_decode import enlarged
 from .models import pytorch, random_weights, timed
-from .stage import Process, Side
+from .setup import Process, Side
 
 MEMORIES = (1769, 512)
 TYPICAL_SIZE = (500, 375)
@@ -160,7 +160,7 @@ def in_containers(client: Any, all_sides: list[Side], events: list[Any], turns: 
             for turn in range(turns + 1):
                 for side in all_sides:
                     start = time.perf_counter()
-                    with stage.container(client, side, source, memory, endpoint) as function:
+                    with setup.container(client, side, source, memory, endpoint) as function:
                         ready = time.perf_counter()
                         answer = function.invoke(events[turn % len(events)])
                         end = time.perf_counter()
@@ -268,13 +268,13 @@ def measure(photos: Path, folder: Path, parts: set[str], turns: int, cold_turns:
     pictures = [path.read_bytes() for path in names]
     large = enlarged(pictures[len(pictures) // 2])
     events = [event(data) for data in pictures]
-    models = stage.make_models(photos, folder)
+    models = setup.make_models(photos, folder)
     weights = folder / "random.pth"
     if not weights.exists():
         random_weights("resnet18", photos, folder)
     client = docker.from_env(timeout=600) if parts & {"process", "container", "image"} else None
-    images = stage.make_images(client, models) if client else stage.Images()
-    all_sides = stage.sides(models, images) if client else []
+    images = setup.make_images(client, models) if client else setup.Images()
+    all_sides = setup.sides(models, images) if client else []
     with on_one_core():
         if "process" in parts:
             yield from in_processes(all_sides, events, event(large), turns)
@@ -289,7 +289,7 @@ def measure(photos: Path, folder: Path, parts: set[str], turns: int, cold_turns:
         reference, ours = (images.bytes[name] / 1e6 for name in ("reference", "none"))
         yield Line("image layers above the base, MB", reference, ours, reference / ours, aim=10)
     if "container" in parts:
-        with stage.storage(client, models) as endpoint:
+        with setup.storage(client, models) as endpoint:
             yield from in_containers(client, all_sides, events, cold_turns, endpoint)
 
 

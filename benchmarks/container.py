@@ -6,7 +6,7 @@ float and int8, with the model in the image and fetched from S3, which is moto o
 time. The weights are random, which changes neither time nor size. Each run is a new container; "first" is its first
 invocation, with the start of Python, the imports, the model and one prediction; "warm" is the median of the next ones.
 Unlike Lambda's the CPU is not boosted during the start, so that first invocations below 1,769 MB look worse than there.
-It needs the Docker Engine with Lambda's base image (or `python -m tests.live.base_image`), torch and torchvision.
+It needs the Docker Engine with Lambda's base image (or `python -m devtools.base_image`), torch and torchvision.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ import boto3
 import docker
 from moto.server import ThreadedMotoServer
 
-from mlinfer.answers import read_answer
+from devtools.networks import write_state_dict
+from devtools.reference import torchvision
 from mlinfer.cli import main as mlinfer
+from mlinfer.clients.docker import Engine, connect
 from mlinfer.config import BASE_IMAGE
-from mlinfer.engine import Engine, connect
+from mlinfer.container_image.docker_build import Recipe, build
 from mlinfer.errors import RemoteError
 from mlinfer.local.address import post
 from mlinfer.local.container import Function, start
-from mlinfer.local.image import Recipe, build
 from mlinfer.model.modelfile import ModelFile, read_model_file
-from mlinfer.predict import event
-from tests.networks import write_state_dict
-from tests.reference import torchvision
+from mlinfer.targets.answers import read_answer
+from mlinfer.targets.embedded import event
 
 PROJECT = "benchmark"
 BUCKET = "models"

@@ -25,11 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lambda_src.images import decode, resize_and_crop, to_array
-from lambda_src.metadata import Preprocess
-from lambda_src.model import Classifier, softmax
+from lambda_src.images.decode import decode, resize_and_crop, to_array
+from lambda_src.inference.classifier import Classifier, softmax
+from lambda_src.inference.metadata import Preprocess
 from lambda_src.settings import MAX_PIXELS
-from mlinfer.predict import STARTER
+from mlinfer.targets.embedded import STARTER
 
 IMAGENET = Preprocess(256, (224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.models resnet18 --photos ../shared/data/photos --weights resnet18-f37072fd.pth
 
-Without --weights the weights are random (drawn so that pictures get different answers, see tests/networks.py): times and
+Without --weights the weights are random (drawn so that pictures get different answers, see devtools/networks.py): times and
 sizes are those of the architecture. The agreement then says little, and must not choose the plan of int8, so each plan is
 measured; of a trained convolutional network `mlinfer export` keeps `all`. The forms take turns on the same pictures in
 one process, with a pause for the threads of the one before to go to sleep, and of each turn's five runs the first, on cold
@@ -27,14 +27,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from lambda_src.model import Classifier
+from devtools.networks import write_state_dict
+from devtools.reference import torchvision
+from lambda_src.inference.classifier import Classifier
 from mlinfer.model.export import Request, export
 from mlinfer.model.graph import write_model_file
 from mlinfer.model.quantize import PLANS, quantize
 from mlinfer.model.samples import find, spread
 from mlinfer.terminal import Terminal
-from tests.networks import write_state_dict
-from tests.reference import torchvision
 
 Run = Callable[[NDArray[Any]], NDArray[Any]]
 PAUSE_S = 0.02

@@ -24,7 +24,7 @@ def reference(event: dict[str, Any]) -> dict[str, Any]:
 
 def ours(event: dict[str, Any]) -> dict[str, Any]:
     """Make the tensor as the handler package does."""
-    from lambda_src.images import tensor
+    from lambda_src.images.decode import tensor
     from lambda_src.settings import MAX_PIXELS
 
     tensor(Path(event["path"]).read_bytes(), _model().metadata.preprocess, MAX_PIXELS)
@@ -35,7 +35,7 @@ def ours(event: dict[str, Any]) -> dict[str, Any]:
 def _transform() -> Any:
     import torch
 
-    from tests.reference import transform
+    from devtools.reference import transform
 
     from .fast_decode import IMAGENET
 
@@ -45,6 +45,6 @@ def _transform() -> Any:
 
 @cache
 def _model() -> Any:
-    from lambda_src.model import Classifier
+    from lambda_src.inference.classifier import Classifier
 
     return Classifier(Path(os.environ["MLINFER_MODEL_URI"]), "", 1)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import boto3
 
-from lambda_src.metadata import Metadata, Preprocess
+from lambda_src.inference.metadata import Metadata, Preprocess
 
 BUCKET = "upload-benchmark"
 

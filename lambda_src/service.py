@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .errors import RequestError, quoted
-from .events import Question, answer, parse
-from .fetch import Fetch
+from .events.http import Question, answer, parse
+from .inference.download import Fetch
+from .inference.s3 import ObjectForbiddenError, ObjectNotFoundError, UnreadableKeyError, open_object, split_uri
 from .settings import MAX_IMAGE_BYTES, Settings
-from .storage import ObjectForbiddenError, ObjectNotFoundError, UnreadableKeyError, open_object, split_uri
 
 if TYPE_CHECKING:
-    from .model import Classifier
+    from .inference.classifier import Classifier
 
 
 class Service:
@@ -32,7 +32,9 @@ class Service:
         if self._model is None:
             started = time.perf_counter()
             fetch = Fetch(self._settings)
-            from .model import Classifier  # numpy, onnxruntime and Pillow load while the model is on its way
+            from .inference.classifier import (
+                Classifier,  # numpy, onnxruntime and Pillow load while the model is on its way
+            )
 
             imported = time.perf_counter()
             path, sha256 = fetch.result()

@@ -23,9 +23,9 @@ from botocore.loaders import JSONFileLoader
 from mlinfer.cli import main
 
 from . import models
-from .loopback_aws import ACCOUNT, REGION, LoopbackAws
-from .loopback_s3 import served
 from .pictures import encoded, plain
+from .servers.aws import ACCOUNT, REGION, LoopbackAws
+from .servers.http import served
 
 # botocore would read and parse its descriptions of the services anew for each command that the tests run in this process.
 _read = cache(JSONFileLoader().load_file)

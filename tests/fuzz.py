@@ -37,14 +37,14 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-from lambda_src.events import is_http
+from lambda_src.events.http import is_http
 from lambda_src.service import Service
 from lambda_src.settings import Settings
 from tests import bombs
 from tests.pictures import encoded, gradient, plain
 
 STARTER = ROOT / "mlinfer" / "starter.onnx"
-EVENTS = Path(__file__).parent / "events"
+EVENTS = Path(__file__).parent / "data" / "events"
 LIMIT_MB = 512
 HANG_S = 60.0
 DOCUMENTED = {
@@ -127,7 +127,7 @@ def _encode_large() -> tuple[bytes, ...]:
     pictures += [bombs.many_scans(bombs.small("JPEG", progressive=True), 3000)]
     pictures += [bombs.many_exifs(bombs.small("JPEG"), 5, 2000)]
     pictures += [bombs.bmp(60000, 800, bombs.RLE8, b"\1\1\0\0" * 800)]
-    return (*pictures, (Path(__file__).parent / "hostile" / "frame_16384.avif").read_bytes())
+    return (*pictures, (Path(__file__).parent / "data" / "hostile" / "frame_16384.avif").read_bytes())
 
 
 def damaged(rng: random.Random, data: bytes) -> bytes:

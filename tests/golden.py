@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lambda_src.metadata import Preprocess
+from lambda_src.inference.metadata import Preprocess
 
 from .pictures import encoded, gradient
 
-FOLDER = Path(__file__).parent / "golden"
+FOLDER = Path(__file__).parent / "data" / "golden"
 HASHES = FOLDER / "sha256.json"
 CAT = Path(__file__).parents[1] / "examples" / "cat.jpg"
 
@@ -57,7 +57,7 @@ def _sha256(array: NDArray[Any]) -> str:
 
 
 def _freeze() -> None:
-    from .reference import transform
+    from devtools.reference import transform
 
     small, imagenet = transform(SPECS["small"]), transform(SPECS["imagenet"])
     hashes = {}

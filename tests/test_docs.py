@@ -22,11 +22,11 @@ from lambda_src.settings import Settings
 from mlinfer.config import KEYS
 from mlinfer.local.ports import free
 from mlinfer.measure.prices import MB_PER_GB, read_prices
-from mlinfer.predict import STARTER
+from mlinfer.targets.embedded import STARTER
 
 from . import models
 from .conftest import CAT, ROOT, Run
-from .loopback_lambda import serving
+from .servers.functions import serving
 
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 WRITTEN = [page for page in DOCS if "<!-- Generated" not in page.read_text()]  # by hand

@@ -1,4 +1,4 @@
-"""The rules of the house: which module may import what, who writes, and what the documents say."""
+"""The rules of the project: which module may import what, who writes, and what the documents say."""
 
 from __future__ import annotations
 
@@ -14,22 +14,41 @@ import pytest
 
 from .conftest import ROOT
 
-STDLIB = sys.stdlib_module_names
-HANDLER_PACKAGES = {"numpy", "onnxruntime", "PIL", "obstore"}
-MODULES = sorted([*ROOT.glob("mlinfer/**/*.py"), *ROOT.glob("lambda_src/*.py")])
-# The order in which the modules of mlinfer may use each other: later ones import earlier ones.
-VALUES = {"__init__", "errors", "config", "files", "names"}
-EDGE = {"cli", "__main__", "terminal"}
-PARTS = ("model", "local", "cloud", "measure")  # each uses those before it
+HANDLER_PACKAGES = {"numpy", "onnxruntime", "PIL", "obstore"}  # what the image holds
+MODULES = sorted([*ROOT.glob("mlinfer/**/*.py"), *ROOT.glob("lambda_src/**/*.py")])
+NAMES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES}
+
+# The parts of mlinfer, from top to bottom: each imports only parts below its own line.
+LAYERS = (
+    {"cli"},
+    {"measure", "doctor"},
+    {"cloud"},
+    {"local", "targets"},
+    {"container_image"},
+    {"model"},
+    {"clients"},
+    {"config", "errors", "names", "files", "terminal"},
+)
+# The parts of the handler package, likewise.
+HANDLER_LAYERS = ({"handler"}, {"service"}, {"events", "inference"}, {"images"}, {"settings", "errors", "proxies"})
+BESIDE = {("mlinfer.targets.emulator", "local")}  # the one import between parts of one line
+BESIDE |= {  # these go when the modules are split
+    ("lambda_src.images.decode", "inference"),
+    ("mlinfer.container_image.registry", "cloud"),
+    ("mlinfer.local.container", "targets"),
+    ("mlinfer.local.serve", "targets"),
+    ("mlinfer.targets.aws", "cloud"),
+}
+EDGE = {"cli", "__main__", "terminal"}  # may write, read the environment and exit
 
 
-def module(path: Path) -> str:
-    """Return a module's name below its package; of `mlinfer/cli/`, which is one part of the house, that folder's."""
-    return "cli" if path.parent.name == "cli" else path.stem
+def part(name: str) -> str:
+    """Return the part of its package that a module belongs to: a folder's name, or a module's beside the folders."""
+    return name.split(".")[1] if "." in name else ""
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Yield the full name of each imported module, of relative imports too."""
+    """Yield the full name of each imported module, of relative imports and those inside functions too."""
     package = path.relative_to(ROOT).parent.parts
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -37,44 +56,73 @@ def imports(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             inside = package[: len(package) + 1 - node.level] if node.level else ()
             origin = ".".join([*inside, *filter(None, [node.module])])
-            yield origin
-            if node.module is None:
-                yield from (f"{origin}.{alias.name}" for alias in node.names)
+            modules = {f"{origin}.{alias.name}" for alias in node.names} & NAMES.keys()
+            yield from modules or {origin}
+            if modules and len(modules) < len(node.names):
+                yield origin
 
 
-def own(path: Path) -> set[str]:
-    """Return the modules and parts of mlinfer that a module of mlinfer imports."""
-    return {name.split(".")[1] for name in imports(path) if name.startswith("mlinfer.")}
+def own_imports(name: str) -> set[str]:
+    """Return the modules of this project that one of them imports."""
+    return set(imports(NAMES[name])) & NAMES.keys()
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: f"{p.parent.name}.{p.stem}")
-def test_imports_point_one_way(path: Path) -> None:
-    """cli -> steps -> values -> lambda_src; the handler package imports nothing of mlinfer and only what the image holds."""
-    top = {name.split(".")[0] for name in imports(path)} - STDLIB - {"__future__", "lambda_src"}
-    if path.parent.name == "lambda_src":
-        assert top <= HANDLER_PACKAGES
-    elif module(path) in VALUES:
-        assert own(path) <= VALUES
-    elif module(path) not in EDGE:
-        assert not own(path) & EDGE
-    if path.parent.name in PARTS:
-        assert not own(path) & set(PARTS[PARTS.index(path.parent.name) + 1 :])
+@pytest.mark.parametrize("name", NAMES)
+def test_imports_point_down(name: str) -> None:
+    """A part imports only what lies below it; the handler package imports nothing of mlinfer and only what the image holds."""
+    package = name.split(".")[0]
+    layers = LAYERS if package == "mlinfer" else HANDLER_LAYERS
+    level = next((level for level, parts in enumerate(layers) if part(name) in parts), None)
+    if package == "lambda_src":
+        top = {imported.split(".")[0] for imported in imports(NAMES[name])}
+        assert top - sys.stdlib_module_names - {"__future__", "lambda_src"} <= HANDLER_PACKAGES
+    assert level is not None or part(name) in {"", "__main__"}, f"{part(name)} stands in no layer"
+    for imported in own_imports(name):
+        other = part(imported)
+        if level is None or not imported.startswith(package) or not other or other == part(name):
+            continue
+        below = set().union(*layers[level + 1 :])
+        last = level == len(layers) - 1  # the values import each other, without a circle
+        assert other in below or (name, other) in BESIDE or last, f"{name} imports {imported}"
+
+
+def test_no_circle() -> None:
+    """No module imports itself by way of others, not even inside a function."""
+    graph = {name: own_imports(name) - {name} for name in NAMES}
+    while leaves := [name for name, needs in graph.items() if not needs & graph.keys()]:
+        for name in leaves:
+            del graph[name]
+    assert not graph, "a circle runs through these, or they import one"
+
+
+def test_a_command_imports_no_other() -> None:
+    """What commands share is in views or options."""
+    commands = {name for name in NAMES if name.startswith("mlinfer.cli.commands.")}
+    assert len(commands) > 5
+    assert not [(name, other) for name in commands for other in own_imports(name) & commands]
 
 
 @pytest.mark.parametrize(
-    ("package", "owner"), [("docker", "engine"), ("boto3", "aws"), ("rich", "terminal"), ("typer", "cli")]
+    ("package", "owner"),
+    [
+        ("docker", "mlinfer.clients.docker"),
+        ("boto3", "mlinfer.clients.aws"),
+        ("rich", "mlinfer.terminal"),
+        ("typer", "mlinfer.cli"),
+    ],
 )
 def test_one_module_owns_a_package(package: str, owner: str) -> None:
-    """One module owns the terminal, one `import docker`, one makes boto3 clients, one knows typer."""
-    users = {module(path) for path in MODULES if package in {name.split(".")[0] for name in imports(path)}}
-    assert users <= {owner}
+    """One module imports docker, one makes boto3's clients, one draws, and only the command line knows typer."""
+    users = {name for name, path in NAMES.items() if package in {i.split(".")[0] for i in imports(path)}}
+    assert users
+    assert all(f"{user}.".startswith(f"{owner}.") for user in users), users
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda p: f"{p.parent.name}.{p.stem}")
-def test_who_writes_reads_the_environment_and_exits(path: Path) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_who_writes_reads_the_environment_and_exits(name: str) -> None:
     """A step does not print, read the environment or exit: the terminal and the command line do."""
-    text = path.read_text()
-    if path.parent.name != "lambda_src" and module(path) not in EDGE:
+    text = NAMES[name].read_text()
+    if name.startswith("mlinfer.") and part(name) not in EDGE:
         assert not re.search(r"(?<![.\w])print\(|sys\.std(out|err|in)|os\.environ|sys\.exit|SystemExit", text)
     assert not re.search(r"(?<![.\w])print\(", text)
 
@@ -140,7 +188,7 @@ def test_every_key_and_code_is_documented() -> None:
     """The README names every configuration key, every error code of the handler and every exit code."""
     from mlinfer.config import KEYS
 
-    source = "".join(path.read_text() for path in ROOT.glob("lambda_src/*.py"))
+    source = "".join(path.read_text() for path in ROOT.glob("lambda_src/**/*.py"))
     codes = set(re.findall(r'RequestError\(\s*\d+,\s*"(\w+)"', source))
     assert len(codes) >= 10
     for word in {key.name for key in KEYS} | codes | {"6", "130"}:

@@ -25,8 +25,8 @@ from rich.text import Text
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.loopback_aws import ACCOUNT, REGION, LoopbackAws
-from tests.loopback_s3 import served
+from tests.servers.aws import ACCOUNT, REGION, LoopbackAws
+from tests.servers.http import served
 
 PICTURES = ROOT / "docs" / "pictures"
 COLUMNS = 96

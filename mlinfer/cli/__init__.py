@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def register(command: str) -> None:
     """Make a command known, by the import of its module; of another word, as for the help, all of them."""
     for module in {COMMANDS[command]} if command in COMMANDS else set(COMMANDS.values()):
-        import_module(f".{module}", __name__)
+        import_module(f".commands.{module}", __name__)
 
 
 def _run(arguments: list[str], terminal: Terminal) -> int:

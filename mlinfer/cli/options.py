@@ -18,12 +18,12 @@ from ..errors import MissingError, MlinferError, UsageError
 from ..terminal import Terminal
 
 if TYPE_CHECKING:
-    from ..aws import Session
+    from ..clients.aws import Session
 
 # The module of each, as the help and the README list them: in the order of the way, then what looks after it.
 COMMANDS = {
     "init": "models",
-    "predict": "ask",
+    "predict": "predict",
     "export": "models",
     "inspect": "models",
     "build": "container",
@@ -32,7 +32,7 @@ COMMANDS = {
     "upload": "models",
     "push": "registry",
     "status": "cloud",
-    "logs": "log",
+    "logs": "logs",
     "rollback": "cloud",
     "destroy": "cloud",
     "doctor": "registry",
@@ -133,7 +133,7 @@ def aws_session(terminal: Terminal, region: str | None, profile: str | None, *ch
 
     Tells all that is missing at once. Raises MlinferError.
     """
-    from .. import aws
+    from ..clients import aws
 
     session = aws.Session(region=region, profile=profile, ask=terminal.ask_secret)
     require(*checks, session.require_region, session.require_credentials)

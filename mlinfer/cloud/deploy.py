@@ -12,21 +12,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from ..aws import Client, explained, s3_endpoint
+from ..clients.aws import Client, explained, s3_endpoint
+from ..clients.waiter import Patience
 from ..config import Config
 from ..model.modelfile import ModelFile
 from ..model.samples import draw
 from ..names import ALIAS, Account, Names
-from ..predict import Target
-from .alias import Alias, ensure_url, move_alias, plan_alias, read_alias
-from .changes import Change, Outcome, Step, Steps
-from .function import Wanted, ensure_function, ensure_version, plan_version, read_function, versions
-from .loggroup import ensure_log_group, read_log_group
-from .policies import role_policy
-from .proof import NETWORK_S, PICTURES, prove, version_asker
-from .role import ensure_role, read_role, role_facts
-from .staging import ensure_expiry
-from .upload import (
+from ..targets.embedded import Target
+from .plan import Change, Outcome, Step, Steps
+from .resources.alias import Alias, ensure_url, move_alias, plan_alias, read_alias
+from .resources.function import Wanted, ensure_function, ensure_version, plan_version, read_function, versions
+from .resources.log_group import ensure_log_group, read_log_group
+from .resources.model_object import (
     close_bucket,
     ensure_bucket,
     is_bucket,
@@ -35,7 +32,10 @@ from .upload import (
     require_bucket,
     upload,
 )
-from .waiting import Patience
+from .resources.policies import role_policy
+from .resources.role import ensure_role, read_role, role_facts
+from .resources.staging import ensure_expiry
+from .verify import NETWORK_S, PICTURES, prove, version_asker
 
 READABLE_VERSIONS = 10  # whose models the role lets the function read, so that `rollback` needs no change of the role
 
@@ -87,7 +87,7 @@ class Order:
     def model_uri(self) -> str:
         """Return where the function finds its model."""
         if self.config.model_source == "image":
-            from ..local.image import MODEL_PATH  # and with it the Docker SDK
+            from ..container_image.docker_build import MODEL_PATH  # and with it the Docker SDK
 
             return MODEL_PATH
         return f"s3://{self.config.bucket}/{object_key(self.file, self.config.prefix)}"
@@ -132,7 +132,7 @@ def deploy(
     pushed = image()
     steps.ended("image", Change(pushed.outcome, pushed.uri))
     if clients.ecr:
-        from .registry import mend_repository  # and with it the Docker SDK
+        from ..container_image.registry import mend_repository  # and with it the Docker SDK
 
         if mended := mend_repository(clients.ecr, names, dry_run=order.dry_run):
             steps.ended("repository", mended)
@@ -166,7 +166,7 @@ def _require_ours(order: Order, clients: Clients) -> None:
     with explained(f"the log group {names.log_group}"):
         read_log_group(clients.logs, names)
     if clients.ecr:
-        from .registry import read_repository  # and with it the Docker SDK
+        from ..container_image.registry import read_repository  # and with it the Docker SDK
 
         with explained(f"the ECR repository {names.image}"):
             read_repository(clients.ecr, names)

@@ -14,17 +14,17 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from ..aws import Client, error_code, explained, none_if_absent
+from ..clients.aws import Client, error_code, explained, none_if_absent
+from ..clients.ownership import Owner
+from ..clients.waiter import Patience
+from ..container_image.registry import owner_of_repository
 from ..errors import RemoteError
 from ..names import ALIAS, Account, Names
-from .function import owner_of_function, reason_to_wait
-from .loggroup import find_log_group, owner_of_log_group
-from .ownership import Owner
-from .registry import owner_of_repository
-from .role import find_role, other_policies, owner_of_role, read_policy
-from .staging import expiry_rule, projects_with_expiry, read_rules, remove_expiry
-from .upload import is_untouched, owner_of_bucket
-from .waiting import Patience
+from .resources.function import owner_of_function, reason_to_wait
+from .resources.log_group import find_log_group, owner_of_log_group
+from .resources.model_object import is_untouched, owner_of_bucket
+from .resources.role import find_role, other_policies, owner_of_role, read_policy
+from .resources.staging import expiry_rule, projects_with_expiry, read_rules, remove_expiry
 
 _MODEL = r"[^/]+/[0-9a-f]{64}\.onnx"  # what `upload` makes below its prefix
 _AT_ONCE = 1000  # objects that S3 deletes in one request

@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..aws import explained
+from ..clients.aws import explained
 from ..errors import RemoteError
 from ..names import Account, Names
-from .changes import difference
 from .deploy import READABLE_VERSIONS, Clients, model_uri
-from .function import before_bench, is_older, snapshot
-from .loggroup import read_log_group
-from .policies import READ_MODELS, role_policy, trust_policy
-from .role import find_role, other_policies, read_role
-from .staging import ensure_expiry
+from .plan import difference
+from .resources.function import before_bench, is_older, snapshot
+from .resources.log_group import read_log_group
+from .resources.model_object import close_bucket, is_bucket, is_object
+from .resources.policies import READ_MODELS, role_policy, trust_policy
+from .resources.role import find_role, other_policies, read_role
+from .resources.staging import ensure_expiry
 from .status import Status
-from .upload import close_bucket, is_bucket, is_object
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def _in_bucket(clients: Clients, names: Names, bucket: str) -> Iterator[Drift]:
 
 
 def _repository(clients: Clients, names: Names) -> Iterator[Drift]:
-    from .registry import mend_repository  # and with it the Docker SDK
+    from ..container_image.registry import mend_repository  # and with it the Docker SDK
 
     change = mend_repository(clients.ecr, names, dry_run=True)
     if change is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from botocore.exceptions import ClientError
 
-from ..aws import Client, error_code, explained
+from ..clients.aws import Client, error_code, explained
 from ..errors import RemoteError, UsageError
 from ..names import Names
 

@@ -10,22 +10,22 @@ from pathlib import Path
 
 from botocore.exceptions import ClientError
 
-from lambda_src.fetch import sha256_of
-from lambda_src.storage import split_uri
+from lambda_src.inference.download import sha256_of
+from lambda_src.inference.s3 import split_uri
 
-from ..aws import Client, error_code, explained
+from ..clients.aws import Client, error_code, explained
+from ..clients.waiter import Patience
 from ..errors import RemoteError, UsageError, VerificationError
 from ..model.modelfile import ModelFile
 from ..model.samples import draw
 from ..names import Account, Names
-from ..predict import Target
-from .alias import move_alias, plan_alias, read_alias
-from .changes import Change, Step, Steps
+from ..targets.embedded import Target
 from .deploy import Clients
-from .function import Function, read_function, versions, wait_until_ready
-from .proof import NETWORK_S, PICTURES, prove, prove_alone, version_asker
-from .role import ensure_readable
-from .waiting import Patience
+from .plan import Change, Step, Steps
+from .resources.alias import move_alias, plan_alias, read_alias
+from .resources.function import Function, read_function, versions, wait_until_ready
+from .resources.role import ensure_readable
+from .verify import NETWORK_S, PICTURES, prove, prove_alone, version_asker
 
 
 @dataclass(frozen=True)

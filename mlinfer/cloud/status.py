@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..aws import Client, explained
+from ..clients.aws import Client, explained
 from ..errors import RemoteError
 from ..names import Names
-from .alias import read_alias, read_url
-from .changes import Document, difference
-from .function import Function, Wanted, read_function, snapshot, versions
+from .plan import Document, difference
+from .resources.alias import read_alias, read_url
+from .resources.function import Function, Wanted, read_function, snapshot, versions
 
 # https://docs.aws.amazon.com/lambda/latest/dg/functions-states.html
 _STATES = {

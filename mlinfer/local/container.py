@@ -19,10 +19,10 @@ from typing import Any
 
 from lambda_src.settings import MB_PER_VCPU
 
-from ..answers import failure, read_answer
-from ..engine import Container, Engine, Machine
+from ..clients.docker import Container, Engine, Machine
 from ..errors import MissingError, MlinferError, RemoteError, UsageError
 from ..names import PROJECT_LABEL
+from ..targets.answers import failure, read_answer
 from .address import HOST, INVOCATIONS, address, listens, post
 from .ports import holder
 

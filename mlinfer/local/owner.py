@@ -9,7 +9,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 
-from ..engine import Engine
+from ..clients.docker import Engine
 from ..errors import MissingError, RemoteError, VerificationError
 from ..names import PROJECT_LABEL
 from .address import HOST, PROJECT_HEADER, address

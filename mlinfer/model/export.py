@@ -12,22 +12,22 @@ from typing import Any
 from numpy.typing import NDArray
 
 from lambda_src.errors import FaultError
-from lambda_src.metadata import Metadata
-from lambda_src.model import Classifier
+from lambda_src.inference.classifier import Classifier
+from lambda_src.inference.metadata import Metadata
 from lambda_src.settings import default_threads
 
 from ..errors import UsageError, VerificationError
 from ..files import workspace
-from .adopt import read_onnx
 from .graph import read_graph, stamp
 from .labels import duplicates, read_labels
 from .modelfile import ModelFile, is_ours, read_model_file
+from .onnx_import import read_onnx
 from .parity import compare, fixed_inputs
 from .quantize import Track, quantize
 from .runtime import refusal
 from .samples import Sample, draw, find, spread
 from .source import Answers, Source
-from .zoo import read_torchvision
+from .torchvision_import import read_torchvision
 
 FOLDER = Path("models")
 PARITY_PICTURES = 64

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, BinaryIO
 
-from lambda_src.metadata import Metadata
+from lambda_src.inference.metadata import Metadata
 
 from ..errors import MissingError, VerificationError
 from .modelfile import GRAPH, INITIALIZER, RAW_DATA, opened

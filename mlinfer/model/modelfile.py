@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from lambda_src.errors import FaultError
-from lambda_src.fetch import sha256_of
-from lambda_src.metadata import Metadata
+from lambda_src.inference.download import sha256_of
+from lambda_src.inference.metadata import Metadata
 
 from ..errors import MissingError, MlinferError, UsageError, VerificationError
 from .formats import Format, recognise, recognise_folder

@@ -3,7 +3,7 @@
 Activations are unsigned bytes and weights are 7 bits (-64..64), one scale per output channel. That is what is both fast
 and safe: x86 processors without VNNI, which Lambda has too, add pairs of products in 16 bits and saturate
 (`vpmaddubsw`). 255 x 64 + 255 x 64 = 32,640 fits; with 8-bit weights 255 x 127 x 2 = 64,770 does not, and the answers
-would depend on the machine. `tests/test_quantize.py` takes the bound over the weights that are written. Under an
+would depend on the machine. `tests/model/test_quantize.py` takes the bound over the weights that are written. Under an
 emulated Haswell (`qemu-x86_64 -cpu Haswell`) the starter's 7-bit form gave the same bits as on a processor with VNNI for
 400 of 400 pictures; with 8-bit weights the best class changed for 40 of them. Signed activations were measured too: as
 slow as float on a processor that has VNNI.
@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lambda_src.errors import FaultError
-from lambda_src.metadata import Metadata
-from lambda_src.model import Classifier
+from lambda_src.inference.classifier import Classifier
+from lambda_src.inference.metadata import Metadata
 from lambda_src.settings import default_threads
 
 from ..errors import MlinferError, VerificationError
@@ -34,7 +34,7 @@ from .modelfile import read_ports
 from .nodes import int8_share, is_quantised, model_nodes, to_float32
 from .samples import Sample, spread
 from .source import missing_extra
-from .stem import fold_stem
+from .space_to_depth import fold_stem
 
 T = TypeVar("T")
 

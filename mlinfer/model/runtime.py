@@ -2,7 +2,7 @@
 
 The limits were found by loading one-node models of every IR version and opset into that release: it takes IR 1 to 14
 and opsets 7 to 28 of the default domain, refuses IR 15 and opset 29 by name, and has no kernels for the oldest opsets.
-`tests/test_runtime.py` finds them again, so that they cannot go stale when the lock file moves.
+`tests/model/test_runtime.py` finds them again, so that they cannot go stale when the lock file moves.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lambda_src.metadata import Metadata
+from lambda_src.inference.metadata import Metadata
 
 from ..errors import MissingError, UsageError
 from .labels import read_text

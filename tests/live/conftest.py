@@ -20,12 +20,13 @@ from uuid import uuid4
 
 import pytest
 
+from devtools import base_image as stand_in
+from devtools import rie as emulator
+
 from ..conftest import ROOT
-from . import base_image as stand_in
+from ..servers import ministack as emulated_aws
+from ..servers import registry as docker_registry
 from . import hosts
-from . import ministack as emulated_aws
-from . import registry as docker_registry
-from . import rie as emulator
 from .local import Local
 
 

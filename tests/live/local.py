@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from devtools.containers import Function
 from mlinfer.local.address import INVOCATIONS
-
-from .containers import Function
 
 
 @dataclass(frozen=True)

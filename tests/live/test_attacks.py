@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
+from devtools.ready import wait_until
+
 from .. import bombs, models
 from ..conftest import CAT, ROOT, Run
 from ..pictures import encoded, gradient, plain
 from .local import Local
-from .ready import wait_until
 
 MlInfer = Callable[..., Run]
 

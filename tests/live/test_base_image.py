@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from .base_image import ensure_base_image
-from .containers import AS_LAMBDA, running
-from .rie import SHA256, ensure_rie
+from devtools.base_image import ensure_base_image
+from devtools.containers import AS_LAMBDA, running
+from devtools.rie import SHA256, ensure_rie
 
 
 @pytest.mark.parametrize("arguments", [[], ["app.handler", "another"]])

@@ -84,7 +84,7 @@ def test_byte_code_is_in_it(local: Local, image: dict[str, Any]) -> None:
     compiled = [str(path.parent / "__pycache__" / f"{path.stem}.cpython-313.pyc") for path in sources]
     assert len(sources) > 100
     assert set(compiled) <= files
-    start = "import obstore.store, lambda_src.model, lambda_src.handler"
+    start = "import obstore.store, lambda_src.inference.classifier, lambda_src.handler"
     said = python(local.engine, image["tag"], "-v", "-c", start)[1]
     loaded = [line for line in said.splitlines() if line.startswith("# code object from '/var/task/")]
     assert len(loaded) > 50

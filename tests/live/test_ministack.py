@@ -15,7 +15,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from .ministack import Ministack
+from ..servers.ministack import Ministack
 from .test_registry import push
 
 ONCE = Config(retries={"total_max_attempts": 1}, read_timeout=120)

@@ -13,14 +13,14 @@ import pytest
 import requests
 
 from mlinfer.config import BASE_IMAGE
-from mlinfer.local.image import Recipe
+from mlinfer.container_image.docker_build import Recipe
 
 from ..conftest import Run
-from ..loopback import OCI_INDEX
-from ..loopback_s3 import Answer, LoopbackS3, loopback_s3
+from ..servers.engine import OCI_INDEX
+from ..servers.http import Answer, LoopbackS3, loopback_s3
+from ..servers.ministack import Ministack
+from ..servers.registry import Registry
 from .hosts import REGION
-from .ministack import Ministack
-from .registry import Registry
 
 MlInfer = Callable[..., Run]
 PROJECT = "push-test"
@@ -151,11 +151,11 @@ def test_a_wrong_token(mlinfer: MlInfer, ecr: LoopbackS3, engine: Any) -> None:
 
 def test_the_engine_refused(engine: Any, ecr: LoopbackS3, moto_registry: Registry) -> None:
     """What the real Engine reports of a registry that refuses it is told as that, and no name is left."""
-    from mlinfer.cloud import registry as step
-    from mlinfer.cloud.manifest import Login
-    from mlinfer.engine import Engine
+    from mlinfer.clients.docker import Engine
+    from mlinfer.container_image import registry as step
+    from mlinfer.container_image.docker_build import Built
+    from mlinfer.container_image.manifest import Login
     from mlinfer.errors import RemoteError
-    from mlinfer.local.image import Built
 
     assert ecr.url
     built = Built(engine.images.get(IMAGE).id, IMAGE, "x86_64", 1, {}, "unchanged")

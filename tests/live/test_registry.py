@@ -8,7 +8,7 @@ from typing import Any
 import boto3
 import pytest
 
-from .registry import Registry
+from ..servers.registry import Registry
 
 
 def push(engine: Any, image: str, repository: str, user: str, password: str) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from devtools.base_image import RUNTIME
+from devtools.containers import Function
+from devtools.ready import wait_until
+
 from ..conftest import ROOT
-from .base_image import RUNTIME
-from .containers import Function
-from .ready import wait_until
 
 EVENT = ROOT / "examples" / "event.json"
 

@@ -23,9 +23,10 @@ from uuid import uuid4
 import boto3
 import pytest
 
+from devtools.containers import Function
+
 from ..conftest import CAT, HANGS_UP, ROOT, Run
 from ..pictures import encoded, gradient
-from .containers import Function
 from .local import Local
 
 MlInfer = Callable[..., Run]
@@ -215,7 +216,7 @@ def test_answers_equal_the_embedded_target(mlinfer: MlInfer, photos: list[Path],
 
 def test_answers_of_a_resnet18(mlinfer: MlInfer, photos: list[Path], local: Local, tmp_path: Path) -> None:
     """The same holds for a ResNet-18 of a thousand classes, whose weights the tests make."""
-    from ..networks import write_state_dict
+    from devtools.networks import write_state_dict
 
     weights = write_state_dict("resnet18", tmp_path / "weights.pth", photos[:8])
     model = Path("models/resnet18.onnx")

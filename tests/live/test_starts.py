@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from lambda_src.metadata import Metadata, Preprocess
-from mlinfer.local.image import Recipe
+from lambda_src.inference.metadata import Metadata, Preprocess
+from mlinfer.container_image.docker_build import Recipe
 
 from .. import models
 from ..conftest import Run

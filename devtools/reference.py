@@ -1,0 +1,70 @@
+"""torchvision as the reference for pre-processing, importable beside any build of torch of the same version.
+
+The binaries of torchvision are built for one build of torch. Beside another (the CPU build of a CI machine) they do not
+load, and the import fails at the first operator that they would have registered. The transforms on PIL pictures need
+none of them, so each is declared without an implementation first.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lambda_src.inference.metadata import Preprocess
+
+
+def torchvision() -> ModuleType:
+    """Return torchvision; without it skip the test, or fail where MLINFER_REQUIRE_TORCH=1 says that it is needed."""
+    missing = [name for name in ("torch", "torchvision") if importlib.util.find_spec(name) is None]
+    if missing:
+        message = f"{' and '.join(missing)} not installed: pip install torch torchvision onnx onnxscript"
+        if os.environ.get("MLINFER_REQUIRE_TORCH") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+    try:
+        return importlib.import_module("torchvision")
+    except RuntimeError:
+        _declare_operators()
+        return importlib.import_module("torchvision")
+
+
+def transform(spec: Preprocess) -> Callable[[Image.Image], Any]:
+    """Return torchvision's own transform of a PIL picture for these parameters: a float32 tensor [3, H, W]."""
+    torchvision()
+    from torchvision import transforms as t
+
+    preset: Callable[[Image.Image], Any] = (
+        t.Compose(  # the steps of torchvision.transforms._presets.ImageClassification
+            [
+                t.Resize(spec.resize, t.InterpolationMode[spec.interpolation.upper()], antialias=True),
+                t.CenterCrop(spec.crop),
+                t.ToTensor(),
+                t.Normalize(spec.mean, spec.std),
+            ]
+        )
+    )
+    return preset
+
+
+def _declare_operators() -> None:
+    import torch
+
+    spec = importlib.util.find_spec("torchvision")
+    assert spec and spec.origin
+    source = Path(spec.origin).with_name("_meta_registrations.py").read_text()
+    library = torch.library.Library("torchvision", "DEF")
+    for name in sorted(set(re.findall(r'register_meta\("(\w+)"\)|torchvision::(\w+)"', source))):
+        library.define(f"{name[0] or name[1]}() -> ()")
+    torchvision_library.append(library)  # its destructor takes the declarations back
+
+
+torchvision_library: list[object] = []

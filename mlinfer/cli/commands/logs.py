@@ -1,0 +1,58 @@
+"""The command that reads the function's log: logs."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from ...names import Names
+from ...terminal import Terminal, printable
+from ..options import (
+    JsonFlag,
+    ProfileFlag,
+    ProjectFlag,
+    QuietFlag,
+    RegionFlag,
+    VerboseFlag,
+    app,
+    aws_session,
+    configuration,
+)
+
+
+@app.command()
+def logs(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines as they come, until Ctrl-C.")] = False,
+    since: Annotated[str, typer.Option("--since", metavar="TIME", help="How far back: 45s, 10m, 2h, 3d.")] = "10m",
+    project: ProjectFlag = None,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Show the function's log:  mlinfer logs --follow --since 10m
+
+    With --json each line is a document of its own: JSON Lines.
+    """
+    from ...cloud import logs as step
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    names = Names(configuration(project=project).project)
+    start = step.since_ms(since, int(time.time() * 1000))
+    client = aws_session(terminal, region, profile).client("logs")
+    lines = step.follow(client, names, start, time.sleep) if follow else step.read(client, names, start)
+    count = 0
+    for line in lines:
+        count += 1
+        if as_json:
+            terminal.document(asdict(line), lines=True)
+        else:
+            when = datetime.fromtimestamp(line.timestamp / 1000, UTC).astimezone()
+            terminal.text(f"{when:%Y-%m-%d %H:%M:%S} {printable(line.message)}")
+    if not count:
+        terminal.note(f"Nothing was written to {names.log_group} since {since} ago.")

@@ -1,0 +1,192 @@
+"""The commands about what deploying needs: push, doctor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from ...config import Config
+from ...errors import MissingError, MlinferError
+from ...names import Account, Names
+from ...terminal import Terminal
+from ..options import (
+    JsonFlag,
+    ModelFlag,
+    ProfileFlag,
+    ProjectFlag,
+    QuietFlag,
+    RegionFlag,
+    VerboseFlag,
+    app,
+    aws_session,
+    configuration,
+    report_unused,
+)
+from .container import ArchFlag, ModelSourceFlag, build_image, image_recipe, tell_of_unused_model
+
+if TYPE_CHECKING:
+    from ...clients.aws import Client
+    from ...clients.docker import Engine
+    from ...container_image.registry import Pushed, Repository
+    from ...doctor.checks import Finding
+
+
+@app.command()
+def push(
+    model: ModelFlag = None,
+    arch: ArchFlag = None,
+    model_source: ModelSourceFlag = None,
+    project: ProjectFlag = None,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Bring the image to ECR, built first if it is not here:  mlinfer push
+
+    Prints REPOSITORY@sha256:..., the one name of it that can never mean another image. What is there already is not sent again.
+    """
+    from ...clients import docker as engine
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(model=model, arch=arch, model_source=model_source, project=project)
+    tell_of_unused_model(terminal, config)
+    ecr = aws_session(terminal, region, profile, lambda: engine.connect(os.environ)).client("ecr")
+    repository, pushed = push_image(terminal, engine.connect(os.environ), ecr, config)
+    if as_json:
+        terminal.document({**asdict(pushed), "repository": {"uri": repository.uri, **repository.outcomes}})
+    else:
+        terminal.text(pushed.uri)
+
+
+def push_image(terminal: Terminal, docker: Engine, ecr: Client, config: Config) -> tuple[Repository, Pushed]:
+    """Bring the configured image to ECR, built first if it is not here, and say what was done."""
+    from ...container_image import registry
+
+    built = build_image(terminal, docker, image_recipe(config))
+    registry.check_image(docker, built, config.arch)
+    repository = registry.ensure_repository(ecr, Names(config.project))
+    with terminal.layer_bars() as show:
+        pushed = registry.push(docker, ecr, repository, built, config.arch, show)
+    for name, outcome in repository.outcomes.items():
+        if outcome != "unchanged":
+            terminal.note(_REPOSITORY[name, outcome])
+    said = {"pushed": "Pushed and read back", "unchanged": "It was there already; nothing was sent"}[pushed.outcome]
+    terminal.note(f"{said}: {pushed.bytes:,} bytes, {pushed.arch}, tag {pushed.tag}.")
+    return repository, pushed
+
+
+@app.command()
+def doctor(
+    policy: Annotated[
+        bool, typer.Option("--policy", help="Print the IAM policy that whoever deploys needs, and look at nothing.")
+    ] = False,
+    model: ModelFlag = None,
+    arch: ArchFlag = None,
+    bucket: Annotated[str | None, typer.Option("--bucket", help="S3 bucket.", show_default=False)] = None,
+    project: ProjectFlag = None,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> int:
+    """Look at all that is needed here and in AWS, each with its remedy:  mlinfer doctor
+
+    The exit code is 3 if something needed is missing. Nothing is changed anywhere.
+    """
+    from ...clients import docker as engine
+    from ...doctor import checks as step
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(model=model, arch=arch, bucket=bucket, project=project)
+    if policy:
+        report_unused(terminal, config, "--policy looks at nothing", model=model, arch=arch)
+        terminal.document(_deployer_policy(config, _account(terminal, region, profile)))
+        return 0
+    make_client, is_set_up = _client_maker(terminal, region, profile, step.ANSWER_S)
+    tools = step.Tools(
+        connect=lambda: engine.connect(os.environ, step.ANSWER_S),
+        make_client=make_client,
+        policy=partial(_deployer_policy, config),
+    )
+    named = region or profile or config.bucket or config.target == "aws"
+    findings = step.examine(config, tools, uses_aws=bool(named) or is_set_up)
+    missing = sum(finding.state == "missing" for finding in findings)
+    if as_json:
+        terminal.document({"missing": missing, "findings": [asdict(finding) for finding in findings]})
+    else:
+        terminal.rows(_finding_rows(findings), header=("", "check", "finding"))
+    counted = "1 required item is" if missing == 1 else f"{missing or 'No'} required items are"
+    terminal.note(f"{counted} missing.")
+    return MissingError.exit_code if missing else 0
+
+
+def _client_maker(
+    terminal: Terminal, region: str | None, profile: str | None, read_timeout: float
+) -> tuple[Callable[[str], Client], bool]:
+    """Return what makes the clients of one session, and whether a Region or credentials are set up here.
+
+    An MFA code is asked for now, before the checks' deadline.
+    """
+    from ...clients import aws
+
+    try:
+        session = aws.Session(region=region, profile=profile, ask=terminal.ask_secret)
+        if session.asks:
+            session.require_credentials()
+        is_set_up = session.is_set_up()
+    except MlinferError as error:  # set up, and wrong: the checks tell how
+        return partial(_raise, error), True
+
+    def make(service: str) -> Client:
+        session.require_region()
+        return session.client(service, read_timeout=read_timeout)
+
+    return make, is_set_up
+
+
+def _raise(error: MlinferError, _: str) -> NoReturn:
+    raise error
+
+
+def _deployer_policy(config: Config, account: Account) -> dict[str, Any]:
+    from ...cloud.resources.policies import deployer_policy
+
+    return deployer_policy(account, Names(config.project), config.bucket, config.prefix, config.kms_key)
+
+
+def _account(terminal: Terminal, region: str | None, profile: str | None) -> Account:
+    """Return the account of the credentials that are here; without any, one that stands for each."""
+    from ...clients import aws
+
+    try:
+        return aws.find_account(aws.make_client("sts", region=region, profile=profile, ask=terminal.ask_secret))
+    except MlinferError as error:
+        terminal.note(f"For any account and Region, since yours is not known: {error}.")
+        return Account("*", region or "*", aws.partition_of(region) if region else "aws")
+
+
+def _finding_rows(findings: list[Finding]) -> Iterator[tuple[str, str, str]]:
+    """Yield a line for each finding, and one for its remedy."""
+    for finding in findings:
+        yield finding.state, finding.check, finding.finding
+        if finding.remedy:
+            yield "", "", f"-> {finding.remedy}"
+
+
+_REPOSITORY = {
+    ("repository", "made"): "Made the repository: immutable tags, each image scanned when it is pushed.",
+    ("repository", "changed"): "Changed the repository: immutable tags and scanning, as a new one has them.",
+    ("lifecycle", "made"): "Made its lifecycle policy: only what has no tag is ever deleted.",
+    ("lifecycle", "changed"): "Changed its lifecycle policy: only what has no tag is ever deleted.",
+    ("lifecycle", "kept"): "Its lifecycle policy is not mlinfer's and stays: see to it that it never deletes what is deployed.",
+    ("policy", "made"): "Made its policy: Lambda may pull for this project's function.",
+    ("policy", "changed"): "Changed its policy: Lambda may pull for this project's function.",
+}  # fmt: skip

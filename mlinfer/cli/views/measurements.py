@@ -1,0 +1,130 @@
+"""How the figures of bench and tune are shown: tables, and the pictures' words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...files import write_whole
+from ...measure.instance import PARTS
+from ...terminal import Terminal
+
+if TYPE_CHECKING:
+    from ...measure.bench import Report
+    from ...measure.instance import Sample
+    from ...measure.machine import Machine
+    from ...measure.prices import Prices
+    from ...measure.tune import Tuning
+
+
+def show_report(terminal: Terminal, report: Report) -> None:
+    """Write the table of a measurement, and under what conditions it was made."""
+    if terminal.as_json:
+        terminal.document(asdict(report))
+        return
+    found, unit = report.figures, len(" 1,000.00 ms")
+    columns = [(latency.count, latency) if latency else (0, None) for latency in (found.cold, found.warm)]
+    rows: list[tuple[str, ...]] = [("requests", *(f"{count:,}".rjust(unit) for count, _ in columns))]
+    for name in ("p50", "p90", "p99", "min", "max"):
+        rows.append((name, *(_ms(getattr(latency, f"{name}_s") if latency else None, unit) for _, latency in columns)))
+    for name, words in PARTS.items():
+        parts = [found.cold_parts.get(name), found.warm_parts.get(name)]
+        if any(parts):
+            rows.append((f"  {words}", *(_ms(part or None, unit) for part in parts)))
+    terminal.rows(rows, header=("", "cold".rjust(unit), "warm".rjust(unit)))
+    terminal.rows(_facts(report))
+    _show_conditions(terminal, report.target, report.machine, report.prices)
+
+
+def _facts(report: Report) -> list[tuple[str, str]]:
+    found, facts = report.figures, []
+    if found.boot_s:
+        facts.append(("container start, before", _ms(found.boot_s, 0)))
+    if found.throughput:
+        at_once = report.amount.concurrency
+        facts.append(("throughput", f"{found.throughput:,.1f} a second, {at_once} at once"))
+    if found.peak_bytes:
+        facts.append(("memory, at most", f"{found.peak_bytes / 2**20:,.0f} of {report.memory:,} MB"))
+    if report.image_bytes and report.layer_bytes:
+        facts.append(("image", f"{report.image_bytes / 1e6:,.0f} MB, {report.layer_bytes / 1e6:,.0f} above the base"))
+    conditions = f"{report.memory:,} MB, {report.arch}, {report.cold_share:.1%} of them cold"
+    if found.per_million is None:
+        facts.append(("cost per million", "not known: it needs warm requests and, for their share, cold starts"))
+    else:
+        facts.append(("cost per million", f"${found.per_million:,.2f} ({conditions})"))
+    if found.model:
+        facts.append(("model", f"{found.model['name']} ({found.model['sha256'][:12]}), target {report.target}"))
+    return facts
+
+
+def _show_conditions(terminal: Terminal, target: str, machine: Machine, prices: Prices) -> None:
+    """Say where and how the figures came about."""
+    terminal.rows([("machine", _machine(machine))])
+    terminal.note("Percentiles by nearest rank; parts are those of the p50. Absolute figures are this machine's alone.")
+    if target == "aws":
+        terminal.note("The way from here to AWS is part of each latency, but of no cost: that is of what Lambda bills.")
+    if target == "embedded":
+        terminal.note("Memory size and cost are as if Lambda were as fast as this process, which has all cores.")
+    terminal.note(f"Prices of {prices.date}, {prices.region}, without the free tier; the start of Python is billed.")
+
+
+def show_tuning(terminal: Terminal, tuning: Tuning) -> None:
+    """Write what each memory size takes, and which one to take."""
+    if terminal.as_json:
+        terminal.document(asdict(tuning))
+        return
+    rows = []
+    for point in tuning.points:
+        if point.failure:
+            rows.append((f"{point.memory:>9,}", "", "", "", "", point.failure))
+            continue
+        marks = [("frontier", point.best), ("recommended", point == tuning.recommended)]
+        mark = ", ".join(name for name, is_so in marks if is_so)
+        spread = f"{_ms(point.low_s, 0)} to {_ms(point.high_s, 0)}"
+        figures = (_ms(point.latency_s, 11), f"{spread:>20}", _ms(point.cold_s, 11), f"{point.cost:>11.2f}")
+        rows.append((f"{point.memory:>9,}", *figures, mark))
+    if rows:
+        rounds = "p90 of 1 round" if tuning.rounds == 1 else f"p90 of {tuning.rounds} rounds"
+        header = ("memory MB", "   warm p90", f"{rounds:>20}", "   cold p50", "$ a million", "")
+        terminal.rows(rows, header=header)
+    terminal.text(tuning.sentence)
+    _show_conditions(terminal, tuning.target, tuning.machine, tuning.prices)
+
+
+def draw_report(path: Path, samples: Sequence[Sample], report: Report) -> None:
+    """Draw a measurement. Raises MissingError."""
+    from ...measure import plot
+
+    found = report.figures
+    parts = [
+        f"{_ms(latency.p50_s, 0)} {kind}" for kind, latency in (("cold", found.cold), ("warm", found.warm)) if latency
+    ]
+    title = f"{found.model['name']}, {report.target}: {', '.join(parts)}"
+    cost = f"${found.per_million:,.2f} per million at {report.memory:,} MB. " if found.per_million is not None else ""
+    write_whole(path, plot.draw_bench(samples, found, title, cost + _machine(report.machine), path.suffix[1:].lower()))
+
+
+def draw_tuning(path: Path, tuning: Tuning) -> None:
+    """Draw latency and cost by memory size. Raises MissingError."""
+    from ...measure import plot
+
+    title = f"{tuning.model['name']}, {tuning.target}, {tuning.arch}: latency and cost by memory size"
+    caption = f"{tuning.cold_share:.1%} cold starts. {_machine(tuning.machine)}"
+    drawn = plot.draw_tune(tuning.points, tuning.recommended, title, caption, path.suffix[1:].lower())
+    write_whole(path, drawn)
+
+
+def _machine(machine: Machine) -> str:
+    memory = f", {machine.memory_bytes / 2**30:.0f} GB" if machine.memory_bytes else ""
+    load = f", load {machine.load:.1f} when it began" if machine.load is not None else ""
+    return f"{machine.cpu}, {machine.cores} cores{memory}{load}; {machine.os}; {machine.runtime}"
+
+
+def _ms(seconds: float | None, width: int) -> str:
+    if seconds is None:
+        return "-".rjust(width)
+    value = seconds * 1000
+    text = f"{value:,.0f} ms" if value >= 1000 else f"{value:,.1f} ms" if value >= 10 else f"{value:,.2f} ms"
+    return text.rjust(width)

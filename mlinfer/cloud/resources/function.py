@@ -1,0 +1,366 @@
+"""The Lambda function: created or updated by the image's digest, one change at a time, and nothing that is equal.
+
+Lambda goes on working after it has answered: between two changes it is asked until the first has taken effect.
+https://docs.aws.amazon.com/lambda/latest/dg/functions-states.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from ...clients.aws import Client, error_code, explained, none_if_absent
+from ...clients.ownership import Owner, owner_of
+from ...clients.waiter import Patience
+from ...errors import RemoteError
+from ...names import Names
+from ..plan import Change, Document, compare
+
+_BENCH = "MLINFER_BENCH"  # a variable of $LATEST while it is measured, which the handler does not read
+ROLE_LIMIT_S = 60  # IAM needs about ten seconds to be known everywhere
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the function is to be. image: repository@digest. memory, tmp: MB. timeout: s.
+
+    concurrency: None = not reserved, 0 = Lambda refuses each call. image_config: what replaces the image's ENTRYPOINT, CMD
+    and WORKDIR, and logging: what differs from Lambda's default; neither is ever wanted, and each is mended.
+    """
+
+    image: str
+    arch: str
+    role: str
+    memory: int
+    timeout: int
+    tmp: int
+    environment: Mapping[str, str]
+    concurrency: int | None = None
+    image_config: Mapping[str, Any] = field(default_factory=dict)
+    logging: Mapping[str, Any] = field(default_factory=dict)
+
+    def document(self) -> Document:
+        """Return all that is compared with what is there."""
+        configuration = {"role": self.role, "memory": self.memory, "timeout": self.timeout, "tmp": self.tmp}
+        configuration |= {"environment": dict(self.environment)}
+        strange = {"image_config": dict(self.image_config), "logging": dict(self.logging)}
+        configuration |= {name: value for name, value in strange.items() if value}
+        return {"image": self.image, "arch": self.arch, **configuration, "concurrency": self.concurrency}
+
+
+@dataclass(frozen=True)
+class Function:
+    """What is there: the function as it was last changed ($LATEST), or one of its versions."""
+
+    version: str
+    settings: Wanted
+    revision: str
+    state: str
+    reason: str
+    updating: str
+    update_reason: str
+    updated: str
+
+
+def read_function(client: Client, names: Names, version: str = "") -> Function | None:
+    """Return the function, or that version; None if there is none. Raises RemoteError, ClientError."""
+    which = {"Qualifier": version} if version else {}
+    found = none_if_absent(lambda: client.get_function(FunctionName=names.function, **which))
+    if found is None:
+        return None
+    if not version:
+        owner_of_function(client, names, found).require_ours()
+    told, code = found["Configuration"], found.get("Code", {})
+    if told.get("PackageType", "Zip") != "Image":
+        message = f"the function {names.function} is made of a ZIP file, and Lambda cannot change that to an image"
+        raise RemoteError("wrong_package_type", message, "Delete it, or give the project another name in mlinfer.toml.")
+    settings = Wanted(
+        image=code.get("ResolvedImageUri") or code.get("ImageUri", ""),
+        arch=told.get("Architectures", ["x86_64"])[0],
+        role=told["Role"],
+        memory=told["MemorySize"],
+        timeout=told["Timeout"],
+        tmp=told.get("EphemeralStorage", {}).get("Size", 512),
+        environment=told.get("Environment", {}).get("Variables", {}),
+        concurrency=found.get("Concurrency", {}).get("ReservedConcurrentExecutions"),
+        image_config=_image_config(told),
+        logging=_logging(told, names),
+    )
+    return Function(
+        told["Version"],
+        settings,
+        told.get("RevisionId", ""),
+        told.get("State", "Active"),
+        told.get("StateReason", ""),
+        told.get("LastUpdateStatus", "Successful"),
+        told.get("LastUpdateStatusReason", ""),
+        told.get("LastModified", ""),
+    )
+
+
+def _image_config(told: Mapping[str, Any]) -> dict[str, Any]:
+    overrides = told.get("ImageConfigResponse", {}).get("ImageConfig", {})
+    return {name: value for name, value in overrides.items() if value}
+
+
+def _logging(told: Mapping[str, Any], names: Names) -> dict[str, Any]:
+    default = _default_logging(names)
+    held = default | told.get("LoggingConfig", {})
+    return held if held != default else {}
+
+
+def _default_logging(names: Names) -> dict[str, Any]:
+    return {"LogFormat": "Text", "LogGroup": names.log_group}
+
+
+def owner_of_function(client: Client, names: Names, found: Mapping[str, Any]) -> Owner:
+    """Return who manages the function. found: the answer to GetFunction, which holds tags only with lambda:ListTags.
+
+    Raises ClientError.
+    """
+
+    def tags() -> Mapping[str, str] | None:
+        if "Tags" in found or "TagsError" in found:
+            return found.get("Tags")
+        listed: Mapping[str, str] = client.list_tags(Resource=found["Configuration"]["FunctionArn"]).get("Tags", {})
+        return listed
+
+    return owner_of("function", names.function, names, "lambda:ListTags", tags)
+
+
+def is_older(function: Function, created: datetime) -> bool:
+    """Tell whether something was created after the function's last change. Raises no error for an unknown time."""
+    try:
+        changed = datetime.strptime(function.updated[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
+    except ValueError:
+        return False
+    return created.replace(microsecond=0) > changed  # Lambda and IAM tell these times in seconds
+
+
+def ensure_function(
+    client: Client,
+    names: Names,
+    wanted: Wanted,
+    patience: Patience,
+    *,
+    dry_run: bool = False,
+    role_created: datetime | None = None,
+) -> Change:
+    """Create the function, or bring it to what is wanted: code, then configuration, then concurrency. Raises RemoteError.
+
+    role_created: a role that was made again after the function's last change is given to it again. Lambda then makes a
+    new grant for the key of the environment; that of the old role is dead, though the role has the same name.
+    """
+    with explained(f"the function {names.function}"):
+        there = read_function(client, names)
+        if there and not dry_run:
+            there = wait_until_ready(client, names, patience, first=there)
+        change = compare("function", there.settings.document() if there else None, wanted.document(), names.function)
+        if there and there.updating == "Failed" and change.outcome == "unchanged":
+            change = Change("changed", f"{names.function}, whose last update failed: {there.update_reason}")
+        renew = bool(there and role_created and is_older(there, role_created))
+        if renew and change.outcome == "unchanged":
+            change = Change("changed", f"{names.function}: its role was created again, so Lambda gets it again")
+        if dry_run:
+            _try_code(client, names, wanted, there)
+            return change
+        if renew:
+            _change(client, names, "update_function_configuration", {"Role": wanted.role}, patience)
+        if change.outcome != "unchanged":
+            there = there or _create(client, names, wanted, patience)
+            _update(client, names, there, wanted, patience)
+    return change
+
+
+def ensure_version(client: Client, names: Names, wanted: Wanted, patience: Patience) -> tuple[Change, str]:
+    """Publish the function as a version, unless the newest one is equal. Return its number too.
+
+    Raises RemoteError: also when the function is not as wanted any more, which another deployment has made of it.
+    """
+    with explained(f"the function {names.function}"):
+        latest = wait_until_ready(client, names, patience)
+        if snapshot(latest.settings) != snapshot(wanted):
+            message = f"somebody else has changed the function {names.function} meanwhile, so it was not published"
+            raise RemoteError("conflict", message, "Let the other command end, and run this one again.")
+        if newest := _newest_if_equal(client, names, latest):
+            return Change("unchanged", f"version {newest}"), newest
+        try:
+            guard = {"RevisionId": latest.revision} if latest.revision else {}
+            number = patience.retry(
+                lambda: client.publish_version(FunctionName=names.function, **guard)["Version"], reason_to_wait
+            )
+        except ClientError as error:
+            if error_code(error) != "PreconditionFailedException":
+                raise
+            number = _newest_if_equal(client, names, latest)  # published by a request whose answer was lost
+            if not number:
+                raise
+        wait_until_ready(client, names, patience, str(number))
+    return Change("made", f"version {number}"), str(number)
+
+
+def plan_version(client: Client, names: Names, wanted: Wanted) -> tuple[Change, str]:
+    """Say which version the wanted function would be, and whether it is there. Raises RemoteError."""
+    with explained(f"the function {names.function}"):
+        published = [version["Version"] for version in versions(client, names)]
+        newest = read_function(client, names, published[-1]) if published else None
+    if newest and snapshot(newest.settings) == snapshot(wanted):
+        return Change("unchanged", f"version {newest.version}"), newest.version
+    number = str(int(newest.version) + 1) if newest else "1"
+    return Change("made", f"version {number}"), number
+
+
+def snapshot(settings: Wanted) -> Document:
+    """Return what a version keeps: all but the reserved concurrency, which is the function's."""
+    return {name: value for name, value in settings.document().items() if name != "concurrency"}
+
+
+def during_bench(before: Wanted, memory: int, mark: str) -> Wanted:
+    """Return the configuration of a cold start with so much memory, which holds what `before_bench` needs.
+
+    mark: differs each time, since Lambda starts a new instance only for a configuration that changes.
+    """
+    environment = {**before.environment, _BENCH: f"{before.memory}MB-{mark}"}
+    return replace(before, memory=memory, environment=environment)
+
+
+def before_bench(there: Wanted) -> Wanted:
+    """Return the configuration without what `bench` and `tune` change for a while; the same one if there is nothing."""
+    memory, unit, _ = there.environment.get(_BENCH, "").partition("MB-")
+    environment = {name: value for name, value in there.environment.items() if name != _BENCH}
+    return replace(there, environment=environment, memory=int(memory) if unit and memory.isdigit() else there.memory)
+
+
+def versions(client: Client, names: Names) -> list[dict[str, Any]]:
+    """Return Lambda's description of each published version, oldest first; [] without a function. Raises ClientError."""
+
+    def pages() -> list[dict[str, Any]]:
+        found = client.get_paginator("list_versions_by_function").paginate(FunctionName=names.function)
+        return [version for page in found for version in page["Versions"] if version["Version"] != "$LATEST"]
+
+    return sorted(none_if_absent(pages) or [], key=lambda version: int(version["Version"]))
+
+
+def wait_until_ready(
+    client: Client, names: Names, patience: Patience, version: str = "", *, first: Function | None = None
+) -> Function:
+    """Ask until the function, or a version, has taken its last change in; `first` is a fresh answer. Raises RemoteError.
+
+    A function that failed to start is an error; one whose last update failed runs on as it was, and is returned.
+    """
+    function = first or _existing(client, names, version)
+    pauses: Iterator[bool] | None = None
+    while function.state == "Pending" or function.updating == "InProgress":
+        pauses = pauses or patience.pauses(_busy(names, function))
+        if not next(pauses, False):
+            message = f"{_busy(names, function)}, and did not become ready"
+            raise RemoteError("not_ready", message, "Run the command again: it goes on where this one stopped.")
+        function = _existing(client, names, version)
+    if function.state == "Failed":
+        message = f"the function {names.function} has failed: {function.reason or 'Lambda gives no reason'}"
+        raise RemoteError(
+            "function_failed", message, "Remove it with `mlinfer destroy --keep-model`, and deploy again."
+        )
+    return function
+
+
+def reason_to_wait(error: ClientError) -> str:
+    """Say what to wait for before the same request can succeed; "" where waiting does not help."""
+    code, message = error_code(error), str(error.response.get("Error", {}).get("Message", ""))
+    if code == "ResourceConflictException" and ("in progress" in message or "state: Pending" in message):
+        return "the function is still taking in an earlier change"
+    new_role = "cannot be assumed by Lambda" in message or "KMS key is invalid for CreateGrant" in message
+    return "the new role is not known everywhere yet" if code == "InvalidParameterValueException" and new_role else ""
+
+
+def _existing(client: Client, names: Names, version: str) -> Function:
+    function = read_function(client, names, version)
+    if function is None:
+        what = f"version {version} of the function {names.function}" if version else f"function {names.function}"
+        raise RemoteError("not_deployed", f"there is no {what}", "Make it with: mlinfer deploy")
+    return function
+
+
+def _busy(names: Names, function: Function) -> str:
+    reason = function.reason if function.state == "Pending" else function.update_reason
+    doing = "starts" if function.state == "Pending" else "takes in a change"
+    return f"the function {names.function} {doing}{f' ({reason})' if reason else ''}"
+
+
+def _newest_if_equal(client: Client, names: Names, latest: Function) -> str:
+    """Return the number of the newest version if it is what the function is now; else ""."""
+    published = versions(client, names)
+    if not published:
+        return ""
+    newest = read_function(client, names, published[-1]["Version"])
+    return newest.version if newest and snapshot(newest.settings) == snapshot(latest.settings) else ""
+
+
+def _create(client: Client, names: Names, wanted: Wanted, patience: Patience) -> Function:
+    try:
+        patience.retry(
+            lambda: client.create_function(
+                FunctionName=names.function,
+                PackageType="Image",
+                Code={"ImageUri": wanted.image},
+                Architectures=[wanted.arch],
+                Tags=names.tags,
+                **_configuration(wanted),
+            ),
+            reason_to_wait,
+            ROLE_LIMIT_S,
+        )
+    except ClientError as error:  # made by a request whose answer was lost
+        if error_code(error) != "ResourceConflictException" or read_function(client, names) is None:
+            raise
+    return wait_until_ready(client, names, patience)
+
+
+def _update(client: Client, names: Names, there: Function, wanted: Wanted, patience: Patience) -> None:
+    """Make each change that is left, and wait until it has taken effect."""
+    is_, to_be = there.settings, wanted
+    if (is_.image, is_.arch) != (to_be.image, to_be.arch) or there.updating == "Failed":
+        code = {"ImageUri": to_be.image, "Architectures": [to_be.arch]}
+        _change(client, names, "update_function_code", code, patience)
+    mend: dict[str, Any] = {"ImageConfig": {}} if is_.image_config else {}
+    mend |= {"LoggingConfig": _default_logging(names)} if is_.logging else {}
+    if mend or _configuration(is_) != _configuration(to_be):
+        _change(client, names, "update_function_configuration", _configuration(to_be) | mend, patience)
+    if is_.concurrency == to_be.concurrency:
+        return
+    if to_be.concurrency is None:
+        client.delete_function_concurrency(FunctionName=names.function)
+    else:
+        client.put_function_concurrency(FunctionName=names.function, ReservedConcurrentExecutions=to_be.concurrency)
+
+
+def _change(client: Client, names: Names, operation: str, values: dict[str, Any], patience: Patience) -> None:
+    patience.retry(
+        lambda: getattr(client, operation)(FunctionName=names.function, **values), reason_to_wait, ROLE_LIMIT_S
+    )
+    function = wait_until_ready(client, names, patience)
+    if function.updating == "Failed":
+        message = f"Lambda could not take the change in: {function.update_reason or 'it gives no reason'}"
+        raise RemoteError("update_failed", message, "The versions that are published go on running as they were.")
+
+
+def _try_code(client: Client, names: Names, wanted: Wanted, there: Function | None) -> None:
+    """Let Lambda itself judge the image, where there are a function and an image to ask about."""
+    if there and "@" in wanted.image and there.settings.image != wanted.image:
+        client.update_function_code(
+            FunctionName=names.function, ImageUri=wanted.image, Architectures=[wanted.arch], DryRun=True
+        )
+
+
+def _configuration(wanted: Wanted) -> dict[str, Any]:
+    return {
+        "Role": wanted.role,
+        "MemorySize": wanted.memory,
+        "Timeout": wanted.timeout,
+        "EphemeralStorage": {"Size": wanted.tmp},
+        "Environment": {"Variables": dict(wanted.environment)},
+    }

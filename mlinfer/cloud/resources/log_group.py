@@ -1,0 +1,58 @@
+"""The function's log group: made before the function, whose role may not make it, and kept at its retention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from ...clients.aws import Client, error_code, explained
+from ...clients.ownership import Owner, owner_of
+from ...names import Names
+from ..plan import Change, compare
+
+
+def ensure_log_group(logs: Client, names: Names, days: int, *, dry_run: bool = False) -> Change:
+    """Make the log group, or set its retention. Raises RemoteError."""
+    with explained(f"the log group {names.log_group}"):
+        there = read_log_group(logs, names)
+        held = {"retention_days": there.get("retentionInDays")} if there else None
+        change = compare("log group", held, {"retention_days": days}, f"{names.log_group}, {days} days")
+        if change.outcome == "unchanged" or dry_run:
+            return change
+        if there is None:
+            _create(logs, names)
+        logs.put_retention_policy(logGroupName=names.log_group, retentionInDays=days)
+    return change
+
+
+def read_log_group(logs: Client, names: Names) -> dict[str, Any] | None:
+    """Return the project's log group; None without one. Raises RemoteError if it is not ours, ClientError."""
+    there = find_log_group(logs, names)
+    if there:
+        owner_of_log_group(logs, names, there).require_ours()
+    return there
+
+
+def find_log_group(logs: Client, names: Names) -> dict[str, Any] | None:
+    """Return what CloudWatch says of the log group. Raises ClientError."""
+    found = logs.describe_log_groups(logGroupNamePrefix=names.log_group).get("logGroups", [])
+    return next((group for group in found if group["logGroupName"] == names.log_group), None)
+
+
+def owner_of_log_group(logs: Client, names: Names, there: Mapping[str, Any]) -> Owner:
+    """Return who manages the log group. Raises ClientError."""
+    arn = there.get("logGroupArn") or there["arn"].removesuffix(":*")
+    permission = "logs:ListTagsForResource"
+    return owner_of(
+        "log group", names.log_group, names, permission, lambda: logs.list_tags_for_resource(resourceArn=arn)["tags"]
+    )
+
+
+def _create(logs: Client, names: Names) -> None:
+    try:
+        logs.create_log_group(logGroupName=names.log_group, tags=names.tags)
+    except ClientError as error:  # the answer to an earlier request was lost
+        if error_code(error) != "ResourceAlreadyExistsException" or read_log_group(logs, names) is None:
+            raise

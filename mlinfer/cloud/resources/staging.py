@@ -1,0 +1,65 @@
+"""Where pictures that are too large for a request wait for the function: a prefix of the bucket whose objects expire."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...clients.aws import Client, explained, none_if_absent
+from ...names import Names
+from ..plan import Change, Document, compare
+
+DAYS = 1  # S3's shortest
+
+
+def ensure_expiry(s3: Client, bucket: str, names: Names, *, dry_run: bool = False) -> Change:
+    """Let what lies under the staging prefix expire, beside the rules that the bucket has. Raises RemoteError."""
+    with explained(f"s3://{bucket}", "s3:GetLifecycleConfiguration and s3:PutLifecycleConfiguration on the bucket"):
+        rules, more = read_rules(s3, bucket)
+        rule = expiry_rule(names)
+        there = next((held for held in rules if held["ID"] == rule["ID"]), None)
+        change = compare("staging", there, rule, f"{names.staging_prefix} expires after a day")
+        if change.outcome != "unchanged" and not dry_run:
+            write_rules(s3, bucket, [*(held for held in rules if held["ID"] != rule["ID"]), rule], more)
+    return change
+
+
+def remove_expiry(s3: Client, bucket: str, names: Names) -> None:
+    """Take the rule back, and leave the others. Raises ClientError."""
+    rules, more = read_rules(s3, bucket)
+    kept = [held for held in rules if held["ID"] != expiry_rule(names)["ID"]]
+    if kept:
+        write_rules(s3, bucket, kept, more)
+    elif rules:
+        s3.delete_bucket_lifecycle(Bucket=bucket)
+
+
+def expiry_rule(names: Names) -> Document:
+    """Return the lifecycle rule; earlier versions of an object go too, where the bucket keeps them."""
+    rule = {"ID": f"mlinfer-staging-{names.project}", "Status": "Enabled", "Filter": {"Prefix": names.staging_prefix}}
+    return rule | {"Expiration": {"Days": DAYS}, "NoncurrentVersionExpiration": {"NoncurrentDays": DAYS}}
+
+
+def projects_with_expiry(rules: list[dict[str, Any]]) -> set[str]:
+    """Return the projects whose staged pictures the rules let expire, so whose deployments use the bucket."""
+    begin = expiry_rule(Names(""))["ID"]
+    return {rule["ID"].removeprefix(begin) for rule in rules if rule["ID"].startswith(begin)}
+
+
+def read_rules(s3: Client, bucket: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Return the bucket's lifecycle rules, and what else must be written back with them. Raises ClientError."""
+    found = none_if_absent(lambda: s3.get_bucket_lifecycle_configuration(Bucket=bucket)) or {}
+    more = {name: found[name] for name in ("TransitionDefaultMinimumObjectSize",) if name in found}
+    return found.get("Rules", []), more
+
+
+def write_rules(s3: Client, bucket: str, rules: list[dict[str, Any]], more: dict[str, Any]) -> None:
+    """Write all rules, which S3 takes only together. Raises ClientError."""
+    modern = [_modern(rule) for rule in rules]
+    s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": modern}, **more)
+
+
+def _modern(rule: dict[str, Any]) -> dict[str, Any]:
+    """Return the rule with its prefix where S3 wants it beside rules like ours: it takes no mixture of old and new."""
+    if "Prefix" not in rule:
+        return rule
+    return {name: value for name, value in rule.items() if name != "Prefix"} | {"Filter": {"Prefix": rule["Prefix"]}}

@@ -1,0 +1,139 @@
+"""Prove that a published version answers as the same model file does here, before any traffic goes to it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..clients.aws import Client
+from ..clients.waiter import Patience
+from ..errors import MlinferError, VerificationError
+from ..model.samples import Sample
+from ..names import Names
+from ..targets.answers import read_answer
+from ..targets.aws import one_invocation, until_taken
+from ..targets.embedded import Target, event
+from .resources.function import ROLE_LIMIT_S
+
+PICTURES = 3
+TOP_K = 5
+NETWORK_S = 30  # of an invocation, beside the function's own timeout
+_ALL = 10**6  # classes
+# Absolute, of a score in 0..1. Lambda's processors take other kernels than this one, which add float32 numbers in another
+# order; the same image run here meets 1e-5. A wrong model, label list or pre-processing is off by far more than this.
+TOLERANCE = 1e-3
+
+_MAY_NOT_READ = b"the function's role needs "  # lambda_src.inference.download says so
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a version answered: the handler's document, and the end of its log."""
+
+    document: dict[str, Any]
+    log: str
+
+
+Ask = Callable[[bytes], Answered]
+
+
+def version_asker(client: Client, names: Names, version: str, patience: Patience) -> Ask:
+    """Return what asks a published version about a picture. client: one that repeats no request.
+
+    Raises RemoteError, VerificationError.
+    """
+    which = {"FunctionName": names.function, "Qualifier": version}
+    subject = f"version {version} of {names.function}"
+
+    def invoke(data: bytes) -> tuple[bytes, str]:
+        payload = json.dumps(event(data, TOP_K)).encode()
+        with one_invocation(subject, "lambda:InvokeFunction on the function"):
+            answer = until_taken(lambda: client.invoke(**which, Payload=payload, LogType="Tail"), patience)
+            content = answer["Payload"].read()
+        return content, base64.b64decode(answer.get("LogResult", "")).decode(errors="replace").rstrip()
+
+    def ask(data: bytes) -> Answered:
+        content, log = invoke(data)
+        if _MAY_NOT_READ in content:  # S3 learns of a role's new permissions some seconds after IAM has taken them
+            for _ in patience.pauses("the role's new permissions are not known everywhere yet", ROLE_LIMIT_S):
+                content, log = invoke(data)
+                if _MAY_NOT_READ not in content:
+                    break
+        try:
+            return Answered(read_answer(content, subject), log)
+        except MlinferError as error:
+            raise _failed(str(error), log) from error
+
+    return ask
+
+
+def prove(ask: Ask, embedded: Target, sha256: str, pictures: Sequence[Sample]) -> str:
+    """Compare the version's answers with the embedded ones: model, labels in order, scores. Return what was shown.
+
+    Classes whose scores are nearer to each other than the tolerance may change places. Raises VerificationError.
+    """
+    largest = 0.0
+    for picture in pictures:
+        answer = ask(picture.read())
+        here, there = _body(embedded(picture.name, picture.read(), _ALL), ""), _body(answer.document, answer.log)
+        _same_model(there, sha256, answer.log)
+        distance = _distance(here["predictions"], there["predictions"])
+        if distance > TOLERANCE:
+            shown = f"{picture.name}: here {_shown(here)}; there {_shown(there)}"
+            raise _failed(f"the version answers otherwise than the same model here. {shown}", answer.log)
+        largest = max(largest, distance)
+    return f"{len(pictures)} pictures answered as here, scores {f'within {largest:.1e}' if largest else 'equal'}"
+
+
+def prove_alone(ask: Ask, sha256: str, pictures: Sequence[Sample]) -> str:
+    """Where the model file is not to be had: each picture is answered, twice the same, by the model that it should be.
+
+    Raises VerificationError.
+    """
+    for picture in pictures:
+        first, second = ask(picture.read()), ask(picture.read())
+        before, after = _body(first.document, first.log), _body(second.document, second.log)
+        _same_model(after, sha256, second.log)
+        if before["predictions"] != after["predictions"]:
+            raise _failed(f"{picture.name}: {_shown(before)}; asked again {_shown(after)}", second.log)
+    return f"{len(pictures)} pictures answered, twice the same; not compared: its model file is in the image alone"
+
+
+def _same_model(there: dict[str, Any], sha256: str, log: str) -> None:
+    found = there["model"]["sha256"]
+    if found != sha256:
+        raise _failed(f"the version answers with the model {found[:12]}, and not with {sha256[:12]}", log)
+
+
+def _distance(here: list[dict[str, Any]], there: list[dict[str, Any]]) -> float:
+    """Return the largest difference of a place's two scores, or of one class's; 1 where the places do not match up."""
+    scores = {entry["index"]: (entry["label"], entry["score"]) for entry in here}
+    if len(there) != min(TOP_K, len(here)):
+        return 1.0
+    largest = 0.0
+    for place, entry in zip(here, there, strict=False):
+        label, score = scores.get(entry["index"], ("", 0.0))
+        if label != entry["label"]:
+            return 1.0
+        largest = max(largest, abs(score - entry["score"]), abs(score - place["score"]))
+    return largest
+
+
+def _body(document: dict[str, Any], log: str) -> dict[str, Any]:
+    if document["statusCode"] != 200:
+        raise _failed(f"a picture was refused: {document['body']}", log)
+    body: dict[str, Any] = document["body"]
+    return body
+
+
+def _shown(body: dict[str, Any]) -> str:
+    return ", ".join(f"{entry['label']} {entry['score']:.4f}" for entry in body["predictions"][:TOP_K])
+
+
+def _failed(message: str, log: str) -> VerificationError:
+    lines = "".join(f"\n    {line}" for line in log.splitlines())
+    told = f"{message}\n  The end of its log:{lines}" if log else message
+    return VerificationError("not_proved", told, "The alias was not moved: what was live still is.")

@@ -1,0 +1,84 @@
+"""An instance of the function as a container of this machine, under Lambda's limits and behind Lambda's emulator."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ..clients.docker import Engine
+from ..errors import InvocationError
+from ..local.address import post
+from ..local.container import Fresh, Function, crash, fresh, handlers_lines
+from ..targets.answers import read_answer
+from .instance import Reported, Sample, check, cut, handlers_line, last_report, load_s
+
+_SLACK_S = 10  # beyond the function's timeout
+_LOG_LINES = 60  # of one invocation, its start included
+_LOG_S = 2.0  # until what the emulator writes has come through the Engine
+_INIT = re.compile(r"INIT REPORT\(durationMs: ([\d.]+)\)")
+
+
+@contextmanager
+def start(engine: Engine, function: Function, log: Callable[[str], None]) -> Iterator[Emulated]:
+    """Start the function in a container that nobody has asked yet, and remove it afterwards. log: takes the handler's lines."""
+    with fresh(engine, function) as container:
+        yield Emulated(container, function, log)
+
+
+class Emulated:
+    """The function in a container, which answers one request at a time."""
+
+    def __init__(self, fresh: Fresh, function: Function, log: Callable[[str], None]) -> None:
+        self._fresh = fresh
+        self._function = function
+        self._log = log
+        self._last = ""
+
+    def ask(self, body: bytes) -> Sample:
+        """Send the JSON of an event, and measure from the request to the answer. Raises MlinferError.
+
+        The first request starts Python and the handler; the start of the container before it is `boot_s`.
+        """
+        started = time.perf_counter()
+        try:
+            payload = post(self._function.url, body, self._function.timeout + _SLACK_S)
+        except TimeoutError as error:
+            hint = "Give it more time: timeout in mlinfer.toml. The emulator itself hangs now and then: try again."
+            raise InvocationError("function_timeout", "the function did not answer in time", hint) from error
+        except OSError as error:
+            raise crash(self._fresh.container, "the container ended in the middle of a request") from error
+        seconds = time.perf_counter() - started
+        answer = read_answer(payload, "the function")
+        check(answer)
+        lines, report = self._logged()
+        billed_s = report.duration_s if report else seconds
+        model = answer["body"]["model"]
+        if not answer["body"]["cold_start"]:
+            return Sample(False, started, seconds, billed_s, cut(seconds, answer["body"]), model)
+        line = handlers_line(lines)
+        init = _INIT.search("\n".join(lines))
+        start_s = float(init[1]) / 1000 - load_s(line) if init else 0.0
+        parts = cut(seconds, line or answer["body"], start_s=start_s)
+        return Sample(True, started, seconds, billed_s, parts, model, self._fresh.boot_s)
+
+    def peak_bytes(self) -> int | None:
+        """Return the most memory that the container has held, the page cache of its files included."""
+        return self._fresh.container.peak_memory()
+
+    def _logged(self) -> tuple[list[str], Reported | None]:
+        """Return the log of the last invocation and the emulator's REPORT of it; None if that does not come."""
+        deadline = time.monotonic() + _LOG_S
+        while True:
+            lines = [line.rstrip("\r") for line in self._fresh.container.log(_LOG_LINES)]
+            report = last_report(lines)
+            if report and report.request != self._last:
+                begin = max(i for i, line in enumerate(lines) if line.startswith("START ")) if self._last else 0
+                self._last = report.request
+                for line in handlers_lines(lines[begin:]):
+                    self._log(line)
+                return lines[begin:], report
+            if time.monotonic() > deadline:
+                return lines, None
+            time.sleep(0.005)

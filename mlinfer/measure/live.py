@@ -1,0 +1,126 @@
+"""An instance of the deployed function, in AWS.
+
+What is live is a published version, and nobody can make that start cold. Its unpublished twin, $LATEST, starts cold after
+each change of its configuration. So one variable of its environment is changed for each cold start, and its memory size
+where that is tried out; both are brought back at the end. Requests to the alias never meet any of this.
+
+The variable holds the memory size that there was before, so the first change records what to bring back, in one request
+with the change itself. The next measurement finds the variable after a command that was killed, and brings that back.
+https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ..clients.aws import Client, explained
+from ..clients.waiter import Patience
+from ..cloud.resources.function import Wanted, before_bench, during_bench, reason_to_wait, wait_until_ready
+from ..names import Names
+from ..targets.answers import read_answer
+from ..targets.aws import one_invocation, until_taken
+from .instance import Sample, check, cut, handlers_line, last_report, load_s
+
+LATEST = "$LATEST"
+
+_NEEDED = "lambda:GetFunction, lambda:UpdateFunctionConfiguration and lambda:InvokeFunction"
+
+
+@contextmanager
+def borrow(functions: Client, names: Names, patience: Patience, tell: Callable[[str], None]) -> Iterator[Wanted]:
+    """Yield how $LATEST is configured, and bring that back in the end, however this comes. Raises RemoteError."""
+    with explained(f"the function {names.function}", _NEEDED):
+        there = wait_until_ready(functions, names, patience).settings
+    before = before_bench(there)
+    if before != there:
+        tell(f"An earlier measurement of {names.function} was interrupted. Its changes are undone at the end.")
+    try:
+        yield before
+    finally:
+        tell(f"Bringing {names.function} back to its configuration ({before.memory} MB) ...")
+        _configure(functions, names, before, patience)
+
+
+@contextmanager
+def start(
+    functions: Client,
+    invoker: Client,
+    names: Names,
+    before: Wanted,
+    memory: int,
+    patience: Patience,
+    log: Callable[[str], None],
+) -> Iterator[Latest]:
+    """Make Lambda start a new instance of $LATEST at the next request. before: as borrowed. memory: the size to try, MB.
+
+    invoker: a client that repeats no request. log: takes the handler's lines. Raises RemoteError.
+    """
+    _configure(functions, names, during_bench(before, memory, secrets.token_hex(4)), patience)
+    yield Latest(invoker, names, LATEST, patience, log)
+
+
+class Latest:
+    """A function in Lambda, asked by one of its versions or aliases. Several threads may ask at once."""
+
+    def __init__(
+        self, client: Client, names: Names, qualifier: str, patience: Patience, log: Callable[[str], None]
+    ) -> None:
+        self._client = client
+        self._names = names
+        self._qualifier = qualifier
+        self._patience = patience
+        self._log = log
+        self._peak: int | None = None
+
+    def ask(self, body: bytes) -> Sample:
+        """Send the JSON of an event, and measure from the request to the answer, the way there included. Raises MlinferError."""
+        subject, started = f"the function {self._names.function}", 0.0
+
+        def invoke() -> tuple[bytes, str]:
+            nonlocal started
+            started = time.perf_counter()
+            answer = self._client.invoke(
+                FunctionName=self._names.function, Qualifier=self._qualifier, LogType="Tail", Payload=body
+            )
+            return answer["Payload"].read(), answer.get("LogResult", "")
+
+        with one_invocation(subject, _NEEDED):
+            payload, tail = until_taken(invoke, self._patience)
+        seconds = time.perf_counter() - started
+        answer = read_answer(payload, subject)
+        check(answer)
+        lines = base64.b64decode(tail).decode(errors="replace").splitlines()
+        line, report = handlers_line(lines), last_report(lines)
+        for own in (own for own in lines if own.startswith("{")):
+            self._log(own)
+        billed_s = report.billed_s if report else seconds
+        if report and report.peak_bytes:
+            self._peak = max(self._peak or 0, report.peak_bytes)
+        model = answer["body"]["model"]
+        if not answer["body"]["cold_start"]:
+            return Sample(False, started, seconds, billed_s, cut(seconds, answer["body"]), model)
+        start_s = max(0.0, report.init_s - load_s(line)) if report else 0.0
+        parts = cut(seconds, line or answer["body"], start_s=start_s)
+        return Sample(True, started, seconds, billed_s, parts, model)
+
+    def peak_bytes(self) -> int | None:
+        """Return the most memory that Lambda has reported until now."""
+        return self._peak
+
+
+def _configure(functions: Client, names: Names, wanted: Wanted, patience: Patience) -> None:
+    """Set memory and environment, and wait until that has taken effect. Raises RemoteError."""
+    with explained(f"the function {names.function}", _NEEDED):
+        patience.retry(
+            lambda: functions.update_function_configuration(
+                FunctionName=names.function,
+                MemorySize=wanted.memory,
+                Environment={"Variables": dict(wanted.environment)},
+            ),
+            reason_to_wait,
+        )
+        wait_until_ready(functions, names, patience)

@@ -1,0 +1,267 @@
+"""torchvision's classifiers: the network, the weights' own labels and pre-processing, and the ONNX graph."""
+
+from __future__ import annotations
+
+import difflib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lambda_src.inference.metadata import Metadata, Preprocess
+
+from .. import __version__
+from ..errors import MissingError, UsageError, VerificationError
+from .formats import SAFETENSORS, STATE_DICT, recognise, recognise_folder
+from .graph import read_graph, write_model_file
+from .labels import check_labels
+from .modelfile import is_onnx, not_a_model
+from .runtime import IR_VERSION, OPSET
+from .source import Answers, Source, checked_name, missing_extra
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from torch import Tensor
+    from torch.nn import Module
+
+# A model with random weights answers nonsense, but the same nonsense everywhere and every time.
+RANDOM_SEED = 0
+INPUT, OUTPUT = "input", "output"
+
+
+@dataclass(frozen=True)
+class _Zoo:
+    """The two libraries, imported only here: torch takes seconds."""
+
+    torch: Any
+    models: Any
+
+
+def read_torchvision(arch: str, weights: str | None, answers: Answers, tell: Callable[[str], None]) -> Source:
+    """Build a torchvision classifier and convert it to ONNX.
+
+    weights: a name such as IMAGENET1K_V2, `random`, or a state-dict file; None for the architecture's default.
+    Raises UsageError, MissingError, VerificationError.
+    """
+    if answers.preprocess or answers.output_kind or answers.output:
+        hint = "For torchvision's models only --labels, --weights and --name can be given."
+        raise UsageError("usage", f"the weights of {arch} say their own pre-processing and output", hint)
+    with _quiet():
+        zoo = _import()
+        _check_arch(zoo, arch)
+        module, origin = _build(zoo, arch, weights, tell)
+        metadata = _metadata(zoo, arch, module, origin, answers)
+        program = _to_onnx(zoo, arch, module, metadata.preprocess)
+
+    def ask(batches: Iterable[Any]) -> list[Any]:
+        with zoo.torch.inference_mode():
+            return [module(zoo.torch.from_numpy(batch)).numpy() for batch in batches]
+
+    return Source(metadata, lambda metadata, path: _write(program, metadata, path), ask)
+
+
+def _import() -> _Zoo:
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+        import torch
+        import torchvision
+    except ImportError as error:
+        raise missing_extra(error.name or "torchvision", "torch torchvision onnx onnxscript") from error
+    except (RuntimeError, OSError) as error:  # what a torchvision built for another torch fails with
+        hint = "Install two that were made for each other: pip install --upgrade --force-reinstall torch torchvision"
+        message = f"torch and torchvision do not work together here: {str(error).splitlines()[0]}"
+        raise MissingError("broken_extra", message, hint) from error
+    return _Zoo(torch, torchvision.models)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what the two libraries say to their developers: deprecations, conversion steps."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _check_arch(zoo: _Zoo, arch: str) -> None:
+    names = zoo.models.list_models(module=zoo.models)
+    if arch in names:
+        return
+    path = Path(arch)
+    if found := recognise_folder(path) if path.is_dir() else recognise(path) if path.is_file() else None:
+        raise not_a_model(path, found)
+    near = difflib.get_close_matches(arch, names, n=3)
+    hint = (
+        f"Did you mean {' or '.join(near)}?" if near else "Give one of its names, such as resnet18, or an .onnx file."
+    )
+    if path.is_file():
+        hint = f"For the file of that name: mlinfer export ./{arch}"
+    message = f"{arch} is not one of torchvision's {len(names)} classifiers, and not an .onnx file"
+    raise UsageError("unknown_architecture", message, hint)
+
+
+def _build(zoo: _Zoo, arch: str, weights: str | None, tell: Callable[[str], None]) -> tuple[Module, Any]:
+    """Return the network in evaluation mode, and its weights' name: a member of the enum, or text."""
+    known = zoo.models.get_model_weights(arch)
+    name = (weights or "DEFAULT").removeprefix(f"{known.__name__}.")
+    if name in known.__members__:
+        chosen = known[name]
+        return _download(zoo, arch, chosen, tell).eval(), chosen
+    if name == "random":
+        with zoo.torch.random.fork_rng():
+            zoo.torch.manual_seed(RANDOM_SEED)
+            return zoo.models.get_model(arch, weights=None).eval(), f"random, seed {RANDOM_SEED}"
+    path = Path(name)
+    if not path.exists():
+        hint = f"Known for {arch}: {', '.join(known.__members__)}, random. Or name a file that holds a state dict."
+        raise UsageError("unknown_weights", f"there are no weights {name} of {arch}, and no file of that name", hint)
+    return _from_file(zoo, arch, path).eval(), path.name
+
+
+def _download(zoo: _Zoo, arch: str, chosen: Any, tell: Callable[[str], None]) -> Module:
+    file = chosen.url.rpartition("/")[2]
+    if not (Path(zoo.torch.hub.get_dir()) / "checkpoints" / file).is_file():
+        tell(f"Downloading {chosen.url} ({chosen.meta['_file_size']:.0f} MB).")
+    try:
+        with redirect_stdout(io.StringIO()):  # torch.hub announces the download there, `--json` or not
+            module: Module = zoo.models.get_model(arch, weights=chosen, progress=False)
+    except (OSError, RuntimeError) as error:  # RuntimeError: the hash in the file's name is not the content's
+        hint = f"Download it elsewhere, bring {file} here, and: mlinfer export {arch} --weights {file}"
+        message = f"the weights of {arch} cannot be downloaded from {chosen.url}: {error}"
+        raise MissingError("weights_unavailable", message, hint) from error
+    return module
+
+
+def _from_file(zoo: _Zoo, arch: str, path: Path) -> Module:
+    state = _state_dict(zoo, path)
+    options: dict[str, Any] = {}
+    if arch in ("googlenet", "inception_v3"):  # what torchvision sets when it loads its own weights of these two
+        auxiliary = any(key.lower().startswith("aux") for key in state)
+        options = {"transform_input": True, "init_weights": False, "aux_logits": auxiliary}
+    classes = len(list(state.values())[-1])  # the last tensor is the classifier's bias, or its weight
+    module: Module = zoo.models.get_model(arch, weights=None, num_classes=classes, **options)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UsageError("wrong_weights", f"{path} does not hold the weights of {arch}: {reason[:300]}") from error
+    return module
+
+
+def _state_dict(zoo: _Zoo, path: Path) -> dict[str, Tensor]:
+    """Read a state dict, bare or as a training script wraps it, without running code from the file. Raises UsageError."""
+    _check_weights(path)
+    hint = "Save it with: torch.save(model.state_dict(), FILE)"
+    try:
+        state = zoo.torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a foreign file fails in pickle, zipfile or torch, which advises to unpickle it
+        if "safetensors is not installed" in str(error):
+            raise missing_extra("safetensors", "safetensors") from error
+        raise UsageError("wrong_weights", f"{path} is not a state dict that torch.save wrote", hint) from error
+    for wrapper in ("state_dict", "model_state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not (isinstance(state, dict) and state and all(isinstance(v, zoo.torch.Tensor) for v in state.values())):
+        raise UsageError("wrong_weights", f"{path} holds no state dict: names with tensors", hint)
+    if not all(value.ndim for value in list(state.values())[-1:]):
+        raise UsageError("wrong_weights", f"{path} does not end with the weights of a classifier")
+    # DistributedDataParallel prefixes names; DenseNet's files of 2017 have a dot more than its modules have now.
+    names = (re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", k.removeprefix("module.")) for k in state)
+    return dict(zip(names, state.values(), strict=True))
+
+
+def _check_weights(path: Path) -> None:
+    """Refuse by its name what holds no weights that torch could load. Raises UsageError."""
+    hint = "Save the weights with: torch.save(model.state_dict(), FILE)"
+    if path.is_dir():
+        raise UsageError("wrong_weights", f"{path} is {recognise_folder(path).name}", hint)
+    try:
+        found = recognise(path)
+    except OSError as error:
+        raise UsageError("wrong_weights", f"{path} cannot be read: {error.strerror}") from error
+    if found not in (None, STATE_DICT, SAFETENSORS):
+        raise UsageError("wrong_weights", f"{path} is {found.name}", found.next_step.replace("{path}", str(path)))
+    if is_onnx(path):
+        hint = f"Export it without the name of an architecture: mlinfer export {path}"
+        raise UsageError("wrong_weights", f"{path} is an ONNX model, not weights", hint)
+
+
+def _metadata(zoo: _Zoo, arch: str, module: Module, origin: Any, answers: Answers) -> Metadata:
+    """Take labels and pre-processing from the weights; for weights that are not torchvision's, from the default ones."""
+    enum = zoo.models.get_model_weights(arch)
+    described = origin if isinstance(origin, enum) else enum["DEFAULT"]
+    transform = described.transforms()
+    height, width = (transform.crop_size * 2)[:2]
+    preprocess = Preprocess(
+        resize=transform.resize_size[0],
+        crop=(height, width),
+        interpolation=transform.interpolation.value,
+        mean=tuple(transform.mean),
+        std=tuple(transform.std),
+    )
+    labels = answers.labels if answers.labels is not None else tuple(described.meta["categories"])
+    classes = len(list(module.state_dict().values())[-1])
+    if answers.labels is None and len(labels) != classes:
+        hint = f"Name them with --labels FILE, one per line ({classes:,} lines)."
+        raise UsageError("labels_unknown", f"these weights have {classes:,} classes of their own", hint)
+    check_labels(labels, classes)
+    provenance = {
+        "source": {"library": "torchvision", "architecture": arch, "weights": str(origin)},
+        "exporter": f"mlinfer {__version__}, torch {zoo.torch.__version__}",
+        "opset": OPSET,
+        "precision": "float32",
+    }
+    return Metadata(checked_name(answers.name or arch), labels, preprocess, "logits", provenance)
+
+
+def _to_onnx(zoo: _Zoo, arch: str, module: Module, spec: Preprocess) -> Any:
+    """Convert with any batch size. Raises VerificationError."""
+    torch = zoo.torch
+    example = torch.zeros(2, 3, *spec.crop)  # a batch of one would be taken for a constant
+    try:
+        return torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
+        )
+    except torch.onnx.OnnxExporterError as error:
+        message = f"torch {torch.__version__} cannot convert {arch} to ONNX: {str(error).splitlines()[0]}"
+        raise VerificationError("not_convertible", message) from error
+
+
+def _write(program: Any, metadata: Metadata, path: Path) -> None:
+    """Write the converted network; its weights go by a file beside `path`, not by a copy in memory."""
+    converted = path.with_suffix(".torch.onnx")
+    with _quiet():
+        program.save(converted, external_data=True)
+    graph = read_graph(converted)
+    graph.ir_version = IR_VERSION
+    graph.producer_name, graph.producer_version = "mlinfer", __version__
+    _forget_origins(graph)
+    write_model_file(graph, metadata, path, path.parent)
+
+
+def _forget_origins(model: ModelProto) -> None:
+    """Drop the exporter's notes, which hold this machine's paths and are a tenth of a small file."""
+    graph = model.graph
+    for item in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+    for function in model.functions:
+        function.ClearField("metadata_props")

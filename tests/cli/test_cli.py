@@ -1,0 +1,568 @@
+"""The commands, by the user's door: what goes in as arguments and comes out as text, JSON and exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lambda_src.inference.download import sha256_of
+from mlinfer import __version__
+
+from ..conftest import CAT, HANGS_UP, Run
+from ..pictures import encoded, plain
+
+MlInfer = Callable[..., Run]
+COMMAND = [sys.executable, "-m", "mlinfer"]
+
+
+@pytest.fixture
+def blue() -> Path:
+    """Return blue.png, a blue picture in the test's folder."""
+    path = Path("blue.png")
+    path.write_bytes(encoded(plain((0, 0, 255)), "PNG"))
+    return path
+
+
+@pytest.fixture
+def broken() -> Path:
+    """Return broken.jpg, a text file by that name."""
+    path = Path("broken.jpg")
+    path.write_text("I am no picture.\n")
+    return path
+
+
+# predict
+
+
+def test_the_cat_is_a_cat(mlinfer: MlInfer) -> None:
+    """The first command of the README: the starter model names the cat first, and says who answered."""
+    run = mlinfer("predict", CAT)
+    assert run.code == 0
+    assert run.out.split()[0] == "cat"
+    assert len(run.out.splitlines()) == 5
+    assert "Answered by starter" in run.err
+    assert "target embedded" in run.err
+    assert "mlinfer export resnet18" in run.err
+
+
+def test_one_image_as_json(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
+    """With --json one image gives the handler's document and nothing else on stdout."""
+    run = mlinfer("predict", red, "--model", tiny_model, "--json")
+    body = json.loads(run.out)
+    assert list(body) == ["pred_index", "label", "score", "predictions", "model", "cold_start", "timings"]
+    assert body["label"] == "red"
+    assert body["model"] == {"name": "tiny", "sha256": sha256_of(tiny_model)}
+    assert "Answered by tiny" in run.err
+
+
+def test_several_images_as_json_lines(mlinfer: MlInfer, tiny_model: Path, red: Path, blue: Path) -> None:
+    """With --json several images give a line each, in the order of the input."""
+    run = mlinfer("predict", red, blue, red, "--model", tiny_model, "--json")
+    lines = [json.loads(line) for line in run.out.splitlines()]
+    assert [(line["image"], line["label"]) for line in lines] == [
+        ("red.png", "red"),
+        ("blue.png", "blue"),
+        ("red.png", "red"),
+    ]
+
+
+def test_many_images_at_once(mlinfer: MlInfer, photos: list[Path]) -> None:
+    """Many images are answered by a session for each core, as they are one at a time, in the order of the input."""
+    alone = mlinfer("predict", *photos, "--json", "--jobs", "1")
+    together = mlinfer("predict", *photos, "--json", "--jobs", "3")
+    answers = [
+        [(json.loads(line)["image"], json.loads(line)["predictions"]) for line in run.out.splitlines()]
+        for run in (alone, together)
+    ]
+    assert [name for name, _ in answers[0]] == [str(photo) for photo in photos]
+    assert answers[1] == answers[0]
+
+
+def test_several_images_as_a_table(mlinfer: MlInfer, tiny_model: Path, red: Path, blue: Path) -> None:
+    """Several images give one row each; --top-k asks for more."""
+    rows = mlinfer("predict", red, blue, "--model", tiny_model).out.splitlines()
+    assert [row.split()[:2] for row in rows] == [["red.png", "red"], ["blue.png", "blue"]]
+    rows = mlinfer("predict", red, blue, "--model", tiny_model, "-k", "2").out.splitlines()
+    assert len(rows) == 4
+
+
+def test_top_k(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
+    """--top-k says how many classes are shown."""
+    assert len(mlinfer("predict", red, "--model", tiny_model, "--top-k", "3").out.splitlines()) == 3
+
+
+def test_batch_with_a_bad_file(mlinfer: MlInfer, tiny_model: Path, red: Path, blue: Path, broken: Path) -> None:
+    """A bad file in a batch stops no other; it is reported, and the exit code is 5."""
+    run = mlinfer("predict", red, broken, blue, "none.jpg", "--model", tiny_model)
+    assert run.code == 5
+    assert [row.split()[1] for row in run.out.splitlines()] == ["red", "blue"]
+    assert "broken.jpg: the image is not a JPEG" in run.err
+    assert "there is no file none.jpg" in run.err
+    assert "2 of 4 images" in run.err
+
+
+def test_batch_with_a_bad_file_as_json(mlinfer: MlInfer, tiny_model: Path, red: Path, broken: Path) -> None:
+    """In JSON Lines the bad file has its line, with the error in the answer's place."""
+    run = mlinfer("predict", broken, red, "--model", tiny_model, "--json")
+    first, second = (json.loads(line) for line in run.out.splitlines())
+    assert (first["image"], first["error"]["code"]) == ("broken.jpg", "invalid_image")
+    assert second["label"] == "red"
+    assert run.code == 5
+
+
+@pytest.mark.parametrize(("brand", "word"), [(b"heic", "HEIC"), (b"isom", "video")])
+def test_another_format_named_jpg(mlinfer: MlInfer, brand: bytes, word: str) -> None:
+    """A photograph of a telephone or a video named .jpg ends with exit code 5, named for what it is."""
+    Path("other.jpg").write_bytes(b"\0\0\0\x14ftyp" + brand + bytes(4) + brand + bytes(64))
+    run = mlinfer("predict", "other.jpg", "--json")
+    error = json.loads(run.out)["error"]
+    assert (run.code, error["code"]) == (5, "invalid_image")
+    assert word in error["message"]
+
+
+def test_text_file_named_jpg(mlinfer: MlInfer, broken: Path) -> None:
+    """A text file named .jpg ends with exit code 5 and a sentence; as JSON, with the error's document."""
+    run = mlinfer("predict", broken)
+    assert (run.code, run.out) == (5, "")
+    assert run.err.startswith("Error: broken.jpg: ")
+    error = json.loads(mlinfer("predict", broken, "--json").out)["error"]
+    assert list(error) == ["code", "message", "hint"]
+    assert error["code"] == "invalid_image"
+
+
+@pytest.mark.parametrize(("name", "message"), [("none.jpg", "there is no file none.jpg"), (".", ". is a directory")])
+def test_what_is_no_file(mlinfer: MlInfer, name: str, message: str) -> None:
+    """An image that is not there, alone or among others, ends with exit code 5 and a code of its own."""
+    run = mlinfer("predict", name)
+    assert run.code == 5
+    assert message in run.err
+    code = "is_a_directory" if name == "." else "image_not_found"
+    assert json.loads(mlinfer("predict", name, "--json").out)["error"]["code"] == code
+    several = mlinfer("predict", name, CAT, "--json")
+    assert several.code == 5
+    assert json.loads(several.out.splitlines()[0])["error"]["code"] == code
+
+
+def test_missing_model(mlinfer: MlInfer, red: Path) -> None:
+    """A model file that is not there ends with exit code 3 and says where its name came from."""
+    run = mlinfer("predict", red, "--model", "none.onnx")
+    assert run.code == 3
+    assert "there is no model file none.onnx (from the command line)" in run.err
+
+
+def test_model_that_is_none(mlinfer: MlInfer, red: Path, broken: Path) -> None:
+    """A file that is no model ends with exit code 2 and a sentence."""
+    run = mlinfer("predict", red, "--model", broken)
+    assert run.code == 2
+    assert "broken.jpg is a text file" in run.err
+    assert "Traceback" not in run.err
+
+
+def test_too_many_pixels(mlinfer: MlInfer, red: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture over max_pixels is refused with exit code 5 and the name of the key."""
+    monkeypatch.setenv("MLINFER_MAX_PIXELS", "100")
+    run = mlinfer("predict", red)
+    assert run.code == 5
+    assert "more than 100 pixels" in run.err
+    assert "max_pixels" in run.err
+
+
+def test_quiet(mlinfer: MlInfer, red: Path, broken: Path) -> None:
+    """--quiet leaves the result and the errors."""
+    assert mlinfer("predict", red, "--quiet").err == ""
+    assert mlinfer("predict", broken, "--quiet").err.startswith("Error:")
+
+
+def test_verbose(mlinfer: MlInfer, tiny_model: Path, red: Path, broken: Path) -> None:
+    """--verbose shows the handler's log line, and the traceback of an error."""
+    run = mlinfer("predict", red, "--model", tiny_model, "--verbose", "--json")
+    assert json.loads(run.err.splitlines()[0])["outcome"] == "ok"
+    assert json.loads(run.out)["label"] == "red"
+    assert "Traceback" in mlinfer("predict", broken, "--verbose").err
+
+
+def test_labels_cannot_steer_the_terminal(mlinfer: MlInfer) -> None:
+    """Control characters and markup in names are shown, not obeyed."""
+    path = Path("\x1b[31m[bold]red.png")
+    path.write_bytes(encoded(plain(), "PNG"))
+    run = mlinfer("predict", path, path)
+    assert "\x1b" not in run.out
+    assert "[bold]red.png" in run.out
+
+
+def test_names_do_not_split_rows(mlinfer: MlInfer) -> None:
+    """A line break or a tab in a file's name is shown, and each image keeps one row."""
+    path = Path("a\nb\tc.png")
+    path.write_bytes(encoded(plain(), "PNG"))
+    rows = mlinfer("predict", path, path).out.splitlines()
+    assert len(rows) == 2
+    assert all(row.startswith("a\\x0ab\\x09c.png") for row in rows)
+
+
+# Usage
+
+
+def test_unknown_option(mlinfer: MlInfer) -> None:
+    """An unknown option ends with exit code 2, and with JSON where that was asked for."""
+    run = mlinfer("predict", "cat.jpg", "--xyz")
+    assert run.code == 2
+    assert run.err.splitlines() == ["Error: No such option: --xyz", "See: mlinfer predict --help"]
+    run = mlinfer("predict", "cat.jpg", "--xyz", "--json")
+    assert run.code == 2
+    assert json.loads(run.out)["error"]["code"] == "usage"
+
+
+@pytest.mark.parametrize(
+    ("argv", "command"),
+    [
+        (["predicted"], "mlinfer predict --help"),
+        (["help"], "mlinfer --help"),
+        (["help", "deploy"], "mlinfer deploy --help"),
+        (["version"], "mlinfer --version"),
+        (["cat.jpg"], "mlinfer predict cat.jpg"),
+        (["my cat.jpg", "--json"], "mlinfer predict 'my cat.jpg' --json"),
+        (["xyz"], "mlinfer --help"),
+    ],
+)
+def test_unknown_command(mlinfer: MlInfer, argv: list[str], command: str) -> None:
+    """A first word that is no command ends with exit code 2, and with the command that it may stand for."""
+    run = mlinfer(*argv)
+    assert run.code == 2
+    assert "No such command" in run.err
+    assert f"Try: {command}" in run.err.splitlines()
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "many"])
+def test_wrong_top_k(mlinfer: MlInfer, red: Path, value: str) -> None:
+    """A wrong --top-k is wrong usage."""
+    assert mlinfer("predict", red, "--top-k", value).code == 2
+
+
+def test_unknown_target(mlinfer: MlInfer, red: Path) -> None:
+    """A target that does not exist is named with those that do."""
+    run = mlinfer("predict", red, "--target", "moon")
+    assert run.code == 2
+    assert "not one of: embedded" in run.err
+
+
+def test_help(mlinfer: MlInfer) -> None:
+    """Without arguments there is the help; each command's help leads with an example."""
+    assert "mlinfer predict cat.jpg" in mlinfer().out
+    for command in ("predict", "inspect", "init"):
+        run = mlinfer(command, "--help")
+        assert run.code == 0
+        assert f"mlinfer {command}" in run.out.split("Arguments")[0]
+
+
+def test_version(mlinfer: MlInfer) -> None:
+    """--version prints name and version."""
+    assert mlinfer("--version").out == f"mlinfer {__version__}\n"
+
+
+WITHOUT_EFFECT = [
+    (["predict", "cat.jpg", "--port", "9001"], ["--port"]),
+    (["predict", "cat.jpg", "--url", "--region", "r", "--profile", "p"], ["--url", "--region", "--profile"]),
+    (["predict", "cat.jpg", "--project", "cats"], ["--project"]),
+    (["predict", "cat.jpg", "--target", "local", "--url"], ["--url"]),
+    (["predict", "cat.jpg", "--target", "local", "--jobs", "2"], ["--jobs"]),
+    (["predict", "cat.jpg", "--target", "aws", "--port", "9001"], ["--port"]),
+    (["run-local", "--no-docker", "--memory", "512", "--region", "r"], ["--memory", "--region"]),
+    (["run-local", "--stop", "--model", "starter", "--detach"], ["--model", "--detach"]),
+    (["run-local", "--profile", "p"], ["--profile"]),
+    (["deploy", "--model-source", "image", "--prefix", "m"], ["--prefix"]),
+    (["deploy", "--model-source", "image", "--create-bucket"], ["--create-bucket"]),
+    (["destroy", "--keep-model", "--prefix", "m"], ["--prefix"]),
+    (["doctor", "--policy", "--model", "starter", "--arch", "arm64"], ["--model", "--arch"]),
+    (["bench", "--model-source", "image"], ["--model-source"]),
+    (["bench", "--target", "local", "--region", "r"], ["--region"]),
+    (["bench", "--target", "aws", "--arch", "arm64"], ["--arch"]),
+    (["bench", "--target", "aws", "--warm", "0", "--concurrency", "2"], ["--concurrency"]),
+    (["tune", "--target", "aws", "--model-source", "image"], ["--model-source"]),
+]
+
+
+@pytest.mark.parametrize(("argv", "flags"), WITHOUT_EFFECT, ids=lambda value: " ".join(value))
+def test_a_flag_without_effect_is_refused(mlinfer: MlInfer, argv: list[str], flags: list[str]) -> None:
+    """A flag that the other settings leave without effect is wrong usage, and all such flags are named at once."""
+    run = mlinfer(*argv, "--json")
+    error = json.loads(run.out)["error"]
+    assert (run.code, error["code"]) == (2, "no_effect")
+    assert [word.rstrip(",") for word in error["message"].partition(" ha")[0].split()] == flags
+
+
+@pytest.mark.parametrize(
+    ("argv", "missing"),
+    [
+        (["upload", "none.onnx"], ["no S3 bucket", "none.onnx", "no AWS credentials"]),
+        (["run-local", "--model", "none.onnx"], ["Docker", "none.onnx"]),
+        (["build", "--model", "none.onnx", "--model-source", "image"], ["Docker", "none.onnx"]),
+        (["push"], ["Docker", "no AWS Region", "no AWS credentials"]),
+        (["destroy", "--yes"], ["--project", "no AWS Region", "no AWS credentials"]),
+        (["predict", "cat.jpg", "--target", "aws"], ["no AWS Region", "no AWS credentials"]),
+        (["logs"], ["no AWS Region", "no AWS credentials"]),
+        (["status"], ["no AWS Region", "no AWS credentials"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_all_that_is_missing_is_told_at_once(
+    mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, argv: list[str], missing: list[str]
+) -> None:
+    """What a command lacks here is one error with exit code 3 that lists everything."""
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
+    run = mlinfer(*argv, "--json")
+    error = json.loads(run.out)["error"]
+    assert (run.code, error["code"]) == (3, "several_missing")
+    for text in missing:
+        assert text in error["message"]
+
+
+def test_a_variable_without_effect_is_named(mlinfer: MlInfer, red: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that has no effect, which other commands can need, is named and refuses nothing."""
+    monkeypatch.setenv("MLINFER_PORT", "9001")
+    run = mlinfer("predict", red)
+    assert run.code == 0
+    assert "MLINFER_PORT has no effect" in run.err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [["predict", "cat.jpg", "--quiet", "--verbose"], ["predict", "-", "-"], ["bench", "--cold", "0", "--warm", "0"]],
+)
+def test_flags_that_exclude_each_other(mlinfer: MlInfer, argv: list[str]) -> None:
+    """Arguments that exclude each other are wrong usage."""
+    run = mlinfer(*argv, "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "usage")
+
+
+# inspect
+
+
+def test_inspect(mlinfer: MlInfer, tiny_model: Path) -> None:
+    """`inspect` says what the file says of itself, and what onnxruntime and the file system say of it."""
+    facts = json.loads(mlinfer("inspect", tiny_model, "--json").out)
+    assert facts["name"] == "tiny"
+    assert facts["sha256"] == sha256_of(tiny_model)
+    assert facts["bytes"] == tiny_model.stat().st_size
+    assert (facts["ir_version"], facts["opset"]) == (8, 17)
+    assert facts["inputs"] == [{"name": "image", "dtype": "float", "shape": ["N", 3, 8, 8]}]
+    assert facts["labels"] == {"count": 5, "first": "red", "last": "black"}
+    assert facts["preprocess"]["crop"] == [8, 8]
+    assert facts["provenance"] == {"made by": "the tests"}
+
+
+def test_inspect_for_people(mlinfer: MlInfer, tiny_model: Path) -> None:
+    """For people the same facts are lines of words."""
+    out = mlinfer("inspect", tiny_model).out
+    assert "image: float N x 3 x 8 x 8" in out
+    assert "count: 5" in out
+
+
+def test_inspect_the_starter(mlinfer: MlInfer) -> None:
+    """Without a model `inspect` shows the starter, whose metadata carries its accuracy."""
+    facts = json.loads(mlinfer("inspect", "--json").out)
+    assert facts["name"] == "starter"
+    assert facts["bytes"] <= 3_000_000
+    assert facts["provenance"]["accuracy"]["top1"] >= 0.90
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, world\n", b"\x08\x08\x3a\xff\xff\xff\x7f", b"\x80" * 40])
+def test_inspect_what_is_no_model(mlinfer: MlInfer, content: bytes) -> None:
+    """`inspect` of another file ends with exit code 2 and a sentence."""
+    Path("no.onnx").write_bytes(content)
+    run = mlinfer("inspect", "no.onnx")
+    assert run.code == 2
+    assert run.err.startswith("Error: no.onnx is ")
+
+
+# As a process
+
+
+def test_stdin(tiny_model: Path) -> None:
+    """- reads an image from stdin."""
+    data = encoded(plain((0, 255, 0)), "JPEG")
+    result = subprocess.run(
+        [*COMMAND, "predict", "-", "--model", tiny_model, "--json"], input=data, capture_output=True
+    )
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["label"] == "green"
+
+
+def test_stdin_that_is_a_terminal(tiny_model: Path) -> None:
+    """- at a terminal is wrong usage and does not wait for keys."""
+    master, terminal = pty.openpty()
+    result = subprocess.run(
+        [*COMMAND, "predict", "-", "--model", tiny_model], stdin=terminal, capture_output=True, text=True
+    )
+    os.close(terminal)
+    os.close(master)
+    assert result.returncode == 2
+    assert "Pipe one" in result.stderr
+
+
+def test_reader_that_closes_early(tiny_model: Path, red: Path) -> None:
+    """A reader that goes away, as `head -1` does, ends the command without a traceback."""
+    process = subprocess.Popen(
+        [*COMMAND, "predict", *[red] * 200, "--model", tiny_model, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    _, errors = process.communicate()
+    assert process.returncode == 141
+    assert b"Traceback" not in errors
+
+
+def test_full_disk(tiny_model: Path, red: Path) -> None:
+    """A result that cannot be written ends with exit code 3 and the reason."""
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            [*COMMAND, "predict", red, "--model", tiny_model, "--json"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert result.returncode == 3
+    assert "the output cannot be written: No space left on device" in result.stderr
+
+
+def stopped_batch(model: Path, image: Path, by: signal.Signals) -> tuple[int, bytes, bytes]:
+    """Send a signal to a large batch after its first line: its exit code, stdout and stderr."""
+    process = subprocess.Popen(
+        [*COMMAND, "predict", *[image] * 20_000, "--model", model, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        bufsize=0,
+    )
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    process.send_signal(by)
+    rest, errors = process.communicate()
+    return process.returncode, first + rest, errors
+
+
+def test_interrupt_shows_what_there_is(tiny_model: Path, red: Path) -> None:
+    """Ctrl-C in a batch ends with exit code 130, and every line that was written is whole."""
+    code, output, errors = stopped_batch(tiny_model, red, signal.SIGINT)
+    lines = output.splitlines()
+    assert code == 130
+    assert 0 < len(lines) < 20_000
+    assert all(json.loads(line)["label"] == "red" for line in lines)
+    assert errors.decode().endswith("Interrupted.\n")
+
+
+def test_no_colour_in_a_pipe(tiny_model: Path, red: Path) -> None:
+    """Piped output holds no escape sequences."""
+    result = subprocess.run([*COMMAND, "predict", red, "--model", tiny_model], capture_output=True, text=True)
+    assert "\x1b" not in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("columns", ["30", "200"])
+def test_narrow_and_wide(tiny_model: Path, red: Path, columns: str) -> None:
+    """The table fits a narrow terminal and stays readable in a wide one."""
+    environment = os.environ | {"COLUMNS": columns}
+    result = subprocess.run(
+        [*COMMAND, "predict", red, "--model", tiny_model], capture_output=True, text=True, env=environment
+    )
+    rows = result.stdout.splitlines()
+    assert rows[0].split()[0] == "red"
+    assert all(len(row) <= int(columns) for row in rows)
+
+
+def test_nothing_is_cut_off_in_a_narrow_terminal(tiny_model: Path) -> None:
+    """A hash that is longer than the terminal is wide goes on in the next line."""
+    environment = os.environ | {"COLUMNS": "40"}
+    result = subprocess.run([*COMMAND, "inspect", tiny_model], capture_output=True, text=True, env=environment)
+    assert "…" not in result.stdout
+    assert sha256_of(tiny_model) in "".join(result.stdout.split())
+
+
+@pytest.mark.parametrize("arguments", [["predict", "none.jpg", "--json"], ["predict", "cat.jpg"], ["inspect"]])
+def test_full_disk_whatever_is_said(arguments: list[str]) -> None:
+    """A full disk is reported as such, of a table, of a failure's document, with and without Python's buffer."""
+    Path("cat.jpg").write_bytes(CAT.read_bytes())
+    for unbuffered in ("", "1"):
+        environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+        with Path("/dev/full").open("w") as full:
+            result = subprocess.run(
+                [*COMMAND, *arguments], stdout=full, stderr=subprocess.PIPE, text=True, env=environment
+            )
+        assert result.returncode == 3
+        assert "the output cannot be written: No space left on device" in result.stderr
+
+
+def test_full_stderr(tiny_model: Path, red: Path) -> None:
+    """A stderr that takes nothing does not cost the result."""
+    with Path("/dev/full").open("w") as full:
+        command = [*COMMAND, "predict", str(red), "--model", str(tiny_model), "--json"]
+        result = subprocess.run(command, stdout=subprocess.PIPE, stderr=full)
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["label"] == "red"
+
+
+def test_closed_streams(tiny_model: Path, red: Path) -> None:
+    """Streams that the caller closed are no defect."""
+    command = " ".join(map(str, [*COMMAND, "predict", red, "--model", tiny_model]))
+    assert subprocess.run(f"{command} >&-", shell=True, capture_output=True).returncode == 0  # noqa: S602
+    assert subprocess.run(f"{command} 2>&-", shell=True, capture_output=True).returncode == 0  # noqa: S602
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_terminals_of_other_encodings(tiny_model: Path, red: Path, encoding: str) -> None:
+    """Where stdout cannot hold the bar's blocks, it is drawn with signs that it can."""
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    result = subprocess.run([*COMMAND, "predict", red, "--model", tiny_model], capture_output=True, env=environment)
+    assert result.returncode == 0
+    assert result.stdout.decode(encoding).splitlines()[0].split() == ["red", "100.0%", "#" * 24]
+
+
+def test_endless_file(tiny_model: Path) -> None:
+    """Of what is too large to be an image only as much is read as shows it."""
+    result = subprocess.run([*COMMAND, "predict", "/dev/zero", "--model", tiny_model], capture_output=True, text=True)
+    assert result.returncode == 5
+    assert "bytes" in result.stderr
+
+
+@pytest.mark.parametrize(("by", "expected"), [(signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=HANGS_UP)])
+def test_kill_ends_in_order(tiny_model: Path, red: Path, by: signal.Signals, expected: int) -> None:
+    """SIGTERM, and a terminal that is closed, end a command as a shell expects, after it has cleaned up."""
+    code, _, errors = stopped_batch(tiny_model, red, by)
+    assert code == expected
+    assert b"Traceback" not in errors
+
+
+def test_files_of_one_name(mlinfer: MlInfer, tiny_model: Path) -> None:
+    """Images of one name in two folders are told apart in the table."""
+    for folder in ("a", "b"):
+        Path(folder).mkdir()
+        Path(folder, "red.png").write_bytes(encoded(plain(), "PNG"))
+    rows = mlinfer("predict", "a/red.png", "b/red.png", "--model", tiny_model).out.splitlines()
+    assert [row.split()[0] for row in rows] == ["a/red.png", "b/red.png"]
+
+
+def test_pipes_get_the_whole_text(mlinfer: MlInfer, tiny_model: Path) -> None:
+    """Nothing is cut to a width where no terminal has one."""
+    out = mlinfer("inspect", tiny_model).out
+    assert f"file        {tiny_model}" in [line.rstrip() for line in out.splitlines()]
+
+
+@pytest.mark.parametrize("arguments", [["predict", "red.png", "--model", ""], ["predict", ""]])
+def test_empty_names(mlinfer: MlInfer, arguments: list[str]) -> None:
+    """An empty name, as of a shell variable that is not set, is wrong usage and never guessed."""
+    run = mlinfer(*arguments)
+    assert run.code == 2
+    assert "empty" in run.err
+
+
+def test_init_over_a_folder(mlinfer: MlInfer) -> None:
+    """`init` where mlinfer.toml is a folder says so."""
+    Path("mlinfer.toml").mkdir()
+    run = mlinfer("init")
+    assert run.code == 2
+    assert "mlinfer.toml cannot be read" in run.err

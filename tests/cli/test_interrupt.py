@@ -1,0 +1,147 @@
+"""Ctrl-C at any moment from the first line of our code on: exit code 130, no traceback, and whole output or none."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mlinfer import __main__, terminal
+from mlinfer.cli.views import measurements
+from mlinfer.files import write_whole
+
+from ..conftest import CAT, Run
+from ..servers.aws import LoopbackAws
+
+MlInfer = Callable[..., Run]
+MOMENTS = 20
+WITHIN_S = 2.0
+# What the console script does, with a byte in between that says that our first lines have run.
+PROGRAM = "import os, sys; from mlinfer.__main__ import run; os.write(int(sys.argv.pop(1)), b'.'); run()"
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended. seconds: it took, since our first lines had run."""
+
+    code: int
+    out: str
+    err: str
+    seconds: float
+
+
+def run_for(seconds: float, *argv: str) -> Ended:
+    """Run a command and send it Ctrl-C after so many seconds, unless it has ended by then."""
+    ready, said = os.pipe()
+    command = [sys.executable, "-c", PROGRAM, str(said), *argv]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, pass_fds=[said], process_group=0
+    )
+    os.close(said)
+    assert os.read(ready, 1) == b"."
+    os.close(ready)
+    started = time.monotonic()
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    return Ended(process.returncode, out, err, time.monotonic() - started)
+
+
+def documents(text: str) -> list[object]:
+    """Return the JSON documents of a text, one after another. Raises ValueError where one is not whole."""
+    found, decoder = [], json.JSONDecoder()
+    while text := text.strip():
+        value, end = decoder.raw_decode(text)
+        found.append(value)
+        text = text[end:]
+    return found
+
+
+def check_interrupts(argv: list[str], *, endless: bool = False) -> None:
+    """Interrupt a command at moments spread over its first two seconds, each time in a folder with the same files."""
+    files = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+    whole = run_for(WITHIN_S if endless else 60, *argv)
+    made = {str(path) for path in Path().rglob("*") if path.is_file()} - set(map(str, files))
+    codes = []
+    for moment in range(MOMENTS):
+        for path in Path().iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        for path, content in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        ended = run_for(min(WITHIN_S, whole.seconds) * moment / MOMENTS, *argv)
+        codes.append(ended.code)
+        assert ended.code in (130, whole.code), (moment, ended)
+        assert not re.search("Traceback|defect|internal error|Exception ignored", ended.err), (moment, ended.err)
+        documents(ended.out)
+        left = {str(path) for path in Path().rglob("*") if path.is_file()} - set(map(str, files))
+        assert left <= made, (moment, left)
+    assert 130 in codes
+
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["init", "--json"],
+        ["inspect", "--json"],
+        ["predict", str(CAT), "--json"],
+        ["predict", *[str(CAT)] * 300, "--jobs", "2", "--json"],
+        ["export", "model.onnx", "--out", "made.onnx", "--json"],
+        ["bench", "--cold", "2", "--warm", "9", "--csv", "all.csv", "--json"],
+        ["build", "--json"],
+        ["doctor", "--json"],
+    ],
+    ids=lambda argv: f"{argv[0]}-{len(argv)}",
+)
+def test_a_command_of_this_machine(argv: list[str], tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that works here ends with 130 or is done; its files are whole or not there."""
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
+    Path("model.onnx").write_bytes(tiny_model.read_bytes())
+    check_interrupts(argv)
+
+
+def test_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """run-local ends with 130, while it starts and when it serves."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        monkeypatch.setenv("MLINFER_PORT", str(probe.getsockname()[1]))
+    check_interrupts(["run-local", "--no-docker", "--json"], endless=True)
+
+
+def test_the_commands_of_aws(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
+    """The commands of the function's life end with 130 or are done, and the next run of each finds its way."""
+    check_interrupts(["deploy", *deploy_arguments, "--json"])
+    run = mlinfer("deploy", *deploy_arguments)
+    assert run.code == 0, run.err
+    for argv in (
+        ["status", "--json"],
+        ["upload", *deploy_arguments[1:4], "--json"],
+        ["logs", "--json"],
+        ["bench", "--target", "aws", "--cold", "0", "--warm", "9", "--json"],
+        ["predict", str(CAT), "--target", "aws", "--json"],
+        ["rollback", "1", "--json"],
+        ["destroy", "--yes", "--json"],
+    ):
+        check_interrupts(argv)
+    assert cloud.calls
+
+
+def test_what_is_not_cut_short_is_there() -> None:
+    """The functions that Ctrl-C does not cut short exist by these names."""
+    found = (terminal.Terminal.text, measurements.show_report, write_whole)
+    assert tuple(function.__qualname__ for function in found) == __main__.WHOLE

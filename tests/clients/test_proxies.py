@@ -1,0 +1,150 @@
+"""Requests to this machine never take a proxy, all others take the one of the environment: for every HTTP client here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+
+from lambda_src.proxies import spare_loopback
+from lambda_src.service import Service
+from lambda_src.settings import Settings
+from mlinfer.targets.embedded import STARTER
+
+from ..conftest import CAT, ROOT, Bucket
+from ..servers.engine import LoopbackEngine, serve
+from ..servers.functions import LoopbackLambda, serving
+from ..servers.http import Answer, Request
+
+Variables = dict[str, str]
+NAMES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+
+
+@dataclass
+class Proxy:
+    """A proxy that refuses everything and keeps what it was asked for."""
+
+    asked: list[str] = field(default_factory=list)
+    variables: dict[str, str] = field(default_factory=dict)
+
+    def answer(self, request: Request) -> Answer:
+        """Refuse."""
+        self.asked.append(f"{request.method} {request.target}")
+        return Answer(502)
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    """Return a proxy, and in `variables` what makes every client take it, with an exception of another host."""
+    proxy = Proxy()
+    with serve(proxy.answer) as port:
+        proxy.variables = dict.fromkeys(NAMES, f"http://127.0.0.1:{port}") | {"NO_PROXY": "intranet.example"}
+        yield proxy
+
+
+def run(words: list[str], variables: Variables) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own: clients keep the proxies that they have found."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
+    return subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
+
+
+def mlinfer(*words: object, variables: Variables) -> subprocess.CompletedProcess[str]:
+    """Run a command."""
+    return run(["-m", "mlinfer", *map(str, words)], variables)
+
+
+@pytest.fixture
+def function() -> Iterator[tuple[LoopbackLambda, str]]:
+    """Return a function on loopback and its address: the emulator's API is Lambda's."""
+    with serving(Service(Settings(str(STARTER)), log=lambda _: None)) as found:
+        yield found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_emulator(proxy: Proxy, function: tuple[LoopbackLambda, str], name: str) -> None:
+    """Target local sends the picture to this machine, whichever variable names a proxy (case N)."""
+    api, address = function
+    variables = {name: proxy.variables[name], "DOCKER_HOST": "unix:///nowhere/docker.sock"}
+    done = mlinfer("predict", CAT, "--target", "local", "--port", address.rpartition(":")[2], variables=variables)
+    assert done.returncode == 0, done.stderr
+    assert (len(api.invocations()), proxy.asked) == (1, [])
+
+
+def test_the_engine(proxy: Proxy) -> None:
+    """A Docker Engine on a port of this machine is asked without a proxy."""
+    engine = LoopbackEngine(push=lambda *_: [])
+    with serve(engine.answer) as port:
+        variables = proxy.variables | {"DOCKER_HOST": f"tcp://127.0.0.1:{port}"}
+        mlinfer("run-local", "--stop", variables=variables)
+    assert engine.requests
+    assert proxy.asked == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_an_aws_on_this_machine(proxy: Proxy, bucket: Bucket, host: str) -> None:
+    """An endpoint of AWS on this machine is asked without a proxy."""
+    variables = proxy.variables | {"AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"].replace("127.0.0.1", host)}
+    done = mlinfer("upload", "--bucket", bucket.name, variables=variables)
+    assert done.returncode == 0, done.stderr
+    assert proxy.asked == []
+
+
+def test_the_handlers_s3(proxy: Proxy, bucket: Bucket) -> None:
+    """The handler reads an object of an S3 on this machine without a proxy."""
+    event = {"s3": bucket.put("in/cat.jpg", CAT.read_bytes())}
+    code = "import json, sys; from lambda_src.handler import lambda_handler as f; f(json.loads(sys.argv[1]))"
+    variables = proxy.variables | {"MLINFER_MODEL_URI": str(STARTER), "MLINFER_INPUT_PREFIXES": "s3://pictures"}
+    done = run(["-c", code, json.dumps(event)], variables)
+    assert json.loads(done.stdout.splitlines()[-1])["outcome"] == "ok", done.stderr
+    assert proxy.asked == []
+
+
+def test_aws_takes_the_proxy(proxy: Proxy) -> None:
+    """An endpoint elsewhere is asked by the proxy."""
+    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+    variables = proxy.variables | keys | {"AWS_ENDPOINT_URL": "http://aws.example:4566", "AWS_MAX_ATTEMPTS": "1"}
+    assert mlinfer("status", variables=variables).returncode == 4
+    assert proxy.asked
+    assert all("//aws.example:4566/" in line for line in proxy.asked)
+
+
+def test_the_functions_url_takes_the_proxy(proxy: Proxy, function: tuple[LoopbackLambda, str]) -> None:
+    """The URL of a function in AWS is asked by the proxy."""
+    api, address = function
+    api.url = "https://abc.lambda-url.us-east-1.on.aws/"
+    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+    variables = proxy.variables | keys | {"AWS_ENDPOINT_URL_LAMBDA": address}
+    done = mlinfer("predict", CAT, "--target", "aws", "--url", "--json", variables=variables)
+    assert done.returncode == 4
+    assert json.loads(done.stdout)["error"]["code"] == "connection_failed"
+    assert set(proxy.asked) == {"CONNECT abc.lambda-url.us-east-1.on.aws:443"}
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, {}),
+        ({"NO_PROXY": "a.example"}, {"NO_PROXY": "a.example"}),
+        ({"https_proxy": "http://p:1", "no_proxy": "*"}, {"https_proxy": "http://p:1", "no_proxy": "*"}),
+    ],
+)
+def test_nothing_to_change(given: dict[str, str], wanted: dict[str, str]) -> None:
+    """Where no proxy would be taken the environment stays as it is."""
+    spare_loopback(given)
+    assert given == wanted
+
+
+def test_exceptions_are_kept() -> None:
+    """The exceptions that there are stay, each spelling's own, and nothing is added twice."""
+    given = {"HTTP_PROXY": "http://p:1", "no_proxy": "a.example, localhost", "NO_PROXY": "b.example"}
+    spare_loopback(given)
+    once = dict(given)
+    spare_loopback(given)
+    assert given == once
+    assert {"a.example", "localhost", "127.0.0.1", "::1"} <= set(given["no_proxy"].split(","))
+    assert {"b.example", "localhost", "127.0.0.1", "::1"} <= set(given["NO_PROXY"].split(","))

@@ -1,0 +1,379 @@
+"""The function, its versions and its URL, in an AWS on loopback that is busy, slow and forgetful where a test says so."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import boto3
+import pytest
+
+from mlinfer.clients.waiter import Patience
+from mlinfer.cloud.resources.alias import ensure_url, move_alias, read_alias
+from mlinfer.cloud.resources.function import Wanted, ensure_function, ensure_version, read_function, versions
+from mlinfer.cloud.resources.policies import role_policy
+from mlinfer.cloud.resources.role import ensure_role
+from mlinfer.errors import RemoteError
+from mlinfer.names import Account, Names
+
+from ...conftest import IMAGE, OTHER_IMAGE
+from ...servers.aws import ACCOUNT, REGION, LoopbackAws, refused
+from ...servers.http import Answer, Forward, Request
+
+NAMES, HERE = Names("cats"), Account(ACCOUNT, REGION)
+WANTED = Wanted(
+    image=IMAGE,
+    arch="x86_64",
+    role=HERE.role(NAMES),
+    memory=1769,
+    timeout=30,
+    tmp=512,
+    environment={"MLINFER_MODEL_URI": "s3://b/k"},
+)
+
+
+class Waits(Patience):
+    """Waits in no time, and remembers what for and how long."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+        self.pauses_s: list[float] = []
+        super().__init__(self.pauses_s.append, self.reasons.append)
+
+
+@pytest.fixture
+def waits() -> Waits:
+    """Return a patience that needs no time."""
+    return Waits()
+
+
+@pytest.fixture
+def client(cloud: LoopbackAws, past: Callable[[str], Any]) -> Iterator[Any]:
+    """Return a client of Lambda; the function's role is there."""
+    ensure_role(past("iam"), NAMES, role_policy(HERE, NAMES, [], []))
+    cloud.calls.clear()
+    with closing(boto3.client("lambda")) as made:
+        yield made
+
+
+@pytest.fixture
+def made(client: Any, cloud: LoopbackAws, waits: Waits) -> Any:
+    """Return the client of a Lambda that has the function and version 1."""
+    ensure_function(client, NAMES, WANTED, waits)
+    ensure_version(client, NAMES, WANTED, waits)
+    cloud.calls.clear()
+    return client
+
+
+def always(answer: Answer) -> Callable[[Request, Forward], Answer]:
+    """Return the fault that answers so."""
+    return lambda *_: answer
+
+
+NOT_YET = refused(
+    400, "InvalidParameterValueException", "The role defined for the function cannot be assumed by Lambda."
+)
+NO_KEY = refused(
+    400,
+    "InvalidParameterValueException",
+    "Lambda was unable to configure access to your environment variables because the KMS key is invalid for CreateGrant.",
+)
+
+
+def test_a_function_is_made_as_configured(client: Any, waits: Waits) -> None:
+    """Image, architecture, role, sizes, environment, concurrency and tag are those that are wanted."""
+    wanted = replace(WANTED, arch="arm64", memory=512, timeout=7, tmp=1024, concurrency=3)
+    assert ensure_function(client, NAMES, wanted, waits).outcome == "made"
+    there = read_function(client, NAMES)
+    assert there is not None
+    assert there.settings == wanted
+    told = client.get_function(FunctionName="mlinfer-cats")
+    assert told["Configuration"]["PackageType"] == "Image"
+    assert told["Tags"] == {"mlinfer:project": "cats"}
+
+
+@pytest.mark.parametrize(
+    ("change", "calls"),
+    [
+        ({"image": OTHER_IMAGE}, ["lambda:UpdateFunctionCode"]),
+        ({"arch": "arm64"}, ["lambda:UpdateFunctionCode"]),
+        ({"memory": 512}, ["lambda:UpdateFunctionConfiguration"]),
+        ({"timeout": 7}, ["lambda:UpdateFunctionConfiguration"]),
+        ({"tmp": 1024}, ["lambda:UpdateFunctionConfiguration"]),
+        ({"environment": {"MLINFER_MODEL_URI": "s3://b/other"}}, ["lambda:UpdateFunctionConfiguration"]),
+        ({"image": OTHER_IMAGE, "memory": 512}, ["lambda:UpdateFunctionCode", "lambda:UpdateFunctionConfiguration"]),
+        ({"concurrency": 4}, ["lambda:PutFunctionConcurrency"]),
+        ({}, []),
+    ],
+)
+def test_only_what_differs_is_changed(
+    made: Any, cloud: LoopbackAws, waits: Waits, change: dict[str, Any], calls: list[str]
+) -> None:
+    """Code first, then configuration, then concurrency: each only if it differs, and it is so afterwards."""
+    wanted = replace(WANTED, **change)
+    assert ensure_function(made, NAMES, wanted, waits).outcome == ("changed" if calls else "unchanged")
+    assert cloud.changes == calls
+    there = read_function(made, NAMES)
+    assert there is not None
+    assert there.settings == wanted
+
+
+def test_a_reserved_concurrency_is_given_back(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
+    """A concurrency that is no longer configured is no longer reserved."""
+    ensure_function(made, NAMES, replace(WANTED, concurrency=4), waits)
+    cloud.calls.clear()
+    assert ensure_function(made, NAMES, WANTED, waits).outcome == "changed"
+    assert cloud.changes == ["lambda:DeleteFunctionConcurrency"]
+
+
+@pytest.mark.parametrize("answer", [NOT_YET, NO_KEY], ids=["role", "key"])
+def test_a_new_role_is_waited_for(client: Any, cloud: LoopbackAws, waits: Waits, answer: Answer) -> None:
+    """While IAM has not spread the new role, the function's making is repeated, and that is said once."""
+    cloud.fail("lambda:CreateFunction", always(answer), times=3)
+    assert ensure_function(client, NAMES, WANTED, waits).outcome == "made"
+    assert waits.reasons == ["Waiting: the new role is not known everywhere yet ..."]
+    assert all(most / 2 <= pause <= most for pause, most in zip(waits.pauses_s, (0.25, 0.5, 1.0), strict=True))
+
+
+def test_a_role_that_never_comes(client: Any, cloud: LoopbackAws, waits: Waits) -> None:
+    """After a minute of waiting it is an error with what Lambda said."""
+    cloud.fail("lambda:CreateFunction", always(NOT_YET))
+    with pytest.raises(RemoteError, match="cannot be assumed"):
+        ensure_function(client, NAMES, WANTED, waits)
+    assert 60 <= sum(waits.pauses_s) <= 65
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "told"),
+    [
+        ("InvalidParameterValueException", "Source image is not valid", "invalid_value"),
+        ("ResourceConflictException", "The function is in the following state: Failed", "conflict"),
+        ("CodeStorageExceededException", "Code storage limit exceeded", "quota_reached"),
+        ("AccessDeniedException", "not authorized to perform: lambda:CreateFunction", "access_denied"),
+    ],
+)
+def test_what_waiting_does_not_mend_is_said_at_once(
+    client: Any, cloud: LoopbackAws, waits: Waits, code: str, message: str, told: str
+) -> None:
+    """Any other refusal is an error at the first answer, with Lambda's own words and a remedy."""
+    cloud.fail("lambda:CreateFunction", always(refused(400, code, message)))
+    with pytest.raises(RemoteError) as raised:
+        ensure_function(client, NAMES, WANTED, waits)
+    assert raised.value.code == told
+    assert message in str(raised.value)
+    assert raised.value.hint
+    assert waits.pauses_s == []
+
+
+def test_each_change_waits_for_the_one_before(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
+    """While Lambda takes a change in, nothing else is asked of the function, and the waiting is said."""
+    cloud.busy_for = 2
+    wanted = replace(WANTED, image=OTHER_IMAGE, memory=512)
+    ensure_function(made, NAMES, wanted, waits)
+    _, version = ensure_version(made, NAMES, wanted, waits)
+    assert version == "2"
+    assert [call for call in cloud.calls if call != "lambda:ListVersionsByFunction"] == [
+        "lambda:GetFunction",
+        "lambda:UpdateFunctionCode",
+        *["lambda:GetFunction"] * 3,
+        "lambda:UpdateFunctionConfiguration",
+        *["lambda:GetFunction"] * 5,
+        "lambda:PublishVersion",
+        *["lambda:GetFunction"] * 3,
+    ]
+    assert set(waits.reasons) == {"Waiting: the function mlinfer-cats takes in a change (It is being made.) ..."}
+
+
+def test_a_change_of_somebody_else_is_waited_for(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
+    """A conflict with an update in progress is repeated."""
+    busy = "The operation cannot be performed at this time. An update is in progress for resource: it"
+    conflict = always(refused(409, "ResourceConflictException", busy))
+    cloud.fail("lambda:UpdateFunctionConfiguration", conflict, times=2)
+    assert ensure_function(made, NAMES, replace(WANTED, memory=512), waits).outcome == "changed"
+    assert len(waits.pauses_s) == 2
+
+
+def test_a_function_that_never_becomes_ready(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
+    """After five minutes it is an error that says what the function was doing, and how to go on."""
+    cloud.states = {"State": "Pending", "StateReason": "The function is being created."}
+    with pytest.raises(RemoteError, match="being created") as raised:
+        ensure_function(made, NAMES, WANTED, waits)
+    assert raised.value.code == "not_ready"
+    assert 300 <= sum(waits.pauses_s) <= 305
+
+
+def test_a_function_that_failed_is_told_with_its_reason(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
+    """Lambda's reason is repeated, and the way out is named."""
+    cloud.states = {"State": "Failed", "StateReason": "Lambda cannot pull the image."}
+    with pytest.raises(RemoteError, match="Lambda cannot pull the image") as raised:
+        ensure_function(made, NAMES, WANTED, waits)
+    assert (raised.value.code, "mlinfer destroy" in raised.value.hint) == ("function_failed", True)
+
+
+def test_an_update_that_failed_is_told_and_tried_again(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
+    """A failed update is an error with its reason; the next run makes it again though nothing seems to differ."""
+    cloud.states = {"LastUpdateStatus": "Failed", "LastUpdateStatusReason": "The image is gone."}
+    with pytest.raises(RemoteError, match=r"The image is gone\.") as raised:
+        ensure_function(made, NAMES, WANTED, waits)
+    assert raised.value.code == "update_failed"
+    assert cloud.changes == ["lambda:UpdateFunctionCode"]
+
+
+def test_a_zip_function_is_refused(client: Any, cloud: LoopbackAws, waits: Waits) -> None:
+    """A function made of a ZIP file cannot become an image: it is left alone."""
+    tags = {"mlinfer:project": "cats"}
+    client.create_function(
+        FunctionName="mlinfer-cats",
+        Runtime="python3.13",
+        Handler="a.b",
+        Role=WANTED.role,
+        Code={"ZipFile": b"PK"},
+        Tags=tags,
+    )
+    cloud.calls.clear()
+    with pytest.raises(RemoteError) as raised:
+        ensure_function(client, NAMES, WANTED, waits)
+    assert (raised.value.code, cloud.changes) == ("wrong_package_type", [])
+
+
+def test_somebody_elses_function_is_refused(client: Any, cloud: LoopbackAws, waits: Waits) -> None:
+    """A function of that name without our tag is left alone."""
+    client.create_function(
+        FunctionName="mlinfer-cats", Role=WANTED.role, Code={"ImageUri": IMAGE}, PackageType="Image", Tags={"a": "b"}
+    )
+    cloud.calls.clear()
+    with pytest.raises(RemoteError) as raised:
+        ensure_function(client, NAMES, WANTED, waits)
+    assert (raised.value.code, cloud.changes) == ("not_ours", [])
+
+
+def test_lambda_itself_judges_a_plan(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
+    """A dry run asks Lambda about the image with DryRun, and changes nothing."""
+    change = ensure_function(made, NAMES, replace(WANTED, image=OTHER_IMAGE), waits, dry_run=True)
+    assert change.outcome == "changed"
+    assert f'+  "image": "{OTHER_IMAGE}"' in change.difference
+    assert cloud.calls == ["lambda:GetFunction", "lambda:UpdateFunctionCode DryRun"]
+    there = read_function(made, NAMES)
+    assert there is not None
+    assert there.settings == WANTED
+
+
+# Versions and the alias
+
+
+def test_a_version_is_published_only_of_what_is_new(made: Any, waits: Waits) -> None:
+    """An equal version is used again; one that kept another image is not taken for equal."""
+    other = replace(WANTED, image=OTHER_IMAGE)
+    assert ensure_version(made, NAMES, WANTED, waits)[0].outcome == "unchanged"
+    ensure_function(made, NAMES, other, waits)
+    assert ensure_version(made, NAMES, other, waits)[1] == "2"
+    ensure_function(made, NAMES, WANTED, waits)
+    assert ensure_version(made, NAMES, WANTED, waits)[1] == "3"
+    assert [version["Version"] for version in versions(made, NAMES)] == ["1", "2", "3"]
+
+
+def test_what_another_deployment_made_is_not_published(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
+    """Of two deployments at once, the one whose configuration the other has replaced ends, and publishes nothing."""
+    mine = replace(WANTED, memory=512)
+    ensure_function(made, NAMES, mine, waits)
+    ensure_function(made, NAMES, replace(WANTED, memory=640), waits)
+    with pytest.raises(RemoteError) as raised:
+        ensure_version(made, NAMES, mine, waits)
+    assert raised.value.code == "conflict"
+    assert "lambda:PublishVersion" not in cloud.changes
+
+
+def test_a_version_published_by_a_lost_answer_is_found(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
+    """Where Lambda says that the function has changed since, but the newest version is equal, that one is it."""
+    wanted = replace(WANTED, memory=512)
+    ensure_function(made, NAMES, wanted, waits)
+
+    def publish_and_forget(request: Request, forward: Forward) -> Answer:
+        forward(request)
+        return refused(412, "PreconditionFailedException", "The RevisionId provided does not match")
+
+    cloud.fail("lambda:PublishVersion", publish_and_forget, times=1)
+    assert ensure_version(made, NAMES, wanted, waits)[1] == "2"
+
+
+def test_the_alias_is_not_taken_from_somebody(made: Any, waits: Waits) -> None:
+    """When somebody has moved the alias since it was read, it stays where they moved it."""
+    move_alias(made, NAMES, None, "1")
+    there = read_alias(made, NAMES)
+    wanted = replace(WANTED, memory=512)
+    ensure_function(made, NAMES, wanted, waits)
+    ensure_version(made, NAMES, wanted, waits)
+    made.update_alias(FunctionName="mlinfer-cats", Name="live", FunctionVersion="$LATEST")
+    with pytest.raises(RemoteError) as raised:
+        move_alias(made, NAMES, there, "2")
+    assert raised.value.code == "alias_moved"
+    assert made.get_alias(FunctionName="mlinfer-cats", Name="live")["FunctionVersion"] == "$LATEST"
+
+
+def test_shared_traffic_goes_to_one_version(made: Any, waits: Waits) -> None:
+    """An alias that shares its traffic by weights is changed, though it names the version."""
+    wanted = replace(WANTED, memory=512)
+    ensure_function(made, NAMES, wanted, waits)
+    ensure_version(made, NAMES, wanted, waits)
+    weights = {"AdditionalVersionWeights": {"2": 0.5}}
+    made.create_alias(FunctionName="mlinfer-cats", Name="live", FunctionVersion="1", RoutingConfig=weights)
+    assert move_alias(made, NAMES, read_alias(made, NAMES), "1").outcome == "changed"
+    there = read_alias(made, NAMES)
+    assert there is not None
+    assert (there.version, there.weights) == ("1", {})
+
+
+# The URL
+
+
+def permissions(client: Any) -> dict[str, dict[str, Any]]:
+    """Return the statements of the alias's policy by their names."""
+    try:
+        policy = client.get_policy(FunctionName="mlinfer-cats", Qualifier="live")["Policy"]
+    except client.exceptions.ResourceNotFoundException:
+        return {}
+    return {statement["Sid"]: statement for statement in json.loads(policy)["Statement"]}
+
+
+def test_a_public_url_needs_both_permissions(made: Any, cloud: LoopbackAws) -> None:
+    """Anybody may call the URL of the alias, which takes two permissions; again, nothing is changed."""
+    move_alias(made, NAMES, None, "1")
+    change, url = ensure_url(made, NAMES, "public")
+    assert (change.outcome, url[:8]) == ("made", "https://")
+    held = permissions(made)
+    assert {sid: (s["Action"], s["Principal"]) for sid, s in held.items()} == {
+        "mlinfer-url": ("lambda:InvokeFunctionUrl", "*"),
+        "mlinfer-url-invoke": ("lambda:InvokeFunction", "*"),
+    }
+    assert held["mlinfer-url"]["FunctionUrlAuthType"] == "NONE"
+    assert held["mlinfer-url-invoke"]["InvokedViaFunctionUrl"] is True
+    assert all(statement["Resource"].endswith(":live") for statement in held.values())
+    cloud.calls.clear()
+    assert ensure_url(made, NAMES, "public")[0].outcome == "unchanged"
+    assert cloud.changes == []
+
+
+@pytest.mark.parametrize(("kind", "auth"), [("iam", "AWS_IAM"), ("none", None)])
+def test_a_url_that_is_no_longer_public(made: Any, cloud: LoopbackAws, kind: str, auth: str | None) -> None:
+    """The permissions of everybody go first, then the URL asks for signatures or goes too; others' permissions stay."""
+    move_alias(made, NAMES, None, "1")
+    ensure_url(made, NAMES, "public")
+    other = {"StatementId": "theirs", "Action": "lambda:InvokeFunction", "Principal": "events.amazonaws.com"}
+    made.add_permission(FunctionName="mlinfer-cats", Qualifier="live", **other)
+    cloud.calls.clear()
+    change, url = ensure_url(made, NAMES, kind)
+    assert (change.outcome, bool(url)) == ("changed", auth is not None)
+    assert cloud.changes[:2] == ["lambda:RemovePermission"] * 2
+    assert list(permissions(made)) == ["theirs"]
+    if auth:
+        assert made.get_function_url_config(FunctionName="mlinfer-cats", Qualifier="live")["AuthType"] == auth
+
+
+def test_a_url_for_signed_calls_is_open_to_nobody(made: Any) -> None:
+    """With iam the callers' own policies decide: no permission is given."""
+    move_alias(made, NAMES, None, "1")
+    assert ensure_url(made, NAMES, "iam")[0].outcome == "made"
+    assert permissions(made) == {}

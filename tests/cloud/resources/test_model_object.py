@@ -1,0 +1,837 @@
+"""Uploading a model, by the user's door, to an S3 on loopback that checks what it is sent and fails as S3 does."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from lambda_src.inference.download import sha256_of
+
+from ... import models
+from ...conftest import Run
+from ...servers.http import Answer, Forward, LoopbackS3, Request, error, loopback_s3, sha256
+
+MlInfer = Callable[..., Run]
+BUCKET = "my-models"
+SECRET, TOKEN = "s3cr3t/Key+Of/The+Tests", "s3ssion-t0ken-of-the-tests"
+MB = 2**20
+
+pytestmark = pytest.mark.usefixtures("s3")
+
+
+@pytest.fixture
+def s3(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackS3]:
+    """Return an empty S3 that the environment points to, with credentials of nobody."""
+    urllib.request.urlopen(f"{moto_endpoint}/moto-api/reset", data=b"").close()  # noqa: S310
+    with loopback_s3(moto_endpoint) as proxy:
+        environment = {
+            "AWS_ACCESS_KEY_ID": "AKIATESTS",
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_SESSION_TOKEN": TOKEN,
+            "AWS_DEFAULT_REGION": "eu-central-1",
+            "AWS_ENDPOINT_URL": proxy.url,
+            "AWS_MAX_ATTEMPTS": "2",
+        }
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        yield proxy
+
+
+@pytest.fixture
+def moto(moto_endpoint: str) -> Iterator[Any]:
+    """Return a client that sees what is stored, past the proxy."""
+    with closing(boto3.client("s3", endpoint_url=moto_endpoint)) as client:
+        yield client
+
+
+@pytest.fixture
+def bucket(moto: Any) -> str:
+    """Return the name of an empty bucket."""
+    moto.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    return BUCKET
+
+
+@pytest.fixture(scope="session")
+def parts_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model of five parts, of which the last is short."""
+    return models.large_model(tmp_path_factory.mktemp("models") / "large.onnx", 35 * MB)
+
+
+@pytest.fixture(params=["one request", "several parts"])
+def any_model(request: pytest.FixtureRequest, tiny_model: Path, parts_model: Path) -> Path:
+    """Return a small model, and then a large one."""
+    return tiny_model if request.param == "one request" else parts_model
+
+
+def key_of(model: Path) -> str:
+    """Return the key that a model of the tests goes to."""
+    return f"models/{model.stem}/{sha256_of(model)}.onnx"
+
+
+def stored(moto: Any, bucket: str = BUCKET) -> dict[str, bytes]:
+    """Return every object of a bucket."""
+    found = moto.list_objects_v2(Bucket=bucket).get("Contents", [])
+    return {item["Key"]: moto.get_object(Bucket=bucket, Key=item["Key"])["Body"].read() for item in found}
+
+
+def unfinished(moto: Any, bucket: str = BUCKET) -> list[Any]:
+    """Return the multipart uploads that cost money without being an object."""
+    return list(moto.list_multipart_uploads(Bucket=bucket).get("Uploads", []))
+
+
+def code_of(run: Run) -> str:
+    """Return the code of the error that --json shows."""
+    return str(json.loads(run.out)["error"]["code"])
+
+
+# What it does
+
+
+def test_a_model_lies_under_its_hash(mlinfer: MlInfer, moto: Any, bucket: str, any_model: Path) -> None:
+    """The object is the file, byte for byte, at PREFIX/NAME/SHA256.onnx, and stdout holds its URI alone."""
+    run = mlinfer("upload", any_model, "--bucket", bucket)
+    assert run.code == 0, run.err
+    assert run.out == f"s3://{bucket}/{key_of(any_model)}\n"
+    assert stored(moto) == {key_of(any_model): any_model.read_bytes()}
+    assert unfinished(moto) == []
+
+
+def test_json(mlinfer: MlInfer, bucket: str, tiny_model: Path) -> None:
+    """--json gives the URI, the hash, the size and what was done."""
+    run = mlinfer("upload", tiny_model, "--bucket", bucket, "--json")
+    uri = f"s3://{bucket}/{key_of(tiny_model)}"
+    size = tiny_model.stat().st_size
+    assert json.loads(run.out) == {"uri": uri, "sha256": sha256_of(tiny_model), "bytes": size, "outcome": "uploaded"}
+
+
+def test_nothing_is_sent_twice(mlinfer: MlInfer, s3: LoopbackS3, bucket: str, any_model: Path) -> None:
+    """The second upload of a file finds it by the checksum that S3 keeps, and sends nothing."""
+    assert mlinfer("upload", any_model, "--bucket", bucket).code == 0
+    s3.requests.clear()
+    run = mlinfer("upload", any_model, "--bucket", bucket, "--json")
+    assert json.loads(run.out)["outcome"] == "unchanged"
+    assert s3.operations == ["HeadBucket", "HeadObject"]
+
+
+@pytest.mark.parametrize("extra", [{}, {"ChecksumAlgorithm": "SHA256"}])
+def test_another_content_under_the_key_is_replaced(
+    mlinfer: MlInfer, moto: Any, bucket: str, any_model: Path, extra: dict[str, str]
+) -> None:
+    """An object of the right name and size, but of other or unproven content, does not count as the model."""
+    moto.put_object(Bucket=bucket, Key=key_of(any_model), Body=b"\0" * any_model.stat().st_size, **extra)
+    run = mlinfer("upload", any_model, "--bucket", bucket, "--json")
+    assert json.loads(run.out)["outcome"] == "uploaded"
+    assert stored(moto) == {key_of(any_model): any_model.read_bytes()}
+
+
+def test_a_kms_key_encrypts_bucket_and_model(
+    mlinfer: MlInfer, moto: Any, any_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With kms_key the bucket is made with that key, and the model is stored with it, in one request or in parts."""
+    key = "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+    monkeypatch.setenv("MLINFER_KMS_KEY", key)
+    assert mlinfer("upload", any_model, "--bucket", BUCKET, "--create-bucket").code == 0
+    (rule,) = moto.get_bucket_encryption(Bucket=BUCKET)["ServerSideEncryptionConfiguration"]["Rules"]
+    assert rule["ApplyServerSideEncryptionByDefault"] == {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": key}
+    assert rule["BucketKeyEnabled"]
+    head = moto.head_object(Bucket=BUCKET, Key=key_of(any_model))
+    assert (head["ServerSideEncryption"], head["SSEKMSKeyId"]) == ("aws:kms", key)
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "said", "code", "told"),
+    [
+        (403, "AccessDenied", "User: x is not authorized to perform: kms:GenerateDataKey on resource: arn:aws:kms:y",
+         "access_denied", "kms:GenerateDataKey"),
+        (400, "KMS.DisabledException", "arn:aws:kms:y is disabled.", "key_not_usable", "arn:aws:kms:y is disabled"),
+    ],
+)  # fmt: skip
+def test_what_kms_refuses_is_told(
+    mlinfer: MlInfer,
+    s3: LoopbackS3,
+    bucket: str,
+    tiny_model: Path,
+    *,
+    status: int,
+    answer: str,
+    said: str,
+    code: str,
+    told: str,
+) -> None:
+    """Where the key is the reason, S3's own words are shown, and the hint is about the key."""
+    s3.fail("PutObject", lambda *_: error(status, answer, said))
+    run = mlinfer("upload", tiny_model, "--bucket", bucket, "--json")
+    shown = json.loads(run.out)["error"]
+    assert (run.code, shown["code"]) == (4, code)
+    assert told in shown["message"]
+    assert "kms_key" in shown["hint"]
+
+
+def test_an_upload_of_another_tool_counts(mlinfer: MlInfer, moto: Any, bucket: str, parts_model: Path) -> None:
+    """A large file that came in one request, with S3's SHA-256 of the whole, is there all the same."""
+    content = parts_model.read_bytes()
+    moto.put_object(Bucket=bucket, Key=key_of(parts_model), Body=content, ChecksumAlgorithm="SHA256")
+    assert json.loads(mlinfer("upload", parts_model, "--bucket", bucket, "--json").out)["outcome"] == "unchanged"
+
+
+def test_the_configuration_names_bucket_prefix_and_model(
+    mlinfer: MlInfer, moto: Any, bucket: str, tiny_model: Path
+) -> None:
+    """mlinfer.toml says what is uploaded and where to; the slashes around a prefix do not count."""
+    toml = f'model = "{tiny_model}"\nbucket = "{bucket}"\nprefix = "/team/a/"\n'
+    Path("mlinfer.toml").write_text(toml)
+    run = mlinfer("upload")
+    assert run.out == f"s3://{bucket}/team/a/tiny/{sha256_of(tiny_model)}.onnx\n"
+    assert list(stored(moto)) == [f"team/a/tiny/{sha256_of(tiny_model)}.onnx"]
+
+
+def test_a_strange_name_becomes_a_plain_key(mlinfer: MlInfer, bucket: str, tmp_path: Path) -> None:
+    """A model's name goes into the key with letters, digits, dots, hyphens and underscores alone."""
+
+    path = models.mean_colour(tmp_path / "x.onnx", name="../my résumé (v1.2)/ü")
+    assert f"/models/my-r-sum-v1.2/{sha256_of(path)}.onnx" in mlinfer("upload", path, "--bucket", bucket).out
+
+
+def test_an_endpoint_of_s3_alone_comes_first(
+    mlinfer: MlInfer, s3: LoopbackS3, bucket: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AWS_ENDPOINT_URL_S3 is used before AWS_ENDPOINT_URL."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    assert mlinfer("upload", tiny_model, "--bucket", bucket).code == 0
+
+
+def test_a_profile_brings_its_credentials_and_region(
+    mlinfer: MlInfer, s3: LoopbackS3, bucket: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--profile takes the credentials and the Region of that profile of boto3's files."""
+    Path(os.environ["AWS_SHARED_CREDENTIALS_FILE"]).write_text(
+        "[work]\naws_access_key_id = AKIAWORK\naws_secret_access_key = x\nregion = eu-central-1\n"
+    )
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    assert mlinfer("upload", tiny_model, "--bucket", bucket, "--profile", "work").code == 0
+    assert all("Credential=AKIAWORK/" in r.headers["authorization"] for r in s3.requests)
+    assert all("/eu-central-1/s3/" in r.headers["authorization"] for r in s3.requests)
+
+
+def test_quiet(mlinfer: MlInfer, bucket: str, tiny_model: Path) -> None:
+    """--quiet leaves the URI alone."""
+    run = mlinfer("upload", tiny_model, "--bucket", bucket, "--quiet")
+    assert run.err == ""
+    assert run.out.startswith("s3://")
+
+
+def test_a_person_sees_the_bytes_go(bucket: str, parts_model: Path) -> None:
+    """On a terminal a bar counts the bytes."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "mlinfer", "upload", str(parts_model), "--bucket", bucket]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        os.close(theirs)
+        seen = b""
+        while chunk := _read(ours):
+            seen += chunk
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"Uploading" in seen
+    assert b"/36.7 MB" in seen
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # Linux's way to say that nobody holds the other end any more
+        return b""
+
+
+# What S3 is asked to check, and what is checked of its answer
+
+
+def test_each_request_carries_the_hash_of_its_content(
+    mlinfer: MlInfer, s3: LoopbackS3, bucket: str, any_model: Path
+) -> None:
+    """Whatever is sent, in one request or in parts, names its SHA-256, and the parts add up to the file."""
+    mlinfer("upload", any_model, "--bucket", bucket)
+    sent = [r for r in s3.requests if r.operation in ("PutObject", "UploadPart")]
+    assert all(r.headers["x-amz-checksum-sha256"] == sha256(r.body) for r in sent)
+    sent.sort(key=lambda r: int(r.query.get("partNumber", 1)))
+    assert b"".join(r.body for r in sent) == any_model.read_bytes()
+    assert len(sent) == (5 if "CompleteMultipartUpload" in s3.operations else 1)
+
+
+def test_damage_on_the_way_is_refused(
+    mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, any_model: Path
+) -> None:
+    """A byte that changes between here and S3 makes the upload fail, and leaves nothing."""
+
+    def damage(request: Request, forward: Forward) -> Answer:
+        return forward(replace(request, body=bytes([request.body[0] ^ 1]) + request.body[1:]))
+
+    s3.fail("PutObject", damage)
+    s3.fail("UploadPart", damage)
+    run = mlinfer("upload", any_model, "--bucket", bucket, "--json")
+    assert (run.code, code_of(run)) == (4, "checksum_mismatch")
+    assert stored(moto) == {}
+    assert unfinished(moto) == []
+
+
+@pytest.mark.parametrize("confirmed", ["", sha256(b"another content"), sha256(b"another content") + "-5"])
+def test_the_answer_of_s3_is_compared(
+    mlinfer: MlInfer, s3: LoopbackS3, bucket: str, any_model: Path, confirmed: str
+) -> None:
+    """Unless S3 says in the end that it holds the file's SHA-256, the upload has failed."""
+
+    def forget(request: Request, forward: Forward) -> Answer:
+        answer = forward(request)
+        kept = {k: v for k, v in answer.headers.items() if not k.startswith("x-amz-checksum")}
+        return replace(answer, headers=kept | ({"x-amz-checksum-sha256": confirmed} if confirmed else {}))
+
+    s3.fail("HeadObject", forget)
+    run = mlinfer("upload", any_model, "--bucket", bucket, "--json")
+    assert (run.code, code_of(run)) == (4, "not_confirmed")
+
+
+@pytest.mark.parametrize(
+    ("size", "during", "failure"),
+    [
+        (MB, "HeadObject", (4, "checksum_mismatch")),
+        (33 * MB, "HeadObject", (2, "model_changed")),
+        (33 * MB, "CreateMultipartUpload", (4, "checksum_mismatch")),
+    ],
+)
+def test_a_file_that_changes_meanwhile_is_refused(
+    mlinfer: MlInfer,
+    s3: LoopbackS3,
+    moto: Any,
+    bucket: str,
+    tmp_path: Path,
+    size: int,
+    during: str,
+    failure: tuple[int, str],
+) -> None:
+    """What a key names is what was hashed: a file that is written to after that does not get there."""
+    model = models.large_model(tmp_path / "m.onnx", size)
+
+    def change(request: Request, forward: Forward) -> Answer:
+        with model.open("r+b") as file:
+            file.seek(size // 2)
+            file.write(b"something else")
+        return forward(request)
+
+    s3.fail(during, change, times=1)
+    run = mlinfer("upload", model, "--bucket", bucket, "--json")
+    assert (run.code, code_of(run)) == failure
+    assert stored(moto) == {}
+    assert unfinished(moto) == []
+
+
+# Broken connections and interruptions
+
+
+def test_a_broken_connection_is_tried_again(
+    mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, any_model: Path
+) -> None:
+    """A connection that breaks in the middle costs a repetition of that request, and nothing else."""
+    s3.cut("PutObject", after=100, times=1)
+    s3.cut("UploadPart", after=3 * MB, times=1)
+    run = mlinfer("upload", any_model, "--bucket", bucket)
+    assert run.code == 0, run.err
+    assert stored(moto) == {key_of(any_model): any_model.read_bytes()}
+
+
+def test_a_connection_that_stays_broken(
+    mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, any_model: Path
+) -> None:
+    """After a bounded number of attempts the upload fails, with nothing under the key and no part that costs money."""
+    s3.cut("PutObject", after=100)
+    s3.cut("UploadPart", after=3 * MB)
+    run = mlinfer("upload", any_model, "--bucket", bucket, "--json")
+    assert (run.code, code_of(run)) == (4, "connection_failed")
+    assert stored(moto) == {}
+    assert unfinished(moto) == []
+
+
+def test_a_lost_answer_to_the_last_request(
+    mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, parts_model: Path
+) -> None:
+    """When S3 put the parts together but its answer was lost, the object is found there: that is success."""
+
+    def lose(request: Request, forward: Forward) -> None:
+        forward(request)
+
+    s3.fail("CompleteMultipartUpload", lose, times=1)
+    run = mlinfer("upload", parts_model, "--bucket", bucket)
+    assert run.code == 0, run.err
+    assert stored(moto) == {key_of(parts_model): parts_model.read_bytes()}
+
+
+def test_two_uploads_of_one_model_at_once(
+    mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, parts_model: Path
+) -> None:
+    """When another run puts the same model there first, and drops our parts as abandoned ones, both have succeeded."""
+
+    def overtake(*_: object) -> Answer:
+        content = parts_model.read_bytes()
+        moto.put_object(Bucket=bucket, Key=key_of(parts_model), Body=content, ChecksumAlgorithm="SHA256")
+        return error(404, "NoSuchUpload", "The specified multipart upload does not exist.")
+
+    s3.fail("CompleteMultipartUpload", overtake, times=1)
+    run = mlinfer("upload", parts_model, "--bucket", bucket)
+    assert run.code == 0, run.err
+    assert stored(moto) == {key_of(parts_model): parts_model.read_bytes()}
+
+
+def test_two_first_uploads_store_one_version(
+    mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, any_model: Path
+) -> None:
+    """Another run stores the model while this one sends it: S3 keeps that one version, and this run succeeds."""
+    moto.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+
+    def comes_first(request: Request, forward: Forward) -> Answer:
+        content = any_model.read_bytes()
+        moto.put_object(Bucket=bucket, Key=key_of(any_model), Body=content, ChecksumAlgorithm="SHA256")
+        return forward(request)
+
+    for operation in ("PutObject", "CompleteMultipartUpload"):
+        s3.fail(operation, comes_first, times=1)
+    run = mlinfer("upload", any_model, "--bucket", bucket)
+    assert run.code == 0, run.err
+    assert len(moto.list_object_versions(Bucket=bucket)["Versions"]) == 1
+    assert unfinished(moto) == []
+
+
+def test_a_service_without_conditional_writes(
+    mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, any_model: Path
+) -> None:
+    """Where the service does not know If-None-Match, the model is stored without it."""
+
+    def refuses(request: Request, forward: Forward) -> Answer:
+        if "if-none-match" in request.headers:
+            return error(501, "NotImplemented", "A header you provided implies functionality that is not implemented")
+        return forward(request)
+
+    for operation in ("PutObject", "CompleteMultipartUpload"):
+        s3.fail(operation, refuses)
+    run = mlinfer("upload", any_model, "--bucket", bucket)
+    assert run.code == 0, run.err
+    assert list(stored(moto)) == [key_of(any_model)]
+
+
+def test_an_upload_that_vanished(mlinfer: MlInfer, s3: LoopbackS3, bucket: str, parts_model: Path) -> None:
+    """When S3 knows the upload no more, and the object is not there either, that is a failure."""
+    gone = error(404, "NoSuchUpload", "The specified multipart upload does not exist.")
+    s3.fail("UploadPart", lambda *_: gone)
+    run = mlinfer("upload", parts_model, "--bucket", bucket, "--json")
+    assert (run.code, code_of(run)) == (4, "not_confirmed")
+
+
+def test_the_parts_of_a_killed_attempt_are_dropped(mlinfer: MlInfer, moto: Any, bucket: str, parts_model: Path) -> None:
+    """An attempt that was killed leaves parts that cost money; the next one that succeeds removes them."""
+    moto.create_multipart_upload(Bucket=bucket, Key=key_of(parts_model))
+    other = moto.create_multipart_upload(Bucket=bucket, Key="of-somebody-else")["UploadId"]
+    assert mlinfer("upload", parts_model, "--bucket", bucket).code == 0
+    assert [upload["UploadId"] for upload in unfinished(moto)] == [other]
+
+
+def test_ctrl_c_leaves_nothing(mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, parts_model: Path) -> None:
+    """Interrupted in the middle, the command ends with 130 and S3 holds no object and no part."""
+
+    def interrupt(request: Request, forward: Forward) -> Answer:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # where a terminal's Ctrl-C goes
+        return forward(request)
+
+    s3.fail("UploadPart", interrupt, times=1)
+    run = mlinfer("upload", parts_model, "--bucket", bucket)
+    assert run.code == 130
+    assert stored(moto) == {}
+    assert unfinished(moto) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process's memory is read from Linux")
+def test_a_large_model_passes_in_bounded_memory(s3: LoopbackS3, bucket: str, tmp_path: Path) -> None:
+    """A model of 1 GB is uploaded by a process of less than 200 MB."""
+    model = models.large_model(tmp_path / "huge.onnx", 2**30, sparse=True)
+    hashes: dict[int, str] = {}
+
+    def keep_hash(request: Request, _: Forward) -> Answer:
+        hashes[int(request.query["partNumber"])] = sha256(request.body)
+        s3.requests.clear()
+        return Answer(200, {"etag": '"x"', "x-amz-checksum-sha256": hashes[int(request.query["partNumber"])]})
+
+    def complete(*_: object) -> Answer:
+        return Answer(200, {}, b"<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>")
+
+    def head(*_: object) -> Answer:
+        if not hashes:
+            return Answer(404)
+        digests = b"".join(base64.b64decode(hashes[n]) for n in sorted(hashes))
+        composite = f"{base64.b64encode(hashlib.sha256(digests).digest()).decode()}-{len(hashes)}"
+        return Answer(200, {"content-length": str(model.stat().st_size), "x-amz-checksum-sha256": composite})
+
+    s3.fail("UploadPart", keep_hash)
+    s3.fail("CompleteMultipartUpload", complete)
+    s3.fail("HeadObject", head)
+    script = """
+import sys
+from mlinfer.cli import main
+code = main(["upload", sys.argv[1], "--bucket", sys.argv[2], "--json"])
+(peak,) = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
+print(code, int(peak) // 1024)
+"""  # not getrusage: its figure begins with that of the process that started this one
+    command = [sys.executable, "-c", script, str(model), bucket]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    code, peak_mb = result.stdout.split()[-2:]
+    assert code == "0", result.stderr
+    assert len(hashes) == 129
+    assert int(peak_mb) < 200
+
+
+# What goes wrong, and what to do about it
+
+REFUSALS = {
+    "expired_credentials": error(400, "ExpiredToken", "The provided token has expired.", Token_0=TOKEN),
+    "invalid_credentials": error(403, "InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist."),
+    "clock_skewed": error(403, "RequestTimeTooSkewed", "The difference between the request time and ... is too large."),
+    "access_denied": error(
+        403, "AccessDenied", "User: arn:aws:iam::1:user/x is not authorized to perform: s3:PutObject"
+    ),
+    "no_such_bucket": error(404, "NoSuchBucket", "The specified bucket does not exist", BucketName=BUCKET),
+    "wrong_region": error(301, "PermanentRedirect", "The bucket you are attempting to access must be addressed ..."),
+    "service_failed": error(500, "InternalError", "We encountered an internal error. Please try again."),
+    "connection_failed": error(400, "RequestTimeout", "Your socket connection to the server was not read from ..."),
+    "throttled": error(503, "SlowDown", "Please reduce your request rate."),
+    "aws_refused": error(400, "EntityTooLarge", "Your proposed upload exceeds the maximum allowed size"),
+}
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+def test_refusals_of_s3_have_their_remedy(
+    mlinfer: MlInfer, s3: LoopbackS3, bucket: str, any_model: Path, code: str
+) -> None:
+    """Each thing that S3 refuses is an error of its own, exit code 4, with what to do about it."""
+    status = REFUSALS[code].status
+    s3.fail("HeadObject", lambda *_: Answer(status if status in (400, 403) else 404))
+    s3.fail("HeadBucket", lambda *_: Answer(status if status in (400, 403) else 200))
+    for operation in ("PutObject", "CreateMultipartUpload"):
+        s3.fail(operation, lambda *_: REFUSALS[code])
+    run = mlinfer("upload", any_model, "--bucket", bucket, "--json")
+    failure = json.loads(run.out)["error"]
+    assert (run.code, failure["code"]) == (4, code)
+    assert failure["message"].startswith(f"s3://{bucket}")
+    assert failure["hint"]
+
+
+def test_a_refusal_names_the_permission(mlinfer: MlInfer, s3: LoopbackS3, bucket: str, tiny_model: Path) -> None:
+    """Without permission the message holds what S3 said, and the hint what is needed."""
+    s3.fail("PutObject", lambda *_: REFUSALS["access_denied"])
+    run = mlinfer("upload", tiny_model, "--bucket", bucket)
+    assert "is not authorized to perform: s3:PutObject" in run.err
+    assert "They need s3:PutObject, s3:GetObject and s3:ListBucket" in run.err
+
+
+def test_listing_is_not_needed_to_upload(
+    mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, tiny_model: Path
+) -> None:
+    """Without s3:ListBucket S3 answers 403 for a bucket, and for an object that is not there: it is uploaded."""
+    s3.fail("HeadBucket", lambda *_: Answer(403))
+    s3.fail("HeadObject", lambda *_: Answer(403), times=1)
+    assert mlinfer("upload", tiny_model, "--bucket", bucket).code == 0
+    assert list(stored(moto)) == [key_of(tiny_model)]
+
+
+def test_a_bucket_in_another_region(mlinfer: MlInfer, moto: Any, bucket: str, tiny_model: Path) -> None:
+    """A bucket of another Region is refused, and the message names both Regions."""
+    run = mlinfer("upload", tiny_model, "--bucket", bucket, "--region", "us-west-2", "--json")
+    failure = json.loads(run.out)["error"]
+    assert (run.code, failure["code"]) == (4, "wrong_region")
+    assert "eu-central-1" in failure["message"]
+    assert "us-west-2" in failure["message"]
+    assert "--region eu-central-1" in failure["hint"]
+    assert stored(moto) == {}
+
+
+def test_there_is_no_such_bucket(mlinfer: MlInfer, tiny_model: Path) -> None:
+    """A bucket that is not there is an error that names --create-bucket."""
+    run = mlinfer("upload", tiny_model, "--bucket", "no-such-bucket")
+    assert run.code == 4
+    assert "s3://no-such-bucket: there is no such bucket" in run.err
+    assert "--create-bucket" in run.err
+
+
+def test_no_connection(mlinfer: MlInfer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint where nobody listens is an error that names its host."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    run = mlinfer("upload", tiny_model, "--bucket", BUCKET)
+    assert run.code == 4
+    assert "no connection to 127.0.0.1" in run.err
+
+
+def test_no_credentials(mlinfer: MlInfer, s3: LoopbackS3, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without credentials nothing is sent, and the exit code is 3."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name)
+    run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--json")
+    assert (run.code, code_of(run)) == (3, "no_credentials")
+    assert s3.requests == []
+
+
+def test_half_credentials(mlinfer: MlInfer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key without its secret is as good as no credentials."""
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--json")
+    assert (run.code, code_of(run)) == (3, "no_credentials")
+
+
+def test_a_credentials_program_that_fails(mlinfer: MlInfer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a failing credential_process writes is not repeated: it can hold a secret."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    Path(os.environ["AWS_CONFIG_FILE"]).write_text(
+        f'[profile tool]\nregion = eu-central-1\ncredential_process = sh -c "echo {TOKEN} >&2; exit 1"\n'
+    )
+    run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--profile", "tool", "--verbose")
+    assert run.code == 3
+    assert "custom-process gives no complete credentials" in run.err
+    assert TOKEN not in run.err
+
+
+def test_a_login_that_expired(mlinfer: MlInfer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A profile of IAM Identity Center without a valid login says how to log in."""
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    Path(os.environ["AWS_CONFIG_FILE"]).write_text(
+        "[profile sso]\nregion = eu-central-1\nsso_session = us\nsso_account_id = 123456789012\nsso_role_name = dev\n"
+        "[sso-session us]\nsso_region = us-east-1\nsso_start_url = http://127.0.0.1:1/start\n"
+    )
+    run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--profile", "sso", "--json")
+    assert (run.code, code_of(run)) == (4, "expired_credentials")
+    assert "aws sso login" in run.out
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("AWS_PROFILE", "nobody"),
+        ("AWS_DEFAULT_REGION", "not a region"),
+        ("AWS_ENDPOINT_URL", "localhost:4566"),
+        ("AWS_ENDPOINT_URL", f"ftp://me:{SECRET}@127.0.0.1/"),
+        ("AWS_MAX_ATTEMPTS", "often"),
+    ],
+)
+def test_wrong_aws_settings(
+    mlinfer: MlInfer,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+) -> None:
+    """A setting that boto3 cannot use is wrong configuration, exit code 2."""
+    monkeypatch.setenv(variable, value)
+    run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--json")
+    assert (run.code, code_of(run)) == (2, "invalid_aws_setting")
+    assert SECRET not in run.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "name"),
+    [
+        ([], 2, "no_bucket"),
+        (["--bucket", "s3://my-models"], 2, "invalid_value"),
+        (["--bucket", BUCKET, "--prefix", "../up"], 2, "invalid_value"),
+        (["--bucket", BUCKET, "--prefix", "a//b"], 2, "invalid_value"),
+        (["--bucket", BUCKET, "--prefix", "a b"], 2, "invalid_value"),
+        (["--bucket", BUCKET, "nowhere.onnx"], 3, "model_not_found"),
+    ],
+)
+def test_wrong_usage(mlinfer: MlInfer, s3: LoopbackS3, arguments: list[str], code: int, name: str) -> None:
+    """What is wrong here is said before anything is sent."""
+    run = mlinfer("upload", *arguments, "--json")
+    assert (run.code, code_of(run)) == (code, name)
+    assert s3.requests == []
+
+
+def test_a_model_that_cannot_serve_is_not_uploaded(mlinfer: MlInfer, s3: LoopbackS3, tmp_path: Path) -> None:
+    """A file without mlinfer's metadata is refused, with the command that adds it."""
+    from onnx import numpy_helper
+
+    weights = numpy_helper.from_array(models._COLOURS, "logits")
+    path = models.write(tmp_path / "plain.onnx", [], [weights], ["N", 3, 8, 8], None)
+    run = mlinfer("upload", path, "--bucket", BUCKET, "--json")
+    assert (run.code, code_of(run)) == (2, "no_metadata")
+    assert f"mlinfer export {path}" in run.out
+    assert s3.requests == []
+
+
+@pytest.mark.parametrize("code", [*REFUSALS, "checksum_mismatch", "cut_off", "no_such_endpoint"])
+def test_secrets_stay_secret(
+    mlinfer: MlInfer,
+    s3: LoopbackS3,
+    bucket: str,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    code: str,
+) -> None:
+    """Neither a message nor the traceback of --verbose holds a key, a token, or the password in an endpoint's URL."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url.replace("//", "//me:p4ssw0rd@"))
+    if code == "no_such_endpoint":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:p4ssw0rd@127.0.0.1:1")
+    elif code == "cut_off":
+        s3.cut("PutObject", after=100)
+    else:
+        s3.fail("PutObject", lambda *_: REFUSALS.get(code, error(400, "BadDigest")))
+    run = mlinfer("upload", tiny_model, "--bucket", bucket, "--verbose")
+    assert run.code == 4
+    assert "Traceback" in run.err
+    for secret in (SECRET, TOKEN, "p4ssw0rd", "Signature="):
+        assert secret not in run.out + run.err
+
+
+# The bucket
+
+
+def test_a_bucket_is_made_safe(mlinfer: MlInfer, moto: Any, tiny_model: Path) -> None:
+    """--create-bucket makes one that is private, encrypted, versioned, tagged, and drops abandoned parts."""
+    Path("mlinfer.toml").write_text('project = "cats"\n')
+    run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket")
+    assert run.code == 0, run.err
+    assert f"Made the bucket {BUCKET} (eu-central-1)" in run.err
+    assert list(stored(moto)) == [key_of(tiny_model)]
+    assert moto.get_bucket_location(Bucket=BUCKET)["LocationConstraint"] == "eu-central-1"
+    block = moto.get_public_access_block(Bucket=BUCKET)["PublicAccessBlockConfiguration"]
+    assert list(block.values()) == [True] * 4
+    (rule,) = moto.get_bucket_encryption(Bucket=BUCKET)["ServerSideEncryptionConfiguration"]["Rules"]
+    assert rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+    assert moto.get_bucket_versioning(Bucket=BUCKET)["Status"] == "Enabled"
+    assert moto.get_bucket_tagging(Bucket=BUCKET)["TagSet"] == [{"Key": "mlinfer:project", "Value": "cats"}]
+    (rule,) = moto.get_bucket_lifecycle_configuration(Bucket=BUCKET)["Rules"]
+    assert rule["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
+
+
+def test_a_bucket_belongs_to_the_project_from_its_first_moment(
+    mlinfer: MlInfer, s3: LoopbackS3, tiny_model: Path
+) -> None:
+    """The tag goes with the request that makes the bucket, so that no failure can leave one that nobody owns."""
+    mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket")
+    (request,) = [r for r in s3.requests if r.operation == "CreateBucket"]
+    assert b"<Tag><Key>mlinfer:project</Key><Value>work</Value></Tag>" in request.body  # the folder's name
+
+
+def test_the_first_region_has_no_name(mlinfer: MlInfer, tiny_model: Path) -> None:
+    """In us-east-1, which S3 does not let a bucket name, a bucket is made too."""
+    run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket", "--region", "us-east-1")
+    assert run.code == 0, run.err
+
+
+def test_a_bucket_that_is_there_stays_as_it_is(
+    mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, tiny_model: Path
+) -> None:
+    """--create-bucket touches no setting of a bucket that was there before and holds something."""
+    moto.put_object(Bucket=bucket, Key="theirs.txt", Body=b"x")
+    run = mlinfer("upload", tiny_model, "--bucket", bucket, "--create-bucket")
+    assert run.code == 0, run.err
+    assert "Made the bucket" not in run.err
+    assert not [name for name in s3.operations if name.startswith(("PutBucket", "CreateBucket"))]
+
+
+def test_a_bucket_of_ours_keeps_what_its_owner_changed(
+    mlinfer: MlInfer, s3: LoopbackS3, moto: Any, tiny_model: Path
+) -> None:
+    """The second --create-bucket changes nothing, even where the owner has suspended versioning since."""
+    mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket")
+    moto.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"})
+    s3.requests.clear()
+    run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket", "--json")
+    assert json.loads(run.out)["outcome"] == "unchanged"
+    assert not [name for name in s3.operations if name.startswith("PutBucket")]
+
+
+def test_a_bucket_whose_making_broke_is_finished(mlinfer: MlInfer, s3: LoopbackS3, moto: Any, tiny_model: Path) -> None:
+    """When a setting fails the command does, and the next one goes on where it stopped."""
+    s3.fail("PutBucketencryption", lambda *_: REFUSALS["access_denied"], times=1)
+    run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket", "--json")
+    assert (run.code, code_of(run)) == (4, "access_denied")
+    assert "PutBucketEncryption" in run.out
+    assert mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket").code == 0
+    assert moto.get_bucket_encryption(Bucket=BUCKET)
+    assert moto.get_bucket_versioning(Bucket=BUCKET)["Status"] == "Enabled"
+
+
+def test_a_bucket_that_was_not_tagged_yet_is_finished(
+    mlinfer: MlInfer, s3: LoopbackS3, moto: Any, tiny_model: Path
+) -> None:
+    """Killed after CreateBucket on a service that drops its tags: the next --create-bucket tags the bucket and goes on."""
+    s3.fail("PutBuckettagging", lambda *_: None)
+    assert mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket").code == 4
+    s3.fail("PutBuckettagging", lambda request, forward: forward(request))
+    run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket")
+    assert run.code == 0, run.err
+    assert moto.get_bucket_tagging(Bucket=BUCKET)["TagSet"] == [{"Key": "mlinfer:project", "Value": "work"}]
+    assert moto.get_bucket_versioning(Bucket=BUCKET)["Status"] == "Enabled"
+
+
+@pytest.mark.parametrize("region", ["eu-central-1", "us-east-1"])
+def test_a_lost_answer_to_the_making_of_a_bucket(
+    mlinfer: MlInfer, s3: LoopbackS3, moto: Any, tiny_model: Path, region: str
+) -> None:
+    """The repeated request is refused with BucketAlreadyOwnedByYou, and the bucket is finished all the same."""
+
+    def forgets(request: Request, forward: Forward) -> None:
+        forward(request)
+
+    s3.fail("CreateBucket", forgets, times=1)
+    run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket", "--region", region)
+    assert run.code == 0, run.err
+    assert s3.operations.count("CreateBucket") == 2
+    assert moto.get_bucket_versioning(Bucket=BUCKET)["Status"] == "Enabled"
+
+
+def test_a_name_that_somebody_else_has(mlinfer: MlInfer, s3: LoopbackS3, tiny_model: Path) -> None:
+    """A bucket name of another account is refused with the advice to take another."""
+    taken = error(409, "BucketAlreadyExists", "The requested bucket name is not available.", BucketName=BUCKET)
+    s3.fail("CreateBucket", lambda *_: taken)
+    run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket", "--json")
+    assert (run.code, code_of(run)) == (4, "bucket_taken")
+    assert "--bucket" in run.out
+
+
+def test_a_bucket_that_is_not_ours_to_see(mlinfer: MlInfer, s3: LoopbackS3, bucket: str, tiny_model: Path) -> None:
+    """S3 answers 403 for a bucket of another account: --create-bucket says so before anything is sent."""
+    s3.fail("HeadBucket", lambda *_: Answer(403))
+    s3.fail("GET tagging", lambda *_: error(403, "AccessDenied", "Access Denied"))
+    run = mlinfer("upload", tiny_model, "--bucket", bucket, "--create-bucket", "--json")
+    assert (run.code, code_of(run)) == (4, "bucket_taken")
+    assert s3.operations == ["HeadBucket", "GET tagging"]
+
+
+def test_wrong_credentials_are_not_taken_for_a_foreign_bucket(
+    mlinfer: MlInfer, s3: LoopbackS3, bucket: str, tiny_model: Path
+) -> None:
+    """With wrong credentials every bucket answers 403: --create-bucket blames the credentials."""
+    s3.fail("HeadBucket", lambda *_: Answer(403))
+    s3.fail("GET tagging", lambda *_: REFUSALS["invalid_credentials"])
+    run = mlinfer("upload", tiny_model, "--bucket", bucket, "--create-bucket", "--json")
+    assert (run.code, code_of(run)) == (4, "invalid_credentials")
+
+
+def test_a_bucket_needs_a_region(
+    mlinfer: MlInfer, s3: LoopbackS3, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where to make a bucket is not guessed: without a Region the exit code is 3."""
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket", "--json")
+    assert (run.code, code_of(run)) == (3, "no_region")
+    assert s3.requests == []

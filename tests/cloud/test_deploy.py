@@ -1,0 +1,782 @@
+"""Deploying, rolling back and asking for the state, by the user's door, to an AWS on loopback that runs the handler."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing, nullcontext
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from lambda_src.inference.download import sha256_of
+from mlinfer.clients.aws import Session
+from mlinfer.clients.waiter import Patience
+from mlinfer.cloud.deploy import Clients, Order, deploy
+from mlinfer.cloud.plan import Outcome, Step
+from mlinfer.config import load_config
+from mlinfer.errors import MlinferError, RemoteError
+from mlinfer.model.modelfile import read_model_file
+from mlinfer.names import Account
+from mlinfer.targets import embedded as predict
+
+from .. import models
+from ..conftest import IMAGE, OTHER_IMAGE, ROOT, Run
+from ..pictures import encoded, plain
+from ..servers.aws import ACCOUNT, REGION, LoopbackAws, failed, hides_tags, refused, with_body
+from ..servers.engine import LoopbackEngine, serve
+from ..servers.http import Answer, Forward, Request
+
+MlInfer = Callable[..., Run]
+Past = Callable[[str], Any]
+BUCKET = "cloud-models"
+pytestmark = pytest.mark.usefixtures("cloud")
+STEPS = [
+    "role",
+    "bucket",
+    "model",
+    "staging",
+    "image",
+    "log group",
+    "function",
+    "version",
+    "proof",
+    "alias",
+    "url",
+]
+
+
+@pytest.fixture
+def live(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> LoopbackAws:
+    """Return an AWS in which version 1 is live."""
+    run = mlinfer("deploy", *deploy_arguments)
+    assert run.code == 0, run.err
+    cloud.calls.clear()
+    return cloud
+
+
+@pytest.fixture
+def other_model(tmp_path: Path) -> Path:
+    """Return a model that answers otherwise than the tiny one: it takes red for blue."""
+    return models.mean_colour(tmp_path / "other.onnx", name="other", color="BGR")
+
+
+def outcomes(run: Run) -> dict[str, str]:
+    """Return what became of each step, from the document of --json."""
+    return {step["name"]: step["outcome"] for step in json.loads(run.out)["steps"]}
+
+
+def live_version(past: Past) -> str:
+    """Return the version that the alias sends callers to."""
+    return str(past("lambda").get_alias(FunctionName="mlinfer-cats", Name="live")["FunctionVersion"])
+
+
+def error_of(run: Run) -> dict[str, str]:
+    """Return the error that --json shows."""
+    found: dict[str, str] = json.loads(run.out)["error"]
+    return found
+
+
+def in_aws(past: Past) -> dict[str, Any]:
+    """Return all that a deployment has made, without times, addresses and random names."""
+    functions, iam, logs, s3 = (past(service) for service in ("lambda", "iam", "logs", "s3"))
+    name = {"FunctionName": "mlinfer-cats"}
+    numbers = [v["Version"] for v in functions.list_versions_by_function(**name)["Versions"]]
+    found: dict[str, Any] = {number: functions.get_function(**name, Qualifier=number) for number in numbers}
+    kept = ("Role", "MemorySize", "Timeout", "EphemeralStorage", "Environment", "Architectures")
+    state: dict[str, Any] = {
+        n: [told["Code"]["ImageUri"], {k: told["Configuration"][k] for k in kept}] for n, told in found.items()
+    }
+    state |= {"live": functions.get_alias(**name, Name="live")["FunctionVersion"]}
+    state |= {"url": functions.get_function_url_config(**name)["AuthType"]}
+    policy = json.loads(functions.get_policy(**name)["Policy"])["Statement"]
+    state |= {"permissions": sorted(statement["Sid"] for statement in policy)}
+    role = {"RoleName": "mlinfer-cats"}
+    state |= {"role": iam.get_role_policy(**role, PolicyName="mlinfer")["PolicyDocument"]}
+    state |= {"policies": iam.list_role_policies(**role)["PolicyNames"], "roles": len(iam.list_roles()["Roles"])}
+    groups = logs.describe_log_groups()["logGroups"]
+    state |= {"logs": [(group["logGroupName"], group["retentionInDays"]) for group in groups]}
+    state |= {"objects": [item["Key"] for item in s3.list_objects_v2(Bucket=BUCKET)["Contents"]]}
+    return {**state, "rules": s3.get_bucket_lifecycle_configuration(Bucket=BUCKET)["Rules"]}
+
+
+# The chain
+
+
+def test_a_deployment_from_nothing(mlinfer: MlInfer, past: Past, deploy_arguments: list[str]) -> None:
+    """Each step makes what it should, in this order, and the last lines say how to call what is live."""
+    run = mlinfer(
+        "deploy", *deploy_arguments, "--memory", "512", "--timeout", "7", "--tmp", "1024", "--concurrency", "3"
+    )
+    assert run.code == 0, run.err
+    told = run.err.splitlines()
+    assert [line[:10].strip() for line in told[: len(STEPS)]] == STEPS
+    assert {line.split(" s  ")[0].split()[-2] for line in told[: len(STEPS)]} == {"made", "unchanged"}
+    assert "Live: version 1 of mlinfer-cats, proved." in run.err
+    assert "mlinfer predict cat.jpg --target aws" in run.err
+    function = past("lambda").get_function(FunctionName="mlinfer-cats", Qualifier="live")["Configuration"]
+    key = f"s3://{BUCKET}/models/tiny/{sha256_of(Path(deploy_arguments[1]))}.onnx"
+    assert function["Environment"]["Variables"] == {
+        "MLINFER_MODEL_URI": key,
+        "MLINFER_MODEL_SHA256": sha256_of(Path(deploy_arguments[1])),
+        "MLINFER_INPUT_PREFIXES": f"s3://{BUCKET}/mlinfer-staging/cats/",
+    }
+    assert (function["MemorySize"], function["Timeout"], function["EphemeralStorage"]["Size"]) == (512, 7, 1024)
+    assert function["Role"] == f"arn:aws:iam::{ACCOUNT}:role/mlinfer/mlinfer-cats"
+
+
+def test_traffic_moves_only_after_the_proof(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
+    """The version is asked three times by its number, with the log's end, before the alias is made."""
+    assert mlinfer("deploy", *deploy_arguments).code == 0
+    asked = [r for r, call in zip(cloud.requests, cloud.calls, strict=True) if call == "lambda:Invoke"]
+    assert [(r.query["Qualifier"], r.headers["x-amz-log-type"]) for r in asked] == [("1", "Tail")] * 3
+    assert "lambda:Invoke" not in cloud.calls[cloud.calls.index("lambda:CreateAlias") :]
+
+
+def test_a_second_deployment_changes_nothing(mlinfer: MlInfer, live: LoopbackAws, deploy_arguments: list[str]) -> None:
+    """Without changes no call changes anything, nobody is asked, and each step says so."""
+    run = mlinfer("deploy", *deploy_arguments, "--json")
+    assert run.code == 0, run.err
+    assert outcomes(run) == {**dict.fromkeys(STEPS, "unchanged"), "proof": "skipped"}
+    assert live.changes == []
+    assert "lambda:Invoke" not in live.calls
+
+
+def test_json_is_one_document(mlinfer: MlInfer, deploy_arguments: list[str]) -> None:
+    """It holds what is live, and each step with its outcome and duration."""
+    run = mlinfer("deploy", *deploy_arguments, "--json", "--quiet")
+    document = json.loads(run.out)
+    assert run.err == ""
+    assert (document["function"], document["alias"], document["version"]) == ("mlinfer-cats", "live", "1")
+    assert (document["image"], document["url"], document["dry_run"]) == (IMAGE, None, False)
+    assert [step["name"] for step in document["steps"]] == STEPS
+    assert all(step["seconds"] >= 0 for step in document["steps"])
+
+
+def test_a_change_of_configuration(
+    mlinfer: MlInfer, live: LoopbackAws, past: Past, deploy_arguments: list[str]
+) -> None:
+    """Another memory size is another version, proved and then live; what is equal is not touched."""
+    run = mlinfer("deploy", *deploy_arguments, "--memory", "512")
+    assert run.code == 0, run.err
+    assert live.changes == ["lambda:UpdateFunctionConfiguration", "lambda:PublishVersion", "lambda:UpdateAlias"]
+    assert live_version(past) == "2"
+
+
+def test_another_image(mlinfer: MlInfer, live: LoopbackAws, past: Past, deploy_arguments: list[str]) -> None:
+    """Another digest is another version."""
+    run = mlinfer("deploy", *deploy_arguments[:-1], OTHER_IMAGE)
+    assert run.code == 0, run.err
+    assert live.changes == ["lambda:UpdateFunctionCode", "lambda:PublishVersion", "lambda:UpdateAlias"]
+    assert live_version(past) == "2"
+
+
+def test_a_new_model_does_not_lock_out_the_old_one(
+    mlinfer: MlInfer, live: LoopbackAws, past: Past, deploy_arguments: list[str], tiny_model: Path, other_model: Path
+) -> None:
+    """While the new version is proved the old one answers, and starts anew: the role reads the models of both."""
+    run = mlinfer("deploy", "--model", other_model, *deploy_arguments[2:])
+    assert run.code == 0, run.err
+    policy = past("iam").get_role_policy(RoleName="mlinfer-cats", PolicyName="mlinfer")["PolicyDocument"]
+    (readable,) = (s["Resource"] for s in policy["Statement"] if s["Sid"] == "ReadModels")
+    keys = [f"models/tiny/{sha256_of(tiny_model)}.onnx", f"models/other/{sha256_of(other_model)}.onnx"]
+    assert sorted(readable) == sorted(f"arn:aws:s3:::{BUCKET}/{key}" for key in keys)
+    assert live.calls.index("iam:PutRolePolicy") < live.calls.index("lambda:UpdateFunctionConfiguration")
+
+
+def test_a_model_inside_the_image(mlinfer: MlInfer, cloud: LoopbackAws, past: Past, tiny_model: Path) -> None:
+    """With --model-source image no bucket is needed, and the role reads nothing."""
+    cloud.image_model = tiny_model
+    run = mlinfer("deploy", "--model", tiny_model, "--image", IMAGE, "--model-source", "image", "--json")
+    assert run.code == 0, run.err
+    assert json.loads(run.out)["model"] == "/var/task/model/model.onnx"
+    assert not [call for call in cloud.calls if call.startswith("s3:")]
+    policy = past("iam").get_role_policy(RoleName="mlinfer-cats", PolicyName="mlinfer")["PolicyDocument"]
+    assert [statement["Sid"] for statement in policy["Statement"]] == ["WriteItsLog"]
+
+
+@pytest.mark.usefixtures("live")
+def test_the_function_reads_what_it_was_given(past: Past) -> None:
+    """A picture in the staging prefix is answered; the model's own key, in the same bucket, is refused by the handler."""
+    staged = f"s3://{BUCKET}/mlinfer-staging/cats/red.png"
+    past("s3").put_object(Bucket=BUCKET, Key="mlinfer-staging/cats/red.png", Body=encoded(plain((255, 0, 0)), "PNG"))
+    key = next(k["Key"] for k in past("s3").list_objects_v2(Bucket=BUCKET)["Contents"] if k["Key"].endswith("onnx"))
+    answers = []
+    with closing(boto3.client("lambda")) as client:
+        for uri in (staged, f"s3://{BUCKET}/{key}", f"s3://{BUCKET}/mlinfer-staging/dogs/red.png"):
+            answer = client.invoke(FunctionName="mlinfer-cats", Qualifier="live", Payload=json.dumps({"s3": uri}))
+            answers.append(json.loads(answer["Payload"].read()))
+    assert [answer["statusCode"] for answer in answers] == [200, 403, 403]
+    assert answers[0]["body"]["label"] == "red"
+    assert answers[1]["body"]["error"]["code"] == "s3_forbidden"
+
+
+def test_a_picture_whose_key_the_role_may_not_use(live: LoopbackAws) -> None:
+    """The caller learns that kms:Decrypt is missing, and not the names of role and key, which S3's own words hold."""
+    said = "User: arn:aws:sts::1:assumed-role/x is not authorized to perform: kms:Decrypt on resource: arn:aws:kms:y"
+    live.fail("s3:GET", lambda *_: failed("s3:GET", 403, "AccessDenied", said))
+    with closing(boto3.client("lambda")) as client:
+        event = json.dumps({"s3": f"s3://{BUCKET}/mlinfer-staging/cats/red.png"})
+        answer = client.invoke(FunctionName="mlinfer-cats", Qualifier="live", Payload=event)
+        document = json.loads(answer["Payload"].read())
+    error = document["body"]["error"]
+    assert (document["statusCode"], error["code"]) == (403, "s3_forbidden")
+    assert "kms:Decrypt" in error["message"]
+    assert "arn:" not in error["message"]
+
+
+def test_the_buckets_own_rules_stay(mlinfer: MlInfer, past: Past, deploy_arguments: list[str]) -> None:
+    """The staging prefix gets its expiry beside the rules that the bucket has, also those of the old form."""
+    s3 = past("s3")
+    s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+    theirs = {"ID": "theirs", "Status": "Enabled", "Prefix": "tmp/", "Expiration": {"Days": 7}}
+    s3.put_bucket_lifecycle_configuration(Bucket=BUCKET, LifecycleConfiguration={"Rules": [theirs]})
+    assert mlinfer("deploy", *deploy_arguments).code == 0
+    rules = {rule["ID"]: rule for rule in s3.get_bucket_lifecycle_configuration(Bucket=BUCKET)["Rules"]}
+    assert set(rules) == {"theirs", "mlinfer-staging-cats"}
+    assert (rules["theirs"]["Filter"], rules["theirs"]["Expiration"]) == ({"Prefix": "tmp/"}, {"Days": 7})
+    ours = rules["mlinfer-staging-cats"]
+    assert (ours["Filter"], ours["Expiration"]) == ({"Prefix": "mlinfer-staging/cats/"}, {"Days": 1})
+
+
+# The proof
+
+
+def altered(change: Callable[[dict[str, Any]], None]) -> Callable[[Request, Forward], Answer]:
+    """Return a fault that lets the function answer, and changes the body of its answer."""
+
+    def fault(request: Request, forward: Forward) -> Answer:
+        answer = forward(request)
+        document = json.loads(answer.body)
+        change(document["body"])
+        return replace(answer, body=json.dumps(document).encode())
+
+    return fault
+
+
+def swap(body: dict[str, Any]) -> None:
+    """Let the two best classes change places."""
+    best = body["predictions"]
+    best[0], best[1] = best[1], best[0]
+
+
+def shift(by: float) -> Callable[[dict[str, Any]], None]:
+    """Return what moves the best score."""
+
+    def change(body: dict[str, Any]) -> None:
+        body["predictions"][0]["score"] += by
+
+    return change
+
+
+def rename(body: dict[str, Any]) -> None:
+    """Let the best class have another name."""
+    body["predictions"][0]["label"] = "dog"
+
+
+def another(body: dict[str, Any]) -> None:
+    """Let another model have answered."""
+    body["model"]["sha256"] = "0" * 64
+
+
+def test_a_version_that_answers_otherwise_does_not_go_live(
+    mlinfer: MlInfer, live: LoopbackAws, past: Past, deploy_arguments: list[str]
+) -> None:
+    """Exit code 5, both answers and the function's log are shown, the old version stays live; it can be mended."""
+    for change in (swap, shift(-0.002), rename, another):
+        live.fail("lambda:Invoke", altered(change))
+        run = mlinfer("deploy", *deploy_arguments, "--memory", "512", "--json")
+        assert (run.code, error_of(run)["code"]) == (5, "not_proved")
+        assert live_version(past) == "1"
+        message = error_of(run)["message"]
+        assert '"outcome": "ok"' in message  # the function's log line
+        assert "with the model 000000000000" in message if change is another else "; there " in message
+    live.fail("lambda:Invoke", altered(lambda _: None))
+    run = mlinfer("deploy", *deploy_arguments, "--memory", "512", "--json")
+    assert (run.code, outcomes(run)["version"], outcomes(run)["proof"]) == (0, "unchanged", "made")
+    assert live_version(past) == "2"
+
+
+def test_a_score_may_differ_by_what_processors_differ(
+    mlinfer: MlInfer, live: LoopbackAws, past: Past, deploy_arguments: list[str]
+) -> None:
+    """A thousandth is within the tolerance."""
+    live.fail("lambda:Invoke", altered(shift(-0.0009)))
+    assert mlinfer("deploy", *deploy_arguments, "--memory", "512").code == 0
+    assert live_version(past) == "2"
+
+
+def test_classes_that_tie_may_change_places(mlinfer: MlInfer, cloud: LoopbackAws, tmp_path: Path) -> None:
+    """Where two scores are nearer than the tolerance, their order is nobody's mistake."""
+    from onnx import numpy_helper
+
+    weights = numpy_helper.from_array(models._COLOURS[:1].repeat(5, 1)[:, :5] * 0, "logits")
+    even = models.write(tmp_path / "even.onnx", [], [weights], ["N", 3, 8, 8], models.tiny_metadata())
+    cloud.fail("lambda:Invoke", altered(swap))
+    run = mlinfer("deploy", "--model", even, "--bucket", BUCKET, "--create-bucket", "--image", IMAGE)
+    assert run.code == 0, run.err
+
+
+def test_a_function_that_fails_does_not_go_live(
+    mlinfer: MlInfer, cloud: LoopbackAws, past: Past, tiny_model: Path, other_model: Path
+) -> None:
+    """An image that holds another model than it was built with: its own error is shown, and nothing is live."""
+    cloud.image_model = other_model
+    run = mlinfer("deploy", "--model", tiny_model, "--image", IMAGE, "--model-source", "image", "--json")
+    assert (run.code, error_of(run)["code"]) == (5, "not_proved")
+    assert "ModelError" in error_of(run)["message"]
+    assert '"outcome": "fault"' in error_of(run)["message"]
+    assert past("lambda").list_aliases(FunctionName="mlinfer-cats")["Aliases"] == []
+
+
+def test_an_invocation_is_never_repeated(
+    mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A 500 to an invocation, which may have run, is an error and no second invocation."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
+    cloud.fail("lambda:Invoke", lambda *_: refused(500, "ServiceException", "Sorry"))
+    run = mlinfer("deploy", *deploy_arguments, "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "service_failed")
+    assert cloud.calls.count("lambda:Invoke") == 1
+
+
+def test_permissions_that_spread_slowly_are_waited_for(
+    mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]
+) -> None:
+    """While S3 does not know yet that the role may read the model, the version is asked again, visibly."""
+    cloud.fail("s3:GET", lambda *_: failed("s3:GET", 403, "AccessDenied", "Access Denied"), times=2)
+    run = mlinfer("deploy", *deploy_arguments)
+    assert run.code == 0, run.err
+    assert run.err.count("Waiting: the role's new permissions are not known everywhere yet ...") == 1
+    assert cloud.calls.count("lambda:Invoke") == 5
+
+
+def test_a_version_that_wakes_is_waited_for(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
+    """A version that Lambda still makes ready has not run, so it is asked again, visibly."""
+    pending = (
+        "The operation cannot be performed at this time. The function is currently in the following state: Pending"
+    )
+    cloud.fail("lambda:Invoke", lambda *_: refused(409, "ResourceConflictException", pending), times=1)
+    run = mlinfer("deploy", *deploy_arguments)
+    assert run.code == 0, run.err
+    assert "Waiting: Lambda wakes the function or makes it ready ..." in run.err
+
+
+# The plan
+
+
+def test_a_plan_from_nothing(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
+    """--dry-run writes each step, policy and configuration to stdout; it changes nothing and asks nobody."""
+    run = mlinfer("deploy", *deploy_arguments, "--dry-run", "--quiet")
+    assert run.code == 0, run.err
+    assert run.out.count("would create") == len(STEPS) - 2  # the image is there, and no URL is wanted
+    assert '+        "Action": [' in run.out
+    assert '+  "memory": 1769' in run.out
+    assert cloud.changes == []
+    assert "lambda:Invoke" not in cloud.calls
+
+
+def test_a_plan_of_a_change(mlinfer: MlInfer, live: LoopbackAws, deploy_arguments: list[str]) -> None:
+    """Only what differs is in the diff, each outcome says "would", and the version's number is told."""
+    run = mlinfer("deploy", *deploy_arguments, "--memory", "512", "--dry-run", "--json")
+    steps = {step["name"]: step for step in json.loads(run.out)["steps"]}
+    planned = {name: step["outcome"] for name, step in steps.items() if step["outcome"] != "unchanged"}
+    assert planned == {
+        "function": "would_change",
+        "version": "would_create",
+        "proof": "would_create",
+        "alias": "would_change",
+    }
+    changed = [line for line in steps["function"]["difference"].splitlines() if line[:2] in ("- ", "+ ")]
+    assert changed == ['-  "memory": 1769,', '+  "memory": 512,']
+    assert steps["alias"]["detail"] == "live -> 2, before: 1"
+    assert live.changes == []
+
+
+# Faults
+
+
+def once(kind: str, call: str, request: Request, forward: Forward) -> Answer | None:
+    """Do to a request what AWS or the network does."""
+    if kind == "throttled":
+        return failed(call, 429, "Throttling", "Rate exceeded")
+    if kind.startswith("acts"):
+        forward(request)
+    return failed(call, 500, "InternalFailure", "Sorry") if kind == "acts, then fails" else None
+
+
+@cache  # of the session, as the address is: making five clients takes longer than a deployment
+def _clients() -> Clients:
+    session = Session(region=REGION, profile=None, ask=lambda _: "")
+    functions, iam, logs, s3 = (session.client(name) for name in ("lambda", "iam", "logs", "s3"))
+    invoker = session.client("lambda", read_timeout=30)
+    return Clients(functions, iam, logs, s3, lambda _: invoker)
+
+
+class Pushed:
+    """An image that is in the registry."""
+
+    uri = IMAGE
+    outcome: Outcome = "unchanged"
+
+
+@pytest.fixture
+def by_hand(past: Past, tiny_model: Path) -> Callable[[], list[Step]]:
+    """Return a function that deploys, with a public URL, into a bucket that is there."""
+    past("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+    flags = {"model": str(tiny_model), "bucket": BUCKET, "url": "public"}
+    config = load_config(Path(), os.environ, flags)
+    embedded = predict.embedded(config, lambda _: None)
+    order = Order(config, read_model_file(tiny_model), Account(ACCOUNT, REGION))
+
+    def run() -> list[Step]:
+        done: list[Step] = []
+        patience = Patience(lambda _: None, lambda _: None)
+        deploy(order, _clients(), Pushed, embedded, patience, done.append, lambda *_: nullcontext(lambda _: None))
+        return done
+
+    return run
+
+
+def test_a_key_that_the_role_may_not_use(by_hand: Callable[[], list[Step]], cloud: LoopbackAws) -> None:
+    """Where S3 refuses the model because of its KMS key, the proof waits, then shows S3's own reason and the remedy."""
+    said = (
+        "not authorized to perform: kms:Decrypt on resource: arn:aws:kms:x because no identity-based policy allows it"
+    )
+    cloud.fail("s3:GET", lambda *_: failed("s3:GET", 403, "AccessDenied", said))
+    with pytest.raises(MlinferError) as raised:
+        by_hand()
+    assert said in str(raised.value)
+    assert "kms_key" in str(raised.value)
+    assert cloud.calls.count("lambda:Invoke") > 2
+
+
+def test_killed_after_any_change_and_run_again(
+    by_hand: Callable[[], list[Step]], cloud: LoopbackAws, past: Past, moto_endpoint: str
+) -> None:
+    """Wherever the process or the network dies, the next run ends where an undisturbed one does: nothing lost or doubled."""
+    by_hand()
+    whole, total = in_aws(past), len(cloud.changes)
+    assert total >= 10
+    for last in range(1, total + 1):
+        _empty(moto_endpoint, past)
+        cloud.reset_calls()
+
+        def dies(call: str, request: Request, forward: Forward) -> Answer | None:
+            if len(cloud.changes) < last:  # noqa: B023 - called within this turn
+                return forward(request)
+            if len(cloud.changes) == last and cloud.is_change(call):  # noqa: B023
+                forward(request)
+            return None
+
+        cloud.before = dies
+        with pytest.raises(RemoteError):
+            by_hand()
+        cloud.before = None
+        by_hand()
+        assert in_aws(past) == whole, last
+
+
+def _empty(moto_endpoint: str, past: Past) -> None:
+    import urllib.request
+
+    urllib.request.urlopen(f"{moto_endpoint}/moto-api/reset", data=b"").close()  # noqa: S310
+    past("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+
+
+def test_any_call_that_fails_is_an_error_that_says_so(
+    by_hand: Callable[[], list[Step]], cloud: LoopbackAws, past: Past, moto_endpoint: str
+) -> None:
+    """A throttle, a 500, a cut connection at any call is told in a sentence with a remedy, and is no defect."""
+    by_hand()  # for once with the handler's download of the model
+    _empty(moto_endpoint, past)
+    cloud.reset_calls()
+    by_hand()
+    calls, total = list(cloud.calls), len(cloud.calls)
+    kinds = ["throttled", "acts, then fails", "acts, then cut", "cut"]
+    codes = {"throttled": "throttled", "acts, then fails": "service_failed"}
+    for place in [place for place in range(total) if not calls[place].startswith("s3:")]:  # those: test_upload.py
+        _empty(moto_endpoint, past)
+        cloud.reset_calls()
+        kind = kinds[place % len(kinds)]
+
+        def fails(call: str, request: Request, forward: Forward) -> Answer | None:
+            return once(kind, call, request, forward) if len(cloud.calls) == place + 1 else forward(request)  # noqa: B023
+
+        cloud.before = fails
+        with pytest.raises(RemoteError) as raised:
+            by_hand()
+        assert raised.value.hint, (place, kind)
+        broken = "answer_lost" if calls[place] == "lambda:Invoke" else "connection_failed"
+        assert raised.value.code == codes.get(kind, broken), calls[place]
+        cloud.before = None
+
+
+def test_lost_answers_are_asked_for_again(
+    mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the answer to each change is lost once, boto3 asks again, what was made is found, and the deployment ends well."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    lost: set[bytes] = set()
+
+    def forgets(call: str, request: Request, forward: Forward) -> Answer | None:
+        answer, mark = forward(request), call.encode() + request.body
+        if cloud.is_change(call) and not call.startswith("s3:") and mark not in lost:
+            lost.add(mark)
+            return None
+        return answer
+
+    cloud.before = forgets
+    run = mlinfer("deploy", *deploy_arguments, "--url", "public", "--yes")
+    assert run.code == 0, run.err
+    assert len(lost) == 11
+    state = in_aws(past)
+    assert (state["live"], set(state) & {"1", "2", "3"}) == ("1", {"1"})
+    assert state["permissions"] == ["mlinfer-url", "mlinfer-url-invoke"]
+
+
+@pytest.mark.parametrize("call", ["lambda:CreateFunction", "lambda:PublishVersion"])
+def test_a_process_that_is_killed(
+    mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str], call: str
+) -> None:
+    """SIGKILL in the middle: the next run finishes it."""
+    command = [sys.executable, "-c", "import sys; from mlinfer.cli import main; sys.exit(main(sys.argv[1:]))"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([*command, "deploy", *deploy_arguments, "--quiet"], env=environment)
+
+    def kills(name: str, request: Request, forward: Forward) -> Answer | None:
+        answer = forward(request)
+        if name == call:
+            process.kill()
+        return answer
+
+    cloud.before = kills
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    cloud.before = None
+    run = mlinfer("deploy", *deploy_arguments)
+    assert run.code == 0, run.err
+    numbers = past("lambda").list_versions_by_function(FunctionName="mlinfer-cats")["Versions"]
+    assert ([v["Version"] for v in numbers], live_version(past)) == (["$LATEST", "1"], "1")
+
+
+def test_what_credentials_lack_is_named(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
+    """A refused permission is told in AWS's own words, with where to see all that are needed; no secret is shown."""
+    said = (
+        "User: arn:aws:iam::123456789012:user/me is not authorized to perform: iam:CreateRole on resource: mlinfer-cats"
+    )
+    cloud.fail("iam:CreateRole", lambda *_: failed("iam:CreateRole", 403, "AccessDenied", said))
+    run = mlinfer("deploy", *deploy_arguments, "--verbose", "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "access_denied")
+    assert "iam:CreateRole" in error_of(run)["message"]
+    assert "mlinfer doctor --policy" in error_of(run)["hint"]
+    for secret in (os.environ["AWS_SECRET_ACCESS_KEY"], os.environ["AWS_SESSION_TOKEN"], "Signature="):
+        assert secret not in run.out + run.err
+
+
+def test_an_answer_that_is_not_of_aws(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
+    """What a proxy on the way says in HTML is no defect of ours."""
+    cloud.fail("iam:GetRole", lambda *_: Answer(403, {"content-type": "text/html"}, b"<html>Blocked<br></html>"))
+    run = mlinfer("deploy", *deploy_arguments, "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "aws_failed")
+
+
+# What is asked first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "name"),
+    [
+        (["--image", IMAGE], 2, "no_bucket"),
+        (["--bucket", BUCKET, "--image", "repository:latest"], 2, "invalid_value"),
+        (["--bucket", BUCKET, "--image", IMAGE, "--url", "public"], 2, "not_confirmed"),
+        (["--bucket", BUCKET, "--image", IMAGE, "--memory", "64"], 2, "invalid_value"),
+        (["--bucket", BUCKET, "--image", IMAGE], 4, "no_such_bucket"),
+        (["--bucket", BUCKET, "--image", IMAGE, "--dry-run"], 4, "no_such_bucket"),
+        (["--bucket", BUCKET, "--image", IMAGE, "--model", "nowhere.onnx"], 3, "model_not_found"),
+    ],
+)
+def test_wrong_usage(mlinfer: MlInfer, cloud: LoopbackAws, arguments: list[str], code: int, name: str) -> None:
+    """What is wrong here is said before anything is changed; a public URL needs a yes."""
+    run = mlinfer("deploy", *arguments, "--json")
+    assert (run.code, error_of(run)["code"]) == (code, name)
+    assert cloud.changes == []
+
+
+def test_all_that_a_deployment_lacks_is_told_at_once(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Region, credentials, bucket, model file and Docker Engine that are missing are one error, each with its remedy."""
+    for name in ("AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
+    run = mlinfer("deploy", "--model", "nowhere.onnx", "--json")
+    assert (run.code, error_of(run)["code"]) == (3, "several_missing")
+    for text in ("Region", "credentials", "bucket", "nowhere.onnx", "Docker", "--region", "aws configure", "--bucket"):
+        assert text in error_of(run)["message"], text
+
+
+@pytest.mark.usefixtures("live")
+def test_the_starter_replaces_a_model_only_when_it_is_named(
+    mlinfer: MlInfer, past: Past, deploy_arguments: list[str]
+) -> None:
+    """Where the function serves another model, a deployment that names none is refused; --model starter goes on."""
+    run = mlinfer("deploy", *deploy_arguments[2:], "--json")
+    assert (run.code, error_of(run)["code"]) == (2, "starter_not_named")
+    assert live_version(past) == "1"
+    run = mlinfer("deploy", "--model", "starter", *deploy_arguments[2:], "--json")
+    assert run.code == 0, run.err
+    assert live_version(past) == "2"
+    assert mlinfer("deploy", *deploy_arguments[2:]).code == 0  # the function serves the starter now
+
+
+@pytest.mark.usefixtures("live")
+def test_the_exit_code_says_whether_deployed_and_local_differ(
+    mlinfer: MlInfer, past: Past, deploy_arguments: list[str], tiny_model: Path, other_model: Path
+) -> None:
+    """`status --exit-code` ends with 0 where they are equal, with 6 where they differ, with 3 without the model file."""
+    tags = [{"Key": "mlinfer:project", "Value": "cats"}]
+    past("ecr").create_repository(repositoryName="mlinfer/cats", tags=tags)
+    assert mlinfer("deploy", *deploy_arguments).code == 0
+    same = ("status", "--exit-code", "--image", IMAGE, "--model", tiny_model)
+    assert mlinfer(*same).code == 0
+    assert mlinfer(*same[:-1], other_model).code == 6
+    assert mlinfer(*same[:-1], "nowhere.onnx").code == 3
+    assert mlinfer("status", "--image", IMAGE, "--model", other_model).code == 0
+
+
+def test_a_project_by_its_flag(mlinfer: MlInfer, past: Past, deploy_arguments: list[str]) -> None:
+    """--project names the resources, and comes before the variable."""
+    run = mlinfer("deploy", *deploy_arguments, "--project", "dogs", "--json")
+    assert run.code == 0, run.err
+    assert [item["FunctionName"] for item in past("lambda").list_functions()["Functions"]] == ["mlinfer-dogs"]
+    assert json.loads(mlinfer("status", "--project", "dogs", "--json").out)["function"] == "mlinfer-dogs"
+
+
+def test_somebody_elses_function_stops_it_first(
+    mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]
+) -> None:
+    """Where the function's name is taken, nothing at all is made, not even the bucket."""
+    trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "sts:AssumeRole"}]}
+    role = past("iam").create_role(RoleName="theirs", AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
+    code = {"ImageUri": IMAGE}
+    past("lambda").create_function(FunctionName="mlinfer-cats", Role=role, Code=code, PackageType="Image")
+    run = mlinfer("deploy", *deploy_arguments, "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "not_ours")
+    assert cloud.changes == []
+
+
+def test_somebody_elses_role_stops_it_first(
+    mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]
+) -> None:
+    """A role of our name without the project's tag is refused before anything is made, the bucket included."""
+    past("iam").create_role(RoleName="mlinfer-cats", AssumeRolePolicyDocument="{}")
+    run = mlinfer("deploy", *deploy_arguments, "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "not_ours")
+    assert cloud.changes == []
+
+
+def test_a_bucket_of_another_account_stops_it_first(
+    mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]
+) -> None:
+    """A bucket name that another account has taken is refused before anything is made, the role included."""
+    for call in ("s3:HeadBucket", "s3:GET tagging"):
+        cloud.fail(call, lambda *_: failed("s3:GET", 403, "AccessDenied", "Access Denied"))
+    run = mlinfer("deploy", *deploy_arguments, "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "bucket_taken")
+    assert cloud.changes == []
+
+
+def test_a_foreign_log_group_stops_it_first(
+    mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]
+) -> None:
+    """A log group of our name without the project's tag is refused before anything is made, and keeps its retention."""
+    past("logs").create_log_group(logGroupName="/aws/lambda/mlinfer-cats")
+    for more in ([], ["--dry-run"]):
+        run = mlinfer("deploy", *deploy_arguments, "--json", *more)
+        assert (run.code, error_of(run)["code"]) == (4, "not_ours")
+    assert cloud.changes == []
+
+
+def test_a_foreign_repository_stops_it_first(
+    mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repository of our name without the project's tag is refused before anything is built, pushed or made."""
+    past("ecr").create_repository(repositoryName="mlinfer/cats")
+    engine = LoopbackEngine(lambda *_: [])
+    with serve(engine.answer) as port:
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
+        for more in ([], ["--dry-run"]):
+            run = mlinfer("deploy", *deploy_arguments[:-2], "--json", *more)
+            assert (run.code, error_of(run)["code"]) == (4, "not_ours")
+    assert cloud.changes == []
+    assert not [request for request in engine.requests if request.startswith("POST")]
+
+
+@pytest.mark.parametrize(
+    ("call", "permission"),
+    [("lambda:GetFunction", "lambda:ListTags"), ("logs:ListTagsForResource", "logs:ListTagsForResource")],
+)
+def test_unknown_tags_are_not_foreign(
+    mlinfer: MlInfer, live: LoopbackAws, deploy_arguments: list[str], call: str, permission: str
+) -> None:
+    """Where AWS hides the tags nothing is changed, and the error names the permission, not another owner."""
+    live.before = hides_tags(call)
+    run = mlinfer("deploy", *deploy_arguments, "--memory", "512", "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "owner_unknown")
+    assert permission in error_of(run)["hint"]
+    assert live.changes == []
+
+
+def test_tags_that_lambda_leaves_out_are_asked_for(
+    mlinfer: MlInfer, live: LoopbackAws, deploy_arguments: list[str]
+) -> None:
+    """GetFunction without tags and without an error is followed by ListTags, which decides."""
+
+    def bare(_: str, request: Request, forward: Forward) -> Answer:
+        answer = forward(request)
+        told = json.loads(answer.body) if answer.body[:1] == b"{" else {}
+        return with_body(answer, {k: v for k, v in told.items() if k != "Tags"}) if "Code" in told else answer
+
+    live.before = bare
+    assert mlinfer("deploy", *deploy_arguments).code == 0
+    assert "lambda:ListTags" in live.calls
+    assert live.changes == []
+
+
+def test_a_role_at_another_path_is_used(
+    mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str], tiny_model: Path
+) -> None:
+    """A role of ours at another path is found: the function gets its ARN, and nothing differs from then on."""
+    tags = [{"Key": "mlinfer:project", "Value": "cats"}]
+    made = past("iam").create_role(RoleName="mlinfer-cats", Path="/team/", AssumeRolePolicyDocument="{}", Tags=tags)
+    assert mlinfer("deploy", *deploy_arguments).code == 0
+    told = past("lambda").get_function(FunctionName="mlinfer-cats")["Configuration"]
+    assert told["Role"] == made["Role"]["Arn"]
+    cloud.calls.clear()
+    assert mlinfer("deploy", *deploy_arguments).code == 0
+    assert cloud.changes == []
+    status = json.loads(mlinfer("status", "--model", tiny_model, "--json").out)
+    assert "role" not in (status["difference"] or "")
+
+
+def test_a_foreign_function_is_not_rolled_back(mlinfer: MlInfer, live: LoopbackAws, past: Past) -> None:
+    """rollback refuses a function without the project's tag, before anything is changed."""
+    arn = past("lambda").get_function(FunctionName="mlinfer-cats")["Configuration"]["FunctionArn"]
+    past("lambda").untag_resource(Resource=arn, TagKeys=["mlinfer:project"])
+    run = mlinfer("rollback", "1", "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "not_ours")
+    assert live.changes == []
+
+
+def test_a_public_url_says_how_to_call_it(mlinfer: MlInfer, deploy_arguments: list[str]) -> None:
+    """With --yes it is made without asking; the URL stands alone on stdout, and the curl command beside it."""
+    run = mlinfer("deploy", *deploy_arguments, "--url", "public", "--yes")
+    assert run.code == 0, run.err
+    assert run.out.startswith("https://")
+    assert f"curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' {run.out.strip()}" in run.err

@@ -1,0 +1,252 @@
+"""Removing all of a project, by the user's door."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..conftest import IMAGE, Run
+from ..servers.aws import ACCOUNT, REGION, LoopbackAws, failed, hides_tags
+from ..servers.http import Answer
+
+MlInfer = Callable[..., Run]
+Past = Callable[[str], Any]
+BUCKET = "cloud-models"
+
+
+@pytest.fixture
+def full(mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]) -> LoopbackAws:
+    """Return an AWS with all that a project can have: two versions, a URL, an image, a staged picture."""
+    tags = [{"Key": "mlinfer:project", "Value": "cats"}]
+    past("ecr").create_repository(repositoryName="mlinfer/cats", tags=tags)
+    manifest = {"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json"}
+    manifest |= {"config": {"size": 1, "digest": "sha256:" + "1" * 64}, "layers": []}
+    past("ecr").put_image(repositoryName="mlinfer/cats", imageManifest=json.dumps(manifest), imageTag="a")
+    for more in ([], ["--memory", "512", "--url", "public", "--yes"]):
+        run = mlinfer("deploy", *deploy_arguments, *more)
+        assert run.code == 0, run.err
+    past("s3").put_object(Bucket=BUCKET, Key="mlinfer-staging/cats/red.png", Body=b"x")
+    cloud.calls.clear()
+    return cloud
+
+
+def left(past: Past) -> dict[str, list[str]]:
+    """Return the names of all that is in AWS."""
+    return {
+        "functions": [item["FunctionName"] for item in past("lambda").list_functions()["Functions"]],
+        "roles": [item["RoleName"] for item in past("iam").list_roles()["Roles"]],
+        "logs": [item["logGroupName"] for item in past("logs").describe_log_groups()["logGroups"]],
+        "repositories": [item["repositoryName"] for item in past("ecr").describe_repositories()["repositories"]],
+        "buckets": [item["Name"] for item in past("s3").list_buckets()["Buckets"]],
+    }
+
+
+NOTHING: dict[str, list[str]] = {"functions": [], "roles": [], "logs": [], "repositories": [], "buckets": []}
+
+
+def test_all_of_the_project_goes(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
+    """Everything is listed, then removed; a second time there is nothing, which is success."""
+    run = mlinfer("destroy", "--bucket", BUCKET, "--yes")
+    assert run.code == 0, run.err
+    kinds = ["function", "staging", "models", "bucket", "log group", "repository", "role"]
+    told = run.err.splitlines()
+    assert [line[:10].strip() for line in told] == kinds * 2
+    assert all(line.endswith("removed") for line in told[len(kinds) :])
+    assert "1 images" in run.err
+    assert left(past) == NOTHING
+    full.calls.clear()
+    run = mlinfer("destroy", "--bucket", BUCKET)
+    assert (run.code, run.err) == (0, "There is nothing of the project cats.\n")
+    assert full.changes == []
+
+
+@pytest.mark.usefixtures("full")
+def test_a_bucket_that_was_named_by_a_flag_of_deploy(mlinfer: MlInfer, past: Past) -> None:
+    """Without --bucket it is the one that the function uses; without function and role, it says that it left S3 out."""
+    run = mlinfer("destroy", "--yes")
+    assert run.code == 0, run.err
+    assert f"s3://{BUCKET}" in run.err
+    assert left(past) == NOTHING
+    assert "S3 was not looked at" in mlinfer("destroy").err
+
+
+@pytest.mark.usefixtures("full")
+def test_the_function_is_gone_already(mlinfer: MlInfer, past: Past) -> None:
+    """When the function was deleted by hand, the bucket is found through the role, and all the rest goes."""
+    past("lambda").delete_function(FunctionName="mlinfer-cats")
+    assert mlinfer("destroy", "--yes").code == 0
+    assert left(past) == NOTHING
+
+
+def test_nothing_goes_without_a_yes(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
+    """Without a terminal nobody can be asked: all is listed, project, account and Region are named, nothing is removed."""
+    run = mlinfer("destroy", "--bucket", BUCKET)
+    assert run.code == 2
+    assert "mlinfer destroy --yes --project cats" in run.err
+    assert f"project cats in account {ACCOUNT}, Region {REGION}" in run.err
+    assert "repository mlinfer/cats" in run.err
+    assert full.changes == []
+    assert left(past)["functions"] == ["mlinfer-cats"]
+
+
+def test_yes_needs_an_explicit_project(
+    mlinfer: MlInfer, full: LoopbackAws, past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder's name is no project that --yes may remove; flag, variable and mlinfer.toml name one."""
+    monkeypatch.delenv("MLINFER_PROJECT")
+    run = mlinfer("destroy", "--yes", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "no_project")
+    assert full.changes == []
+    Path("mlinfer.toml").write_text('project = "dogs"\n')
+    assert mlinfer("destroy", "--yes").code == 0
+    assert full.changes == []
+    assert mlinfer("destroy", "--yes", "--project", "cats").code == 0
+    assert left(past) == NOTHING
+
+
+def test_the_models_can_be_kept(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
+    """--keep-model keeps models and bucket, with the other rules of the bucket; staged pictures go."""
+    run = mlinfer("destroy", "--bucket", BUCKET, "--keep-model", "--yes", "--json")
+    assert run.code == 0, run.err
+    kinds = [thing["kind"] for thing in json.loads(run.out)["things"]]
+    assert kinds == ["function", "staging", "log group", "repository", "role"]
+    assert left(past) == {**NOTHING, "buckets": [BUCKET]}
+    keys = [item["Key"] for item in past("s3").list_objects_v2(Bucket=BUCKET)["Contents"]]
+    assert [key.partition("/")[0] for key in keys] == ["models"]
+    rules = past("s3").get_bucket_lifecycle_configuration(Bucket=BUCKET)["Rules"]
+    assert [rule["ID"] for rule in rules] == ["mlinfer-abandoned-parts"]
+    assert "s3:DeleteObjects" in full.changes
+
+
+def test_a_bucket_that_is_not_the_projects(
+    mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]
+) -> None:
+    """In a bucket without this project's tag only what lies under the project's staging prefix is removed."""
+    s3 = past("s3")
+    s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+    s3.put_object(Bucket=BUCKET, Key="theirs.txt", Body=b"x")
+    assert mlinfer("deploy", *deploy_arguments).code == 0
+    for key in ("mlinfer-staging/cats/red.png", "mlinfer-staging/dogs/red.png"):
+        s3.put_object(Bucket=BUCKET, Key=key, Body=b"x")
+    assert mlinfer("destroy", "--bucket", BUCKET, "--yes").code == 0
+    keys = [item["Key"] for item in s3.list_objects_v2(Bucket=BUCKET)["Contents"]]
+    assert [key.partition("/")[0] for key in keys] == ["mlinfer-staging", "models", "theirs.txt"]
+    assert "mlinfer-staging/dogs/red.png" in keys
+    assert cloud.calls.count("s3:DeleteObjects") == 1
+
+
+def test_other_objects_keep_the_bucket(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
+    """What we did not make is not removed, and so neither is its bucket, which is said."""
+    past("s3").put_object(Bucket=BUCKET, Key="models/notes.txt", Body=b"x")
+    run = mlinfer("destroy", "--bucket", BUCKET, "--yes")
+    assert run.code == 0, run.err
+    assert "bucket     kept: other objects are in it" in run.err.splitlines()
+    assert [item["Key"] for item in past("s3").list_objects_v2(Bucket=BUCKET)["Contents"]] == ["models/notes.txt"]
+    assert "lambda:DeleteFunction" in full.changes
+
+
+def test_a_bucket_that_another_project_uses(mlinfer: MlInfer, full: LoopbackAws, past: Past, tiny_model: Path) -> None:
+    """In a bucket with this project's tag the models stay while another project is deployed from it."""
+    assert full
+    run = mlinfer("deploy", "--project", "dogs", "--model", tiny_model, "--bucket", BUCKET, "--image", IMAGE)
+    assert run.code == 0, run.err
+    run = mlinfer("destroy", "--bucket", BUCKET, "--yes", "--json")
+    assert run.code == 0, run.err
+    assert "bucket" not in [thing["kind"] for thing in json.loads(run.out)["things"]]
+    assert "project dogs" in run.err
+    keys = [item["Key"].partition("/")[0] for item in past("s3").list_objects_v2(Bucket=BUCKET)["Contents"]]
+    assert keys == ["models"]
+    assert mlinfer("destroy", "--project", "dogs", "--bucket", BUCKET, "--yes").code == 0
+    assert mlinfer("destroy", "--bucket", BUCKET, "--yes").code == 0
+    assert left(past) == NOTHING
+
+
+def test_models_that_s3_keeps_are_named(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
+    """An object that S3 refuses to delete is left, which is exit code 4 with S3's own words."""
+    held = "<DeleteResult><Error><Key>models/x.onnx</Key><Code>AccessDenied</Code><Message>locked</Message></Error></DeleteResult>"
+    full.fail("s3:DeleteObjects", lambda *_: Answer(200, {"content-type": "application/xml"}, held.encode()))
+    run = mlinfer("destroy", "--bucket", BUCKET, "--yes", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (4, "left_behind")
+    assert "locked" in json.loads(run.out)["error"]["message"]
+    assert left(past) == {**NOTHING, "buckets": [BUCKET]}
+
+
+def test_what_is_not_ours_stays(mlinfer: MlInfer, cloud: LoopbackAws, past: Past) -> None:
+    """A function, role, log group, repository and bucket of these names without the project's tag are left alone."""
+    trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "sts:AssumeRole"}]}
+    role = past("iam").create_role(RoleName="mlinfer-cats", AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
+    past("lambda").create_function(
+        FunctionName="mlinfer-cats", Role=role, Code={"ImageUri": IMAGE}, PackageType="Image"
+    )
+    past("ecr").create_repository(repositoryName="mlinfer/cats")
+    past("logs").create_log_group(logGroupName="/aws/lambda/mlinfer-cats")
+    past("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
+    run = mlinfer("destroy", "--yes", "--bucket", BUCKET)
+    assert run.code == 0
+    assert run.err.endswith("There is nothing of the project cats.\n")
+    assert run.err.count("stays: project cats does not manage it") == 5
+    assert cloud.changes == []
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "permission"),
+    [
+        ("lambda:GetFunction", "function", "lambda:ListTags"),
+        ("logs:ListTagsForResource", "log group", "logs:ListTagsForResource"),
+        ("ecr:ListTagsForResource", "repository", "ecr:ListTagsForResource"),
+        ("s3:GET tagging", "bucket", "s3:GetBucketTagging"),
+    ],
+)
+def test_what_has_unknown_tags_stays(
+    mlinfer: MlInfer, full: LoopbackAws, past: Past, call: str, kind: str, permission: str
+) -> None:
+    """What may be the project's stays, the rest goes, and the exit code is 4 with the missing permission."""
+    full.before = hides_tags(call)
+    run = mlinfer("destroy", "--bucket", BUCKET, "--yes", "--json")
+    document = json.loads(run.out)
+    assert (run.code, document["error"]["code"]) == (4, "left_behind")
+    assert permission in document["error"]["hint"]
+    kept = [thing["kind"] for thing in document["things"] if thing["outcome"] == "kept"]
+    assert kept == [kind]
+    assert sum(map(len, left(past).values())) == 1
+    full.before = None
+    assert mlinfer("destroy", "--bucket", BUCKET, "--yes").code == 0
+    assert left(past) == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        ("lambda:DeleteFunction", "functions"),
+        ("iam:DeleteRole", "roles"),
+        ("logs:DeleteLogGroup", "logs"),
+        ("ecr:DeleteRepository", "repositories"),
+        ("s3:DELETE", "buckets"),
+    ],
+)
+def test_what_may_not_be_removed_is_named(
+    mlinfer: MlInfer, full: LoopbackAws, past: Past, call: str, kind: str
+) -> None:
+    """A refused removal keeps that thing alone; it is named, and the exit code is 4."""
+    full.fail(call, lambda *_: failed(call, 403, "AccessDenied", f"not authorized to perform: {call}"))
+    run = mlinfer("destroy", "--bucket", BUCKET, "--yes", "--json")
+    document = json.loads(run.out)
+    assert (run.code, document["error"]["code"]) == (4, "left_behind")
+    (kept,) = [thing["name"] for thing in document["things"] if thing["outcome"] == "kept"]
+    assert kept in document["error"]["message"]
+    assert {name: found for name, found in left(past).items() if found}.keys() == {kind}
+
+
+def test_a_removal_that_broke_is_finished(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
+    """Whichever removal fails, the command says so, and the next one removes what is left."""
+    for call in ("lambda:DeleteFunction", "logs:DeleteLogGroup", "ecr:DeleteRepository", "iam:DeleteRole"):
+        refusal = failed(call, 500, "InternalFailure", "Sorry")
+        full.fail(call, lambda *_, refusal=refusal: refusal, times=1)
+        run = mlinfer("destroy", "--bucket", BUCKET, "--yes", "--json")
+        assert (run.code, json.loads(run.out)["error"]["code"]) == (4, "service_failed"), call
+    assert mlinfer("destroy", "--bucket", BUCKET, "--yes").code == 0
+    assert left(past) == NOTHING

@@ -1,0 +1,246 @@
+"""What is live, and going back to what was, by the user's door."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lambda_src.inference.download import sha256_of
+
+from .. import models
+from ..conftest import IMAGE, OTHER_IMAGE, Run
+from ..servers.aws import LoopbackAws
+from ..servers.http import Answer, Forward, Request
+
+MlInfer = Callable[..., Run]
+Past = Callable[[str], Any]
+BUCKET = "cloud-models"
+
+
+@pytest.fixture
+def other_model(tmp_path: Path) -> Path:
+    """Return a model that answers otherwise than the tiny one: it takes red for blue."""
+    return models.mean_colour(tmp_path / "other.onnx", name="other", color="BGR")
+
+
+@pytest.fixture
+def once(mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]) -> LoopbackAws:
+    """Return an AWS in which version 1 with the tiny model is live."""
+    tags = [{"Key": "mlinfer:project", "Value": "cats"}]
+    past("ecr").create_repository(repositoryName="mlinfer/cats", tags=tags)
+    run = mlinfer("deploy", *deploy_arguments)
+    assert run.code == 0, run.err
+    cloud.calls.clear()
+    return cloud
+
+
+@pytest.fixture
+def twice(mlinfer: MlInfer, once: LoopbackAws, deploy_arguments: list[str], other_model: Path) -> LoopbackAws:
+    """Return an AWS in which version 2 with the other model is live, and 1 with the tiny one was."""
+    run = mlinfer("deploy", "--model", other_model, *deploy_arguments[2:])
+    assert run.code == 0, run.err
+    once.calls.clear()
+    once.forget_downloads()
+    return once
+
+
+def live_version(past: Past) -> str:
+    """Return the version that the alias sends callers to."""
+    return str(past("lambda").get_alias(FunctionName="mlinfer-cats", Name="live")["FunctionVersion"])
+
+
+def error_of(run: Run) -> dict[str, str]:
+    """Return the error that --json shows."""
+    found: dict[str, str] = json.loads(run.out)["error"]
+    return found
+
+
+# Rollback
+
+
+def test_the_version_before_goes_live(mlinfer: MlInfer, twice: LoopbackAws, past: Past, other_model: Path) -> None:
+    """It is proved with its own model, which comes from S3, as another is configured here; only the alias changes."""
+    run = mlinfer("rollback", "--model", other_model)
+    assert run.code == 0, run.err
+    assert "Live: version 1 of mlinfer-cats, proved; before: 2." in run.err
+    assert "3 pictures answered as here" in run.err
+    assert twice.changes == ["lambda:UpdateAlias"]
+    assert twice.calls.count("lambda:Invoke") == 3
+    assert live_version(past) == "1"
+
+
+def test_the_configured_model_is_not_fetched(
+    mlinfer: MlInfer, twice: LoopbackAws, past: Past, tiny_model: Path, other_model: Path
+) -> None:
+    """Where the version's model is the one that is here, only the function reads S3; forward again works as well."""
+    run = mlinfer("rollback", "1", "--model", tiny_model, "--json")
+    assert run.code == 0, run.err
+    document = json.loads(run.out)
+    assert (document["version"], document["before"]) == ("1", "2")
+    assert [step["name"] for step in document["steps"]] == ["role", "proof", "alias"]
+    assert twice.calls.count("s3:GET") == 1
+    assert mlinfer("rollback", "2", "--model", other_model).code == 0
+    assert live_version(past) == "2"
+
+
+def test_a_role_that_reads_the_model_no_more(
+    mlinfer: MlInfer, twice: LoopbackAws, past: Past, tiny_model: Path
+) -> None:
+    """When the role has lost the older model, it may read it again before the version is asked."""
+    iam, name = past("iam"), {"RoleName": "mlinfer-cats", "PolicyName": "mlinfer"}
+    policy = iam.get_role_policy(**name)["PolicyDocument"]
+    policy["Statement"][-1]["Resource"] = [arn for arn in policy["Statement"][-1]["Resource"] if "tiny" not in arn]
+    iam.put_role_policy(**name, PolicyDocument=json.dumps(policy))
+    assert mlinfer("rollback", "--model", tiny_model).code == 0
+    assert twice.changes == ["iam:PutRolePolicy", "lambda:UpdateAlias"]
+    assert f"{sha256_of(tiny_model)}.onnx" in json.dumps(iam.get_role_policy(**name)["PolicyDocument"])
+
+
+def test_an_older_version_that_fails_does_not_go_live(
+    mlinfer: MlInfer, twice: LoopbackAws, past: Past, tiny_model: Path
+) -> None:
+    """Its model is gone from S3: exit code 5, and the version that was live still is."""
+    key = f"models/tiny/{sha256_of(tiny_model)}.onnx"
+    held = past("s3").list_object_versions(Bucket=BUCKET, Prefix=key)["Versions"]
+    past("s3").delete_object(Bucket=BUCKET, Key=key, VersionId=held[0]["VersionId"])
+    run = mlinfer("rollback", "--model", tiny_model, "--json")
+    assert (run.code, error_of(run)["code"]) == (5, "not_proved")
+    assert "there is no object" in error_of(run)["message"]
+    run = mlinfer("rollback", "--json")  # with the starter configured, it is this program that misses the model
+    assert (run.code, error_of(run)["code"]) == (5, "model_gone")
+    assert live_version(past) == "2"
+    assert twice.changes == []
+
+
+def test_a_model_that_is_in_the_image_alone(
+    mlinfer: MlInfer, cloud: LoopbackAws, past: Past, tiny_model: Path, other_model: Path
+) -> None:
+    """It cannot be compared here, and it is said what was proved instead: by that model, and twice the same."""
+    for model, image in ((tiny_model, IMAGE), (other_model, OTHER_IMAGE)):
+        cloud.image_model = model
+        run = mlinfer("deploy", "--model", model, "--image", image, "--model-source", "image")
+        assert run.code == 0, run.err
+    cloud.image_model = tiny_model
+    run = mlinfer("rollback", "--model", other_model)
+    assert run.code == 0, run.err
+    assert "twice the same; not compared" in run.err
+    assert live_version(past) == "1"
+
+
+def test_a_model_in_the_image_that_is_another(
+    mlinfer: MlInfer, cloud: LoopbackAws, past: Past, tiny_model: Path, other_model: Path
+) -> None:
+    """A version that answers with another model than its configuration names does not go live."""
+    for model, image in ((tiny_model, IMAGE), (other_model, OTHER_IMAGE)):
+        cloud.image_model = model
+        assert mlinfer("deploy", "--model", model, "--image", image, "--model-source", "image").code == 0
+
+    def another(request: Request, forward: Forward) -> Answer:
+        answer = forward(request)
+        return replace(answer, body=answer.body.replace(sha256_of(tiny_model).encode(), b"0" * 64))
+
+    cloud.image_model = tiny_model
+    cloud.fail("lambda:Invoke", another)
+    run = mlinfer("rollback", "--model", other_model, "--json")
+    assert (run.code, error_of(run)["code"]) == (5, "not_proved")
+    assert live_version(past) == "2"
+
+
+def test_there_is_no_such_version(mlinfer: MlInfer, once: LoopbackAws) -> None:
+    """What is no published version is refused, with those that are; before the first there is none."""
+    for version in (["7"], ["$LATEST"], ["live"], ["-1"], []):
+        run = mlinfer("rollback", "--json", "--", *version)
+        assert (run.code, error_of(run)["code"]) == (2, "no_such_version")
+        assert error_of(run)["hint"] == "There are: 1; live is 1."
+    assert once.changes == []
+
+
+def test_the_live_version_is_live_already(mlinfer: MlInfer, once: LoopbackAws) -> None:
+    """Going back to where one is changes nothing, and is success."""
+    run = mlinfer("rollback", "1")
+    assert (run.code, run.err.splitlines()[-1]) == (0, "Version 1 is live already.")
+    assert once.changes == []
+
+
+@pytest.mark.parametrize("command", ["rollback", "status"])
+def test_nothing_is_deployed(mlinfer: MlInfer, cloud: LoopbackAws, command: str) -> None:
+    """Without a function there is nothing to show or to go back to, and the way to begin is named."""
+    run = mlinfer(command, "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "not_deployed")
+    assert "mlinfer deploy" in error_of(run)["hint"]
+    assert cloud.changes == []
+
+
+# Status
+
+
+def test_what_is_live(mlinfer: MlInfer, once: LoopbackAws, tiny_model: Path) -> None:
+    """The version, the image, the model, the configuration, the URL and the state are told; nothing is changed."""
+    run = mlinfer("status", "--model", tiny_model, "--json")
+    assert run.code == 0, run.err
+    told = json.loads(run.out)
+    assert (told["live"], told["newest"], told["state"], told["image"]) == ("1", "1", "ready", IMAGE)
+    assert told["model_sha256"] == sha256_of(tiny_model)
+    assert told["model"] == f"s3://{BUCKET}/models/tiny/{sha256_of(tiny_model)}.onnx"
+    assert (told["memory"], told["timeout"], told["tmp"], told["concurrency"], told["url"]) == (
+        1769,
+        30,
+        512,
+        None,
+        None,
+    )
+    assert (told["as_here"], told["difference"]) == (True, "")
+    assert once.changes == []
+    run = mlinfer("status", "--model", tiny_model)
+    assert "as here       yes" in run.out
+
+
+@pytest.mark.usefixtures("once")
+def test_what_is_here_differs(mlinfer: MlInfer, other_model: Path) -> None:
+    """Another model, memory size or image here is shown as a diff."""
+    Path("mlinfer.toml").write_text("memory = 512\n")
+    run = mlinfer("status", "--model", other_model, "--image", OTHER_IMAGE, "--json")
+    told = json.loads(run.out)
+    changed = [line[:1] for line in told["difference"].splitlines() if line[:2] in ("- ", "+ ")]
+    assert told["as_here"] is False
+    assert f'+    "MLINFER_MODEL_SHA256": "{sha256_of(other_model)}"' in told["difference"]
+    assert '+  "memory": 512,' in told["difference"]
+    assert f'+  "image": "{OTHER_IMAGE}"' in told["difference"]
+    assert sorted(changed) == ["+"] * 4 + ["-"] * 4
+
+
+def test_status_of_what_no_version_keeps(mlinfer: MlInfer, once: LoopbackAws, tiny_model: Path) -> None:
+    """Another URL or reserved concurrency here is a difference too; an image that is not built here is said to be left out."""
+    same = mlinfer("status", "--model", tiny_model)
+    assert "The image was not compared" in same.err
+    Path("mlinfer.toml").write_text('concurrency = 3\nurl = "iam"\n')
+    told = json.loads(mlinfer("status", "--model", tiny_model, "--image", IMAGE, "--json").out)
+    assert (told["as_here"], told["image_compared"]) == (False, True)
+    assert {'+  "concurrency": 3,', '+  "url": "iam"'} <= set(told["difference"].splitlines())
+    assert once.changes == []
+
+
+def test_status_without_the_model_file(mlinfer: MlInfer, once: LoopbackAws) -> None:
+    """Where the configured file is not, what is live is told all the same."""
+    run = mlinfer("status", "--model", "nowhere.onnx")
+    assert run.code == 0, run.err
+    assert "Not compared" in run.err
+    assert "(none)" in run.out
+    assert once.changes == []
+
+
+def test_the_state_in_words(mlinfer: MlInfer, once: LoopbackAws) -> None:
+    """Lambda's states and their reasons are told in words."""
+    for states, words in (
+        ({"State": "Inactive", "StateReason": "The function is idle."}, "asleep, as nobody called it for weeks"),
+        ({"State": "Failed", "StateReason": "The image was deleted."}, "failed: The image was deleted."),
+        ({"LastUpdateStatus": "Failed", "LastUpdateStatusReason": "No access."}, "the last change failed: No access."),
+        ({"LastUpdateStatus": "InProgress"}, "ready; a change is being taken in"),
+    ):
+        once.states = states
+        assert words in json.loads(mlinfer("status", "--json").out)["state"]

@@ -1,0 +1,610 @@
+"""Pushing to ECR, by the user's door: moto is ECR's API, and an Engine and a registry on loopback say what a test asks for."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pty
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from mlinfer.config import BASE_IMAGE
+from mlinfer.container_image.docker_build import Recipe
+
+from ..conftest import Run
+from ..servers.engine import (
+    DOCKER,
+    DOCKER_LIST,
+    GZIP,
+    OCI,
+    OCI_GZIP,
+    OCI_INDEX,
+    OCI_ZSTD,
+    LoopbackEngine,
+    LoopbackRegistry,
+    serve,
+)
+from ..servers.engine import refusal as refused
+from ..servers.http import Answer, Forward, LoopbackS3, Request, loopback_s3
+
+MlInfer = Callable[..., Run]
+ACCOUNT, REGION, NAME = "123456789012", "eu-central-1", "mlinfer/shop"
+SECRET, TOKEN, SECOND_TOKEN = "s3cr3t/Key+Of/The+Tests", "t0ken-of-the-registry", "t0ken-number-two"
+AMD64 = {"architecture": "amd64", "os": "linux"}
+HASH = Recipe("shop", BASE_IMAGE, "x86_64").tag().rpartition(":")[2]
+READS = {"DescribeRepositories", "ListTagsForResource", "GetLifecyclePolicy", "GetRepositoryPolicy"}
+READS |= {"GetAuthorizationToken"}
+
+
+@dataclass
+class Cloud:
+    """All that a push talks to. api: ECR's; moto: past the proxy."""
+
+    api: LoopbackS3
+    moto: Any
+    registry: LoopbackRegistry
+    engine: LoopbackEngine
+
+    @property
+    def repository(self) -> dict[str, Any]:
+        """Return the repository as ECR describes it."""
+        found: dict[str, Any] = self.moto.describe_repositories(repositoryNames=[NAME])["repositories"][0]
+        return found
+
+    @property
+    def lifecycle(self) -> Any:
+        """Return the lifecycle policy."""
+        return json.loads(self.moto.get_lifecycle_policy(repositoryName=NAME)["lifecyclePolicyText"])
+
+    @property
+    def policy(self) -> Any:
+        """Return the repository's policy."""
+        return json.loads(self.moto.get_repository_policy(repositoryName=NAME)["policyText"])
+
+
+@pytest.fixture
+def cloud(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
+    """Point the environment to an empty ECR and to an Engine that has the image of the project shop."""
+    urllib.request.urlopen(f"{moto_endpoint}/moto-api/reset", data=b"").close()  # noqa: S310
+    registry = LoopbackRegistry(TOKEN)
+
+    def push(tag: str, password: str) -> list[dict[str, Any]]:
+        if password != registry.password:
+            return error_report("unauthorized: authentication required")
+        return success(registry.put_image(AMD64, tag=tag))
+
+    engine = LoopbackEngine(push, id=registry.put(AMD64))
+    with loopback_s3(moto_endpoint) as api, serve(registry.answer) as port, serve(engine.answer) as engine_port:
+        registry.host = f"127.0.0.1:{port}"
+
+        def token(_: Request, __: Forward) -> Answer:
+            given = {
+                "authorizationToken": encoded(f"AWS:{registry.password}"),
+                "proxyEndpoint": f"http://{registry.host}",
+            }
+            return Answer(200, {}, json.dumps({"authorizationData": [given]}).encode())
+
+        def move(request: Request, forward: Forward) -> Answer:
+            answer = forward(request)
+            host = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com"
+            body = answer.body.replace(host.encode(), registry.host.encode())
+            return Answer(answer.status, answer.headers | {"content-length": str(len(body))}, body)
+
+        api.fail("GetAuthorizationToken", token)
+        api.fail("DescribeRepositories", move)
+        environment = {
+            "AWS_ACCESS_KEY_ID": "AKIATESTS",
+            "AWS_SECRET_ACCESS_KEY": SECRET,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ENDPOINT_URL": api.url,
+            "AWS_MAX_ATTEMPTS": "2",
+            "DOCKER_HOST": f"tcp://127.0.0.1:{engine_port}",
+            "MLINFER_PROJECT": "shop",
+        }
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        keys = {"aws_access_key_id": "x", "aws_secret_access_key": "x"}
+        with closing(boto3.client("ecr", endpoint_url=moto_endpoint, region_name=REGION, **keys)) as moto:
+            yield Cloud(api, moto, registry, engine)
+
+
+def encoded(text: str) -> str:
+    """Return a text in base64."""
+    return base64.b64encode(text.encode()).decode()
+
+
+def success(digest: str) -> list[dict[str, Any]]:
+    """Return what the Engine reports of a push of two layers, of which one was there already."""
+    return [
+        {"status": "The push refers to repository [host/name]"},
+        {"status": "Preparing", "progressDetail": {}, "id": "5f70bf18a086"},
+        {"status": "Layer already exists", "progressDetail": {}, "id": "5f70bf18a086"},
+        {"status": "Pushing", "progressDetail": {"current": 512, "total": 2048}, "id": "c9a1d2b3e4f5"},
+        {"status": "Pushing", "progressDetail": {"current": 2560, "total": 2048}, "id": "c9a1d2b3e4f5"},
+        {"status": "Pushed", "progressDetail": {}, "id": "c9a1d2b3e4f5"},
+        {"status": f"tag: digest: {digest} size: 740"},
+        {"progressDetail": {}, "aux": {"Tag": "tag", "Digest": digest, "Size": 740}},
+    ]
+
+
+def error_report(message: str) -> list[dict[str, Any]]:
+    """Return what the Engine reports of a push that fails."""
+    start = {"status": "Preparing", "progressDetail": {}, "id": "5f70bf18a086"}
+    return [start, {"errorDetail": {"message": message}, "error": message}]
+
+
+def error_of(run: Run) -> dict[str, str]:
+    """Return the error that --json shows."""
+    error: dict[str, str] = json.loads(run.out)["error"]
+    return error
+
+
+# What it does
+
+
+def test_prints_the_image_by_its_digest(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """The image lies in ECR under the local tag, and stdout holds REPOSITORY@digest alone."""
+    run = mlinfer("push")
+    assert run.code == 0, run.err
+    assert run.out == f"{cloud.registry.host}/{NAME}@{cloud.registry.tags[HASH]}\n"
+    assert [(repository, tag) for repository, tag, _ in cloud.engine.pushes] == [
+        (f"{cloud.registry.host}/{NAME}", HASH)
+    ]
+
+
+def test_json(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """--json says what was pushed, and what became of each part of the repository."""
+    digest = cloud.registry.put_image(AMD64)
+    uri = f"{cloud.registry.host}/{NAME}"
+    made = {"uri": uri, "repository": "made", "lifecycle": "made", "policy": "made"}
+    image = {"uri": f"{uri}@{digest}", "digest": digest, "tag": HASH, "arch": "x86_64", "bytes": 100}
+    assert json.loads(mlinfer("push", "--json").out) == {**image, "outcome": "pushed", "repository": made}
+
+
+def test_nothing_is_sent_twice(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """The second push finds the image by its id, sends nothing and changes nothing."""
+    first = mlinfer("push")
+    cloud.api.requests.clear()
+    run = mlinfer("push")
+    assert (run.code, run.out) == (0, first.out)
+    assert "nothing was sent" in run.err
+    assert len(cloud.engine.pushes) == 1
+    assert set(cloud.api.operations) == READS
+
+
+def test_an_image_built_anew_takes_another_tag(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """Tags cannot move: another image of the same files gets its id added, and is found under that the next time."""
+    first = mlinfer("push")
+    rebuilt = AMD64 | {"created": "later"}
+    cloud.engine.id = cloud.registry.put(rebuilt)
+    cloud.engine.push = lambda tag, _: success(cloud.registry.put_image(rebuilt, tag=tag))
+    second = mlinfer("push")
+    tag = f"{HASH}-{cloud.engine.id[7:19]}"
+    assert [pushed for _, pushed, _ in cloud.engine.pushes] == [HASH, tag]
+    assert second.out == f"{cloud.registry.host}/{NAME}@{cloud.registry.tags[tag]}\n" != first.out
+    third = mlinfer("push")
+    assert third.out == second.out
+    assert len(cloud.engine.pushes) == 2
+
+
+def test_a_tag_that_holds_something_else(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """What Lambda would not take, under our tag, is left there, and the image goes beside it."""
+    cloud.registry.put_image(AMD64, tag=HASH, media_type=OCI, layers=(OCI_ZSTD,))
+    run = mlinfer("push")
+    assert run.code == 0, run.err
+    assert cloud.engine.pushes[0][1] == f"{HASH}-{cloud.engine.id[7:19]}"
+
+
+@pytest.mark.parametrize("known", ["manifest", "index"])
+def test_containerds_image_store(mlinfer: MlInfer, cloud: Cloud, known: str) -> None:
+    """Where an image's id is the digest of its manifest, or of an index, it is found by that too."""
+    digest = cloud.registry.put_image(AMD64, tag=HASH)
+    if known == "index":
+        entries = [{"digest": digest, "platform": {"architecture": "amd64", "os": "linux"}}]
+        cloud.engine.id = cloud.registry.put({"manifests": entries}, OCI_INDEX, HASH)
+    else:
+        cloud.engine.id = digest
+    run = mlinfer("push")
+    assert run.out == f"{cloud.registry.host}/{NAME}@{digest}\n", run.err
+    assert cloud.engine.pushes == []
+
+
+def test_no_trace_in_the_engine(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """The name in ECR is taken from the image again, after a push that fails too."""
+    removed = f"DELETE /images/{cloud.registry.host}/{NAME}:{HASH}"
+    cloud.engine.push = lambda *_: error_report("EOF")
+    assert mlinfer("push").code == 4
+    assert cloud.engine.requests[-1] == removed
+
+
+def test_a_bar_for_each_layer(cloud: Cloud, tmp_path: Path) -> None:
+    """On a terminal each layer that is sent has its bar."""
+    assert cloud.engine.pushes == []
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "mlinfer", "push"]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    subprocess.run(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=follower, check=True)
+    os.close(follower)
+    drawn = os.read(leader, 2**20).decode()
+    os.close(leader)
+    assert "c9a1d2b3e4f5" in drawn
+    assert "2.0/2.0 kB" in drawn
+    assert "5f70bf18a086" not in drawn
+
+
+# The repository
+
+
+def test_a_new_repository(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """It has immutable tags, is scanned on push and carries the project's tag."""
+    assert mlinfer("push").code == 0
+    assert cloud.repository["imageTagMutability"] == "IMMUTABLE"
+    assert cloud.repository["imageScanningConfiguration"] == {"scanOnPush": True}
+    tags = cloud.moto.list_tags_for_resource(resourceArn=cloud.repository["repositoryArn"])["tags"]
+    assert tags == [{"Key": "mlinfer:project", "Value": "shop"}]
+
+
+def test_the_lifecycle_spares_every_tag(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """ECR cannot know what a function refers to, so no rule of ours selects an image that has a tag."""
+    assert mlinfer("push").code == 0
+    assert [rule["selection"]["tagStatus"] for rule in cloud.lifecycle["rules"]] == ["untagged"]
+    assert cloud.lifecycle["rules"][0]["selection"]["countType"] == "sinceImagePushed"
+    assert cloud.lifecycle["rules"][0]["selection"]["countNumber"] >= 1
+
+
+def test_only_lambda_may_pull_and_for_this_function(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """The repository's policy is one statement: Lambda reads the image for the project's function."""
+    assert mlinfer("push").code == 0
+    source = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:mlinfer-shop"
+    assert cloud.policy["Statement"] == [
+        {
+            "Sid": "MlinferLambdaPull",
+            "Effect": "Allow",
+            "Principal": {"Service": "lambda.amazonaws.com"},
+            "Action": ["ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+            "Condition": {"StringLike": {"aws:sourceArn": [source, f"{source}:*"]}},
+        }
+    ]
+
+
+def test_what_drifted_is_mended(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """Each setting that is not as a new repository's is written, and only that."""
+    assert mlinfer("push").code == 0
+    cloud.moto.put_image_tag_mutability(repositoryName=NAME, imageTagMutability="MUTABLE")
+    cloud.moto.put_image_scanning_configuration(repositoryName=NAME, imageScanningConfiguration={"scanOnPush": False})
+    cloud.moto.delete_lifecycle_policy(repositoryName=NAME)
+    cloud.api.requests.clear()
+    outcomes = json.loads(mlinfer("push", "--json").out)["repository"]
+    assert (outcomes["repository"], outcomes["lifecycle"], outcomes["policy"]) == ("changed", "made", "unchanged")
+    written = {"PutImageTagMutability", "PutImageScanningConfiguration", "PutLifecyclePolicy"}
+    assert set(cloud.api.operations) - READS == written
+    assert cloud.repository["imageTagMutability"] == "IMMUTABLE"
+    assert cloud.repository["imageScanningConfiguration"] == {"scanOnPush": True}
+
+
+def test_somebody_elses_repository_is_refused(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """A repository of the project's name without its tag is not touched: `destroy` would delete it."""
+    cloud.moto.create_repository(repositoryName=NAME)
+    cloud.api.requests.clear()
+    run = mlinfer("push", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (4, "not_ours")
+    assert set(cloud.api.operations) <= READS
+
+
+def test_what_somebody_else_set_stays(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """Foreign statements stand beside ours; a foreign lifecycle policy stays, and that is said."""
+    cloud.moto.create_repository(
+        repositoryName=NAME, tags=[{"Key": "mlinfer:project", "Value": NAME.removeprefix("mlinfer/")}]
+    )
+    theirs = {
+        "Sid": "LambdaECRImageRetrievalPolicy",
+        "Effect": "Allow",
+        "Principal": {"Service": "lambda.amazonaws.com"},
+    }
+    theirs |= {"Action": "ecr:BatchGetImage"}
+    text = json.dumps({"Version": "2008-10-17", "Statement": theirs})
+    cloud.moto.set_repository_policy(repositoryName=NAME, policyText=text)
+    rule = {"rulePriority": 7, "selection": {"tagStatus": "any", "countType": "imageCountMoreThan", "countNumber": 900}}
+    rules = {"rules": [rule | {"action": {"type": "expire"}}]}
+    cloud.moto.put_lifecycle_policy(repositoryName=NAME, lifecyclePolicyText=json.dumps(rules))
+    run = mlinfer("push")
+    assert run.code == 0, run.err
+    assert cloud.lifecycle == rules
+    assert "stays" in run.err
+    assert cloud.policy["Version"] == "2008-10-17"
+    assert [statement["Sid"] for statement in cloud.policy["Statement"]] == [theirs["Sid"], "MlinferLambdaPull"]
+
+
+def test_another_functions_statement_is_replaced(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """Of a statement of ours there is one, whatever it said before; the order of its lists does not matter."""
+    assert mlinfer("push").code == 0
+    changed = cloud.policy
+    changed["Statement"][0]["Action"].reverse()
+    cloud.moto.set_repository_policy(repositoryName=NAME, policyText=json.dumps(changed))
+    assert json.loads(mlinfer("push", "--json").out)["repository"]["policy"] == "unchanged"
+    changed["Statement"][0]["Condition"] = {}
+    cloud.moto.set_repository_policy(repositoryName=NAME, policyText=json.dumps(changed))
+    assert json.loads(mlinfer("push", "--json").out)["repository"]["policy"] == "changed"
+    assert len(cloud.policy["Statement"]) == 1
+    assert "StringLike" in cloud.policy["Statement"][0]["Condition"]
+
+
+def test_two_runs_at_once_make_one_repository(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """A repository that another run makes in the same moment is taken."""
+
+    def race(request: Request, forward: Forward) -> Answer:
+        forward(request)
+        return forward(request)
+
+    cloud.api.fail("CreateRepository", race, times=1)
+    run = mlinfer("push")
+    assert run.code == 0, run.err
+
+
+# What lies there then
+
+
+def index_of(*entries: tuple[str, str, str]) -> dict[str, Any]:
+    """Return an index of (digest, os, architecture)."""
+    listed = [{"digest": digest, "platform": {"os": os, "architecture": arch}} for digest, os, arch in entries]
+    return {"schemaVersion": 2, "manifests": listed}
+
+
+@pytest.mark.parametrize("media_type", [OCI_INDEX, DOCKER_LIST])
+def test_an_index_is_resolved(mlinfer: MlInfer, cloud: Cloud, media_type: str) -> None:
+    """Of an index, as newer Engines push, Lambda is given the image for its architecture: no attestation, no other one."""
+    arm = cloud.registry.put_image({"architecture": "arm64", "os": "linux"}, media_type=OCI, layers=(OCI_GZIP,))
+    wanted = cloud.registry.put_image(AMD64, media_type=OCI, layers=(OCI_GZIP, OCI_GZIP))
+    proof = cloud.registry.put_image({}, media_type=OCI, layers=("application/vnd.in-toto+json",))
+    index = index_of((proof, "unknown", "unknown"), (arm, "linux", "arm64"), (wanted, "linux", "amd64"))
+    cloud.engine.push = lambda tag, _: success(cloud.registry.put(index, media_type, tag))
+    run = mlinfer("push")
+    assert run.out == f"{cloud.registry.host}/{NAME}@{wanted}\n", run.err
+
+
+def test_an_index_without_the_architecture(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """An index that has no image for the function is refused, naming what it has."""
+    arm = cloud.registry.put_image({"architecture": "arm64", "os": "linux"}, media_type=OCI, layers=(OCI_GZIP,))
+    index = index_of((arm, "linux", "arm64"), (arm, "unknown", "unknown"))
+    cloud.engine.push = lambda tag, _: success(cloud.registry.put(index, OCI_INDEX, tag))
+    run = mlinfer("push", "--json")
+    assert (run.code, error_of(run)["code"]) == (5, "wrong_architecture")
+    assert "x86_64, only for: arm64" in error_of(run)["message"]
+
+
+@pytest.mark.parametrize(
+    ("config", "media_type", "layers", "code"),
+    [
+        ({"architecture": "arm64", "os": "linux"}, DOCKER, (GZIP,), "wrong_architecture"),
+        ({"architecture": "amd64", "os": "windows"}, DOCKER, (GZIP,), "wrong_architecture"),
+        (AMD64, OCI, (OCI_GZIP, OCI_ZSTD), "unsupported_layer"),
+        (AMD64, "application/vnd.docker.distribution.manifest.v1+prettyjws", (GZIP,), "unsupported_manifest"),
+        (AMD64, "", (GZIP,), "unsupported_manifest"),
+    ],
+)
+def test_what_lambda_would_refuse(
+    mlinfer: MlInfer, cloud: Cloud, config: dict[str, Any], media_type: str, layers: tuple[str, ...], code: str
+) -> None:
+    """What was pushed is read back: another processor's image, zstd layers and other manifests end with exit code 5."""
+    image = {"media_type": media_type, "layers": layers}
+    cloud.engine.push = lambda tag, _: success(cloud.registry.put_image(config, tag=tag, **image))  # type: ignore[arg-type]
+    run = mlinfer("push", "--json")
+    assert (run.code, error_of(run)["code"]) == (5, code), run.err
+    assert error_of(run)["hint"]
+
+
+def test_a_manifest_of_nothing(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """A manifest without an image in it is an error, not a crash."""
+    cloud.engine.push = lambda tag, _: success(cloud.registry.put({"mediaType": OCI, "layers": 1}, OCI, tag))
+    run = mlinfer("push", "--json")
+    assert (run.code, error_of(run)["code"]) == (5, "unsupported_manifest")
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "arm64"])
+def test_arm64_is_arm64_everywhere(mlinfer: MlInfer, cloud: Cloud, arch: str) -> None:
+    """The image must be the function's in the Engine and in the registry; here it is arm64's."""
+    config = {"architecture": "arm64", "os": "linux"}
+    cloud.engine.id, cloud.engine.architecture = cloud.registry.put(config), "arm64"
+    cloud.engine.push = lambda tag, _: success(cloud.registry.put_image(config, tag=tag))
+    run = mlinfer("push", "--arch", arch)
+    assert run.code == (0 if arch == "arm64" else 5), run.err
+    assert bool(cloud.engine.pushes) == (arch == "arm64")
+
+
+def test_too_large_for_lambda(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """An image of more than 10 GB is refused before anything is made or sent."""
+    cloud.engine.layer_bytes = 10 * 2**30 + 1
+    run = mlinfer("push", "--json")
+    assert (run.code, error_of(run)["code"]) == (2, "image_too_large")
+    assert cloud.api.requests == []
+    assert cloud.engine.pushes == []
+
+
+def test_a_registry_that_lost_it(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """A push counts when the registry has the image, and not when the Engine says so."""
+    cloud.engine.push = lambda *_: success("sha256:" + "0" * 64)
+    run = mlinfer("push", "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "not_confirmed")
+
+
+def test_a_registry_that_gives_something_else(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """The content of a digest must have that hash."""
+
+    def push(tag: str, _: str) -> list[dict[str, Any]]:
+        digest = cloud.registry.put_image(AMD64, tag=tag)
+        cloud.registry.content[digest] = (DOCKER, b"{}")
+        return success(digest)
+
+    cloud.engine.push = push
+    run = mlinfer("push", "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "not_confirmed")
+
+
+# What goes wrong on the way
+
+
+def test_an_engines_error_without_the_old_field(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """A failed push that only errorDetail tells of is a failure, as newer Engines plan to report it."""
+    cloud.engine.push = lambda *_: [{"status": "The push refers to repository"}, {"errorDetail": {"message": "EOF"}}]
+    run = mlinfer("push", "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "connection_failed")
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("denied: requested access to the resource is denied", "access_denied"),
+        (f"denied: User: arn:aws:iam::{ACCOUNT}:user/eve is not authorized to perform: ecr:PutImage", "access_denied"),
+        ("no basic auth credentials", "registry_login"),
+        ("unauthorized: authentication required", "registry_login"),
+        (f"name unknown: The repository with name '{NAME}' does not exist in the registry", "no_repository"),
+        (
+            f"tag invalid: The image tag 'x' already exists in the '{NAME}' repository and cannot be overwritten "
+            "because the repository is immutable.",
+            "tag_taken",
+        ),
+        ("toomanyrequests: Rate exceeded", "throttled"),
+        ('Get "https://r/v2/": dial tcp: lookup r: no such host', "connection_failed"),
+        ('Put "https://r/v2/": write tcp 10.0.0.1:1->10.0.0.2:443: write: connection reset by peer', "connection_failed"),
+        ("unexpected EOF", "connection_failed"),
+        ('Get "https://r/v2/": x509: certificate signed by unknown authority', "connection_failed"),
+        ("received unexpected HTTP status: 500 Internal Server Error", "service_failed"),
+        ("something new", "push_failed"),
+    ],
+)  # fmt: skip
+def test_the_engines_errors(mlinfer: MlInfer, cloud: Cloud, said: str, code: str) -> None:
+    """A failed push is an item of the Engine's reports; it is told with its reason and exit code 4."""
+    cloud.engine.push = lambda *_: error_report(said)
+    run = mlinfer("push", "--json")
+    assert (run.code, error_of(run)["code"]) == (4, code)
+    assert said in error_of(run)["message"]
+    assert len(cloud.engine.pushes) == 1
+
+
+def test_a_full_disk(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """A disk without room is this machine's, exit code 3."""
+    cloud.engine.push = lambda *_: error_report("write /var/lib/docker/tmp/x: no space left on device")
+    run = mlinfer("push", "--json")
+    assert (run.code, error_of(run)["code"]) == (3, "disk_full")
+
+
+EXPIRED = "denied: Your authorization token has expired. Reauthenticate and try again."
+
+
+def test_a_token_that_expires(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """When the token expires during the push, a fresh one is got and the push goes on with it."""
+
+    def push(tag: str, password: str) -> list[dict[str, Any]]:
+        if password == TOKEN:
+            cloud.registry.password = SECOND_TOKEN
+            return error_report(EXPIRED)
+        return success(cloud.registry.put_image(AMD64, tag=tag))
+
+    cloud.engine.push = push
+    run = mlinfer("push")
+    assert run.code == 0, run.err
+    assert [credentials["password"] for _, _, credentials in cloud.engine.pushes] == [TOKEN, SECOND_TOKEN]
+
+
+def test_a_token_that_expires_twice(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """A second fresh token is not asked for."""
+    cloud.engine.push = lambda *_: error_report(EXPIRED)
+    run = mlinfer("push", "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "expired_token")
+    assert len(cloud.engine.pushes) == 2
+
+
+def test_the_token_goes_to_the_engine_alone(
+    mlinfer: MlInfer, cloud: Cloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """No keychain or file is asked or told; no message shows the token or a key, with --verbose and a traceback neither."""
+    folder = tmp_path / "docker"
+    folder.mkdir()
+    settings = json.dumps({"credsStore": "a-helper-that-is-not-there"})
+    (folder / "config.json").write_text(settings)
+    monkeypatch.setenv("DOCKER_CONFIG", str(folder))
+    assert mlinfer("push").code == 0
+    assert cloud.engine.pushes[0][2] == {"username": "AWS", "password": TOKEN}
+    cloud.engine.id = "sha256:" + "7" * 64
+    cloud.engine.push = lambda *_: error_report("denied: no")
+    run = mlinfer("push", "--verbose")
+    assert run.code == 4
+    assert "Traceback" in run.err
+    for secret in (TOKEN, encoded(f"AWS:{TOKEN}"), SECRET):
+        assert secret not in run.out + run.err
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+    assert (folder / "config.json").read_text() == settings
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (refused(401, "UNAUTHORIZED", "authentication required"), "access_denied"),
+        (refused(403, "DENIED", "no"), "access_denied"),
+        (Answer(400, {}, b"<html>"), "registry_failed"),
+        (Answer(200, {"content-type": "text/html"}, b"<html>"), "registry_failed"),
+    ],
+)
+def test_a_registry_that_cannot_be_read(mlinfer: MlInfer, cloud: Cloud, answer: Answer, code: str) -> None:
+    """What the registry answers to a reader is told with exit code 4."""
+    cloud.registry.faults = [answer]
+    run = mlinfer("push", "--json")
+    assert (run.code, error_of(run)["code"]) == (4, code)
+    assert cloud.engine.pushes == []
+
+
+def test_a_registry_that_stumbles(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """A failure that passes, and a connection that breaks, are asked anew."""
+    cloud.registry.faults = [refused(503, "UNAVAILABLE", "later"), None]
+    run = mlinfer("push")
+    assert run.code == 0, run.err
+
+
+def test_a_registry_that_is_gone(mlinfer: MlInfer, cloud: Cloud) -> None:
+    """Without a connection to the registry the error names its host."""
+    cloud.registry.faults = [None] * 10
+    run = mlinfer("push", "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "connection_failed")
+    assert cloud.registry.host in error_of(run)["message"]
+
+
+@pytest.mark.parametrize(
+    "operation", ["CreateRepository", "GetLifecyclePolicy", "SetRepositoryPolicy", "GetAuthorizationToken"]
+)
+def test_a_permission_that_is_missing(mlinfer: MlInfer, cloud: Cloud, operation: str) -> None:
+    """The error names the permissions that the step needs."""
+    said = {"__type": "AccessDeniedException", "message": f"not authorized to perform: ecr:{operation}"}
+    cloud.api.fail(operation, lambda *_: Answer(400, {}, json.dumps(said).encode()))
+    run = mlinfer("push", "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "access_denied")
+    assert f"ecr:{operation}" in error_of(run)["hint"]
+
+
+@pytest.mark.parametrize("operation", ["CreateRepository", "PutLifecyclePolicy", "SetRepositoryPolicy"])
+def test_cut_short_it_is_finished_by_the_next(mlinfer: MlInfer, cloud: Cloud, operation: str) -> None:
+    """Wherever making the repository broke off, the next run completes it."""
+    cloud.api.fail(operation, lambda *_: None, times=2)
+    assert mlinfer("push").code == 4
+    run = mlinfer("push")
+    assert run.code == 0, run.err
+    assert cloud.repository["imageTagMutability"] == "IMMUTABLE"
+    assert cloud.lifecycle["rules"]
+    assert cloud.policy["Statement"]
+
+
+def test_without_a_region(mlinfer: MlInfer, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a Region nothing is asked of anybody, and the error says how to name one."""
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    run = mlinfer("push", "--json")
+    assert (run.code, error_of(run)["code"]) == (3, "no_region")
+    assert cloud.engine.requests == []

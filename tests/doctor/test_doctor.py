@@ -1,0 +1,309 @@
+"""What doctor finds, by the user's door: an Engine on loopback, moto as AWS, and in between what a test makes them answer."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import boto3
+import pytest
+
+from mlinfer.config import load_config
+from mlinfer.doctor.checks import Tools, examine
+from mlinfer.errors import MissingError
+
+from ..conftest import Run
+from ..servers.aws import identity, simulation
+from ..servers.engine import LoopbackEngine, serve
+from ..servers.http import Answer, Forward, LoopbackS3, Request, loopback_s3
+
+MlInfer = Callable[..., Run]
+GB = 2**30
+ACCOUNT = "123456789012"
+CHECKS = ["model", "docker", "base image", "machine", "credentials", "endpoints", "quotas", "permissions", "bucket"]
+
+
+@dataclass
+class World:
+    """What doctor looks at."""
+
+    api: LoopbackS3
+    engine: LoopbackEngine
+    allowed: Callable[[str], bool]
+    simulated: list[dict[str, list[str]]]
+    limits: dict[str, int]
+
+
+@pytest.fixture
+def world(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """Point the environment to an Engine and an AWS in which nothing is missing."""
+    urllib.request.urlopen(f"{moto_endpoint}/moto-api/reset", data=b"").close()  # noqa: S310
+    facts = {"NCPU": 4, "MemTotal": 8 * GB, "Driver": "overlay2", "DriverStatus": [], "DockerRootDir": "/nowhere"}
+    engine = LoopbackEngine(lambda *_: [], facts=facts)
+    with loopback_s3(moto_endpoint) as api, serve(engine.answer) as port:
+        limits = {"ConcurrentExecutions": 1000, "UnreservedConcurrentExecutions": 900}
+        world = World(api, engine, lambda _: True, [], limits)
+
+        def simulate(request: Request, _: Forward) -> Answer:
+            asked = parse_qs(request.body.decode())
+            world.simulated.append(asked)
+            actions = [values[0] for name, values in asked.items() if name.startswith("ActionNames.")]
+            return simulation({action: world.allowed(action) for action in actions})
+
+        def get(request: Request, forward: Forward) -> Answer:
+            if "account-settings" not in request.target:
+                return forward(request)
+            return Answer(200, {}, json.dumps({"AccountLimit": world.limits}).encode())
+
+        api.fail("SimulatePrincipalPolicy", simulate)
+        api.fail("GetObject", get)
+        api.fail("GET", get)
+        environment = {"AWS_ACCESS_KEY_ID": "AKIATESTS", "AWS_SECRET_ACCESS_KEY": "s3cr3t/Key"}
+        environment |= {"AWS_DEFAULT_REGION": "eu-central-1", "AWS_ENDPOINT_URL": api.url}
+        environment |= {"DOCKER_HOST": f"tcp://127.0.0.1:{port}", "MLINFER_BUCKET": "our-models"}
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        s3 = boto3.client("s3", endpoint_url=moto_endpoint)
+        s3.create_bucket(Bucket="our-models", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+        s3.close()
+        yield world
+
+
+def denial(operation: str) -> Answer:
+    """Return IAM's document of a refusal."""
+    said = f"<Code>AccessDenied</Code><Message>not authorized to perform: iam:{operation}</Message>"
+    return Answer(403, {"content-type": "text/xml"}, f"<ErrorResponse><Error>{said}</Error></ErrorResponse>".encode())
+
+
+def findings(run: Run, check: str) -> list[dict[str, str]]:
+    """Return what a check found."""
+    return [finding for finding in json.loads(run.out)["findings"] if finding["check"] == check]
+
+
+def finding(run: Run, check: str) -> dict[str, str]:
+    """Return the one thing that a check found."""
+    (found,) = findings(run, check)
+    return found
+
+
+def test_nothing_is_missing(mlinfer: MlInfer, world: World) -> None:
+    """Where all is there each check says what it found, nothing is changed, and the exit code is 0."""
+    run = mlinfer("doctor")
+    assert run.code == 0, run.out
+    for text in ("starter", "Engine 29.1.0 (API 1.44", "4 cores, 8,192 MB", f"arn:aws:sts::{ACCOUNT}:user/moto"):
+        assert text in run.out
+    assert "900 are not reserved" in run.out
+    assert "missing " not in run.out
+    read = {"GetCallerIdentity", "SimulatePrincipalPolicy", "HeadBucket", "GET", "GetObject"}
+    assert set(world.api.operations) <= read
+    assert {request.split()[0] for request in world.engine.requests} == {"GET"}
+
+
+def test_json(mlinfer: MlInfer, world: World) -> None:
+    """--json has every check once at least, in order, each with its state, what was found and the remedy."""
+    assert world.limits
+    document = json.loads(mlinfer("doctor", "--json").out)
+    assert document["missing"] == 0
+    assert list(dict.fromkeys(item["check"] for item in document["findings"])) == CHECKS
+    assert {tuple(item) for item in document["findings"]} == {("check", "state", "finding", "remedy")}
+    assert {item["state"] for item in document["findings"]} == {"ok", "warning"}  # of the endpoint, which is loopback
+
+
+def test_without_docker(mlinfer: MlInfer, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an Engine that is what is missing; what depends on it is not known, and AWS is looked at all the same."""
+    assert world.limits
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
+    run = mlinfer("doctor", "--json")
+    assert run.code == 3
+    assert finding(run, "docker")["state"] == "missing"
+    assert finding(run, "docker")["remedy"]
+    assert [finding(run, check)["state"] for check in ("base image", "machine")] == ["warning", "warning"]
+    assert finding(run, "credentials")["state"] == "ok"
+
+
+def test_without_credentials(mlinfer: MlInfer, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without credentials that is said once, with its remedy, and this machine is looked at all the same."""
+    assert world.limits
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    run = mlinfer("doctor", "--json")
+    assert run.code == 3
+    assert "aws configure" in finding(run, "credentials")["remedy"]
+    assert [finding(run, check)["state"] for check in ("quotas", "permissions")] == ["warning", "warning"]
+    assert finding(run, "docker")["state"] == "ok"
+
+
+def test_without_anything_of_aws(mlinfer: MlInfer, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing of AWS is set up or asked for, it is not required; as soon as it is asked for, it is."""
+    assert world.limits
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "MLINFER_BUCKET"):
+        monkeypatch.delenv(name)
+    run = mlinfer("doctor", "--json")
+    assert (run.code, json.loads(run.out)["missing"]) == (0, 0)
+    assert [finding(run, check)["state"] for check in ("credentials", "bucket")] == ["warning", "warning"]
+    assert mlinfer("doctor", "--bucket", "our-models").code == 3
+    monkeypatch.setenv("MLINFER_TARGET", "aws")
+    assert mlinfer("doctor").code == 3
+
+
+def test_an_expired_login(mlinfer: MlInfer, world: World) -> None:
+    """Credentials that AWS no longer takes are missing, with what to do."""
+    said = b"<ErrorResponse><Error><Code>ExpiredToken</Code><Message>expired</Message></Error></ErrorResponse>"
+    world.api.fail("GetCallerIdentity", lambda *_: Answer(403, {"content-type": "text/xml"}, said))
+    run = mlinfer("doctor", "--json")
+    assert run.code == 3
+    assert "aws sso login" in finding(run, "credentials")["remedy"]
+    assert finding(run, "permissions")["state"] == "warning"
+
+
+def test_a_base_image_out_of_reach(mlinfer: MlInfer, world: World) -> None:
+    """A base image that is neither here nor in its registry is missing."""
+    no = Answer(404, {"content-type": "application/json"}, b'{"message": "No such image"}')
+    offline = Answer(500, {"content-type": "application/json"}, b'{"message": "dial tcp: no such host"}')
+    world.engine.answers = {"GET /images/": no, "GET /distribution/": offline}
+    run = mlinfer("doctor", "--json")
+    assert (run.code, finding(run, "base image")["state"]) == (3, "missing")
+    assert "no such host" in finding(run, "base image")["finding"]
+
+
+@pytest.mark.parametrize(("arch", "state"), [("x86_64", "ok"), ("arm64", "missing")])
+def test_a_base_image_in_its_registry(mlinfer: MlInfer, world: World, arch: str, state: str) -> None:
+    """What is not here is looked for in the registry, for the configured architecture."""
+    no = Answer(404, {"content-type": "application/json"}, b'{"message": "No such image"}')
+    there = json.dumps({"Platforms": [{"architecture": "amd64", "os": "linux"}]}).encode()
+    there_answer = Answer(200, {"content-type": "application/json"}, there)
+    world.engine.answers = {"GET /images/": no, "GET /distribution/": there_answer}
+    assert finding(mlinfer("doctor", "--json", "--arch", arch), "base image")["state"] == state
+
+
+@pytest.mark.parametrize(
+    ("facts", "state"),
+    [({"MemTotal": GB}, "warning"), ({"NCPU": 1}, "warning"), ({"NCPU": 2, "MemTotal": 4 * GB}, "ok")],
+)
+def test_the_machine_against_the_function(
+    mlinfer: MlInfer, world: World, facts: dict[str, int], state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Less memory or fewer cores than the function has in Lambda is a warning."""
+    monkeypatch.setenv("MLINFER_MEMORY", "3000")
+    world.engine.facts |= facts
+    assert finding(mlinfer("doctor", "--json"), "machine")["state"] == state
+
+
+@pytest.mark.parametrize(
+    ("decisive", "state"), [("ok", "ok"), ("refused", "missing"), ("unknown", "warning"), ("root", "warning")]
+)
+def test_permissions(mlinfer: MlInfer, world: World, decisive: str, state: str) -> None:
+    """What IAM's simulation refuses is missing, by name; who may not ask IAM learns that it is not known."""
+    if decisive == "refused":
+        world.allowed = lambda action: action != "ecr:PutImage"
+    elif decisive == "unknown":
+        world.api.fail("SimulatePrincipalPolicy", lambda *_: denial("SimulatePrincipalPolicy"))
+    elif decisive == "root":
+        world.api.fail("GetCallerIdentity", lambda *_: identity(f"arn:aws:iam::{ACCOUNT}:root"))
+    run = mlinfer("doctor", "--json")
+    found = finding(run, "permissions")
+    assert found["state"] == state
+    assert ("ecr:PutImage" in found["finding"]) == (decisive == "refused")
+    assert ("not known" in found["finding"]) == (decisive == "unknown")
+    assert run.code == (3 if decisive == "refused" else 0)
+
+
+def test_a_session_is_simulated_as_its_role(mlinfer: MlInfer, world: World, moto_endpoint: str) -> None:
+    """The principal of an assumed role is the role, with the path that only IAM knows."""
+    iam = boto3.client("iam", endpoint_url=moto_endpoint, region_name="eu-central-1")
+    iam.create_role(RoleName="dev", Path="/team/", AssumeRolePolicyDocument='{"Version":"2012-10-17","Statement":[]}')
+    iam.close()
+    world.api.fail("GetCallerIdentity", lambda *_: identity(f"arn:aws:sts::{ACCOUNT}:assumed-role/dev/me"))
+    run = mlinfer("doctor", "--json")
+    assert finding(run, "permissions")["state"] == "ok"
+    assert {asked["PolicySourceArn"][0] for asked in world.simulated} == {f"arn:aws:iam::{ACCOUNT}:role/team/dev"}
+    world.api.fail("GetRole", lambda *_: denial("GetRole"))
+    mlinfer("doctor", "--json")
+    assert world.simulated[-1]["PolicySourceArn"] == [f"arn:aws:iam::{ACCOUNT}:role/dev"]
+
+
+def test_quotas(mlinfer: MlInfer, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More reserved concurrency than the account has left, and a memory size that new accounts lack, are warnings."""
+    monkeypatch.setenv("MLINFER_CONCURRENCY", "850")
+    monkeypatch.setenv("MLINFER_MEMORY", "4096")
+    concurrency, memory = findings(mlinfer("doctor", "--json"), "quotas")
+    assert concurrency["state"] == memory["state"] == "warning"
+    assert "100 must stay free" in concurrency["finding"]
+    assert "3,008" in memory["finding"]
+    monkeypatch.setenv("MLINFER_CONCURRENCY", "800")
+    assert findings(mlinfer("doctor", "--json"), "quotas")[0]["state"] == "ok"
+    assert world.limits
+
+
+def test_the_bucket(mlinfer: MlInfer, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bucket that is not there, in another Region or not configured is missing, unless the image has the model."""
+    assert finding(mlinfer("doctor", "--json"), "bucket")["state"] == "ok"
+    elsewhere = finding(mlinfer("doctor", "--json", "--region", "us-east-1"), "bucket")
+    assert (elsewhere["state"], "is in eu-central-1" in elsewhere["finding"]) == ("missing", True)
+    monkeypatch.setenv("MLINFER_BUCKET", "not-there")
+    run = mlinfer("doctor", "--json")
+    assert (run.code, finding(run, "bucket")["state"]) == (3, "missing")
+    assert "--create-bucket" in finding(run, "bucket")["remedy"]
+    monkeypatch.delenv("MLINFER_BUCKET")
+    assert finding(mlinfer("doctor", "--json"), "bucket")["state"] == "missing"
+    monkeypatch.setenv("MLINFER_MODEL_SOURCE", "image")
+    assert finding(mlinfer("doctor", "--json"), "bucket")["state"] == "ok"
+    assert world.limits
+
+
+def test_the_model(mlinfer: MlInfer, world: World, tiny_model: Path) -> None:
+    """A model that can predict is named; one that is not there is missing."""
+    assert world.limits
+    found = finding(mlinfer("doctor", "--json", "--model", tiny_model), "model")
+    assert (found["state"], "labels" in found["finding"]) == ("ok", True)
+    run = mlinfer("doctor", "--json", "--model", "gone.onnx")
+    assert (run.code, finding(run, "model")["state"]) == (3, "missing")
+
+
+def test_endpoints_are_named_by_their_host(mlinfer: MlInfer, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An endpoint that is not AWS's is a warning, which does not repeat what else its URL holds."""
+    assert world.limits
+    port = world.api.url.rpartition(":")[2]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:pa55word@127.0.0.1:{port}")
+    run = mlinfer("doctor", "--json", "--verbose")
+    assert "ecr" in finding(run, "endpoints")["finding"]
+    assert "at 127.0.0.1, not at AWS" in finding(run, "endpoints")["finding"]
+    assert "pa55word" not in run.out + run.err
+
+
+def test_what_never_answers_holds_nothing_up() -> None:
+    """A check that gets no answer is one finding of its own, after the deadline; the others are there."""
+    never = threading.Event()
+
+    def wait(_: str) -> Any:
+        never.wait(60)
+        raise MissingError("x", "x")
+
+    def no_engine() -> Any:
+        raise MissingError("docker_not_running", "no Engine", "start it")
+
+    found = examine(load_config(Path(), {}, {}), Tools(no_engine, wait, lambda *_: {}), deadline_s=1.0)
+    never.set()
+    states = {item.check: item.finding for item in found}
+    assert list(states) == CHECKS
+    assert states["credentials"] == "no answer within 1 s"
+    assert "starter" in states["model"]
+    assert states["docker"] == "no Engine"
+
+
+def test_a_defect_in_a_check_is_one_finding() -> None:
+    """What a check did not expect is told as a defect, beside what the others found."""
+
+    def broken(*_: str) -> Any:
+        raise KeyError("NCPU")
+
+    found = {item.check: item for item in examine(load_config(Path(), {}, {}), Tools(broken, broken, lambda *_: {}))}
+    assert found["model"].state == "ok"
+    assert "KeyError" in found["machine"].finding
+    assert "report" in found["machine"].remedy

@@ -1,0 +1,227 @@
+"""`bench` and `tune` of the deployed function: $LATEST is changed for each cold start, and is in the end as it was."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from lambda_src.service import Service
+from lambda_src.settings import Settings
+from mlinfer.targets.embedded import STARTER
+
+from ..conftest import CAT, Bucket, Run
+from ..servers.functions import Answer, LoopbackLambda, error, serving
+
+MlInfer = Callable[..., Run]
+KEPT = {"MLINFER_MODEL_URI": "s3://models/starter.onnx"}
+
+
+class ConfigurableLambda(LoopbackLambda):
+    """A function whose $LATEST starts anew after each change of its configuration, which takes a moment; as Lambda's does."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(service)
+        self.log: list[str] = []
+        self.live = {"MemorySize": 1769, "Environment": {"Variables": KEPT}}
+        self.configuration: dict[str, Any] = dict(self.live)
+        self.changes: list[dict[str, Any]] = []
+        self.updating = False
+        self.latest = Service(Settings(str(STARTER)), self.log.append)
+        self.largest = 10240
+
+    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        """Answer GetFunction, UpdateFunctionConfiguration and Invoke; the rest as a simpler API does."""
+        parts = urlsplit(path)
+        qualifier = parse_qs(parts.query).get("Qualifier", ["$LATEST"])[0]
+        if method == "PUT" and parts.path.endswith("/configuration"):
+            return self._update(json.loads(body))
+        if method == "GET" and parts.path.endswith("/functions/mlinfer-work"):
+            return self._function(qualifier)
+        if parts.path.endswith("/invocations") and qualifier == "$LATEST":
+            return self._run(body)
+        return super().answer(method, path, headers, body)
+
+    def _update(self, wanted: dict[str, Any]) -> Answer:
+        if wanted["MemorySize"] > self.largest:
+            return error(400, "InvalidParameterValueException", f"at most {self.largest} MB")
+        self.configuration = wanted
+        self.changes.append(wanted)
+        self.updating = True
+        self.latest = Service(Settings(str(STARTER)), self.log.append)
+        return 200, {}, b"{}"
+
+    def _function(self, qualifier: str) -> Answer:
+        status = "InProgress" if self.updating else "Successful"
+        self.updating = False
+        configuration = {"Version": qualifier, "Role": "r", "Timeout": 30, "PackageType": "Image", "State": "Active"}
+        configuration |= {"Architectures": ["arm64"], "LastUpdateStatus": status}
+        configuration |= self.configuration if qualifier == "$LATEST" else self.live
+        document = {"Configuration": configuration, "Tags": {"mlinfer:project": "work"}}
+        return 200, {}, json.dumps(document).encode()
+
+    def _run(self, body: bytes) -> Answer:
+        answer = self.latest.answer(json.loads(body))
+        init = "Init Duration: 2500.00 ms\t" if answer["body"]["cold_start"] else ""
+        billed = 2600 if init else 100
+        report = (
+            f"REPORT RequestId: 1b\tDuration: 99.50 ms\tBilled Duration: {billed} ms\tMax Memory Used: 90 MB\t{init}"
+        )
+        tail = base64.b64encode(f"START RequestId: 1b\n{self.log[-1]}\n{report}\n".encode()).decode()
+        return 200, {"X-Amz-Log-Result": tail}, json.dumps(answer).encode()
+
+
+@pytest.fixture
+def api(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[ConfigurableLambda]:
+    """Return a deployed function, to which the environment leads."""
+    assert bucket
+    with serving(Service(Settings(str(STARTER)), log=lambda _: None), ConfigurableLambda) as (api, address):
+        assert isinstance(api, ConfigurableLambda)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", address)
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield api
+
+
+@pytest.mark.parametrize("command", ["bench", "tune"])
+def test_another_model_is_not_measured(
+    mlinfer: MlInfer, api: ConfigurableLambda, tiny_model: Path, command: str
+) -> None:
+    """A function that answers with another model than the named one is not measured, and is left as it was."""
+    words = ["--memory", "512"] if command == "tune" else []
+    run = mlinfer(command, CAT, "--target", "aws", "--model", tiny_model, "--json", *words)
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (5, "another_model")
+    assert api.configuration["Environment"] == {"Variables": KEPT}
+    assert api.configuration["MemorySize"] == 1769
+
+
+def test_cold_starts_of_the_function(mlinfer: MlInfer, api: ConfigurableLambda) -> None:
+    """Each cold start has its own change of $LATEST, which is then brought back; cost is of what Lambda says it bills."""
+    run = mlinfer("bench", CAT, "--target", "aws", "--cold", "2", "--warm", "4", "--cold-share", "0.5", "--json")
+    assert run.code == 0
+    report = json.loads(run.out)
+    found = report["figures"]
+    assert (report["memory"], report["arch"]) == (1769, "arm64")
+    assert (found["cold"]["count"], found["warm"]["count"]) == (2, 4)
+    assert found["cold_parts"]["start_s"] + found["cold_parts"]["imports_s"] > 2
+    seconds = (2.6 + 0.1) / 2
+    assert found["per_million"] == pytest.approx(0.20 + 1e6 * seconds * 1769 / 1024 * 0.0000133334)
+    assert found["peak_bytes"] == 90 * 2**20
+    assert len({change["Environment"]["Variables"].get("MLINFER_BENCH") for change in api.changes}) == 3
+    assert all(KEPT.items() <= change["Environment"]["Variables"].items() for change in api.changes)
+    assert api.configuration == api.live
+    assert api.invocations() == []  # what is live was not asked
+
+
+def test_warm_requests_change_nothing(mlinfer: MlInfer, api: ConfigurableLambda) -> None:
+    """With --cold 0 what is live is asked, several requests at once, and no configuration is touched."""
+    command = ("bench", CAT, "--target", "aws", "--cold", "0", "--warm", "12", "--concurrency", "3", "--json")
+    run = mlinfer(*command)
+    assert run.code == 0
+    assert json.loads(run.out)["figures"]["warm"]["count"] >= 11
+    assert {query["Qualifier"][0] for query, _, _ in api.invocations()} == {"live"}
+    assert 1 <= api.most_at_once <= 3
+    assert api.changes == []
+
+
+def test_tune_brings_the_memory_size_back(mlinfer: MlInfer, api: ConfigurableLambda) -> None:
+    """tune tries each size on $LATEST in two rounds, restores it, and --apply writes the recommendation, not the function."""
+    Path("mlinfer.toml").write_text('# ours\ntarget = "aws"  # always\nmemory = 1769  # as ever\n')
+    command = (
+        "tune",
+        CAT,
+        "--memory",
+        "512,1024",
+        "--cold",
+        "1",
+        "--warm",
+        "2",
+        "--max-latency-ms",
+        "60000",
+        "--apply",
+        "--plot",
+        "a.svg",
+        "--json",
+    )
+    run = mlinfer(*command)
+    assert run.code == 0
+    tuning = json.loads(run.out)
+    assert [point["memory"] for point in tuning["points"]] == [512, 1024]
+    assert (tuning["rounds"], tuning["decided"], tuning["recommended"]["memory"]) == (2, True, 512)
+    assert [change["MemorySize"] for change in api.changes] == [512, 1024, 512, 1024, 1769]
+    assert api.configuration == api.live
+    assert Path("a.svg").is_file()
+    memory = tuning["recommended"]["memory"]
+    assert Path("mlinfer.toml").read_text() == f'# ours\ntarget = "aws"  # always\nmemory = {memory}  # as ever\n'
+
+
+def test_an_interrupted_tune_shows_what_it_has(api: ConfigurableLambda) -> None:
+    """Ctrl-C ends with exit code 130, the sizes measured until then, marked incomplete, and the function as it was."""
+    flags = ["--target", "aws", "--memory", "512,1024,1769", "--cold", "1", "--warm", "20", "--json", "--verbose"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlinfer", "tune", str(CAT), *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        process_group=0,
+        env=os.environ,
+    )
+    assert process.stderr
+    cold_starts = 0
+    while cold_starts < 2:
+        cold_starts += b'"cold_start": true' in process.stderr.readline()
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate()
+    assert process.returncode == 130, errors.decode()
+    tuning = json.loads(output)
+    assert (tuning["complete"], tuning["decided"], tuning["recommended"]) == (False, False, None)
+    assert tuning["sentence"].startswith("Incomplete")
+    assert (tuning["points"][0]["memory"], tuning["points"][0]["requests"]) == (512, 21)
+    assert api.configuration == api.live
+
+
+def test_a_size_that_the_account_may_not_have(mlinfer: MlInfer, api: ConfigurableLambda) -> None:
+    """A refusal of Lambda ends the search with exit code 4 and what was measured, and the function is brought back."""
+    api.largest = 3008
+    run = mlinfer("tune", CAT, "--target", "aws", "--memory", "512,4000", "--cold", "1", "--warm", "1")
+    assert run.code == 4
+    assert "at most 3008 MB" in run.err
+    assert any(line.split()[0] == "512" for line in run.out.splitlines() if " ms " in line)
+    assert api.configuration == api.live
+
+
+def test_ctrl_c_brings_the_function_back(api: ConfigurableLambda) -> None:
+    """After Ctrl-C the function is as it was, and what was measured is shown."""
+    flags = ["--target", "aws", "--cold", "1", "--warm", "100000", "--json", "--verbose"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlinfer", "bench", str(CAT), *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        process_group=0,
+        env=os.environ,
+    )
+    assert process.stderr
+    while b'"cold_start": false' not in process.stderr.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate()
+    assert process.returncode == 130, errors.decode()
+    assert json.loads(output)["complete"] is False
+    assert "MLINFER_BENCH" in api.changes[0]["Environment"]["Variables"]
+    assert api.configuration == api.live
+
+
+def test_without_a_function(mlinfer: MlInfer, bucket: Bucket) -> None:
+    """Where nothing is deployed the remedy is named."""
+    assert bucket
+    run = mlinfer("bench", "--target", "aws", "--region", "us-east-1")
+    assert (run.code, run.out) == (4, "")
+    assert "mlinfer deploy" in run.err

@@ -1,0 +1,178 @@
+"""What stands in for a Docker Engine and for a registry where a test must say exactly what they answer.
+
+Both are HTTP servers on a free loopback port. The Engine's API: https://docs.docker.com/reference/api/engine/; the
+registry's: https://distribution.github.io/distribution/spec/api/.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from .http import Answer, Request
+
+DOCKER = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+OCI = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+OCI_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
+OCI_ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
+
+
+@contextmanager
+def serve(answer: Callable[[Request], Answer | None]) -> Iterator[int]:
+    """Answer HTTP requests, None by cutting the connection; yield the port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        wbufsize = -1  # an answer's head and body in one packet: the second would wait 40 ms for the first's receipt
+
+        def handle_one_request(self) -> None:
+            self.raw_requestline = self.rfile.readline(65537)
+            wanted = bool(self.raw_requestline) and self.parse_request()
+            self.close_connection = True  # which the parser has set anew
+            if not wanted:
+                return
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            query = {k: v[-1] for k, v in parse_qs(urlsplit(self.path).query, keep_blank_values=True).items()}
+            body = self.rfile.read(int(headers.get("content-length", 0)))
+            answered = answer(Request(self.command, self.path, query, headers, body))
+            if answered is None:
+                return
+            self.send_response_only(answered.status)
+            chunked = "transfer-encoding" in answered.headers
+            length = {} if chunked else {"content-length": str(len(answered.body))}
+            for name, value in (length | {"connection": "close"} | answered.headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                body = answered.body
+                self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body)
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: object) -> None:
+            pass  # a client that breaks off is what the tests are about
+
+    server = Server(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def digest_of(content: bytes) -> str:
+    """Return the digest of some bytes as registries write it."""
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+@dataclass
+class LoopbackRegistry:
+    """A registry's one repository. `content`: by digest; `tags`: of manifests; `requests`: those that came."""
+
+    password: str
+    content: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+    faults: list[Answer | None] = field(default_factory=list)  # the next answers, before any of its own
+    host: str = ""
+
+    def put(self, value: object, media_type: str = "", tag: str = "") -> str:
+        """Store a document and return its digest."""
+        body = json.dumps(value).encode()
+        self.content[digest_of(body)] = media_type, body
+        if tag:
+            self.tags[tag] = digest_of(body)
+        return digest_of(body)
+
+    def put_image(
+        self, config: dict[str, Any], *, tag: str = "", media_type: str = DOCKER, layers: tuple[str, ...] = (GZIP,)
+    ) -> str:
+        """Store an image of layers of 100 bytes each and return its manifest's digest."""
+        described = {"mediaType": "application/vnd.docker.container.image.v1+json", "digest": self.put(config)}
+        packed = [{"mediaType": kind, "size": 100, "digest": digest_of(kind.encode())} for kind in layers]
+        manifest = {"schemaVersion": 2, "mediaType": media_type, "config": described, "layers": packed}
+        return self.put(manifest, media_type, tag)
+
+    def answer(self, request: Request) -> Answer | None:
+        """Answer as a registry would."""
+        self.requests.append(request)
+        if self.faults:
+            return self.faults.pop(0)
+        expected = base64.b64encode(f"AWS:{self.password}".encode()).decode()
+        if request.headers.get("authorization") != f"Basic {expected}":
+            return refusal(401, "UNAUTHORIZED", "authentication required")
+        reference = urlsplit(request.target).path.rpartition("/")[2]
+        digest = self.tags.get(reference, reference)
+        if digest not in self.content:
+            return refusal(404, "MANIFEST_UNKNOWN", "manifest unknown")
+        media_type, body = self.content[digest]
+        return Answer(200, {"content-type": media_type or "application/octet-stream"}, body)
+
+
+def refusal(status: int, code: str, message: str) -> Answer:
+    """Return a registry's error document."""
+    body = json.dumps({"errors": [{"code": code, "message": message}]}).encode()
+    return Answer(status, {"content-type": "application/json"}, body)
+
+
+@dataclass
+class LoopbackEngine:
+    """A Docker Engine that has one image, under any name asked for. `push`: what a push reports, item by item."""
+
+    push: Callable[[str, str], list[dict[str, Any]]]
+    id: str = "sha256:" + "5" * 64
+    architecture: str = "amd64"
+    layer_bytes: int = 1000
+    facts: dict[str, Any] = field(default_factory=dict)  # of /info
+    pushes: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)  # repository, tag, credentials
+    requests: list[str] = field(default_factory=list)
+    answers: dict[str, Answer | None] = field(default_factory=dict)  # by a part of "METHOD /path", before any other
+
+    def answer(self, request: Request) -> Answer | None:
+        """Answer as the Engine would."""
+        path = re.sub(r"^/v[\d.]+", "", unquote(urlsplit(request.target).path))
+        self.requests.append(f"{request.method} {path}")
+        for part, answer in self.answers.items():
+            if part in self.requests[-1]:
+                return answer
+        if path == "/_ping":
+            return Answer(200, {}, b"OK")
+        if path == "/version":
+            version = {"Version": "29.1.0", "ApiVersion": "1.44", "MinAPIVersion": "1.24", "Os": "linux"}
+            return _json(version | {"Arch": "amd64"})
+        if path == "/info":
+            return _json(self.facts)
+        if path.endswith("/push"):
+            credentials = json.loads(base64.urlsafe_b64decode(request.headers["x-registry-auth"]))
+            self.pushes.append((path.removeprefix("/images/").removesuffix("/push"), request.query["tag"], credentials))
+            items = self.push(request.query["tag"], credentials["password"])
+            return Answer(200, {"transfer-encoding": "chunked"}, "\r\n".join(map(json.dumps, items)).encode())
+        if path.endswith("/tag"):
+            return Answer(201)
+        if path.endswith("/history"):
+            return _json([{"CreatedBy": "COPY /task/", "Size": self.layer_bytes, "Id": "x", "Created": 0, "Tags": []}])
+        if request.method == "DELETE":
+            return _json([])
+        return _json(
+            {"Id": self.id, "Architecture": self.architecture, "Os": "linux", "Size": 1, "RepoTags": [], "Config": {}}
+        )
+
+
+def _json(value: object) -> Answer:
+    return Answer(200, {"content-type": "application/json"}, json.dumps(value).encode())

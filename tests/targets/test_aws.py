@@ -1,0 +1,381 @@
+"""`predict --target aws`: the alias, the failures of a function told as what they are, and pictures over 6 MB."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lambda_src.service import Service
+from lambda_src.settings import Settings
+from mlinfer.errors import ImageError, InvocationError
+from mlinfer.targets.answers import MAX_REQUEST_BYTES, read_answer
+from mlinfer.targets.embedded import STARTER
+from mlinfer.targets.payload import reduce
+
+from ..conftest import CAT, Bucket, Run
+from ..pictures import encoded, plain
+from ..servers.functions import LOST, Answer, LoopbackLambda, error, failed, serving
+from ..servers.http import error as s3_error
+from ..servers.http import loopback_s3
+
+MlInfer = Callable[..., Run]
+
+
+@pytest.fixture
+def api(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackLambda]:
+    """Return a deployed function: the starter behind an alias, which may read the bucket's staging prefix."""
+    settings = Settings(str(STARTER), input_prefixes=(f"s3://{bucket.name}/mlinfer-staging/work/",))
+    with serving(Service(settings, log=lambda _: None)) as (api, address):
+        api.url = f"{address}/function-url-call"
+        monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", address)
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield api
+
+
+def noise(side: int) -> bytes:
+    """Return a PNG that cannot be made smaller without loss."""
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    return encoded(Image.fromarray(pixels), "PNG")
+
+
+@pytest.fixture
+def large() -> Path:
+    """Return a picture over Lambda's 6 MB."""
+    path = Path("large.png")
+    path.write_bytes(noise(1500))
+    assert path.stat().st_size > 6_000_000
+    return path
+
+
+def test_the_same_answer_as_here(mlinfer: MlInfer, api: LoopbackLambda) -> None:
+    """The target aws asks the alias and answers as the embedded one does, and says who answered."""
+    there = mlinfer("predict", CAT, "--target", "aws", "--json")
+    here = mlinfer("predict", CAT, "--json")
+    assert (there.code, json.loads(there.out)["predictions"]) == (0, json.loads(here.out)["predictions"])
+    assert "target aws" in there.err
+    assert "It knows CIFAR-10's ten classes" in there.err
+    query, headers, _ = api.invocations()[0]
+    assert query == {"Qualifier": ["live"]}
+    assert "X-Amz-Log-Type" not in headers
+
+
+def test_another_model_is_not_taken_for_the_starter(mlinfer: MlInfer, api: LoopbackLambda, tiny_model: Path) -> None:
+    """What is said of the starter's classes is said only where the starter answered."""
+    api.service = Service(Settings(str(tiny_model)), log=lambda _: None)
+    run = mlinfer("predict", CAT, "--target", "aws")
+    assert "Answered by tiny" in run.err
+    assert "CIFAR-10" not in run.err
+
+
+def test_verbose_shows_the_functions_log(mlinfer: MlInfer, api: LoopbackLambda) -> None:
+    """With --verbose the end of the function's log is shown, and nothing of the credentials."""
+    run = mlinfer("predict", CAT, "--target", "aws", "--verbose")
+    assert "the handler's own line" in run.err
+    assert "testing" not in run.err
+    assert api.invocations()[0][1]["X-Amz-Log-Type"] == "Tail"
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "sentence"),
+    [
+        (failed("Sandbox.Timedout", "RequestId: 1 Error: Task timed out after 3.00 seconds"), "function_timeout", "3.00 s"),
+        (failed("Runtime.OutOfMemory", "RequestId: 1 Error: signal: killed"), "out_of_memory", "too small"),
+        (failed("Runtime.ExitError", "RequestId: 1 Error: Runtime exited with error: exit status 1"), "function_crashed", "exit"),
+        (failed("ModelError", "the model's hash is wrong"), "function_failed", "hash is wrong"),
+        (failed("Runtime.ImportModuleError", "Unable to import module"), "function_not_loaded", "Unable"),
+        (error(403, "AccessDeniedException", "not you"), "access_denied", "may not"),
+        (error(500, "ServiceException", "oops"), "service_failed", "AWS failed"),
+    ],
+)  # fmt: skip
+def test_a_failure_is_told_as_what_it_is(
+    mlinfer: MlInfer, api: LoopbackLambda, answer: tuple[int, dict[str, str], bytes], code: str, sentence: str
+) -> None:
+    """A timeout, an end of memory, a crash, an exception and a refusal have each their code; and nothing is asked twice."""
+    api.script = [answer]
+    run = mlinfer("predict", CAT, "--target", "aws", "--json")
+    assert run.code == 4
+    assert json.loads(run.out)["error"]["code"] == code
+    assert sentence in run.err
+    assert len(api.invocations()) == 1
+
+
+@pytest.mark.parametrize(
+    ("refusal", "wait"),
+    [
+        (error(429, "TooManyRequestsException", "Rate Exceeded."), "as many requests at once"),
+        (error(409, "ResourceConflictException", "The function is currently in the following state: Pending"), "wakes"),
+        (error(502, "ResourceNotReadyException", "The function is inactive"), "wakes"),
+        (error(503, "ServiceUnavailableException", "Service is unavailable"), "busy"),
+    ],
+)
+def test_what_has_not_run_is_asked_again(
+    mlinfer: MlInfer, api: LoopbackLambda, refusal: tuple[int, dict[str, str], bytes], wait: str
+) -> None:
+    """A throttled request and a function that sleeps are waited for, visibly."""
+    api.script = [refusal, refusal]
+    run = mlinfer("predict", CAT, "--target", "aws", "--json")
+    assert (run.code, json.loads(run.out)["label"]) == (0, "cat")
+    assert run.err.count("Waiting: Lambda") == 1
+    assert wait in run.err
+    assert len(api.invocations()) == 3
+
+
+@pytest.mark.usefixtures("bucket")
+def test_not_deployed(mlinfer: MlInfer) -> None:
+    """Where nothing is deployed the error says so and names the Region."""
+    run = mlinfer("predict", CAT, "--target", "aws", "--region", "us-east-1", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (4, "not_deployed")
+    assert "us-east-1" in run.err
+
+
+def test_over_6_mb_by_s3(mlinfer: MlInfer, api: LoopbackLambda, bucket: Bucket, large: Path) -> None:
+    """A picture over 6 MB is handed over by S3 unchanged, and removed there afterwards."""
+    Path("mlinfer.toml").write_text(f'bucket = "{bucket.name}"\n')
+    run = mlinfer("predict", large, "--target", "aws", "--json")
+    here = mlinfer("predict", large, "--json")
+    assert json.loads(run.out)["predictions"] == json.loads(here.out)["predictions"]
+    assert "over Lambda's 6 MB" in run.err
+    assert "handed over by s3://pictures/mlinfer-staging/work/" in run.err
+    event = json.loads(api.invocations()[0][2])
+    assert set(event) == {"s3", "top_k"}
+    assert "Contents" not in bucket.client.list_objects_v2(Bucket=bucket.name)  # type: ignore[attr-defined]
+
+
+def test_one_picture_handed_over_twice(mlinfer: MlInfer, api: LoopbackLambda, bucket: Bucket, large: Path) -> None:
+    """Each request has an object of its own, which no other takes away; a bucket that keeps versions keeps none of it."""
+    client: Any = bucket.client
+    client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"})
+    Path("mlinfer.toml").write_text(f'bucket = "{bucket.name}"\n')
+    run = mlinfer("predict", large, large, "--target", "aws", "--json", "--jobs", "2")
+    assert run.code == 0, run.err
+    assert len({json.loads(body)["s3"] for _, _, body in api.invocations()}) == 2
+    left = client.list_object_versions(Bucket=bucket.name)
+    assert not {"Versions", "DeleteMarkers"} & set(left)
+
+
+def test_over_6_mb_reduced(mlinfer: MlInfer, api: LoopbackLambda, large: Path) -> None:
+    """Without a bucket it is sent reduced, and that is said."""
+    run = mlinfer("predict", large, "--target", "aws", "--json")
+    assert run.code == 0
+    assert "sent reduced to 1024 x 1024 pixels" in run.err
+    assert len(api.invocations()[0][2]) <= MAX_REQUEST_BYTES
+
+
+def test_many_at_once_in_order(mlinfer: MlInfer, api: LoopbackLambda) -> None:
+    """Several images are asked about at the same time, and answered in the order of the input; one bad one stops none."""
+    names = [f"{i:02}.png" for i in range(20)]
+    for i, name in enumerate(names):
+        Path(name).write_bytes(encoded(plain((i * 12, 0, 0)), "PNG"))
+    Path(names[3]).write_bytes(b"no picture")
+    run = mlinfer("predict", *names, "--target", "aws", "--jobs", "4", "--json")
+    lines = [json.loads(line) for line in run.out.splitlines()]
+    assert [line["image"] for line in lines] == names
+    assert [("error" in line) for line in lines] == [i == 3 for i in range(20)]
+    assert run.code == 5
+    assert 1 <= api.most_at_once <= 4
+
+
+BUSY = error(503, "ServiceUnavailableException", "Service is unavailable")
+FAILED = error(500, "ServiceException", "oops")
+
+
+def batch(mlinfer: MlInfer, *words: str) -> tuple[int, list[dict[str, Any]]]:
+    """Ask about six pictures with --json; return the exit code and the lines, in which each picture must have one."""
+    for i in range(6):
+        Path(f"{i}.png").write_bytes(encoded(plain((i * 40, 0, 0)), "PNG"))
+    names = [f"{i}.png" for i in range(6)]
+    run = mlinfer("predict", *names, "--target", "aws", "--json", *words)
+    lines = [json.loads(line) for line in run.out.splitlines()]
+    assert [line["image"] for line in lines] == names
+    return run.code, lines
+
+
+@pytest.mark.parametrize("words", [[], ["--url"]])
+@pytest.mark.parametrize(
+    ("script", "requests", "code"),
+    [
+        ([BUSY], 7, None),
+        ([LOST], 6, "answer_lost"),
+        ([(200, {"Content-Length": "99"}, b"{")], 6, "answer_lost"),
+        ([FAILED], 6, None),
+        ([(502, {}, b"<html>Bad Gateway</html>")], 6, None),
+    ],
+)
+def test_a_batch_survives(
+    mlinfer: MlInfer, api: LoopbackLambda, words: list[str], script: list[Answer], requests: int, code: str | None
+) -> None:
+    """One 503 costs nothing; one lost answer or one 500 costs that picture alone, which is not asked about twice."""
+    api.script = list(script)
+    exit_code, lines = batch(mlinfer, "--jobs", "1", *words)
+    failed = [line["error"]["code"] for line in lines if "error" in line]
+    assert len([line for line, _, _ in api.requests if line.startswith("POST ")]) == requests
+    if script == [BUSY]:
+        assert (exit_code, failed) == (0, [])
+    else:
+        assert (exit_code, len(failed)) == (4, 1)
+        assert failed == [code or failed[0]]
+
+
+def test_a_service_that_stays_busy_costs_one_picture(mlinfer: MlInfer, api: LoopbackLambda) -> None:
+    """A picture that Lambda does not take at any of a few repetitions fails, and the next one is asked about."""
+    api.script = [BUSY] * 5
+    exit_code, lines = batch(mlinfer, "--jobs", "1")
+    assert exit_code == 4
+    assert [line["error"]["code"] for line in lines if "error" in line] == ["service_failed"]
+
+
+@pytest.mark.parametrize("jobs", ["1", "3"])
+def test_credentials_that_expire_in_a_batch(mlinfer: MlInfer, api: LoopbackLambda, jobs: str) -> None:
+    """Credentials that expire end the batch: what was answered is shown, and each missing picture has a line that says why."""
+    api.expires_after = 2
+    exit_code, lines = batch(mlinfer, "--jobs", jobs)
+    assert exit_code == 4
+    failed = [line for line in lines if "error" in line]
+    assert len(failed) == 4
+    assert {line["error"]["code"] for line in failed} == {"expired_credentials"}
+    assert len(api.invocations()) <= 2 + int(jobs)
+
+
+def test_the_table_of_a_batch_that_ended(mlinfer: MlInfer, api: LoopbackLambda) -> None:
+    """Without --json the answers so far are drawn, and why the others are missing is said once."""
+    Path("a.png").write_bytes(encoded(plain((9, 9, 9)), "PNG"))
+    api.expires_after = 1
+    run = mlinfer("predict", "a.png", CAT, CAT, CAT, "--target", "aws", "--jobs", "1")
+    assert run.code == 4
+    assert run.out.startswith("a.png")
+    assert len(run.out.splitlines()) == 1
+    assert run.err.count("expired") == 1
+    assert "3 of 4" in run.err
+
+
+@pytest.mark.usefixtures("api")
+def test_a_copy_that_cannot_be_removed(
+    mlinfer: MlInfer, bucket: Bucket, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refused removal of what was handed over by S3 is a warning: the answer is shown, and the exit code is 0."""
+    Path("mlinfer.toml").write_text(f'bucket = "{bucket.name}"\n')
+    with loopback_s3(os.environ["AWS_ENDPOINT_URL"]) as s3:
+        s3.fail("DELETE x-id", lambda *_: s3_error(403, "AccessDenied"))
+        s3.fail("DELETE", lambda *_: s3_error(403, "AccessDenied"))
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.url)
+        monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+        s3.forward = s3.pass_on  # type: ignore[method-assign]  # this upload sends no SHA-256
+        run = mlinfer("predict", large, CAT, "--target", "aws", "--json")
+    assert run.code == 0, run.err
+    assert len([line for line in run.out.splitlines() if "predictions" in line]) == 2
+    assert "Warning" in run.err
+
+
+def test_a_batch_ends_where_nobody_answers(mlinfer: MlInfer, api: LoopbackLambda) -> None:
+    """A refusal that every image would meet ends the batch at once."""
+    api.script = [error(403, "AccessDeniedException", "not you")] * 50
+    run = mlinfer("predict", *[CAT] * 40, "--target", "aws", "--jobs", "1")
+    assert run.code == 4
+    assert len(api.invocations()) == 1
+
+
+def test_flags_of_another_target(mlinfer: MlInfer) -> None:
+    """The local target answers one image at a time, and only the function in AWS has a URL: other flags are refused."""
+    assert mlinfer("predict", CAT, "--target", "local", "--jobs", "2").code == 2
+    assert mlinfer("predict", CAT, "--url").code == 2
+
+
+def test_by_the_url(mlinfer: MlInfer, api: LoopbackLambda) -> None:
+    """With --url the function's URL is asked by a signed request, and answers the same."""
+    run = mlinfer("predict", CAT, "--target", "aws", "--url", "--json")
+    assert (run.code, json.loads(run.out)["label"]) == (0, "cat")
+    line, headers, _ = api.requests[-1]
+    assert line == "POST /function-url-call"
+    assert headers["Authorization"].startswith("AWS4-HMAC-SHA256 Credential=testing/")
+    assert "/lambda/aws4_request" in headers["Authorization"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        ((403, {}, b'{"Message":"Forbidden"}'), "access_denied"),
+        ((403, {}, b'{"Message":"The security token included in the request is expired"}'), "expired_credentials"),
+        ((502, {}, b"Internal Server Error"), "function_failed"),
+        (LOST, "answer_lost"),
+    ],
+)
+def test_refused_by_the_url(
+    mlinfer: MlInfer, api: LoopbackLambda, answer: tuple[int, dict[str, str], bytes], code: str
+) -> None:
+    """What the URL itself refuses, or loses, is told apart from what the handler answers, and is not asked again."""
+    api.script = [answer]
+    run = mlinfer("predict", CAT, "--target", "aws", "--url", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (4, code)
+    assert len([line for line, _, _ in api.requests if "function-url-call" in line]) == 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_what_the_url_has_not_run_is_asked_again(mlinfer: MlInfer, api: LoopbackLambda, status: int) -> None:
+    """A request that the URL did not take is sent again."""
+    api.script = [(status, {}, b'{"Message":"Rate Exceeded."}')]
+    assert mlinfer("predict", CAT, "--target", "aws", "--url").code == 0
+
+
+@pytest.mark.usefixtures("api")
+def test_the_handlers_refusal_by_the_url(mlinfer: MlInfer) -> None:
+    """A file that is no picture is the handler's refusal by the URL too."""
+    Path("cat.jpg").write_text("text")
+    run = mlinfer("predict", "cat.jpg", "--target", "aws", "--url", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (5, "invalid_image")
+
+
+def test_no_url(mlinfer: MlInfer, api: LoopbackLambda) -> None:
+    """A function without a URL is said to have none, with the remedy."""
+    api.url = ""
+    run = mlinfer("predict", CAT, "--target", "aws", "--url")
+    assert run.code == 2
+    assert "mlinfer deploy --url iam" in run.err
+
+
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        (b"Task timed out after 3.00 seconds", "function_timeout"),
+        (b'{"errorType":"Runtime.ExitError","errorMessage":"RequestId: 3 Error: Runtime exited with error: signal: killed"}', "out_of_memory"),
+        (b'{"errorType":"Runtime.ExitError","errorMessage":"RequestId: 3 Error: Runtime exited with error: exit status 1"}', "function_crashed"),
+        (b'{"errorMessage": "boom", "errorType": "ValueError", "requestId": "2", "stackTrace": []}', "function_failed"),
+        (b'{"errorType":"Function.ResponseSizeTooLarge","errorMessage":"Response payload size exceeded"}', "answer_too_large"),
+        (b"", "function_crashed"),
+        (b"null", "function_failed"),
+    ],
+)  # fmt: skip
+def test_the_emulators_ways(payload: bytes, code: str) -> None:
+    """What the emulator and Lambda answer of a function that failed is told apart by the body alone."""
+    with pytest.raises(InvocationError) as caught:
+        read_answer(payload, "the function")
+    assert caught.value.code == code
+
+
+def test_an_answer_is_an_answer() -> None:
+    """The handler's document comes back as it is, a refusal too."""
+    document = {"statusCode": 400, "body": {"error": {"code": "missing_image", "message": "there is no image"}}}
+    assert read_answer(json.dumps(document).encode(), "the function") == document
+
+
+def test_reduced_without_loss_if_it_fits() -> None:
+    """A reduced picture stays lossless where that fits, and keeps its shape."""
+    data, size = reduce(encoded(plain((9, 99, 200)).resize((2800, 2100)), "BMP"), 50_000_000, 2**20)
+    image = Image.open(io.BytesIO(data))
+    assert (image.format, image.size, size) == ("PNG", (1365, 1024), (1365, 1024))
+    assert image.getpixel((5, 5)) == (9, 99, 200)
+
+
+def test_what_cannot_be_reduced() -> None:
+    """A file that is no picture, and a picture that stays too large, are errors of the image."""
+    with pytest.raises(ImageError):
+        reduce(b"text" * 100, 50_000_000, 2**20)
+    with pytest.raises(ImageError):
+        reduce(noise(300), 50_000_000, 1000)

@@ -1,0 +1,144 @@
+"""The answer is the named model's: another model, or another project's function, is refused on each target."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from lambda_src.service import Service
+from lambda_src.settings import Settings
+from mlinfer.local.ports import free
+from mlinfer.local.serve import Server
+from mlinfer.targets.embedded import STARTER
+
+from ..conftest import CAT, Run
+from ..servers.engine import LoopbackEngine, serve
+from ..servers.functions import LoopbackLambda, serving
+from ..servers.http import Answer
+
+MlInfer = Callable[..., Run]
+
+
+@contextmanager
+def function_here(model: Path, project: str) -> Iterator[int]:
+    """Serve a model as `run-local --no-docker` does; yield the port."""
+    server = Server(Service(Settings(str(model)), log=lambda _: None), free("127.0.0.1"), project)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Return the port of this project's function, which answers with the starter; no Docker Engine is in reach."""
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    with function_here(STARTER, "work") as port:
+        monkeypatch.setenv("MLINFER_PORT", str(port))
+        yield port
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackLambda]:
+    """Return a deployed function that answers with the starter."""
+    with serving(Service(Settings(str(STARTER)), log=lambda _: None)) as (api, address):
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "testing")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", address)
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        api.url = f"{address}/function-url-call"
+        yield api
+
+
+def refused(run: Run) -> dict[str, str]:
+    """Return the error of a command that failed."""
+    assert run.code == 5, run.err
+    error: dict[str, str] = json.loads(run.out)["error"]
+    return error
+
+
+@pytest.mark.parametrize("by", ["flag", "variable", "file"])
+@pytest.mark.usefixtures("port")
+def test_another_model_answers_here(
+    mlinfer: MlInfer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    """Target local refuses the answer of another model than the named one, and says how to start the named one."""
+    words = ["--model", str(tiny_model)] if by == "flag" else []
+    if by == "variable":
+        monkeypatch.setenv("MLINFER_MODEL", str(tiny_model))
+    if by == "file":
+        Path("mlinfer.toml").write_text(f'model = "{tiny_model}"\n')
+    error = refused(mlinfer("predict", CAT, "--target", "local", "--json", *words))
+    assert error["code"] == "another_model"
+    assert "starter" in error["message"]
+    assert str(tiny_model) in error["message"]
+    assert ("--model" in error["hint"]) is (by == "flag")
+    assert "mlinfer run-local" in error["hint"]
+
+
+@pytest.mark.usefixtures("port")
+def test_the_named_model_answers_here(mlinfer: MlInfer) -> None:
+    """A copy of the model that answers is that model, whatever its name; where none is named, whichever runs answers."""
+    Path("copy.onnx").write_bytes(STARTER.read_bytes())
+    assert mlinfer("predict", CAT, "--target", "local", "--model", "copy.onnx").code == 0
+    run = mlinfer("predict", CAT, "--target", "local")
+    assert run.code == 0
+    assert "Answered by starter" in run.err
+
+
+@pytest.mark.parametrize("target", ["local", "aws"])
+@pytest.mark.parametrize("command", ["predict", "bench"])
+def test_a_named_model_that_is_missing(
+    mlinfer: MlInfer, port: int, api: LoopbackLambda, command: str, target: str
+) -> None:
+    """A model file that is not there is an error before anything is asked."""
+    assert port
+    run = mlinfer(command, CAT, "--target", target, "--model", "nope.onnx", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (3, "model_not_found")
+    assert api.requests == []
+
+
+@pytest.mark.parametrize("words", [["predict"], ["predict", "--url"]])
+@pytest.mark.usefixtures("api")
+def test_another_model_answers_in_aws(mlinfer: MlInfer, tiny_model: Path, words: list[str]) -> None:
+    """Target aws refuses the answer of another model than the named one, by the Invoke API and by the URL."""
+    named = [CAT, "--target", "aws", "--model", str(tiny_model), "--json"]
+    error = refused(mlinfer(*words, *named))
+    assert error["code"] == "another_model"
+    assert f"mlinfer deploy --model {tiny_model}" in error["hint"]
+
+
+def test_another_projects_process(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function of another project that runs without Docker is refused, with both names."""
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    with function_here(STARTER, "dogs") as port:
+        error = refused(mlinfer("predict", CAT, "--target", "local", "--port", str(port), "--json"))
+    assert error["code"] == "another_project"
+    assert {"dogs", "work"} <= set(error["message"].replace(",", "").split())
+
+
+@pytest.mark.parametrize(("project", "code"), [("dogs", 5), ("work", 0)])
+def test_another_projects_container(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, project: str, code: int) -> None:
+    """A container that carries the label of another project is refused, and is sent no picture."""
+    engine = LoopbackEngine(push=lambda *_: [])
+    container = {"Id": "c" * 64, "Name": "/mlinfer-x", "Config": {"Labels": {"mlinfer.project": project}}}
+    for path, document in {"/containers/json": [container], f"/containers/{container['Id']}/json": container}.items():
+        engine.answers[path] = Answer(200, {"content-type": "application/json"}, json.dumps(document).encode())
+    function = LoopbackLambda(Service(Settings(str(STARTER)), log=lambda _: None))
+    with serve(engine.answer) as engine_port, serving(function.service) as (api, address):
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{engine_port}")
+        run = mlinfer("predict", CAT, "--target", "local", "--port", address.rpartition(":")[2], "--json")
+    assert run.code == code, run.err
+    assert len(api.invocations()) == (0 if code else 1)
+    if code:
+        assert refused(run)["code"] == "another_project"
+        assert f"mlinfer run-local --stop --project {project}" in refused(run)["hint"]
