@@ -22,6 +22,7 @@ from lambda_src.settings import Settings
 from mlinfer.config import KEYS
 from mlinfer.local.ports import free
 from mlinfer.measure.prices import MB_PER_GB, read_prices
+from mlinfer.names import Names
 from mlinfer.targets.embedded import STARTER
 
 from . import models
@@ -253,6 +254,23 @@ def test_the_monthly_example_is_computed_with_the_tools_prices() -> None:
         assert row, part
         assert row[1] == f"{dollars:.2f}", part
     assert f"On arm64, the time costs ${time['arm64']:.2f} instead of ${time['x86_64']:.2f}" in text
+
+
+def test_created_resources_have_their_names() -> None:
+    """The page on costs names the resources of a project as the code does."""
+    names = Names("PROJECT")
+    text = (ROOT / "docs" / "costs.md").read_text()
+    for name in (names.function, names.log_group, names.image, names.staging_prefix, *names.tags):
+        assert f"`{name}`" in text
+
+
+def test_every_statement_of_the_deployers_policy_is_explained(mlinfer: Callable[..., Run]) -> None:
+    """The page on permissions says of each statement of the printed policy what it is for."""
+    Path("mlinfer.toml").write_text('kms_key = "arn:aws:kms:eu-central-1:123456789012:key/1"')
+    policy = json.loads(mlinfer("doctor", "--policy", "--bucket", "my-models").out)
+    section = (ROOT / "docs" / "permissions.md").read_text().partition("## The function")[0]
+    explained = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`[^|]+) \|", section, re.MULTILINE)))
+    assert sorted(explained) == sorted(statement["Sid"] for statement in policy["Statement"])
 
 
 def examples(page: Path, mark: str = "") -> list[str]:
