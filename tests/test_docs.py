@@ -144,6 +144,12 @@ def commands() -> dict[str, set[str]]:
     return options_of(typer.main.get_command(options.app))
 
 
+def test_every_command_is_documented(commands: dict[str, set[str]]) -> None:
+    """The page of commands has a section for every command of the program."""
+    headings = re.findall(r"^## ([a-z-]+)$", (ROOT / "docs" / "commands.md").read_text(), re.MULTILINE)
+    assert sorted(headings) == sorted(commands)
+
+
 def called(text: str) -> Iterator[list[str]]:
     """Yield the words of each call of mlinfer in a document."""
     console = [line[2:] for block in blocks(text, "console") for line in block.splitlines() if line.startswith("$ ")]
