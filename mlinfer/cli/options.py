@@ -20,7 +20,7 @@ from ..terminal import Terminal
 if TYPE_CHECKING:
     from ..clients.aws import Session
 
-# The module of each, as the help and the README list them: in the order of the way, then what looks after it.
+# The module of each, as the help and docs/commands.md list them: in the order of the way, then what looks after it.
 COMMANDS = {
     "init": "models",
     "predict": "predict",
