@@ -38,7 +38,7 @@ def workspace(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def alone(name: str) -> Iterator[None]:
+def file_lock(name: str) -> Iterator[None]:
     """Wait until no other process of this machine is inside for that name; where there are no such locks, do not wait.
 
     Raises MissingError when the lock cannot be opened.

@@ -142,9 +142,9 @@ def aws_session(terminal: Terminal, region: str | None, profile: str | None, *ch
 
 def one_at_a_time(config: Config) -> Callable[[], AbstractContextManager[None]]:
     """Return what makes the context of each request to the local function: a second one at once would end the emulator."""
-    from ..files import alone
+    from ..files import file_lock
 
-    return partial(alone, f"mlinfer-{config.port}")
+    return partial(file_lock, f"mlinfer-{config.port}")
 
 
 def model_words(config: Config) -> str:

@@ -14,7 +14,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.25, 5.0
 LIMIT_S = 300  # what botocore's own waiters for functions take
 
 
-class Patience:
+class Waiter:
     """How to wait: `sleep` takes seconds, `tell` a sentence about what is waited for."""
 
     def __init__(self, sleep: Callable[[float], None], tell: Callable[[str], None]) -> None:

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from ..clients.aws import Client, explained, s3_endpoint
-from ..clients.waiter import Patience
+from ..clients.waiter import Waiter
 from ..config import Config
 from ..model.modelfile import ModelFile
 from ..model.samples import draw
@@ -111,7 +111,7 @@ def deploy(
     clients: Clients,
     image: Callable[[], PushedImage],
     embedded: Target,
-    patience: Patience,
+    waiter: Waiter,
     report: Callable[[Step], None],
     bar: Bar,
 ) -> Deployment:
@@ -139,9 +139,9 @@ def deploy(
     steps.ended("log group", ensure_log_group(clients.logs, names, config.log_days, dry_run=order.dry_run))
     role, role_created = role_facts(clients.iam, order.account, names)
     to_be = wanted(order, pushed.uri, role)
-    version = _publish(order, clients.functions, to_be, role_created, patience, steps)
+    version = _publish(order, clients.functions, to_be, role_created, waiter, steps)
     again = any(step.name in _PROVED_AGAIN and step.change.outcome in ("made", "changed") for step in steps.done)
-    steps.ended("proof", _proof(order, clients, embedded, version, None if again else live, patience))
+    steps.ended("proof", _proof(order, clients, embedded, version, None if again else live, waiter))
     if order.dry_run:
         steps.ended("alias", plan_alias(live, version))
     else:
@@ -207,23 +207,23 @@ def _publish(
     functions: Client,
     to_be: Wanted,
     role_created: datetime | None,
-    patience: Patience,
+    waiter: Waiter,
     steps: Steps,
 ) -> str:
     """Bring the function to what is wanted, and return the version that holds it."""
     names, dry_run = order.names, order.dry_run
-    change = ensure_function(functions, names, to_be, patience, dry_run=dry_run, role_created=role_created)
+    change = ensure_function(functions, names, to_be, waiter, dry_run=dry_run, role_created=role_created)
     steps.ended("function", change)
     if order.dry_run:
         change, version = plan_version(functions, names, to_be)
     else:
-        change, version = ensure_version(functions, names, to_be, patience)
+        change, version = ensure_version(functions, names, to_be, waiter)
     steps.ended("version", change)
     return version
 
 
 def _proof(
-    order: Order, clients: Clients, embedded: Target, version: str, live: Alias | None, patience: Patience
+    order: Order, clients: Clients, embedded: Target, version: str, live: Alias | None, waiter: Waiter
 ) -> Change:
     """Ask the version, unless it is live already, which it became by a proof."""
     if live and live.version == version:
@@ -231,7 +231,7 @@ def _proof(
     if order.dry_run:
         return Change("made", f"version {version} would be asked about {PICTURES} pictures")
     invoker = clients.invoker(order.config.timeout + NETWORK_S)
-    ask = version_asker(invoker, order.names, version, patience)
+    ask = version_asker(invoker, order.names, version, waiter)
     return Change("made", prove(ask, embedded, order.file.sha256, draw(PICTURES)))
 
 

@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 
 from ..clients.aws import Client, error_code, explained, none_if_absent
 from ..clients.ownership import Owner
-from ..clients.waiter import Patience
+from ..clients.waiter import Waiter
 from ..container_image.registry import owner_of_repository
 from ..errors import RemoteError
 from ..names import ALIAS, Account, Names
@@ -62,7 +62,7 @@ def find(
     names: Names,
     bucket: str,
     prefix: str,
-    patience: Patience,
+    waiter: Waiter,
     *,
     keep_model: bool,
 ) -> list[Thing]:
@@ -71,7 +71,7 @@ def find(
     What is not the project's, or may not be, is among it with the reason why it is left. The role goes
     last, because its policy still names the bucket when the function is gone: see `bucket_in_use`.
     """
-    found = [*_function(clients.functions, names, patience)]
+    found = [*_function(clients.functions, names, waiter)]
     if bucket:
         named = bucket == _bucket_of_role(clients.iam, names)
         with explained(f"s3://{bucket}", "s3:ListBucket and s3:ListBucketVersions on the bucket"):
@@ -160,12 +160,12 @@ def left_behind(removals: Sequence[Removal]) -> RemoteError | None:
     return RemoteError("left_behind", f"not removed: {named}", left[0].remedy)
 
 
-def _function(client: Client, names: Names, patience: Patience) -> Iterator[Thing]:
+def _function(client: Client, names: Names, waiter: Waiter) -> Iterator[Thing]:
     which = {"FunctionName": names.function}
 
     def gone() -> str:
         none_if_absent(lambda: client.delete_function_url_config(**which, Qualifier=ALIAS))
-        patience.retry(lambda: none_if_absent(lambda: client.delete_function(**which)), reason_to_wait)
+        waiter.retry(lambda: none_if_absent(lambda: client.delete_function(**which)), reason_to_wait)
         return ""
 
     with explained(f"the function {names.function}"):

@@ -14,7 +14,7 @@ from lambda_src.inference.download import sha256_of
 from lambda_src.inference.s3 import split_uri
 
 from ..clients.aws import Client, error_code, explained
-from ..clients.waiter import Patience
+from ..clients.waiter import Waiter
 from ..errors import RemoteError, UsageError, VerificationError
 from ..model.modelfile import ModelFile
 from ..model.samples import draw
@@ -46,7 +46,7 @@ def rollback(
     version: str,
     here: ModelFile | None,
     embedded: Callable[[Path], Target],
-    patience: Patience,
+    waiter: Waiter,
     report: Callable[[Step], None],
 ) -> Rollback:
     """Prove a version and make it live. here: the configured model file.
@@ -64,10 +64,10 @@ def rollback(
             steps.ended("alias", plan_alias(live, live.version))
             return Rollback(names.function, live.version, live.rolled_back_from, tuple(steps.done), done_before=True)
         number = _choose([v["Version"] for v in versions(clients.functions, names)], live.version, version)
-        chosen = wait_until_ready(clients.functions, names, patience, number)
+        chosen = wait_until_ready(clients.functions, names, waiter, number)
     if number != live.version:
         steps.ended("role", _readable(clients.iam, account, names, chosen))
-        steps.ended("proof", _proof(clients, names, chosen, here, embedded, patience))
+        steps.ended("proof", _proof(clients, names, chosen, here, embedded, waiter))
     before = "" if version else live.version
     steps.ended("alias", move_alias(clients.functions, names, live, number, rolled_back_from=before))
     return Rollback(names.function, number, live.version, tuple(steps.done))
@@ -100,12 +100,12 @@ def _proof(
     chosen: Function,
     here: ModelFile | None,
     embedded: Callable[[Path], Target],
-    patience: Patience,
+    waiter: Waiter,
 ) -> Change:
     settings, pictures = chosen.settings, draw(PICTURES)
     uri = settings.environment.get("MLINFER_MODEL_URI", "")
     sha256 = settings.environment.get("MLINFER_MODEL_SHA256", "")
-    ask = version_asker(clients.invoker(settings.timeout + NETWORK_S), names, chosen.version, patience)
+    ask = version_asker(clients.invoker(settings.timeout + NETWORK_S), names, chosen.version, waiter)
     if here and here.sha256 == sha256:
         return Change("made", prove(ask, embedded(here.path), sha256, pictures))
     if not uri.startswith("s3://"):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..clients.aws import Client
-from ..clients.waiter import Patience
+from ..clients.waiter import Waiter
 from ..errors import MlinferError, VerificationError
 from ..model.samples import Sample
 from ..names import Names
@@ -40,7 +40,7 @@ class Answered:
 Ask = Callable[[bytes], Answered]
 
 
-def version_asker(client: Client, names: Names, version: str, patience: Patience) -> Ask:
+def version_asker(client: Client, names: Names, version: str, waiter: Waiter) -> Ask:
     """Return what asks a published version about a picture. client: one that repeats no request.
 
     Raises RemoteError, VerificationError.
@@ -51,14 +51,14 @@ def version_asker(client: Client, names: Names, version: str, patience: Patience
     def invoke(data: bytes) -> tuple[bytes, str]:
         payload = json.dumps(event(data, TOP_K)).encode()
         with one_invocation(subject, "lambda:InvokeFunction on the function"):
-            answer = until_taken(lambda: client.invoke(**which, Payload=payload, LogType="Tail"), patience)
+            answer = until_taken(lambda: client.invoke(**which, Payload=payload, LogType="Tail"), waiter)
             content = answer["Payload"].read()
         return content, base64.b64decode(answer.get("LogResult", "")).decode(errors="replace").rstrip()
 
     def ask(data: bytes) -> Answered:
         content, log = invoke(data)
         if _MAY_NOT_READ in content:  # S3 learns of a role's new permissions some seconds after IAM has taken them
-            for _ in patience.pauses("the role's new permissions are not known everywhere yet", ROLE_LIMIT_S):
+            for _ in waiter.pauses("the role's new permissions are not known everywhere yet", ROLE_LIMIT_S):
                 content, log = invoke(data)
                 if _MAY_NOT_READ not in content:
                     break

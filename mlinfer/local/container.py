@@ -26,7 +26,7 @@ from ..targets.answers import failure, read_answer
 from .address import HOST, INVOCATIONS, address, listens, post
 from .ports import holder
 
-Alone = Callable[[], AbstractContextManager[None]]
+Lock = Callable[[], AbstractContextManager[None]]
 
 FRESH_LABEL = "mlinfer.fresh"  # of containers that are measured
 _LABEL = "mlinfer.run-local"  # its value: a hash of how the container was started
@@ -84,10 +84,10 @@ class Fresh:
     boot_s: float
 
 
-def run(engine: Engine, function: Function, alone: Alone) -> tuple[Running, Container]:
+def run(engine: Engine, function: Function, lock: Lock) -> tuple[Running, Container]:
     """Start the function and wait until it answers, or find it running so already. Raises MlinferError.
 
-    alone: makes the context in which each request is made; see `emulator.emulator`.
+    lock: makes the context in which each request is made; see `emulator.emulator`.
     """
     require_local(engine)
     options, notes = _options(engine, function)
@@ -95,12 +95,12 @@ def run(engine: Engine, function: Function, alone: Alone) -> tuple[Running, Cont
         if container.labels.get(_LABEL) == options["labels"][_LABEL] and container.state().status == "running":
             with suppress(RemoteError):  # it hangs, or has ended just now: another is started
                 _wait(container, function)
-                model = _check(container, function, alone)
+                model = _check(container, function, lock)
                 return Running(container.name, function.url, model, notes, "unchanged"), container
         container.remove()
     container = start(engine, function)
     try:
-        model = _check(container, function, alone)
+        model = _check(container, function, lock)
         if not container.restart_on_failure(_MAX_RESTARTS):  # not before: a start that fails is to be seen
             raise crash(container, "the container ended right after its start")
     except BaseException:
@@ -258,10 +258,10 @@ def _wait(container: Container, function: Function) -> None:
         time.sleep(_POLL_S)
 
 
-def _check(container: Container, function: Function, alone: Alone) -> Mapping[str, Any]:
+def _check(container: Container, function: Function, lock: Lock) -> Mapping[str, Any]:
     """Ask the handler for its health document and return the model that it names. Raises RemoteError."""
     try:
-        with alone():
+        with lock():
             payload = post(function.url, json.dumps(_HEALTH).encode(), function.timeout + 10)
         body: dict[str, Any] = json.loads(read_answer(payload, "the function")["body"])
         return dict(body["model"])

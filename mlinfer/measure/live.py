@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..clients.aws import Client, explained
-from ..clients.waiter import Patience
+from ..clients.waiter import Waiter
 from ..cloud.resources.function import Wanted, before_bench, during_bench, reason_to_wait, wait_until_ready
 from ..names import Names
 from ..targets.answers import read_answer
@@ -31,10 +31,10 @@ _NEEDED = "lambda:GetFunction, lambda:UpdateFunctionConfiguration and lambda:Inv
 
 
 @contextmanager
-def borrow(functions: Client, names: Names, patience: Patience, tell: Callable[[str], None]) -> Iterator[Wanted]:
+def borrow(functions: Client, names: Names, waiter: Waiter, tell: Callable[[str], None]) -> Iterator[Wanted]:
     """Yield how $LATEST is configured, and bring that back in the end, however this comes. Raises RemoteError."""
     with explained(f"the function {names.function}", _NEEDED):
-        there = wait_until_ready(functions, names, patience).settings
+        there = wait_until_ready(functions, names, waiter).settings
     before = before_bench(there)
     if before != there:
         tell(f"An earlier measurement of {names.function} was interrupted. Its changes are undone at the end.")
@@ -42,7 +42,7 @@ def borrow(functions: Client, names: Names, patience: Patience, tell: Callable[[
         yield before
     finally:
         tell(f"Bringing {names.function} back to its configuration ({before.memory} MB) ...")
-        _configure(functions, names, before, patience)
+        _configure(functions, names, before, waiter)
 
 
 @contextmanager
@@ -52,27 +52,27 @@ def start(
     names: Names,
     before: Wanted,
     memory: int,
-    patience: Patience,
+    waiter: Waiter,
     log: Callable[[str], None],
 ) -> Iterator[Latest]:
     """Make Lambda start a new instance of $LATEST at the next request. before: as borrowed. memory: the size to try, MB.
 
     invoker: a client that repeats no request. log: takes the handler's lines. Raises RemoteError.
     """
-    _configure(functions, names, during_bench(before, memory, secrets.token_hex(4)), patience)
-    yield Latest(invoker, names, LATEST, patience, log)
+    _configure(functions, names, during_bench(before, memory, secrets.token_hex(4)), waiter)
+    yield Latest(invoker, names, LATEST, waiter, log)
 
 
 class Latest:
     """A function in Lambda, asked by one of its versions or aliases. Several threads may ask at once."""
 
     def __init__(
-        self, client: Client, names: Names, qualifier: str, patience: Patience, log: Callable[[str], None]
+        self, client: Client, names: Names, qualifier: str, waiter: Waiter, log: Callable[[str], None]
     ) -> None:
         self._client = client
         self._names = names
         self._qualifier = qualifier
-        self._patience = patience
+        self._waiter = waiter
         self._log = log
         self._peak: int | None = None
 
@@ -89,7 +89,7 @@ class Latest:
             return answer["Payload"].read(), answer.get("LogResult", "")
 
         with one_invocation(subject, _NEEDED):
-            payload, tail = until_taken(invoke, self._patience)
+            payload, tail = until_taken(invoke, self._waiter)
         seconds = time.perf_counter() - started
         answer = read_answer(payload, subject)
         check(answer)
@@ -112,10 +112,10 @@ class Latest:
         return self._peak
 
 
-def _configure(functions: Client, names: Names, wanted: Wanted, patience: Patience) -> None:
+def _configure(functions: Client, names: Names, wanted: Wanted, waiter: Waiter) -> None:
     """Set memory and environment, and wait until that has taken effect. Raises RemoteError."""
     with explained(f"the function {names.function}", _NEEDED):
-        patience.retry(
+        waiter.retry(
             lambda: functions.update_function_configuration(
                 FunctionName=names.function,
                 MemorySize=wanted.memory,
@@ -123,4 +123,4 @@ def _configure(functions: Client, names: Names, wanted: Wanted, patience: Patien
             ),
             reason_to_wait,
         )
-        wait_until_ready(functions, names, patience)
+        wait_until_ready(functions, names, waiter)

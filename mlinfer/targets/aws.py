@@ -15,7 +15,7 @@ from uuid import uuid4
 from botocore import exceptions as boto
 
 from ..clients.aws import Client, UrlCaller, error_code, explained, refusal
-from ..clients.waiter import Patience
+from ..clients.waiter import Waiter
 from ..cloud.resources.alias import read_url
 from ..cloud.resources.model_object import encryption
 from ..errors import InvocationError, MlinferError, RemoteError, UsageError
@@ -98,9 +98,7 @@ def live_url(functions: Client, names: Names) -> str:
     return url
 
 
-def cloud(
-    client: Client, names: Names, fit: Fit, patience: Patience, log: Callable[[str], None] | None = None
-) -> Target:
+def cloud(client: Client, names: Names, fit: Fit, waiter: Waiter, log: Callable[[str], None] | None = None) -> Target:
     """Return the target that asks what is live in Lambda. client: one that repeats no request.
 
     log: takes the end of the function's own log, line by line.
@@ -110,7 +108,7 @@ def cloud(
 
     def ask(name: str, data: bytes, top_k: int) -> dict[str, Any]:
         with fit(name, data, top_k) as body, one_invocation(subject):
-            answer = until_taken(lambda: client.invoke(**which, Payload=body), patience)
+            answer = until_taken(lambda: client.invoke(**which, Payload=body), waiter)
             payload = answer["Payload"].read()
         if log:
             for line in base64.b64decode(answer.get("LogResult", "")).decode(errors="replace").splitlines():
@@ -135,7 +133,7 @@ def not_run_yet(error: boto.ClientError) -> str:
     return "Lambda wakes the function or makes it ready" if asleep or code in _ASLEEP else ""
 
 
-def until_taken(send: Callable[[], T], patience: Patience) -> T:
+def until_taken(send: Callable[[], T], waiter: Waiter) -> T:
     """Send a request, again while the function has certainly not run: no connection, or Lambda refused to run it.
 
     Raises ClientError, BotoCoreError.
@@ -143,11 +141,11 @@ def until_taken(send: Callable[[], T], patience: Patience) -> T:
     pauses: Iterator[bool] | None = None
     while True:
         try:
-            return patience.retry(send, not_run_yet, WAKING_S)
+            return waiter.retry(send, not_run_yet, WAKING_S)
         except (boto.ClientError, *_NEVER_SENT) as error:
             if isinstance(error, boto.ClientError) and _status(error) != 503:
                 raise
-            pauses = pauses or patience.pauses("Lambda is busy or cannot be reached", BUSY_S)
+            pauses = pauses or waiter.pauses("Lambda is busy or cannot be reached", BUSY_S)
             if not next(pauses, False):
                 raise
 
@@ -181,7 +179,7 @@ def _status(error: boto.ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def by_url(call: UrlCaller, url: str, fit: Fit, patience: Patience) -> Target:
+def by_url(call: UrlCaller, url: str, fit: Fit, waiter: Waiter) -> Target:
     """Return the target that asks the function's URL. call: makes a signed request, and repeats none."""
 
     def send(body: bytes) -> tuple[int, bytes]:
@@ -195,7 +193,7 @@ def by_url(call: UrlCaller, url: str, fit: Fit, patience: Patience) -> Target:
 
     def ask(name: str, data: bytes, top_k: int) -> dict[str, Any]:
         with fit(name, data, top_k) as body, one_invocation(url):
-            status, content = until_taken(lambda: send(body), patience)
+            status, content = until_taken(lambda: send(body), waiter)
         try:
             document = json.loads(content)
         except ValueError:

@@ -19,13 +19,13 @@ from .payload import Fit
 RESTART_S = 10.0
 
 
-def emulator(client: Client, fit: Fit, alone: Callable[[], AbstractContextManager[None]]) -> Target:
-    """Return the target that asks the emulator, which answers one request at a time: each is made inside `alone()`."""
+def emulator(client: Client, fit: Fit, lock: Callable[[], AbstractContextManager[None]]) -> Target:
+    """Return the target that asks the emulator, which answers one request at a time: each is made inside `lock()`."""
 
     url = client.meta.endpoint_url
 
     def ask(name: str, data: bytes, top_k: int) -> dict[str, Any]:
-        with fit(name, data, top_k) as body, alone():
+        with fit(name, data, top_k) as body, lock():
             try:
                 with _explained_here(url):
                     return read_answer(_payload(client, body), "the function")

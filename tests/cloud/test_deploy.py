@@ -19,7 +19,7 @@ import pytest
 
 from lambda_src.inference.download import sha256_of
 from mlinfer.clients.aws import Session
-from mlinfer.clients.waiter import Patience
+from mlinfer.clients.waiter import Waiter
 from mlinfer.cloud.deploy import Clients, Order, deploy
 from mlinfer.cloud.plan import Outcome, Step
 from mlinfer.config import load_config
@@ -439,8 +439,8 @@ def by_hand(past: Past, tiny_model: Path) -> Callable[[], list[Step]]:
 
     def run() -> list[Step]:
         done: list[Step] = []
-        patience = Patience(lambda _: None, lambda _: None)
-        deploy(order, _clients(), Pushed, embedded, patience, done.append, lambda *_: nullcontext(lambda _: None))
+        waiter = Waiter(lambda _: None, lambda _: None)
+        deploy(order, _clients(), Pushed, embedded, waiter, done.append, lambda *_: nullcontext(lambda _: None))
         return done
 
     return run

@@ -16,7 +16,7 @@ import typer
 
 from ...config import COMMAND_LINE, FILE_NAME, Config, with_value
 from ...errors import MlinferError, UsageError, VerificationError
-from ...files import alone, write_whole
+from ...files import file_lock, write_whole
 from ...names import ALIAS, Names
 from ...targets.answers import MAX_REQUEST_BYTES, NamedModel, require_model
 from ...terminal import Terminal
@@ -377,7 +377,7 @@ def _local_place(terminal: Terminal, config: Config, credentials: dict[str, str]
         function = local_function(chosen, built.tag, credentials, from_s3=from_s3)
         return partial(emulated.start, docker, function, terminal.detail)
 
-    with alone(f"mlinfer-bench-{config.project}"):
+    with file_lock(f"mlinfer-bench-{config.project}"):
         container.stop(docker, config.project, container.FRESH_LABEL)  # what a killed command has left
         yield Place(start_with, config.memory, config.arch, built)
 
@@ -388,13 +388,13 @@ def _cloud_place(
 ) -> Iterator[Place]:
     """Without cold starts, ask what is live and change nothing; else borrow $LATEST."""
     from ...clients import aws
-    from ...clients.waiter import Patience
+    from ...clients.waiter import Waiter
     from ...cloud.resources import function
     from ...measure import live as latest
     from ...targets import aws as invoke
 
     session = aws_session(terminal, region, profile)
-    names, functions, patience = Names(config.project), session.client("lambda"), Patience(time.sleep, terminal.note)
+    names, functions, waiter = Names(config.project), session.client("lambda"), Waiter(time.sleep, terminal.note)
     given = config.memory if config.origins["memory"] == COMMAND_LINE else 0
     invoker = session.client("lambda", read_timeout=invoke.live_timeout(functions, names) + SLACK_S)
     if not cold:
@@ -402,15 +402,15 @@ def _cloud_place(
             message = "--memory needs cold starts with --target aws: what is live has the memory that it has"
             raise UsageError("usage", message, "Leave out --memory, or --cold 0.")
         with aws.explained(f"the function {names.function}", "lambda:GetFunction on the function"):
-            live = function.wait_until_ready(functions, names, patience, ALIAS).settings
-        asked = latest.Latest(invoker, names, ALIAS, patience, terminal.detail)
+            live = function.wait_until_ready(functions, names, waiter, ALIAS).settings
+        asked = latest.Latest(invoker, names, ALIAS, waiter, terminal.detail)
         yield Place(lambda _: lambda: nullcontext(asked), live.memory, live.arch)
         return
-    with latest.borrow(functions, names, patience, terminal.note) as before:
+    with latest.borrow(functions, names, waiter, terminal.note) as before:
         terminal.note(f"Measuring $LATEST of {names.function}; what is live is left alone.")
 
         def start_with(memory: int) -> Start:
-            return partial(latest.start, functions, invoker, names, before, memory, patience, terminal.detail)
+            return partial(latest.start, functions, invoker, names, before, memory, waiter, terminal.detail)
 
         yield Place(start_with, given or before.memory, before.arch)
 

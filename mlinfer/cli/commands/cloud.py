@@ -33,7 +33,7 @@ from .container import ArchFlag, ModelSourceFlag, foresee, image_recipe
 
 if TYPE_CHECKING:
     from ...clients.aws import Session
-    from ...clients.waiter import Patience
+    from ...clients.waiter import Waiter
     from ...cloud.deploy import Clients, Deployment, Order, PushedImage
     from ...cloud.destroy import Removal
     from ...cloud.plan import Outcome, Step
@@ -111,10 +111,10 @@ def deploy(
         _agree_to_starter(order, session)
     report = partial(_show_step, terminal, dry_run=dry_run)
     find_image = (lambda: given) if given else partial(_build_and_push, terminal, order, session)
-    patience = _patience(terminal)
+    waiter = _waiter(terminal)
     elsewhere = given and f"/{order.names.image}@" not in given.uri
     clients = replace(_clients(session), ecr=None if elsewhere else session.client("ecr"))
-    made = step.deploy(order, clients, find_image, embedded, patience, report, terminal.bytes_bar)
+    made = step.deploy(order, clients, find_image, embedded, waiter, report, terminal.bytes_bar)
     _show_deployment(terminal, order, made)
 
 
@@ -209,7 +209,7 @@ def rollback(
         version or "",
         _model_here(config),
         lambda path: predict.embedded(replace(config, model=str(path)), log=terminal.detail),
-        _patience(terminal),
+        _waiter(terminal),
         partial(_show_step, terminal, dry_run=False),
     )
     _show_rollback(terminal, made)
@@ -240,10 +240,10 @@ def destroy(
     session = aws_session(terminal, region, profile, *([partial(_require_project, config)] if yes else []))
     services = ("lambda", "iam", "logs", "ecr", "s3")
     clients = step.Clients(*(session.client(service) for service in services))
-    names, patience = Names(config.project), _patience(terminal)
+    names, waiter = Names(config.project), _waiter(terminal)
     account = _account(session)
     in_use = config.bucket or step.bucket_in_use(clients.functions, clients.iam, names)
-    things = step.find(clients, account, names, in_use, config.prefix, patience, keep_model=keep_model)
+    things = step.find(clients, account, names, in_use, config.prefix, waiter, keep_model=keep_model)
     if not in_use:
         terminal.note("S3 was not looked at, because no bucket is named: --bucket, or bucket in mlinfer.toml.")
     for thing in things:
@@ -390,10 +390,10 @@ def _clients(session: Session) -> Clients:
     return Clients(functions, iam, logs, s3, lambda seconds: session.client("lambda", read_timeout=seconds))
 
 
-def _patience(terminal: Terminal) -> Patience:
-    from ...clients.waiter import Patience
+def _waiter(terminal: Terminal) -> Waiter:
+    from ...clients.waiter import Waiter
 
-    return Patience(time.sleep, terminal.note)
+    return Waiter(time.sleep, terminal.note)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import typer
 
 from ...config import COMMAND_LINE, FILE_NAME, Config
 from ...errors import MissingError, UsageError
-from ...files import alone
+from ...files import file_lock
 from ...terminal import Terminal
 from ..options import (
     JsonFlag,
@@ -146,7 +146,7 @@ def run_local(
     recipe = image_recipe(config)
     function = local_function(config, recipe.tag(), credentials, from_s3=from_s3)
     build_image(terminal, docker, recipe)
-    with alone(f"mlinfer-run-local-{config.project}"):  # a second one at once finds what the first has started
+    with file_lock(f"mlinfer-run-local-{config.project}"):  # a second one at once finds what the first has started
         running, started = container.run(docker, function, one_at_a_time(config))
     with _until_left(started, keep=detach):
         _show_running(terminal, config, function, running)

@@ -201,7 +201,7 @@ def _target(
         owner.require_ours(config.port, config.project, partial(docker.connect, os.environ, _ENGINE_S))
         client = aws.make_emulator_client(address(config.port), read_timeout=config.timeout + SLACK_S)
         return predict.only(named, emulator.emulator(client, reducing, one_at_a_time(config)), config.target)
-    from ...clients.waiter import Patience
+    from ...clients.waiter import Waiter
     from ...targets import aws as invoke
 
     named = predict.named_model(config, f"Deploy it: mlinfer deploy{model_words(config)}")
@@ -213,13 +213,13 @@ def _target(
         if config.bucket
         else reducing
     )
-    patience = Patience(time.sleep, terminal.note)
+    waiter = Waiter(time.sleep, terminal.note)
     if by_url:
         url = invoke.live_url(functions, names)
-        asked = invoke.by_url(session.url_caller(url, timeout), url, handed_over, patience)
+        asked = invoke.by_url(session.url_caller(url, timeout), url, handed_over, waiter)
         return predict.only(named, asked, config.target)
     log = terminal.detail if terminal.is_verbose else None
-    asked = invoke.cloud(session.client("lambda", read_timeout=timeout), names, handed_over, patience, log)
+    asked = invoke.cloud(session.client("lambda", read_timeout=timeout), names, handed_over, waiter, log)
     return predict.only(named, asked, config.target)
 
 

@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError
 
 from ...clients.aws import Client, error_code, explained, none_if_absent
 from ...clients.ownership import Owner, owner_of
-from ...clients.waiter import Patience
+from ...clients.waiter import Waiter
 from ...errors import RemoteError
 from ...names import Names
 from ..plan import Change, Document, compare
@@ -145,7 +145,7 @@ def ensure_function(
     client: Client,
     names: Names,
     wanted: Wanted,
-    patience: Patience,
+    waiter: Waiter,
     *,
     dry_run: bool = False,
     role_created: datetime | None = None,
@@ -158,7 +158,7 @@ def ensure_function(
     with explained(f"the function {names.function}"):
         there = read_function(client, names)
         if there and not dry_run:
-            there = wait_until_ready(client, names, patience, first=there)
+            there = wait_until_ready(client, names, waiter, first=there)
         change = compare("function", there.settings.document() if there else None, wanted.document(), names.function)
         if there and there.updating == "Failed" and change.outcome == "unchanged":
             change = Change("changed", f"{names.function}, whose last update failed: {there.update_reason}")
@@ -169,20 +169,20 @@ def ensure_function(
             _try_code(client, names, wanted, there)
             return change
         if renew:
-            _change(client, names, "update_function_configuration", {"Role": wanted.role}, patience)
+            _change(client, names, "update_function_configuration", {"Role": wanted.role}, waiter)
         if change.outcome != "unchanged":
-            there = there or _create(client, names, wanted, patience)
-            _update(client, names, there, wanted, patience)
+            there = there or _create(client, names, wanted, waiter)
+            _update(client, names, there, wanted, waiter)
     return change
 
 
-def ensure_version(client: Client, names: Names, wanted: Wanted, patience: Patience) -> tuple[Change, str]:
+def ensure_version(client: Client, names: Names, wanted: Wanted, waiter: Waiter) -> tuple[Change, str]:
     """Publish the function as a version, unless the newest one is equal. Return its number too.
 
     Raises RemoteError: also when the function is not as wanted any more, which another deployment has made of it.
     """
     with explained(f"the function {names.function}"):
-        latest = wait_until_ready(client, names, patience)
+        latest = wait_until_ready(client, names, waiter)
         if snapshot(latest.settings) != snapshot(wanted):
             message = f"somebody else has changed the function {names.function} meanwhile, so it was not published"
             raise RemoteError("conflict", message, "Let the other command end, and run this one again.")
@@ -190,7 +190,7 @@ def ensure_version(client: Client, names: Names, wanted: Wanted, patience: Patie
             return Change("unchanged", f"version {newest}"), newest
         try:
             guard = {"RevisionId": latest.revision} if latest.revision else {}
-            number = patience.retry(
+            number = waiter.retry(
                 lambda: client.publish_version(FunctionName=names.function, **guard)["Version"], reason_to_wait
             )
         except ClientError as error:
@@ -199,7 +199,7 @@ def ensure_version(client: Client, names: Names, wanted: Wanted, patience: Patie
             number = _newest_if_equal(client, names, latest)  # published by a request whose answer was lost
             if not number:
                 raise
-        wait_until_ready(client, names, patience, str(number))
+        wait_until_ready(client, names, waiter, str(number))
     return Change("made", f"version {number}"), str(number)
 
 
@@ -246,7 +246,7 @@ def versions(client: Client, names: Names) -> list[dict[str, Any]]:
 
 
 def wait_until_ready(
-    client: Client, names: Names, patience: Patience, version: str = "", *, first: Function | None = None
+    client: Client, names: Names, waiter: Waiter, version: str = "", *, first: Function | None = None
 ) -> Function:
     """Ask until the function, or a version, has taken its last change in; `first` is a fresh answer. Raises RemoteError.
 
@@ -255,7 +255,7 @@ def wait_until_ready(
     function = first or _existing(client, names, version)
     pauses: Iterator[bool] | None = None
     while function.state == "Pending" or function.updating == "InProgress":
-        pauses = pauses or patience.pauses(_busy(names, function))
+        pauses = pauses or waiter.pauses(_busy(names, function))
         if not next(pauses, False):
             message = f"{_busy(names, function)}, and did not become ready"
             raise RemoteError("not_ready", message, "Run the command again: it goes on where this one stopped.")
@@ -300,9 +300,9 @@ def _newest_if_equal(client: Client, names: Names, latest: Function) -> str:
     return newest.version if newest and snapshot(newest.settings) == snapshot(latest.settings) else ""
 
 
-def _create(client: Client, names: Names, wanted: Wanted, patience: Patience) -> Function:
+def _create(client: Client, names: Names, wanted: Wanted, waiter: Waiter) -> Function:
     try:
-        patience.retry(
+        waiter.retry(
             lambda: client.create_function(
                 FunctionName=names.function,
                 PackageType="Image",
@@ -317,19 +317,19 @@ def _create(client: Client, names: Names, wanted: Wanted, patience: Patience) ->
     except ClientError as error:  # made by a request whose answer was lost
         if error_code(error) != "ResourceConflictException" or read_function(client, names) is None:
             raise
-    return wait_until_ready(client, names, patience)
+    return wait_until_ready(client, names, waiter)
 
 
-def _update(client: Client, names: Names, there: Function, wanted: Wanted, patience: Patience) -> None:
+def _update(client: Client, names: Names, there: Function, wanted: Wanted, waiter: Waiter) -> None:
     """Make each change that is left, and wait until it has taken effect."""
     is_, to_be = there.settings, wanted
     if (is_.image, is_.arch) != (to_be.image, to_be.arch) or there.updating == "Failed":
         code = {"ImageUri": to_be.image, "Architectures": [to_be.arch]}
-        _change(client, names, "update_function_code", code, patience)
+        _change(client, names, "update_function_code", code, waiter)
     mend: dict[str, Any] = {"ImageConfig": {}} if is_.image_config else {}
     mend |= {"LoggingConfig": _default_logging(names)} if is_.logging else {}
     if mend or _configuration(is_) != _configuration(to_be):
-        _change(client, names, "update_function_configuration", _configuration(to_be) | mend, patience)
+        _change(client, names, "update_function_configuration", _configuration(to_be) | mend, waiter)
     if is_.concurrency == to_be.concurrency:
         return
     if to_be.concurrency is None:
@@ -338,11 +338,11 @@ def _update(client: Client, names: Names, there: Function, wanted: Wanted, patie
         client.put_function_concurrency(FunctionName=names.function, ReservedConcurrentExecutions=to_be.concurrency)
 
 
-def _change(client: Client, names: Names, operation: str, values: dict[str, Any], patience: Patience) -> None:
-    patience.retry(
+def _change(client: Client, names: Names, operation: str, values: dict[str, Any], waiter: Waiter) -> None:
+    waiter.retry(
         lambda: getattr(client, operation)(FunctionName=names.function, **values), reason_to_wait, ROLE_LIMIT_S
     )
-    function = wait_until_ready(client, names, patience)
+    function = wait_until_ready(client, names, waiter)
     if function.updating == "Failed":
         message = f"Lambda could not take the change in: {function.update_reason or 'it gives no reason'}"
         raise RemoteError("update_failed", message, "The versions that are published go on running as they were.")

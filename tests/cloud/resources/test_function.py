@@ -11,7 +11,7 @@ from typing import Any
 import boto3
 import pytest
 
-from mlinfer.clients.waiter import Patience
+from mlinfer.clients.waiter import Waiter
 from mlinfer.cloud.resources.alias import ensure_url, move_alias, read_alias
 from mlinfer.cloud.resources.function import Wanted, ensure_function, ensure_version, read_function, versions
 from mlinfer.cloud.resources.policies import role_policy
@@ -35,7 +35,7 @@ WANTED = Wanted(
 )
 
 
-class Waits(Patience):
+class Waits(Waiter):
     """Waits in no time, and remembers what for and how long."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Waits(Patience):
 
 @pytest.fixture
 def waits() -> Waits:
-    """Return a patience that needs no time."""
+    """Return a waiter that needs no time."""
     return Waits()
 
 
