@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from devtools.reference import torchvision
-from lambda_src.images.decode import tensor
+from lambda_src.images.tensor import tensor
 from lambda_src.inference.classifier import Classifier
 from lambda_src.settings import MAX_PIXELS
 from mlinfer.targets.embedded import STARTER

@@ -25,9 +25,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lambda_src.images.decode import decode, resize_and_crop, to_array
+from lambda_src.images.decode import decode
+from lambda_src.images.geometry import resize_and_crop
+from lambda_src.images.preprocess import Preprocess
+from lambda_src.images.tensor import to_array
 from lambda_src.inference.classifier import Classifier, softmax
-from lambda_src.inference.metadata import Preprocess
 from lambda_src.settings import MAX_PIXELS
 from mlinfer.targets.embedded import STARTER
 

@@ -24,7 +24,7 @@ def reference(event: dict[str, Any]) -> dict[str, Any]:
 
 def ours(event: dict[str, Any]) -> dict[str, Any]:
     """Make the tensor as the handler package does."""
-    from lambda_src.images.decode import tensor
+    from lambda_src.images.tensor import tensor
     from lambda_src.settings import MAX_PIXELS
 
     tensor(Path(event["path"]).read_bytes(), _model().metadata.preprocess, MAX_PIXELS)

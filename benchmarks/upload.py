@@ -23,7 +23,8 @@ from pathlib import Path
 
 import boto3
 
-from lambda_src.inference.metadata import Metadata, Preprocess
+from lambda_src.images.preprocess import Preprocess
+from lambda_src.inference.metadata import Metadata
 
 BUCKET = "upload-benchmark"
 

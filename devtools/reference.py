@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from lambda_src.inference.metadata import Preprocess
+from lambda_src.images.preprocess import Preprocess
 
 
 def torchvision() -> ModuleType:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .errors import RequestError, quoted
-from .events.http import Question, answer, parse
+from .events.direct import Question, answer_direct, has_image, parse_fields
+from .events.http import answer_http, is_http, parse_http
+from .events.queued import is_s3_test, refuse_queued
 from .inference.download import Fetch
 from .inference.s3 import ObjectForbiddenError, ObjectNotFoundError, UnreadableKeyError, open_object, split_uri
 from .settings import MAX_IMAGE_BYTES, Settings
@@ -32,9 +34,7 @@ class Service:
         if self._model is None:
             started = time.perf_counter()
             fetch = Fetch(self._settings)
-            from .inference.classifier import (
-                Classifier,  # numpy, onnxruntime and Pillow load while the model is on its way
-            )
+            from .inference.classifier import Classifier  # numpy, onnxruntime and Pillow, while the model is on its way
 
             imported = time.perf_counter()
             path, sha256 = fetch.result()
@@ -51,7 +51,7 @@ class Service:
         """
         line: dict[str, Any] = {"request_id": request_id(context), "cold_start": self._cold}
         try:
-            status, body = 200, self._body(parse(event), line)
+            status, body = 200, self._body(parse_event(event), line)
         except RequestError as error:
             status, body = error.status, {"error": {"code": error.code, "message": str(error)}}
             line |= {"outcome": error.code, "message": str(error)}
@@ -61,7 +61,7 @@ class Service:
         finally:
             self._cold = False
         self._log(json.dumps(line))
-        return answer(event, status, body)
+        return answer_http(event, status, body) if is_http(event) else answer_direct(status, body)
 
     def _body(self, question: Question | None, line: dict[str, Any]) -> dict[str, Any]:
         if question is None:
@@ -114,6 +114,17 @@ class Service:
                 413, "image_too_large", f"the image has {size:,} bytes; the limit is {MAX_IMAGE_BYTES:,}"
             )
         return b"".join(chunks)
+
+
+def parse_event(event: object) -> Question | None:
+    """Read an event of any shape; None if there is nothing to do. Raises RequestError, QueuedEventError."""
+    if is_http(event):
+        return parse_http(event)
+    if not has_image(event):
+        if is_s3_test(event):
+            return None
+        refuse_queued(event)
+    return parse_fields(event)
 
 
 def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lambda_src.inference.metadata import Preprocess
+from lambda_src.images.preprocess import Preprocess
 
 from .pictures import encoded, gradient
 

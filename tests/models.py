@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lambda_src.inference.metadata import Metadata, Preprocess
+from lambda_src.images.preprocess import Preprocess
+from lambda_src.inference.metadata import Metadata
 
 LABELS = ("red", "green", "blue", "white", "black")
 # Logits of each class from the mean of R, G and B in 0..1: the nearest colour wins.

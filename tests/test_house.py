@@ -33,7 +33,6 @@ LAYERS = (
 HANDLER_LAYERS = ({"handler"}, {"service"}, {"events", "inference"}, {"images"}, {"settings", "errors", "proxies"})
 BESIDE = {("mlinfer.targets.emulator", "local")}  # the one import between parts of one line
 BESIDE |= {  # these go when the modules are split
-    ("lambda_src.images.decode", "inference"),
     ("mlinfer.container_image.registry", "cloud"),
     ("mlinfer.local.container", "targets"),
     ("mlinfer.local.serve", "targets"),

@@ -24,8 +24,9 @@ import torch
 from numpy.typing import NDArray
 from train import CLASSES, MEAN, SIZE, STD, starter_network
 
+from lambda_src.images.preprocess import Preprocess
 from lambda_src.inference.classifier import Classifier
-from lambda_src.inference.metadata import Metadata, Preprocess
+from lambda_src.inference.metadata import Metadata
 from lambda_src.service import Service
 from lambda_src.settings import Settings
 from mlinfer.model.graph import stamp, write_model_file

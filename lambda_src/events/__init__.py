@@ -1,1 +1,1 @@
-"""TODO-DOC."""
+"""The shape of each kind of event, and of the answer that its sender expects."""

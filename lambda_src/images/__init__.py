@@ -1,1 +1,1 @@
-"""TODO-DOC lambda_src/images."""
+"""A picture's bytes, from a stranger -> the tensor that the model wants."""

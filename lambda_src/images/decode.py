@@ -1,11 +1,7 @@
-"""Bytes of a picture -> the model's input tensor.
+"""The encoded bytes of a picture -> its pixels: upright, RGB, whatever the format.
 
-The result equals `torchvision.transforms` on `PIL.Image.open(...).convert("RGB")` bit for bit, because it takes the
-same steps with the same library and the same rounding: resize the shorter side (antialiased), cut the centre,
-scale to 0..1, normalise. `tests/lambda_src/images/test_geometry.py` holds it to that. The two exceptions are the fast decode of large
-JPEGs, see `decode`, and strips hundreds of times as long as wide, see `MAX_RESIZED_PIXELS`.
-
-The bytes come from strangers: `guards` judges and bounds what they make the decoder do.
+The pixels are those of `PIL.Image.open(...).convert("RGB")`, except for the fast decode of large JPEGs, see `decode`.
+The bytes come from strangers: `limits` judges and bounds what they make the decoder do.
 """
 
 from __future__ import annotations
@@ -18,15 +14,15 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import cache, lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError, _imaging
 
 from ..errors import RequestError, quoted
-from ..inference.metadata import Preprocess
 from ..settings import MAX_IMAGE_BYTES
+from .geometry import keep_geometry, turned
 from .limits import bounded, broken, check_scans, pixel_limit, too_many_pixels
 
 if TYPE_CHECKING:
@@ -38,12 +34,7 @@ DRAFT_MARGIN = 2
 MAX_EXIF_BYTES = 2**20
 # The longest side of a JPEG. Pillow keeps a pointer for each row: a picture of one column takes three times its pixels.
 MAX_SIDE = 65_535
-# A strip that would be longer than this after its shorter side is resized is first cut to its middle.
-MAX_RESIZED_PIXELS = 2**24
 BAND_PIXELS = 2**20
-
-Box = tuple[float, float, float, float]  # left, top, right, bottom
-_GEOMETRY = "mlinfer.geometry"  # in Pillow's `info`, which stays with a picture
 
 _decoding = threading.Lock()  # Pillow's limit and Python's filter of warnings are the process's, not the thread's
 # Pillow imports its five commonest plug-ins at the first picture, 5 ms. Here that is JPEG's, while the model is on its
@@ -72,11 +63,6 @@ _ORIENTATIONS = {  # EXIF 2.32, tag 0x0112
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-def tensor(data: bytes, spec: Preprocess, max_pixels: int) -> NDArray[Any]:
-    """Return one picture as a batch of one, [1, C, H, W] or [1, H, W, C] in the model's dtype. Raises RequestError."""
-    return to_array(resize_and_crop(decode(data, max_pixels, spec.resize), spec), spec)
 
 
 def decode(data: bytes, max_pixels: int, target: int = 0) -> Image.Image:
@@ -180,31 +166,8 @@ def _decode(data: bytes, name: str, max_pixels: int, target: int) -> Image.Image
     if orientation in _ORIENTATIONS:
         image = image.transpose(_ORIENTATIONS[orientation])
     if drafted and drafted[1][2] != width:
-        image.info[_GEOMETRY] = _turned((width, height), drafted[1], image.size, orientation)
+        keep_geometry(image, turned((width, height), drafted[1], image.size, orientation))
     return image  # type: ignore[no-any-return]
-
-
-def _turned(size: tuple[int, int], box: Box, decoded: tuple[int, int], orientation: int) -> tuple[tuple[int, int], Box]:
-    """Return the geometry of a reduced picture after it was turned upright; size and box are those before.
-
-    decoded: width and height after. The last column and row of a reduced picture may stand for less than a whole pixel.
-    """
-    width, height = box[2:]
-    if orientation >= 5:
-        size, width, height = size[::-1], height, width
-    left = decoded[0] - width if orientation in (2, 3, 6, 7) else 0
-    top = decoded[1] - height if orientation in (3, 4, 7, 8) else 0
-    return size, (left, top, left + width, top + height)
-
-
-def geometry(image: Image.Image) -> tuple[tuple[int, int], Box]:
-    """Return the width and height that a decoded picture has in its file, and the box that it fills in `image`.
-
-    Unless `decode` reduced it these are the picture's own size and all of it. A JPEG of 2048 x 1365 that is decoded at
-    half its size has 1024 x 683 pixels, and fills 1024 x 682.5 of them.
-    """
-    whole: tuple[tuple[int, int], Box] = image.info.get(_GEOMETRY, (image.size, (0, 0, *image.size)))
-    return whole
 
 
 def _draft_size(size: tuple[int, int], target: int) -> tuple[int, int]:
@@ -277,60 +240,3 @@ def _bands(image: Image.Image, dtype: Any) -> Iterator[tuple[int, NDArray[Any]]]
     for top in range(0, image.height, rows):
         values = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
         yield top, values.view(dtype) if dtype else values
-
-
-def resize_and_crop(image: Image.Image, spec: Preprocess) -> Image.Image:
-    """Resize the shorter side and cut the centre, with torchvision's rounding (`Resize(int)`, `CenterCrop`)."""
-    size, box = geometry(image)
-    longest = min(size) * max(MAX_RESIZED_PIXELS // spec.resize**2, 2 * (max(spec.crop) // spec.resize + 1))
-    if max(size) > longest:
-        size, box = _middle(size, box, longest)
-    width, height = size
-    short, long = min(width, height), max(width, height)
-    longer = int(spec.resize * long / short)
-    new_size = (spec.resize, longer) if width <= height else (longer, spec.resize)
-    if new_size != image.size:
-        image = image.resize(new_size, Image.Resampling[spec.interpolation.upper()], box)
-    crop_height, crop_width = spec.crop
-    left, top = (_crop_start(a, b) for a, b in zip(image.size, (crop_width, crop_height), strict=True))
-    return image.crop((left, top, left + crop_width, top + crop_height))  # outside the picture is black
-
-
-def _middle(size: tuple[int, int], box: Box, longest: int) -> tuple[tuple[int, int], Box]:
-    """Return size and box of the middle of a picture, with sides of at most `longest` pixels of its file."""
-    width, height = (min(side, longest) for side in size)
-    across, down = ((box[i + 2] - box[i]) / size[i] for i in (0, 1))  # pixels of `image` for one of the file
-    left = box[0] + (size[0] - width) // 2 * across
-    top = box[1] + (size[1] - height) // 2 * down
-    return (width, height), (left, top, left + width * across, top + height * down)
-
-
-def _crop_start(size: int, crop: int) -> int:
-    return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
-
-
-def to_array(image: Image.Image, spec: Preprocess) -> NDArray[Any]:
-    """Return the RGB picture as [1, C, H, W] or [1, H, W, C] in the model's channel order and dtype."""
-    pixels: NDArray[np.uint8] = np.asarray(image.convert("L") if spec.color == "L" else image)
-    if pixels.ndim == 2:
-        pixels = pixels[:, :, None]
-    if spec.color == "BGR":
-        pixels = pixels[:, :, ::-1]
-    if spec.dtype == "uint8":
-        result: NDArray[Any] = pixels if spec.layout == "NHWC" else pixels.transpose(2, 0, 1)
-    else:
-        table = _normalisation(spec.mean, spec.std, spec.dtype)
-        height, width, channels = pixels.shape
-        result = np.empty((height, width, channels) if spec.layout == "NHWC" else (channels, height, width), spec.dtype)
-        for c in range(channels):
-            plane = result[:, :, c] if spec.layout == "NHWC" else result[c]
-            np.take(table[c], pixels[:, :, c], out=plane, mode="clip")  # "raise" would copy; no byte is out of range
-    return np.ascontiguousarray(result[None])
-
-
-@lru_cache(maxsize=4)
-def _normalisation(mean: tuple[float, ...], std: tuple[float, ...], dtype: str) -> NDArray[Any]:
-    """Return [C, 256]: (value / 255 - mean) / std in float32 for each 8-bit value, as ToTensor and Normalize compute it."""
-    values = np.arange(256, dtype=np.float32) / np.float32(255)
-    columns = (np.asarray(v, np.float32)[:, None] for v in (mean, std))
-    return ((values - next(columns)) / next(columns)).astype(dtype)

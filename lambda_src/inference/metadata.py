@@ -5,50 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal
 
 from ..errors import ModelError
+from ..images.preprocess import Preprocess
 
 SCHEMA = "1"
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """How a picture becomes the input tensor, in the order of the fields.
-
-    resize: length of the shorter side, pixels. crop: (height, width) cut from the centre. mean, std: of the channel
-    values in 0..1, one per channel of `color`; not applied when dtype is uint8.
-    """
-
-    resize: int
-    crop: tuple[int, int]
-    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"] = "bilinear"
-    mean: tuple[float, ...] = (0.0, 0.0, 0.0)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0)
-    color: Literal["RGB", "BGR", "L"] = "RGB"
-    layout: Literal["NCHW", "NHWC"] = "NCHW"
-    dtype: Literal["float32", "float16", "uint8"] = "float32"
-
-    def __post_init__(self) -> None:
-        """Check the values. Raises ModelError."""
-        hints = get_type_hints(type(self))
-        for name in ("interpolation", "color", "layout", "dtype"):
-            if getattr(self, name) not in get_args(hints[name]):
-                raise ModelError(
-                    f"preprocess.{name} is {getattr(self, name)!r}, not one of {', '.join(get_args(hints[name]))}"
-                )
-        if not (_is_size(self.resize) and len(self.crop) == 2 and all(map(_is_size, self.crop))):
-            raise ModelError(
-                f"preprocess.resize {self.resize!r} and crop {self.crop!r} are not sizes of 1 to 16384 pixels"
-            )
-        channels = 1 if self.color == "L" else 3
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != channels or not all(isinstance(v, int | float) for v in values):
-                raise ModelError(
-                    f"preprocess.{name} is {values!r}, not {channels} numbers, one per channel of {self.color}"
-                )
-        if not all(self.std):
-            raise ModelError("preprocess.std holds a zero")
 
 
 @dataclass(frozen=True)
@@ -100,10 +62,6 @@ class Metadata:
             "mlinfer.output": self.output,
             "mlinfer.provenance": json.dumps(self.provenance),
         }
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 16384
 
 
 def _json(props: Mapping[str, str], key: str) -> Any:

@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lambda_src.errors import FaultError
-from lambda_src.inference.classifier import open_session
-from lambda_src.inference.metadata import Metadata, Preprocess
+from lambda_src.images.preprocess import Preprocess
+from lambda_src.inference.metadata import Metadata
+from lambda_src.inference.session import open_session
 from lambda_src.settings import default_threads
 
 from .. import __version__

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lambda_src.inference.metadata import Preprocess
+from lambda_src.images.preprocess import Preprocess
 
 from ..errors import VerificationError
 from .samples import SEED

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lambda_src.errors import RequestError
-from lambda_src.images.decode import tensor
-from lambda_src.inference.metadata import Preprocess
+from lambda_src.images.preprocess import Preprocess
+from lambda_src.images.tensor import tensor
 from lambda_src.settings import MAX_PIXELS
 
 from ..errors import ImageError, UsageError

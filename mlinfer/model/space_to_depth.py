@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lambda_src.inference.metadata import Preprocess
+from lambda_src.images.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto, TensorProto

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lambda_src.inference.metadata import Metadata, Preprocess
+from lambda_src.images.preprocess import Preprocess
+from lambda_src.inference.metadata import Metadata
 
 from .. import __version__
 from ..errors import MissingError, UsageError, VerificationError

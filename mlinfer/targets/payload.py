@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from lambda_src.errors import RequestError
-from lambda_src.images.decode import decode, geometry
+from lambda_src.images.decode import decode
+from lambda_src.images.geometry import geometry
 
 from ..errors import ImageError
 from .answers import MAX_REQUEST_BYTES

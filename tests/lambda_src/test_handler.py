@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from lambda_src.errors import SettingsError
-from lambda_src.inference.classifier import open_session
 from lambda_src.inference.download import sha256_of
+from lambda_src.inference.session import open_session
 from lambda_src.settings import Settings, default_threads
 
 from ..conftest import Bucket

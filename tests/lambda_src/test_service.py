@@ -18,10 +18,10 @@ import pytest
 from onnx import helper, numpy_helper
 
 from lambda_src.errors import FaultError, ModelError, QueuedEventError
-from lambda_src.events.http import parse
+from lambda_src.images.preprocess import Preprocess
 from lambda_src.inference.download import sha256_of
-from lambda_src.inference.metadata import Metadata, Preprocess
-from lambda_src.service import Service
+from lambda_src.inference.metadata import Metadata
+from lambda_src.service import Service, parse_event
 from lambda_src.settings import MAX_IMAGE_BYTES, Settings
 
 from .. import models
@@ -176,7 +176,7 @@ def test_spellings_of_base64(service: Service, spelling: str, image: bytes) -> N
     """Base64 in lines, URL-safe, unpadded or in a `data:` URL is the same picture as the plain text, byte by byte."""
     text = base64.b64encode(image).decode()
     assert {"+", "/"} <= set(text)
-    assert parse({"image": SPELLINGS[spelling](text)}) == parse({"image": text})
+    assert parse_event({"image": SPELLINGS[spelling](text)}) == parse_event({"image": text})
     assert service.answer({"image": SPELLINGS[spelling](text)})["body"]["label"] == "red"
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from lambda_src.inference.metadata import Metadata, Preprocess
+from lambda_src.images.preprocess import Preprocess
+from lambda_src.inference.metadata import Metadata
 from mlinfer.container_image.docker_build import Recipe
 
 from .. import models

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from lambda_src.inference.metadata import Preprocess
+from lambda_src.images.preprocess import Preprocess
 from mlinfer.model.space_to_depth import fold_stem
 
 from ..foreign import save

@@ -20,8 +20,10 @@ from PIL import Image
 
 from devtools import reference
 from lambda_src.errors import ModelError, RequestError
-from lambda_src.images.decode import decode, resize_and_crop, tensor, to_array
-from lambda_src.inference.metadata import Preprocess
+from lambda_src.images.decode import decode
+from lambda_src.images.geometry import resize_and_crop
+from lambda_src.images.preprocess import Preprocess
+from lambda_src.images.tensor import tensor, to_array
 from lambda_src.settings import MAX_PIXELS
 
 from ... import bombs, golden
@@ -213,8 +215,9 @@ def assert_close(image: Image.Image, colour: tuple[int, int, int]) -> None:
 def test_a_format_loads_its_own_decoder_only() -> None:
     """The first JPEG loads nothing for other formats, and others in the process still open and save what Pillow knows."""
     code = (
-        "import io, sys; from PIL import Image; from lambda_src.images import decode; from tests.conftest import CAT; "
-        "decode(CAT.read_bytes(), 10**7); before = {'PIL.PngImagePlugin', 'PIL.GifImagePlugin', 'lambda_src.images.formats'} & set(sys.modules); "
+        "import io, sys; from PIL import Image; from lambda_src.images.decode import decode; from tests.conftest import CAT; "
+        "decode(CAT.read_bytes(), 10**7); before = {'PIL.PngImagePlugin', "
+        "'PIL.GifImagePlugin', 'lambda_src.images.formats', 'lambda_src.images.avif'} & set(sys.modules); "
         "file = io.BytesIO(); Image.new('RGB', (2, 2)).save(file, 'PPM'); print(before, Image.open(file).format)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -22,8 +22,9 @@ from PIL import Image
 
 from lambda_src.errors import RequestError
 from lambda_src.events.http import is_http
-from lambda_src.images.decode import decode, resize_and_crop
-from lambda_src.inference.metadata import Preprocess
+from lambda_src.images.decode import decode
+from lambda_src.images.geometry import resize_and_crop
+from lambda_src.images.preprocess import Preprocess
 from lambda_src.service import Service
 from lambda_src.settings import MAX_PIXELS, Settings
 
