@@ -1,6 +1,6 @@
 """The command line. Each command makes what a step needs, calls that one step and shows its result.
 
-`main` runs one. The modules beside this one hold them, and only the one that is asked for is imported: Typer takes a
+`main` runs one. `commands` holds them, a module each, and only the one that is asked for is imported: Typer takes a
 millisecond for each command that it knows.
 """
 
@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def register(command: str) -> None:
     """Make a command known, by the import of its module; of another word, as for the help, all of them."""
-    for module in {COMMANDS[command]} if command in COMMANDS else set(COMMANDS.values()):
-        import_module(f".commands.{module}", __name__)
+    for name in [command] if command in COMMANDS else COMMANDS:
+        import_module(f".commands.{name.replace('-', '_')}", __name__)
 
 
 def _run(arguments: list[str], terminal: Terminal) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer.core import TyperGroup
 
+from lambda_src.settings import MAX_IMAGE_BYTES
+
 from ..config import COMMAND_LINE, Config, load_config
 from ..errors import MissingError, MlinferError, UsageError
 from ..terminal import Terminal
@@ -20,25 +23,28 @@ from ..terminal import Terminal
 if TYPE_CHECKING:
     from ..clients.aws import Session
 
-# The module of each, as the help and docs/commands.md list them: in the order of the way, then what looks after it.
-COMMANDS = {
-    "init": "models",
-    "predict": "predict",
-    "export": "models",
-    "inspect": "models",
-    "build": "container",
-    "run-local": "container",
-    "deploy": "cloud",
-    "upload": "models",
-    "push": "registry",
-    "status": "cloud",
-    "logs": "logs",
-    "rollback": "cloud",
-    "destroy": "cloud",
-    "doctor": "registry",
-    "bench": "bench",
-    "tune": "bench",
-}
+# As the help and docs/commands.md list them: in the order of the way, then what looks after it. Each is a module of
+# `commands`, named as it is typed.
+COMMANDS = (
+    "init",
+    "predict",
+    "export",
+    "inspect",
+    "build",
+    "run-local",
+    "deploy",
+    "upload",
+    "push",
+    "status",
+    "logs",
+    "rollback",
+    "destroy",
+    "doctor",
+    "bench",
+    "tune",
+)
+
+SLACK_S = 15  # beyond the function's timeout: the start of a container and the way there
 
 
 class _InOrder(TyperGroup):
@@ -85,6 +91,14 @@ PortFlag = Annotated[
         "--port", help="Where the local function listens; default: the configured port, else 9000.", show_default=False
     ),
 ]
+ArchFlag = Annotated[
+    str | None, typer.Option("--arch", metavar="x86_64|arm64", help="Of image and function.", show_default=False)
+]
+ModelSourceFlag = Annotated[
+    str | None,
+    typer.Option("--model-source", metavar="s3|image", help="Where the function finds the model.", show_default=False),
+]
+YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to what would be asked, as scripts must.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and nothing else there.")]
 QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Write nothing to stderr but errors.")]
 VerboseFlag = Annotated[
@@ -150,3 +164,17 @@ def one_at_a_time(config: Config) -> Callable[[], AbstractContextManager[None]]:
 def model_words(config: Config) -> str:
     """Return the flag that a hint needs to name the model once more; "" where a variable or the file names it."""
     return f" --model {shlex.quote(config.model)}" if config.origins["model"] == COMMAND_LINE else ""
+
+
+def read_image(name: str) -> bytes:
+    """Read an image, and of what can be none only as much as shows it."""
+    if not name:
+        raise UsageError("usage", "the name of an image is empty", "See: mlinfer predict --help")
+    if name != "-":
+        with Path(name).open("rb") as file:
+            return file.read(MAX_IMAGE_BYTES + 1)
+    if sys.stdin.isatty():
+        raise UsageError(
+            "no_input", "- reads an image from stdin, but stdin is a terminal", "Pipe one: mlinfer predict - < cat.jpg"
+        )
+    return sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1)

@@ -1,1 +1,1 @@
-"""TODO-DOC mlinfer/cli/commands."""
+"""The commands, a module each, named as it is typed: read the flags, make the clients, call one step, show its result."""

@@ -1,11 +1,11 @@
-"""The command that reads the function's log: logs."""
+"""`mlinfer logs`: show the function's log."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,9 @@ from ..options import (
     aws_session,
     configuration,
 )
+
+if TYPE_CHECKING:
+    pass
 
 
 @app.command()

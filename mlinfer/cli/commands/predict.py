@@ -1,24 +1,20 @@
-"""The command that asks a target: predict."""
+"""`mlinfer predict`: name the classes of images."""
 
 from __future__ import annotations
 
 import os
-import sys
 import time
-from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-
-from lambda_src.settings import MAX_IMAGE_BYTES
 
 from ...config import COMMAND_LINE, Config
 from ...errors import ImageError, InvocationError, MlinferError, UsageError
 from ...names import Names
-from ...terminal import Terminal, one_line
+from ...terminal import Terminal
 from ..options import (
+    SLACK_S,
     JsonFlag,
     ModelFlag,
     PortFlag,
@@ -32,8 +28,10 @@ from ..options import (
     configuration,
     model_words,
     one_at_a_time,
+    read_image,
     report_unused,
 )
+from ..views.predictions import result_line, say_who_answered, show_predictions
 
 if TYPE_CHECKING:
     from ...targets.embedded import Result, Target
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
 CLOUD_JOBS = 8
 MANY = 16  # images, from which on further sessions are worth their load
 _ENGINE_S = 3.0  # for the Docker Engine to say whose container answers
-SLACK_S = 15  # beyond the function's timeout: the start of a container and the way there
 
 
 @app.command()
@@ -105,17 +102,17 @@ def predict(
         for result in terminal.track(step.predict(pictures, ask, config.top_k, at_once), len(pictures), "Predicting"):
             results.append(result)
             if as_json and len(pictures) > 1:
-                terminal.document(_line(result), lines=True)
+                terminal.document(result_line(result), lines=True)
     finally:  # an interrupted batch shows what it has
         if not as_json:
-            _show_predictions(terminal, results, config, alone=len(pictures) == 1)
+            show_predictions(terminal, results, config, alone=len(pictures) == 1)
     failed = [result.error for result in results if result.error]
     if len(pictures) == 1:
         if failed:
             raise failed[0]
         if as_json:
             terminal.document(results[0].body)
-    _say_who_answered(terminal, results, config)
+    say_who_answered(terminal, results, config)
     return _explain(terminal, failed, len(pictures))
 
 
@@ -227,49 +224,3 @@ def _run_local(config: Config) -> str:
     """Return the hint that lets target local answer with the named model."""
     port = f" --port {config.port}" if config.origins["port"] == COMMAND_LINE else ""
     return f"Start it with that model: mlinfer run-local --detach{port}{model_words(config)}"
-
-
-def read_image(name: str) -> bytes:
-    """Read an image, and of what can be none only as much as shows it."""
-    if not name:
-        raise UsageError("usage", "the name of an image is empty", "See: mlinfer predict --help")
-    if name != "-":
-        with Path(name).open("rb") as file:
-            return file.read(MAX_IMAGE_BYTES + 1)
-    if sys.stdin.isatty():
-        raise UsageError(
-            "no_input", "- reads an image from stdin, but stdin is a terminal", "Pipe one: mlinfer predict - < cat.jpg"
-        )
-    return sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1)
-
-
-def _short_names(results: Sequence[Result]) -> dict[str, str]:
-    """Return each image's name without its folder, unless two would then be the same."""
-    full = {result.name for result in results}
-    short = {name: Path(name).name for name in full}
-    return short if len(set(short.values())) == len(full) else {name: name for name in full}
-
-
-def _line(result: Result) -> dict[str, Any]:
-    return {"image": result.name, **({"error": result.error.as_json()} if result.error else result.body)}
-
-
-def _show_predictions(terminal: Terminal, results: list[Result], config: Config, *, alone: bool) -> None:
-    """Draw one image's classes, or a line for each of several unless --top-k asks for more."""
-    count = 1 if config.origins["top_k"] == "default" and not alone else config.top_k
-    names, rows = _short_names(results), []
-    for result in results:
-        for place, prediction in enumerate(result.body.get("predictions", [])[:count]):
-            name = () if alone else (one_line(names[result.name]) if place == 0 else "",)
-            rows.append((*name, one_line(prediction["label"]), float(prediction["score"])))
-    if rows:
-        terminal.rows(rows)
-
-
-def _say_who_answered(terminal: Terminal, results: list[Result], config: Config) -> None:
-    model = next((result.body["model"] for result in results if not result.error), None)
-    if model is None:
-        return
-    terminal.note(f"Answered by {model['name']} ({model['sha256'][:12]}), target {config.target}.")
-    if model["name"] == "starter":
-        terminal.note("It knows CIFAR-10's ten classes. For ResNet-18's thousand: mlinfer export resnet18")

@@ -1,1 +1,1 @@
-"""TODO-DOC mlinfer/cli/views."""
+"""How results look: what several commands show, or what takes more than a few lines."""

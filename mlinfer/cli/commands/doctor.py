@@ -1,9 +1,9 @@
-"""The commands about what deploying needs: push, doctor."""
+"""`mlinfer doctor`: check all that is needed here and in AWS, and show the remedies."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -15,6 +15,7 @@ from ...errors import MissingError, MlinferError
 from ...names import Account, Names
 from ...terminal import Terminal
 from ..options import (
+    ArchFlag,
     JsonFlag,
     ModelFlag,
     ProfileFlag,
@@ -23,63 +24,13 @@ from ..options import (
     RegionFlag,
     VerboseFlag,
     app,
-    aws_session,
     configuration,
     report_unused,
 )
-from .container import ArchFlag, ModelSourceFlag, build_image, image_recipe, tell_of_unused_model
+from ..views.findings import finding_rows
 
 if TYPE_CHECKING:
     from ...clients.aws import Client
-    from ...clients.docker import Engine
-    from ...container_image.registry import Pushed, Repository
-    from ...doctor.checks import Finding
-
-
-@app.command()
-def push(
-    model: ModelFlag = None,
-    arch: ArchFlag = None,
-    model_source: ModelSourceFlag = None,
-    project: ProjectFlag = None,
-    region: RegionFlag = None,
-    profile: ProfileFlag = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    verbose: VerboseFlag = False,
-) -> None:
-    """Bring the image to ECR, built first if it is not here:  mlinfer push
-
-    Prints REPOSITORY@sha256:..., the one name of it that can never mean another image. What is there already is not sent again.
-    """
-    from ...clients import docker as engine
-
-    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(model=model, arch=arch, model_source=model_source, project=project)
-    tell_of_unused_model(terminal, config)
-    ecr = aws_session(terminal, region, profile, lambda: engine.connect(os.environ)).client("ecr")
-    repository, pushed = push_image(terminal, engine.connect(os.environ), ecr, config)
-    if as_json:
-        terminal.document({**asdict(pushed), "repository": {"uri": repository.uri, **repository.outcomes}})
-    else:
-        terminal.text(pushed.uri)
-
-
-def push_image(terminal: Terminal, docker: Engine, ecr: Client, config: Config) -> tuple[Repository, Pushed]:
-    """Bring the configured image to ECR, built first if it is not here, and say what was done."""
-    from ...container_image import registry
-
-    built = build_image(terminal, docker, image_recipe(config))
-    registry.check_image(docker, built, config.arch)
-    repository = registry.ensure_repository(ecr, Names(config.project))
-    with terminal.layer_bars() as show:
-        pushed = registry.push(docker, ecr, repository, built, config.arch, show)
-    for name, outcome in repository.outcomes.items():
-        if outcome != "unchanged":
-            terminal.note(_REPOSITORY[name, outcome])
-    said = {"pushed": "Pushed and read back", "unchanged": "It was there already; nothing was sent"}[pushed.outcome]
-    terminal.note(f"{said}: {pushed.bytes:,} bytes, {pushed.arch}, tag {pushed.tag}.")
-    return repository, pushed
 
 
 @app.command()
@@ -122,7 +73,7 @@ def doctor(
     if as_json:
         terminal.document({"missing": missing, "findings": [asdict(finding) for finding in findings]})
     else:
-        terminal.rows(_finding_rows(findings), header=("", "check", "finding"))
+        terminal.rows(finding_rows(findings), header=("", "check", "finding"))
     counted = "1 required item is" if missing == 1 else f"{missing or 'No'} required items are"
     terminal.note(f"{counted} missing.")
     return MissingError.exit_code if missing else 0
@@ -171,22 +122,3 @@ def _account(terminal: Terminal, region: str | None, profile: str | None) -> Acc
     except MlinferError as error:
         terminal.note(f"For any account and Region, since yours is not known: {error}.")
         return Account("*", region or "*", aws.partition_of(region) if region else "aws")
-
-
-def _finding_rows(findings: list[Finding]) -> Iterator[tuple[str, str, str]]:
-    """Yield a line for each finding, and one for its remedy."""
-    for finding in findings:
-        yield finding.state, finding.check, finding.finding
-        if finding.remedy:
-            yield "", "", f"-> {finding.remedy}"
-
-
-_REPOSITORY = {
-    ("repository", "made"): "Made the repository: immutable tags, each image scanned when it is pushed.",
-    ("repository", "changed"): "Changed the repository: immutable tags and scanning, as a new one has them.",
-    ("lifecycle", "made"): "Made its lifecycle policy: only what has no tag is ever deleted.",
-    ("lifecycle", "changed"): "Changed its lifecycle policy: only what has no tag is ever deleted.",
-    ("lifecycle", "kept"): "Its lifecycle policy is not mlinfer's and stays: see to it that it never deletes what is deployed.",
-    ("policy", "made"): "Made its policy: Lambda may pull for this project's function.",
-    ("policy", "changed"): "Changed its policy: Lambda may pull for this project's function.",
-}  # fmt: skip

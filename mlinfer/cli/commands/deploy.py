@@ -1,0 +1,203 @@
+"""`mlinfer deploy`: bring model and image to Lambda and let it go live once the answer is proved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...config import Config
+from ...errors import UsageError
+from ...terminal import Terminal
+from ..inputs import (
+    account_of,
+    by_digest,
+    cloud_clients,
+    foresee,
+    image_recipe,
+    make_waiter,
+    require_model_file,
+)
+from ..options import (
+    ArchFlag,
+    JsonFlag,
+    ModelFlag,
+    ModelSourceFlag,
+    ProfileFlag,
+    ProjectFlag,
+    QuietFlag,
+    RegionFlag,
+    VerboseFlag,
+    YesFlag,
+    app,
+    aws_session,
+    configuration,
+    report_unused,
+)
+from ..views.image import push_image
+from ..views.plan import show_step, step_facts
+
+if TYPE_CHECKING:
+    from ...clients.aws import Session
+    from ...cloud.deploy import Deployment, Order, PushedImage
+    from ...cloud.plan import Outcome
+
+
+@app.command()
+def deploy(
+    model: ModelFlag = None,
+    bucket: Annotated[str | None, typer.Option("--bucket", help="S3 bucket of the model.", show_default=False)] = None,
+    prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the key.", show_default=False)] = None,
+    create_bucket: Annotated[bool, typer.Option("--create-bucket", help="Make the bucket if there is none.")] = False,
+    model_source: ModelSourceFlag = None,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            "--image", metavar="REPOSITORY@DIGEST", help="What `mlinfer push` printed; default: build and push now."
+        ),
+    ] = None,
+    arch: ArchFlag = None,
+    memory: Annotated[int | None, typer.Option("--memory", help="MB; 1769 give one vCPU.")] = None,
+    timeout: Annotated[int | None, typer.Option("--timeout", help="Seconds.")] = None,
+    tmp: Annotated[int | None, typer.Option("--tmp", help="Size of /tmp, MB.")] = None,
+    concurrency: Annotated[int | None, typer.Option("--concurrency", help="How many run at once, reserved.")] = None,
+    url: Annotated[
+        str | None, typer.Option("--url", metavar="none|iam|public", help="The function's own URL; public asks first.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
+    yes: YesFlag = False,
+    project: ProjectFlag = None,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Bring model and image to Lambda, prove the answer, go live:  mlinfer deploy --bucket my-models --create-bucket
+
+    Each step changes only what differs; run again, it finishes what was cut short. Traffic moves to the new version only when this has answered sample pictures as the model does here.
+    """
+    from ...cloud import deploy as step
+    from ...targets import embedded as predict
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(
+        model=model,
+        bucket=bucket,
+        prefix=prefix,
+        model_source=model_source,
+        arch=arch,
+        memory=memory,
+        timeout=timeout,
+        tmp=tmp,
+        concurrency=concurrency,
+        url=url,
+        project=project,
+    )
+    if config.model_source == "image":
+        report_unused(terminal, config, "the image holds the model", "prefix")
+        report_unused(terminal, config, "no bucket is named", create_bucket=create_bucket and not config.bucket)
+    _agree_to_public(terminal, config, asked=not (yes or dry_run))
+    given = _Given(by_digest(image)) if image else None
+    session = aws_session(terminal, region, profile, *_needs(config, docker=not given))
+    foresee(terminal, config)
+    embedded = predict.embedded(config, log=terminal.detail)
+    order = _order(config, session, create_bucket=create_bucket, dry_run=dry_run)
+    if config.origins["model"] == "default":
+        _agree_to_starter(order, session)
+    report = partial(show_step, terminal, dry_run=dry_run)
+    find_image = (lambda: given) if given else partial(_build_and_push, terminal, order, session)
+    waiter = make_waiter(terminal)
+    elsewhere = given and f"/{order.names.image}@" not in given.uri
+    clients = replace(cloud_clients(session), ecr=None if elsewhere else session.client("ecr"))
+    made = step.deploy(order, clients, find_image, embedded, waiter, report, terminal.bytes_bar)
+    _show_deployment(terminal, order, made)
+
+
+def _agree_to_public(terminal: Terminal, config: Config, *, asked: bool) -> None:
+    """Ask before the world may call the function. Raises UsageError."""
+    if config.url == "public" and asked:
+        question = "A public URL lets anybody call the function, at your cost. Go on?"
+        if not terminal.confirm(question):
+            hint = "To go on without being asked: mlinfer deploy --url public --yes. With --url iam callers must sign."
+            raise UsageError("not_confirmed", "a public URL was not agreed to, and nothing was changed", hint)
+
+
+def _needs(config: Config, *, docker: bool) -> list[Callable[[], object]]:
+    """Return the checks of what a deployment needs here, AWS aside."""
+    from ...clients import docker as engine
+
+    connect = [lambda: engine.connect(os.environ)] if docker else []
+    return [lambda: _require_bucket(config), lambda: require_model_file(config), *connect]
+
+
+def _require_bucket(config: Config) -> None:
+    if config.model_source == "s3" and not config.bucket:
+        hint = "Name a bucket with --bucket (--create-bucket makes it), or add --model-source image."
+        raise UsageError("no_bucket", "no S3 bucket is named for the model", hint)
+
+
+def _agree_to_starter(order: Order, session: Session) -> None:
+    """Refuse to replace another model by the starter that nobody named. Raises UsageError."""
+    from ...cloud import status
+
+    served = status.served_model(session.client("lambda"), order.names)
+    if served and served != order.file.sha256:
+        message = f"function {order.names.function} serves another model ({served[:12]}), and no model is named here"
+        hint = "Name yours with --model FILE. To deploy the built-in model: mlinfer deploy --model starter"
+        raise UsageError("starter_not_named", message, hint)
+
+
+def _order(config: Config, session: Session, *, create_bucket: bool, dry_run: bool) -> Order:
+    from ...cloud import deploy
+    from ...model import modelfile
+    from ...targets import embedded as predict
+
+    file = modelfile.read_model_file(predict.model_path(config))
+    return deploy.Order(config, file, account_of(session), create_bucket, dry_run)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """An image that was pushed before."""
+
+    uri: str
+    outcome: Outcome = "unchanged"
+
+
+def _build_and_push(terminal: Terminal, order: Order, session: Session) -> PushedImage:
+    """Build the image and push it, unless that is done; in a dry run say whether it is. Raises MlinferError."""
+    from ...clients import docker as engine
+    from ...container_image import registry
+
+    docker, ecr = engine.connect(os.environ), session.client("ecr")
+    if order.dry_run:
+        return registry.plan(docker, ecr, order.names, image_recipe(order.config).tag(), order.config.arch)
+    _, pushed = push_image(terminal, docker, ecr, order.config)
+    return _Given(pushed.uri, "made" if pushed.outcome == "pushed" else "unchanged")
+
+
+def _show_deployment(terminal: Terminal, order: Order, made: Deployment) -> None:
+    """End by saying how to call what is live."""
+    if terminal.as_json:
+        terminal.document(_as_document(order, made))
+        return
+    if order.dry_run:
+        terminal.note("Nothing was changed. Without --dry-run it is.")
+        return
+    if made.url:
+        terminal.text(made.url)
+    terminal.note(f"Live: version {made.version} of {made.function}, proved. Ask it:")
+    terminal.note("  mlinfer predict cat.jpg --target aws")
+    if made.url and order.config.url == "public":
+        terminal.note(f"  curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' {made.url}")
+
+
+def _as_document(order: Order, made: Deployment) -> dict[str, Any]:
+    facts = {"function": made.function, "alias": made.alias, "version": made.version, "image": made.image}
+    more: dict[str, Any] = {"model": made.model, "url": made.url or None, "dry_run": order.dry_run}
+    return {**facts, **more, "steps": step_facts(made.steps, dry_run=order.dry_run)}

@@ -1,0 +1,105 @@
+"""`mlinfer destroy`: remove everything of this project in AWS."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...config import Config
+from ...errors import UsageError
+from ...names import Account, Names
+from ...terminal import Terminal
+from ..inputs import (
+    account_of,
+    make_waiter,
+)
+from ..options import (
+    JsonFlag,
+    ProfileFlag,
+    ProjectFlag,
+    QuietFlag,
+    RegionFlag,
+    VerboseFlag,
+    YesFlag,
+    app,
+    aws_session,
+    configuration,
+    report_unused,
+)
+
+if TYPE_CHECKING:
+    from ...cloud.destroy import Removal
+
+
+@app.command()
+def destroy(
+    bucket: Annotated[str | None, typer.Option("--bucket", help="S3 bucket of the models.", show_default=False)] = None,
+    prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the keys.", show_default=False)] = None,
+    keep_model: Annotated[bool, typer.Option("--keep-model", help="Keep the models, and the bucket.")] = False,
+    yes: YesFlag = False,
+    project: ProjectFlag = None,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> int:
+    """Remove all of this project's in AWS, listed first:  mlinfer destroy
+
+    Of the bucket, only what `mlinfer` made: staged pictures; and in a bucket with this project's tag, the models and, if it is empty then, the bucket. Without --bucket it is the one that the function, or its role, uses.
+    """
+    from ...cloud import destroy as step
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(bucket=bucket, prefix=prefix, project=project)
+    report_unused(terminal, config, "--keep-model keeps the models", prefix=prefix if keep_model else None)
+    session = aws_session(terminal, region, profile, *([partial(_require_project, config)] if yes else []))
+    services = ("lambda", "iam", "logs", "ecr", "s3")
+    clients = step.Clients(*(session.client(service) for service in services))
+    names, waiter = Names(config.project), make_waiter(terminal)
+    account = account_of(session)
+    in_use = config.bucket or step.bucket_in_use(clients.functions, clients.iam, names)
+    things = step.find(clients, account, names, in_use, config.prefix, waiter, keep_model=keep_model)
+    if not in_use:
+        terminal.note("S3 was not looked at, because no bucket is named: --bucket, or bucket in mlinfer.toml.")
+    for thing in things:
+        terminal.note(f"{thing.kind:<10} {thing.name}  ({thing.detail})")
+    things = [thing for thing in things if not step.is_foreign(thing)]
+    if not yes and not all(thing.left for thing in things):
+        _agree_to_removal(terminal, config, account)
+    removals = [_shown(terminal, step.remove(thing)) for thing in things]
+    document = {"project": config.project, "things": [_removal_facts(removal) for removal in removals]}
+    if error := step.left_behind(removals):
+        terminal.error(error, beside=document)
+        return error.exit_code
+    if as_json:
+        terminal.document(document)
+    if not things:
+        terminal.note(f"There is nothing of the project {config.project}.")
+    return 0
+
+
+def _agree_to_removal(terminal: Terminal, config: Config, account: Account) -> None:
+    """Ask before what was listed is removed. Raises UsageError."""
+    whose = f"project {config.project} in account {account.id}, Region {account.region}"
+    if not terminal.confirm(f"Remove all of this from {whose}? You cannot undo it."):
+        hint = f"To remove it without a question: mlinfer destroy --yes --project {config.project}"
+        raise UsageError("not_confirmed", f"the removal of {whose} was not confirmed; nothing was changed", hint)
+
+
+def _shown(terminal: Terminal, removal: Removal) -> Removal:
+    terminal.note(f"{removal.thing.kind:<10} {f'kept: {removal.kept}' if removal.kept else 'removed'}")
+    return removal
+
+
+def _removal_facts(removal: Removal) -> dict[str, Any]:
+    thing, outcome = removal.thing, "kept" if removal.kept else "removed"
+    return {"kind": thing.kind, "name": thing.name, "outcome": outcome, "reason": removal.kept or None}
+
+
+def _require_project(config: Config) -> None:
+    if config.origins["project"] == "default":
+        message = f"--yes needs an explicit project: {config.project} is only the name of this folder"
+        raise UsageError("no_project", message, f"Name it: mlinfer destroy --yes --project {config.project}")

@@ -1,0 +1,55 @@
+"""`mlinfer init`: write a commented mlinfer.toml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ...config import FILE_NAME, template
+from ...errors import UsageError
+from ...files import write_whole
+from ...terminal import Terminal
+from ..options import (
+    JsonFlag,
+    QuietFlag,
+    VerboseFlag,
+    app,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+@app.command()
+def init(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Replace a file that is there without asking.")] = False,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Write a commented mlinfer.toml here:  mlinfer init"""
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    path = Path(FILE_NAME)
+    before = _content(path)
+    content = template().encode()
+    if before not in (None, content) and not yes and not terminal.confirm(f"{FILE_NAME} exists. Replace it?"):
+        raise UsageError(
+            "file_exists", f"{FILE_NAME} exists and was left as it is", "Replace it with: mlinfer init --yes"
+        )
+    if before != content:
+        write_whole(path, content)
+    outcome = "made" if before is None else "unchanged" if before == content else "replaced"
+    if as_json:
+        terminal.document({"file": FILE_NAME, "outcome": outcome})
+    terminal.note(f"{FILE_NAME}: {outcome}.")
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UsageError("config_unreadable", f"{path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,59 @@
+"""`mlinfer inspect`: show what a model file says of itself, or the configuration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ...config import Config
+from ...terminal import Terminal
+from ..options import (
+    JsonFlag,
+    QuietFlag,
+    VerboseFlag,
+    app,
+    configuration,
+)
+from ..views.model import show_model
+
+if TYPE_CHECKING:
+    pass
+
+
+@app.command()
+def inspect(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="Model file; default: the configured one.")
+    ] = None,
+    config: Annotated[
+        bool, typer.Option("--config", help="Show the configuration and where each value came from.")
+    ] = False,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Show what a model file says of itself:  mlinfer inspect models/resnet18.onnx"""
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    values = configuration(model=model)
+    if config:
+        _show_config(terminal, values)
+        return
+    from ...model import modelfile
+    from ...targets import embedded
+
+    path = embedded.model_path(values)
+    file = modelfile.read_model_file(path)
+    show_model(terminal, file)
+    if file.metadata is None:
+        terminal.note(
+            "The file has no mlinfer metadata: its labels and pre-processing are unknown, so it cannot predict yet."
+        )
+
+
+def _show_config(terminal: Terminal, config: Config) -> None:
+    if terminal.as_json:
+        terminal.document({name: {"value": value, "origin": origin} for name, value, origin in config.items()})
+    else:
+        rows = [(name, "(none)" if value in ("", 0) else str(value), origin) for name, value, origin in config.items()]
+        terminal.rows(rows, header=("key", "value", "from"))

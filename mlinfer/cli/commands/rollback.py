@@ -1,0 +1,83 @@
+"""`mlinfer rollback`: send the traffic back to an older version."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ...names import Names
+from ...terminal import Terminal
+from ..inputs import (
+    account_of,
+    cloud_clients,
+    make_waiter,
+    model_here,
+)
+from ..options import (
+    JsonFlag,
+    ModelFlag,
+    ProfileFlag,
+    ProjectFlag,
+    QuietFlag,
+    RegionFlag,
+    VerboseFlag,
+    app,
+    aws_session,
+    configuration,
+)
+from ..views.plan import show_step, step_facts
+
+if TYPE_CHECKING:
+    from ...cloud.rollback import Rollback
+
+
+@app.command()
+def rollback(
+    version: Annotated[
+        str | None, typer.Argument(metavar="[VERSION]", help="Number; default: the one before the live one.")
+    ] = None,
+    model: ModelFlag = None,
+    project: ProjectFlag = None,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Send the traffic back to an older version, once it has been proved:  mlinfer rollback
+
+    Without VERSION a second rollback changes nothing, since the first may have been cut short; to go further back name the version. The answers are compared with those of the version's own model file here, which is fetched from S3 if the configured one is another. Of a model that is in the image alone, it is proved that the version answers with that model, twice the same.
+    """
+    from ...cloud import rollback as step
+    from ...targets import embedded as predict
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(model=model, project=project)
+    session = aws_session(terminal, region, profile)
+    made = step.rollback(
+        cloud_clients(session),
+        account_of(session),
+        Names(config.project),
+        version or "",
+        model_here(config),
+        lambda path: predict.embedded(replace(config, model=str(path)), log=terminal.detail),
+        make_waiter(terminal),
+        partial(show_step, terminal, dry_run=False),
+    )
+    _show_rollback(terminal, made)
+
+
+def _show_rollback(terminal: Terminal, made: Rollback) -> None:
+    if terminal.as_json:
+        facts = {"function": made.function, "version": made.version, "before": made.before}
+        terminal.document({**facts, "steps": step_facts(made.steps)})
+    if made.done_before:
+        terminal.note(f"Version {made.version} is live already: it was rolled back to from version {made.before}.")
+        terminal.note("To go further back, name the version: mlinfer rollback VERSION")
+    elif made.version == made.before:
+        terminal.note(f"Version {made.version} is live already.")
+    else:
+        terminal.note(f"Live: version {made.version} of {made.function}, proved; before: {made.before}.")

@@ -1,0 +1,193 @@
+"""`mlinfer run-local`: run the Lambda image on this machine, or serve without Docker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...config import COMMAND_LINE, Config
+from ...errors import UsageError
+from ...files import file_lock
+from ...terminal import Terminal
+from ..inputs import (
+    foresee,
+    image_recipe,
+    local_function,
+    s3_environment,
+)
+from ..options import (
+    ArchFlag,
+    JsonFlag,
+    ModelFlag,
+    ModelSourceFlag,
+    PortFlag,
+    ProfileFlag,
+    ProjectFlag,
+    QuietFlag,
+    RegionFlag,
+    VerboseFlag,
+    app,
+    configuration,
+    one_at_a_time,
+    report_unused,
+    require,
+)
+from ..views.image import build_image
+
+if TYPE_CHECKING:
+    from ...clients.docker import Container
+    from ...local.container import Function, Running
+
+
+@app.command("run-local")
+def run_local(
+    model: ModelFlag = None,
+    port: PortFlag = None,
+    memory: Annotated[
+        int | None, typer.Option("--memory", metavar="MB", help="Of the function; 1769 MB give one vCPU.")
+    ] = None,
+    timeout: Annotated[int | None, typer.Option("--timeout", metavar="SECONDS", help="Of the function.")] = None,
+    arch: ArchFlag = None,
+    model_source: ModelSourceFlag = None,
+    from_s3: Annotated[
+        bool, typer.Option("--from-s3", help="Let the function fetch the uploaded model, as in Lambda.")
+    ] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running, and return.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop this project's container.")] = False,
+    no_docker: Annotated[
+        bool, typer.Option("--no-docker", help="Serve from this process, without Lambda's limits.")
+    ] = False,
+    project: ProjectFlag = None,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Run the Lambda image here, under Lambda's limits:  mlinfer run-local --detach
+
+    It listens on http://127.0.0.1:9000/2015-03-31/functions/function/invocations until Ctrl-C, or --stop.
+    """
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(
+        model=model, port=port, memory=memory, timeout=timeout, arch=arch, model_source=model_source, project=project
+    )
+    if no_docker:
+        if detach or stop or from_s3:
+            raise UsageError("usage", "--no-docker goes with none of --detach, --stop and --from-s3", "Ctrl-C ends it.")
+        keys = ("memory", "timeout", "arch", "model_source")
+        aws = {"project": project, "region": region, "profile": profile}
+        report_unused(terminal, config, "--no-docker serves from this process", *keys, **aws)
+        _serve(terminal, config)
+        return
+    if stop:
+        sizes = {"memory": memory, "timeout": timeout, "arch": arch, "model_source": model_source}
+        others = {"from_s3": from_s3, "detach": detach, "region": region, "profile": profile}
+        report_unused(terminal, config, "--stop starts nothing", model=model, port=port, **sizes, **others)
+    elif not from_s3:
+        report_unused(terminal, config, "without --from-s3 the function uses no AWS", region=region, profile=profile)
+    from ...clients import docker as engine
+    from ...local import container
+    from ...targets import embedded
+
+    if not stop:
+        require(lambda: engine.connect(os.environ), lambda: embedded.model_path(config))
+    docker = engine.connect(os.environ)
+    if stop:
+        _stop(terminal, container.stop(docker, config.project))
+        return
+    container.require_local(docker)
+    # Before the build, so that what is wrong is said first.
+    foresee(terminal, config)
+    credentials = s3_environment(terminal, config, region, profile) if from_s3 else {}
+    recipe = image_recipe(config)
+    function = local_function(config, recipe.tag(), credentials, from_s3=from_s3)
+    build_image(terminal, docker, recipe)
+    with file_lock(f"mlinfer-run-local-{config.project}"):  # a second one at once finds what the first has started
+        running, started = container.run(docker, function, one_at_a_time(config))
+    with _until_left(started, keep=detach):
+        _show_running(terminal, config, function, running)
+        if not detach:
+            _follow(terminal, started)
+
+
+@contextmanager
+def _until_left(started: Container, *, keep: bool) -> Iterator[None]:
+    """Remove the container at the end, however that comes, unless it is to be kept."""
+    try:
+        yield
+    except BaseException:
+        started.remove()
+        raise
+    if not keep:
+        started.remove()
+
+
+def _show_running(terminal: Terminal, config: Config, function: Function, running: Running) -> None:
+    for note in running.notes:
+        terminal.note(note)
+    if terminal.as_json:
+        terminal.document({key: value for key, value in asdict(running).items() if key != "notes"}, lines=True)
+    else:
+        terminal.text(running.url)
+    ready = {"made": "Ready", "unchanged": "It runs already"}[running.outcome]
+    model = f"{running.model['name']} ({running.model['sha256'][:12]})"
+    terminal.note(f"{ready}: {model}, {function.memory} MB, timeout {function.timeout} s.")
+    _show_how_to_ask(terminal, config, running.url)
+
+
+def _show_how_to_ask(terminal: Terminal, config: Config, url: str) -> None:
+    """Show two commands that work with any picture, wherever they are typed."""
+    port = f" --port {config.port}" if config.origins["port"] == COMMAND_LINE else ""
+    terminal.note(f"Ask it: mlinfer predict --target local{port} cat.jpg")
+    body = """(printf '{"image": "'; base64 < cat.jpg; printf '"}')"""  # curl -d leaves out base64's line breaks
+    terminal.note(f"  or:   {body} | curl -d @- {url}")
+
+
+def _follow(terminal: Terminal, started: Container) -> None:
+    """Show the log until Ctrl-C. Raises RemoteError if the container ends by itself."""
+    from ...local import container
+
+    terminal.note("Its log follows; Ctrl-C stops it.")
+    try:
+        while True:
+            for line in started.follow():
+                for shown in [line] if terminal.is_verbose else container.handlers_lines([line]):
+                    terminal.note(shown.rstrip("\r"))
+            if started.state().status not in ("running", "restarting"):
+                raise container.crash(started, "the container ended")
+    except KeyboardInterrupt:
+        terminal.note("Stopping and removing the container.")
+        raise
+
+
+def _stop(terminal: Terminal, names: list[str]) -> None:
+    if terminal.as_json:
+        terminal.document({"stopped": names})
+    terminal.note(f"Stopped and removed {', '.join(names)}." if names else "Nothing of this project was running.")
+
+
+def _serve(terminal: Terminal, config: Config) -> None:
+    from ...local import address, serve
+    from ...targets import embedded
+
+    log: Callable[[str], Any] = terminal.note
+    server = serve.Server(embedded.service(config, log=log), config.port, config.project)
+    url = address.address(config.port) + address.INVOCATIONS
+    if terminal.as_json:
+        terminal.document({"url": url}, lines=True)
+    else:
+        terminal.text(url)
+    terminal.note(
+        "Ready, without Docker: Lambda's limits of memory, CPU, time and disk are not applied. Ctrl-C stops it."
+    )
+    _show_how_to_ask(terminal, config, url)
+    try:
+        server.serve_forever()
+    finally:
+        server.server_close()

@@ -1,0 +1,137 @@
+"""`mlinfer status`: show what is live, and how it differs from what is here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ...config import Config
+from ...errors import MlinferError
+from ...names import Names
+from ...terminal import Terminal
+from ..inputs import (
+    account_of,
+    by_digest,
+    cloud_clients,
+    image_recipe,
+    model_here,
+    require_model_file,
+)
+from ..options import (
+    JsonFlag,
+    ModelFlag,
+    ProfileFlag,
+    ProjectFlag,
+    QuietFlag,
+    RegionFlag,
+    VerboseFlag,
+    app,
+    aws_session,
+    configuration,
+)
+
+if TYPE_CHECKING:
+    from ...clients.aws import Session
+    from ...cloud.resources.function import Wanted
+    from ...cloud.status import Status
+
+DIFFERS = 6  # exit code of `status --exit-code`
+
+
+@app.command()
+def status(
+    model: ModelFlag = None,
+    image: Annotated[
+        str | None,
+        typer.Option("--image", metavar="REPOSITORY@DIGEST", help="Compare with this; default: the image built here."),
+    ] = None,
+    project: ProjectFlag = None,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="End with 6 if deployed and local differ, for scripts.")
+    ] = False,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> int:
+    """Show what is live, and whether that is what is here:  mlinfer status
+
+    It compares the model, the configuration, and the image where the Docker Engine has it. It also shows what is missing in AWS or was changed there by somebody else.
+    """
+    from ...cloud import status as step
+    from ...cloud.drift import find_drift
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(model=model, project=project)
+    session = aws_session(terminal, region, profile)
+    there = step.read_status(session.client("lambda"), Names(config.project))
+    here = _wanted_here(config, session, there, image)
+    differs = step.differences(there, here, config.url) if here else None
+    clients = replace(cloud_clients(session), ecr=session.client("ecr"))
+    drift = find_drift(clients, account_of(session), Names(config.project), there, config.kms_key)
+    drifted = any(found.mended for found in drift)
+    facts = {**there.facts(), "as_here": None if here is None else not (differs or drifted), "difference": differs}
+    facts["image_compared"] = bool(here and here.image)
+    facts["drift"] = [found.as_json() for found in drift]
+    if as_json:
+        terminal.document(facts)
+    else:
+        left_out = ("difference", "image_compared", "drift")
+        terminal.rows(
+            [(name.replace("_", " "), _in_words(value)) for name, value in facts.items() if name not in left_out]
+        )
+        for found in drift:
+            terminal.note(f"{found.resource} {found.name}: {found.problem}: {found.detail}")
+            if found.difference:
+                terminal.note("\n".join(f"    {line}" for line in found.difference.splitlines()))
+        if drifted:
+            terminal.note("To repair what is missing or was changed in AWS: mlinfer deploy")
+        equal = "The deployed configuration equals the local one." if drift else "What is live is what is here."
+        told = f"What is live differs from what is here:\n{differs}" if differs else equal
+        terminal.note(told if here else "Not compared: the configured model file is not here.")
+        if here and not here.image:
+            terminal.note(
+                "The image was not compared: it is not built here, or the Docker Engine or ECR does not tell."
+            )
+    if exit_code and here is None:
+        require_model_file(config)
+    return DIFFERS if exit_code and (differs or drifted) else 0
+
+
+def _wanted_here(config: Config, session: Session, there: Status, image: str | None) -> Wanted | None:
+    """Return what `deploy` would make of what is here; None where there is no model file. Raises MlinferError."""
+    from ...cloud import deploy
+    from ...cloud.resources.role import role_arn
+
+    file = model_here(config)
+    if file is None:
+        return None
+    if not config.bucket:  # it was given by a flag of deploy, so there is none here to differ from
+        config = replace(config, bucket=there.bucket)
+    order = deploy.Order(config, file, account_of(session))
+    role = role_arn(session.client("iam"), order.account, order.names)
+    return deploy.wanted(order, by_digest(image) if image else _image_here(config, session), role)
+
+
+def _image_here(config: Config, session: Session) -> str:
+    """Return how ECR names the image that is built here, or would once it is pushed; "" where nobody can tell."""
+    from ...clients import docker as engine
+    from ...container_image import registry
+
+    try:
+        docker, tag = engine.connect(os.environ), image_recipe(config).tag()
+        if docker.find_image(tag) is None:
+            return ""
+        return registry.plan(docker, session.client("ecr"), Names(config.project), tag, config.arch).uri
+    except MlinferError:
+        return ""
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{name}={text}" for name, text in value.items())
+    return {True: "yes", False: "no", None: "(none)"}[value] if value is None or isinstance(value, bool) else str(value)

@@ -1,0 +1,205 @@
+"""`mlinfer tune`: find the memory size to take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ...config import COMMAND_LINE, FILE_NAME, Config, with_value
+from ...errors import UsageError, VerificationError
+from ...files import write_whole
+from ...terminal import Terminal
+from ..measuring import (
+    SHARE,
+    FromS3Flag,
+    ImagesArgument,
+    PlotFlag,
+    PricesFlag,
+    ShareFlag,
+    answered,
+    check,
+    exit_code,
+    gather,
+    named_model,
+    place_of,
+    prices_in_force,
+    refuse_unused,
+    requests,
+    runtime,
+)
+from ..options import (
+    ArchFlag,
+    JsonFlag,
+    ModelFlag,
+    ModelSourceFlag,
+    ProfileFlag,
+    ProjectFlag,
+    QuietFlag,
+    RegionFlag,
+    VerboseFlag,
+    app,
+    configuration,
+)
+from ..views.measurements import draw_tuning, show_tuning
+
+if TYPE_CHECKING:
+    from ...measure.bench import Figures
+    from ...measure.instance import Sample
+    from ...measure.tune import Trial
+
+NEW_ACCOUNTS_MB = 3008  # what they may have at most
+
+
+@app.command()
+def tune(
+    images: ImagesArgument = None,
+    model: ModelFlag = None,
+    target: Annotated[
+        str | None, typer.Option("--target", metavar="local|aws", help="What to measure.", show_default=False)
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory", metavar="MB,...", help="Sizes; default: those that this machine can give.", show_default=False
+        ),
+    ] = None,
+    cold: Annotated[
+        int, typer.Option("--cold", min=1, metavar="N", help="Cold starts at each size, in each round.")
+    ] = 3,
+    warm: Annotated[
+        int, typer.Option("--warm", min=1, metavar="N", help="Warm requests at each size, in each round.")
+    ] = 30,
+    max_latency: Annotated[
+        float | None,
+        typer.Option("--max-latency-ms", min=0.0, help="What the warm p90 may take.", show_default=False),
+    ] = None,
+    apply: Annotated[bool, typer.Option("--apply", help="Write the recommendation to mlinfer.toml.")] = False,
+    arch: ArchFlag = None,
+    model_source: ModelSourceFlag = None,
+    from_s3: FromS3Flag = False,
+    cold_share: ShareFlag = SHARE,
+    prices: PricesFlag = None,
+    plot: PlotFlag = None,
+    project: ProjectFlag = None,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> int:
+    """Find the memory size to take:  mlinfer tune --max-latency-ms 50 --apply
+
+    It recommends the cheapest size whose warm p90 is within --max-latency-ms; without that, within 1.5 times the fastest's. It measures in rounds, until the recommendation stands; Ctrl-C shows what there is by then.
+    """
+    from ...measure import bench as bench_step
+    from ...measure import tune as step
+    from ...measure.machine import describe
+
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = _tuned(
+        configuration(model=model, target=target, arch=arch, model_source=model_source, prices=prices, project=project)
+    )
+    check(config.target, concurrency=1, from_s3=from_s3, files=(plot,), plot=plot)
+    refuse_unused(terminal, config, from_s3=from_s3, project=project, region=region, profile=profile)
+    costs, machine, limit_s = (
+        prices_in_force(config),
+        describe(runtime(config)),
+        None if max_latency is None else max_latency / 1000,
+    )
+    named, bodies = named_model(config), requests(config, images or [])
+    sizes = _sizes(terminal, config, memory)
+    trials: list[Trial] = []
+    with (
+        place_of(terminal, config, region, profile, from_s3=from_s3, cold=cold) as place,
+        terminal.progress("Measuring") as tell,
+    ):
+
+        def measure(size: int) -> Iterator[Sample]:
+            tell(f"{size} MB, after {len(trials)} requests")
+            measured = bench_step.measure(place.start(size), bodies, bench_step.Amount(cold, warm))
+            return answered(measured, named, config)
+
+        def figures(size: int, samples: Sequence[Sample]) -> Figures:
+            return bench_step.figures(samples, costs, size, place.arch, cold_share)
+
+        judge = step.Judge(figures, limit_s)
+        with closing(step.tune(sizes, measure, judge)) as tried:
+            ended = gather(tried, trials)
+    points, decided = judge.points(trials), ended is None and judge.stands(trials)
+    chosen = step.recommend(points, limit_s) if decided else None
+    sentence = step.say(points, chosen, limit_s) if decided else step.say_undecided(judge.picks(trials))
+    if ended:
+        sentence = step.say_incomplete(points, len(sizes))
+    tuning = step.Tuning(
+        target=config.target,
+        complete=ended is None,
+        error=ended.as_json() if ended else None,
+        model=next((trial.sample.model for trial in trials if trial.sample), {}),
+        arch=place.arch,
+        cold_share=cold_share,
+        prices=costs,
+        rounds=max((trial.round for trial in trials), default=0),
+        points=points,
+        decided=decided,
+        recommended=chosen,
+        sentence=sentence,
+        machine=machine,
+    )
+    if plot and any(not point.failure for point in points):  # before stdout, whose reader can be gone
+        draw_tuning(plot, tuning)
+    if apply and chosen:
+        _apply(terminal, chosen.memory)
+    show_tuning(terminal, tuning)
+    if ended:
+        return exit_code(terminal, ended)
+    return 0 if chosen else VerificationError.exit_code
+
+
+def _tuned(config: Config) -> Config:
+    """Return the configuration with a target that has a memory size: local, unless another one was asked for."""
+    if config.target != "embedded":
+        return config
+    if config.origins["target"] == COMMAND_LINE:
+        raise UsageError("usage", "target embedded has no memory size to tune", "Take --target local or aws.")
+    return replace(config, target="local")
+
+
+def _sizes(terminal: Terminal, config: Config, given: str | None) -> list[int]:
+    """Return the memory sizes to try: those given, or those that can be measured rightly here. Raises UsageError."""
+    from ...measure import tune
+
+    if given is not None:
+        try:
+            sizes = sorted({int(size) for size in given.split(",")})
+        except ValueError as error:
+            hint = "Write it like this: --memory 512,1024,1769"
+            raise UsageError("invalid_value", f"--memory is {given!r}, not whole numbers with commas", hint) from error
+        return [configuration(memory=size).memory for size in sizes]
+    if config.target == "aws":
+        return [size for size in tune.SIZES if size <= NEW_ACCOUNTS_MB]
+    from ...clients import docker as engine
+
+    cores = engine.connect(os.environ).machine().cores
+    sizes = tune.sizes_for(cores)
+    if left_out := [f"{size:,}" for size in tune.SIZES if size not in sizes]:
+        terminal.note(
+            f"Left out: {', '.join(left_out)} MB, which give more vCPUs in Lambda than this machine's {cores}."
+        )
+    return sizes
+
+
+def _apply(terminal: Terminal, memory: int) -> None:
+    """Write the memory size into mlinfer.toml, which keeps all else. Raises UsageError, MissingError."""
+    path = Path(FILE_NAME)
+    text = path.read_bytes().decode() if path.exists() else ""
+    write_whole(path.resolve(), with_value(text, "memory", memory).encode())
+    terminal.note(f"{FILE_NAME}: memory = {memory}.")
+    origin = configuration().origins["memory"]
+    if origin != FILE_NAME:
+        terminal.note(f"{origin} overrides it.")

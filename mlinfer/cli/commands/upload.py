@@ -1,0 +1,83 @@
+"""`mlinfer upload`: put a model file into S3."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ...config import Config
+from ...errors import UsageError
+from ...terminal import Terminal
+from ..options import (
+    JsonFlag,
+    ProfileFlag,
+    ProjectFlag,
+    QuietFlag,
+    RegionFlag,
+    VerboseFlag,
+    app,
+    configuration,
+    require,
+)
+
+if TYPE_CHECKING:
+    pass
+
+
+@app.command()
+def upload(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="Model file; default: the configured one.")
+    ] = None,
+    bucket: Annotated[str | None, typer.Option("--bucket", help="S3 bucket.", show_default=False)] = None,
+    prefix: Annotated[
+        str | None,
+        typer.Option("--prefix", help="Prefix of the key; default: as configured, else models.", show_default=False),
+    ] = None,
+    create_bucket: Annotated[
+        bool, typer.Option("--create-bucket", help="Make the bucket if there is none: private, encrypted, versioned.")
+    ] = False,
+    project: ProjectFlag = None,
+    region: RegionFlag = None,
+    profile: ProfileFlag = None,
+    as_json: JsonFlag = False,
+    quiet: QuietFlag = False,
+    verbose: VerboseFlag = False,
+) -> None:
+    """Put a model file into S3 under its hash:  mlinfer upload models/resnet18.onnx --bucket my-models"""
+    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    config = configuration(model=model, bucket=bucket, prefix=prefix, project=project)
+    from ...clients import aws
+    from ...cloud.resources import model_object as step
+    from ...model import modelfile
+    from ...targets import embedded
+
+    session = aws.Session(region=region, profile=profile, ask=terminal.ask_secret)
+    places = [session.require_region] if create_bucket else []
+    require(partial(_require_bucket, config), lambda: embedded.model_path(config), *places, session.require_credentials)
+    file = modelfile.read_model_file(embedded.model_path(config))
+    key = step.object_key(file, config.prefix)
+    s3 = session.client("s3")
+
+    def owner() -> str:
+        return aws.find_account(session.client("sts")).id
+
+    if create_bucket and step.ensure_bucket(s3, config.bucket, config.project, owner, config.kms_key):
+        terminal.note(f"Made the bucket {config.bucket} ({s3.meta.region_name}): private, encrypted, versioned.")
+    with terminal.bytes_bar(file.bytes, "Uploading") as advance:
+        result = step.upload(s3, file, config.bucket, key, advance, config.kms_key)
+    if as_json:
+        terminal.document(asdict(result))
+    else:
+        terminal.text(result.uri)
+    done = {"uploaded": "Uploaded, and its SHA-256 confirmed by S3", "unchanged": "It was there already, unchanged"}
+    terminal.note(f"{done[result.outcome]}: {result.bytes:,} bytes.")
+
+
+def _require_bucket(config: Config) -> None:
+    if not config.bucket:
+        hint = "Name one with --bucket (--create-bucket makes it), or bucket in mlinfer.toml."
+        raise UsageError("no_bucket", "no S3 bucket is named", hint)

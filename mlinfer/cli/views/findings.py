@@ -1,0 +1,17 @@
+"""How the doctor's findings look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ...doctor.checks import Finding
+
+
+def finding_rows(findings: list[Finding]) -> Iterator[tuple[str, str, str]]:
+    """Yield a line for each finding, and one for its remedy."""
+    for finding in findings:
+        yield finding.state, finding.check, finding.finding
+        if finding.remedy:
+            yield "", "", f"-> {finding.remedy}"

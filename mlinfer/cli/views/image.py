@@ -1,0 +1,64 @@
+"""How the Lambda image is built and pushed before the user's eyes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ...config import Config
+from ...names import Names
+from ...terminal import Terminal
+from ..inputs import (
+    image_recipe,
+)
+
+if TYPE_CHECKING:
+    from ...clients.aws import Client
+    from ...clients.docker import Engine
+    from ...container_image.docker_build import Built, Recipe
+    from ...container_image.registry import Pushed, Repository
+
+_REPOSITORY = {
+    ("repository", "made"): "Made the repository: immutable tags, each image scanned when it is pushed.",
+    ("repository", "changed"): "Changed the repository: immutable tags and scanning, as a new one has them.",
+    ("lifecycle", "made"): "Made its lifecycle policy: only what has no tag is ever deleted.",
+    ("lifecycle", "changed"): "Changed its lifecycle policy: only what has no tag is ever deleted.",
+    ("lifecycle", "kept"): "Its lifecycle policy is not mlinfer's and stays: see to it that it never deletes what is deployed.",
+    ("policy", "made"): "Made its policy: Lambda may pull for this project's function.",
+    ("policy", "changed"): "Changed its policy: Lambda may pull for this project's function.",
+}  # fmt: skip
+
+
+def build_image(terminal: Terminal, docker: Engine, recipe: Recipe, *, pull: bool = False, cache: bool = True) -> Built:
+    """Build an image, or find it there, and say so."""
+    from ...container_image import docker_build
+
+    with terminal.progress(f"Building {recipe.tag()}") as tell:
+        built = docker_build.build(docker, recipe, tell, pull=pull, cache=cache)
+    above = sum(built.layers.values())
+    sizes = ", ".join(
+        f"{name} {_megabytes(size)}" for name, size in built.layers.items() if name != "model" or recipe.model
+    )
+    outcome = {"made": "Built", "unchanged": "Unchanged:"}[built.outcome]
+    terminal.note(f"{outcome} {built.tag} ({built.arch}): {_megabytes(above)} above the base ({sizes}).")
+    return built
+
+
+def push_image(terminal: Terminal, docker: Engine, ecr: Client, config: Config) -> tuple[Repository, Pushed]:
+    """Bring the configured image to ECR, built first if it is not here, and say what was done."""
+    from ...container_image import registry
+
+    built = build_image(terminal, docker, image_recipe(config))
+    registry.check_image(docker, built, config.arch)
+    repository = registry.ensure_repository(ecr, Names(config.project))
+    with terminal.layer_bars() as show:
+        pushed = registry.push(docker, ecr, repository, built, config.arch, show)
+    for name, outcome in repository.outcomes.items():
+        if outcome != "unchanged":
+            terminal.note(_REPOSITORY[name, outcome])
+    said = {"pushed": "Pushed and read back", "unchanged": "It was there already; nothing was sent"}[pushed.outcome]
+    terminal.note(f"{said}: {pushed.bytes:,} bytes, {pushed.arch}, tag {pushed.tag}.")
+    return repository, pushed
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

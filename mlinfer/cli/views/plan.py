@@ -1,0 +1,43 @@
+"""How the steps of a deployment look."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...terminal import Terminal, printable
+
+if TYPE_CHECKING:
+    from ...cloud.plan import Step
+
+
+def show_step(terminal: Terminal, step: Step, *, dry_run: bool) -> None:
+    """Write the line of a step that has ended; in a plan, with what would change."""
+    outcome = outcome_words(step, dry_run=dry_run).replace("_", " ")
+    write = terminal.text if dry_run and not terminal.as_json else terminal.note  # a plan is the result
+    detail = re.sub("([0-9a-f]{12})[0-9a-f]{52}", r"\1...", step.change.detail)
+    took = "" if dry_run else f" {step.seconds:>6.1f} s"
+    write(printable(f"{step.name:<10} {outcome:<{12 if dry_run else 10}}{took}  {detail}".rstrip()))
+    if dry_run and step.change.difference:
+        write(printable("\n".join(f"    {line}" for line in step.change.difference.splitlines())))
+
+
+def outcome_words(step: Step, *, dry_run: bool) -> str:
+    """Return what became of a step, or would."""
+    plan = {"made": "would_create", "changed": "would_change"} if dry_run else {}
+    return plan.get(step.change.outcome, step.change.outcome)
+
+
+def step_facts(done: Sequence[Step], *, dry_run: bool = False) -> list[dict[str, Any]]:
+    """Return the steps for a JSON document."""
+    return [
+        {
+            "name": step.name,
+            "outcome": outcome_words(step, dry_run=dry_run),
+            "detail": step.change.detail,
+            "seconds": step.seconds,
+        }
+        | ({"difference": step.change.difference} if step.change.difference else {})
+        for step in done
+    ]

@@ -1,0 +1,47 @@
+"""How predictions look: a table, or a line for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...config import Config
+from ...terminal import Terminal, one_line
+
+if TYPE_CHECKING:
+    from ...targets.embedded import Result
+
+
+def _short_names(results: Sequence[Result]) -> dict[str, str]:
+    """Return each image's name without its folder, unless two would then be the same."""
+    full = {result.name for result in results}
+    short = {name: Path(name).name for name in full}
+    return short if len(set(short.values())) == len(full) else {name: name for name in full}
+
+
+def result_line(result: Result) -> dict[str, Any]:
+    """Return the line of JSON Lines for one image of several."""
+    return {"image": result.name, **({"error": result.error.as_json()} if result.error else result.body)}
+
+
+def show_predictions(terminal: Terminal, results: list[Result], config: Config, *, alone: bool) -> None:
+    """Draw one image's classes, or a line for each of several unless --top-k asks for more."""
+    count = 1 if config.origins["top_k"] == "default" and not alone else config.top_k
+    names, rows = _short_names(results), []
+    for result in results:
+        for place, prediction in enumerate(result.body.get("predictions", [])[:count]):
+            name = () if alone else (one_line(names[result.name]) if place == 0 else "",)
+            rows.append((*name, one_line(prediction["label"]), float(prediction["score"])))
+    if rows:
+        terminal.rows(rows)
+
+
+def say_who_answered(terminal: Terminal, results: list[Result], config: Config) -> None:
+    """Name the model that answered."""
+    model = next((result.body["model"] for result in results if not result.error), None)
+    if model is None:
+        return
+    terminal.note(f"Answered by {model['name']} ({model['sha256'][:12]}), target {config.target}.")
+    if model["name"] == "starter":
+        terminal.note("It knows CIFAR-10's ten classes. For ResNet-18's thousand: mlinfer export resnet18")
