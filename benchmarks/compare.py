@@ -40,7 +40,7 @@ from devtools.reference import torchvision
 from lambda_src.images.tensor import tensor
 from lambda_src.inference.classifier import Classifier
 from lambda_src.settings import MAX_PIXELS
-from mlinfer.targets.embedded import STARTER
+from mlinfer.model.path import STARTER
 
 from . import first_answer, setup
 from .fast_decode import enlarged

@@ -37,14 +37,14 @@ from devtools.networks import write_state_dict
 from devtools.reference import torchvision
 from mlinfer.cli import main as mlinfer
 from mlinfer.clients.docker import Engine, connect
+from mlinfer.clients.invocation import read_answer
 from mlinfer.config import BASE_IMAGE
 from mlinfer.container_image.docker_build import Recipe, build
 from mlinfer.errors import RemoteError
 from mlinfer.local.address import post
 from mlinfer.local.container import Function, start
 from mlinfer.model.modelfile import ModelFile, read_model_file
-from mlinfer.targets.answers import read_answer
-from mlinfer.targets.embedded import event
+from mlinfer.targets import make_event
 
 PROJECT = "benchmark"
 BUCKET = "models"
@@ -150,7 +150,7 @@ def show(engine: Engine, functions: Mapping[tuple[str, str], Function], runs: in
 
 def measure(engine: Engine, function: Function) -> tuple[float, float]:
     """Return the seconds of a new container's first invocation and of a warm one. Raises RemoteError."""
-    body = json.dumps(event(CAT.read_bytes(), 5)).encode()
+    body = json.dumps(make_event(CAT.read_bytes(), 5)).encode()
     container = start(engine, function)
     try:
         times = []

@@ -31,7 +31,7 @@ from lambda_src.images.preprocess import Preprocess
 from lambda_src.images.tensor import to_array
 from lambda_src.inference.classifier import Classifier, softmax
 from lambda_src.settings import MAX_PIXELS
-from mlinfer.targets.embedded import STARTER
+from mlinfer.model.path import STARTER
 
 IMAGENET = Preprocess(256, (224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 

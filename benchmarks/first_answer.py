@@ -27,7 +27,7 @@ from typing import Any
 
 from lambda_src.settings import default_threads
 from mlinfer.model.modelfile import read_model_file
-from mlinfer.targets.embedded import STARTER
+from mlinfer.model.path import STARTER
 
 CAT = Path(__file__).parents[1] / "examples" / "cat.jpg"
 # Each prints its clock after each part. On Linux and macOS perf_counter is one clock for all processes.

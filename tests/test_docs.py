@@ -22,8 +22,8 @@ from lambda_src.settings import Settings
 from mlinfer.config import KEYS
 from mlinfer.local.ports import free
 from mlinfer.measure.prices import MB_PER_GB, read_prices
+from mlinfer.model.path import STARTER
 from mlinfer.names import Names
-from mlinfer.targets.embedded import STARTER
 
 from . import models
 from .conftest import CAT, ROOT, Run

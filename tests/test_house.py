@@ -36,9 +36,6 @@ HANDLER_LAYERS = ({"handler"}, {"service"}, {"events", "inference"}, {"images"},
 BESIDE = {("mlinfer.targets.emulator", "local")}  # the one import between parts of one line
 BESIDE |= {  # these go when the modules are split
     ("mlinfer.container_image.registry", "cloud"),
-    ("mlinfer.local.container", "targets"),
-    ("mlinfer.local.serve", "targets"),
-    ("mlinfer.targets.aws", "cloud"),
 }
 EDGE = {"cli", "__main__", "terminal"}  # may write, read the environment and exit
 

@@ -29,10 +29,10 @@ def image_recipe(config: Config) -> Recipe:
     """Return what the configured image is made of, and how pip gets its packages. Raises MissingError, UsageError."""
     from ..container_image import docker_build
     from ..model import footprint
-    from ..targets import embedded
+    from ..model.path import model_path
 
     if config.model_source == "image":
-        footprint.check_image(embedded.model_path(config).stat().st_size)  # before gigabytes are read
+        footprint.check_image(model_path(config).stat().st_size)  # before gigabytes are read
     model = model_file(config) if config.model_source == "image" else None
     ca_bundle = _ca_bundle(config) if config.ca_bundle else None
     proxies = docker_build.build_proxies(os.environ)
@@ -53,9 +53,9 @@ def tell_of_unused_model(terminal: Terminal, config: Config) -> None:
 def foresee(terminal: Terminal, config: Config) -> None:
     """Say when the configured function has barely room for its model. Raises UsageError when it has none."""
     from ..model import footprint
-    from ..targets import embedded
+    from ..model.path import model_path
 
-    size = embedded.model_path(config).stat().st_size
+    size = model_path(config).stat().st_size
     if note := footprint.foresee(size, config.memory, config.tmp if config.model_source == "s3" else None):
         terminal.note(note)
 
@@ -78,9 +78,9 @@ def _ca_bundle(config: Config) -> Path:
 def model_file(config: Config) -> ModelFile:
     """Return the configured model file. Raises UsageError if a function could not predict with it."""
     from ..model import modelfile
-    from ..targets import embedded
+    from ..model.path import model_path
 
-    model = modelfile.read_model_file(embedded.model_path(config))
+    model = modelfile.read_model_file(model_path(config))
     modelfile.require_metadata(model)
     return model
 
@@ -137,10 +137,10 @@ def s3_environment(terminal: Terminal, config: Config, region: str | None, profi
 def model_here(config: Config) -> ModelFile | None:
     """Return the configured model file; None where it is not."""
     from ..model import modelfile
-    from ..targets import embedded as predict
+    from ..model.path import model_path
 
     try:
-        return modelfile.read_model_file(predict.model_path(config))
+        return modelfile.read_model_file(model_path(config))
     except MissingError:
         return None
 
@@ -154,9 +154,9 @@ def account_of(session: Session) -> Account:
 
 def require_model_file(config: Config) -> None:
     """Raise MissingError where the configured model file is not."""
-    from ..targets import embedded as predict
+    from ..model.path import model_path
 
-    predict.model_path(config)
+    model_path(config)
 
 
 def cloud_clients(session: Session) -> Clients:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from ..clients.invocation import MAX_REQUEST_BYTES
 from ..config import COMMAND_LINE, Config
 from ..errors import MlinferError, UsageError
 from ..files import file_lock
 from ..names import ALIAS, Names
-from ..targets.answers import MAX_REQUEST_BYTES, NamedModel, require_model
+from ..targets.answers import NamedModel, require_model
 from ..terminal import Terminal
 from .inputs import (
     image_recipe,
@@ -117,17 +118,18 @@ def runtime(config: Config) -> str:
 
 def requests(config: Config, images: Sequence[str]) -> list[bytes]:
     """Return the requests; but for aws, the configured model has answered each in this process. Raises MlinferError."""
+    from .. import targets
     from ..model import samples
     from ..targets import embedded
 
-    found = [embedded.Picture(name, partial(read_image, name)) for name in images]
-    found = found or [embedded.Picture("drawn.jpg", samples.draw_jpeg)]
-    pictures = [embedded.Picture(picture.name, partial(bytes, embedded.read(picture))) for picture in found]
+    found = [targets.Picture(name, partial(read_image, name)) for name in images]
+    found = found or [targets.Picture("drawn.jpg", samples.draw_jpeg)]
+    pictures = [targets.Picture(picture.name, partial(bytes, targets.read(picture))) for picture in found]
     if config.target != "aws":
-        for result in embedded.predict(pictures, embedded.embedded(config, log=lambda _: None), config.top_k):
+        for result in targets.predict(pictures, embedded.make_target(config, log=lambda _: None), config.top_k):
             if result.error:
                 raise result.error
-    bodies = [json.dumps(embedded.event(picture.read(), config.top_k)).encode() for picture in pictures]
+    bodies = [json.dumps(targets.make_event(picture.read(), config.top_k)).encode() for picture in pictures]
     largest = max(map(len, bodies))
     if largest > MAX_REQUEST_BYTES and config.target != "embedded":
         raise UsageError("usage", f"a picture makes a request of {largest:,} bytes; Lambda takes 6 MB", "Reduce it.")
@@ -136,11 +138,11 @@ def requests(config: Config, images: Sequence[str]) -> list[bytes]:
 
 def named_model(config: Config) -> NamedModel | None:
     """Return the model that must answer in AWS, if one is named: here it is started with that model. Raises MissingError."""
-    from ..targets import embedded
+    from ..targets import answers
 
     if config.target != "aws":
         return None
-    return embedded.named_model(config, f"Deploy it: mlinfer deploy{model_words(config)}")
+    return answers.named_model(config, f"Deploy it: mlinfer deploy{model_words(config)}")
 
 
 def answered(samples: Iterable[Sample], named: NamedModel | None, config: Config) -> Iterator[Sample]:
@@ -201,12 +203,12 @@ def _cloud_place(
     from ..clients.waiter import Waiter
     from ..cloud.resources import function
     from ..measure import live as latest
-    from ..targets import aws as invoke
+    from ..targets import aws as aws_target
 
     session = aws_session(terminal, region, profile)
     names, functions, waiter = Names(config.project), session.client("lambda"), Waiter(time.sleep, terminal.note)
     given = config.memory if config.origins["memory"] == COMMAND_LINE else 0
-    invoker = session.client("lambda", read_timeout=invoke.live_timeout(functions, names) + SLACK_S)
+    invoker = session.client("lambda", read_timeout=aws_target.live_timeout(functions, names) + SLACK_S)
     if not cold:
         if given:
             message = "--memory needs cold starts with --target aws: what is live has the memory that it has"

@@ -429,6 +429,11 @@ def container_environment(*, region: str | None, profile: str | None, ask: Ask) 
     return {name: value for name, value in found.items() if value}
 
 
+def encryption(kms_key: str) -> dict[str, str]:
+    """Return the parameters of a request that stores an object; with kms_key "" the bucket's default applies."""
+    return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}
+
+
 @contextmanager
 def explained(subject: str, permissions: str = "") -> Iterator[None]:
     """Turn what an AWS call inside raises into a MlinferError about `subject`.

@@ -18,7 +18,7 @@ from ..config import Config
 from ..model.modelfile import ModelFile
 from ..model.samples import draw
 from ..names import ALIAS, Account, Names
-from ..targets.embedded import Target
+from ..targets import Target
 from .plan import Change, Outcome, Step, Steps
 from .resources.alias import Alias, ensure_url, move_alias, plan_alias, read_alias
 from .resources.function import Wanted, ensure_function, ensure_version, plan_version, read_function, versions

@@ -19,7 +19,7 @@ from ..errors import RemoteError, UsageError, VerificationError
 from ..model.modelfile import ModelFile
 from ..model.samples import draw
 from ..names import Account, Names
-from ..targets.embedded import Target
+from ..targets import Target
 from .deploy import Clients
 from .plan import Change, Step, Steps
 from .resources.alias import move_alias, plan_alias, read_alias

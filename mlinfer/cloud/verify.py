@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..clients.aws import Client
+from ..clients.invocation import read_answer
 from ..clients.waiter import Waiter
 from ..errors import MlinferError, VerificationError
 from ..model.samples import Sample
 from ..names import Names
-from ..targets.answers import read_answer
+from ..targets import Target, make_event
 from ..targets.aws import one_invocation, until_taken
-from ..targets.embedded import Target, event
 from .resources.function import ROLE_LIMIT_S
 
 PICTURES = 3
@@ -49,7 +49,7 @@ def version_asker(client: Client, names: Names, version: str, waiter: Waiter) ->
     subject = f"version {version} of {names.function}"
 
     def invoke(data: bytes) -> tuple[bytes, str]:
-        payload = json.dumps(event(data, TOP_K)).encode()
+        payload = json.dumps(make_event(data, TOP_K)).encode()
         with one_invocation(subject, "lambda:InvokeFunction on the function"):
             answer = until_taken(lambda: client.invoke(**which, Payload=payload, LogType="Tail"), waiter)
             content = answer["Payload"].read()

@@ -25,9 +25,9 @@ from ..cloud.resources.policies import DOCTOR
 from ..config import Config
 from ..errors import MlinferError
 from ..model import modelfile
+from ..model.path import model_path
 from ..model.runtime import IMAGE_ONNXRUNTIME
 from ..names import Account
-from ..targets import embedded
 
 ANSWER_S = 8.0  # for one answer of the Engine or of AWS
 DEADLINE_S = 25.0  # for all checks together
@@ -120,7 +120,7 @@ def _run(name: str, check: Callable[[], Iterator[Finding]], found: dict[str, lis
 
 def check_model(config: Config) -> Iterator[Finding]:
     """Look whether the configured model is there, can predict, and suits the image's onnxruntime. Raises MlinferError."""
-    file = modelfile.read_model_file(embedded.model_path(config))
+    file = modelfile.read_model_file(model_path(config))
     named = f"{file.path.name}, {file.bytes:,} bytes"
     if file.metadata is None:
         remedy = f"Stamp it: mlinfer export {file.path} --labels FILE --preprocess imagenet|none|JSON"

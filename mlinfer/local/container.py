@@ -20,9 +20,9 @@ from typing import Any
 from lambda_src.settings import MB_PER_VCPU
 
 from ..clients.docker import Container, Engine, Machine
+from ..clients.invocation import failure, read_answer
 from ..errors import MissingError, MlinferError, RemoteError, UsageError
 from ..names import PROJECT_LABEL
-from ..targets.answers import failure, read_answer
 from .address import HOST, INVOCATIONS, address, listens, post
 from .ports import holder
 
@@ -42,7 +42,7 @@ _LAST_LINES = 12
 _NARRATION = re.compile(r"\(rapid\)|^(START|END|REPORT) RequestId: ")
 _EXIT = re.compile(r"\(rapid\) Process runtime-\d+ exited: (.+)")
 _MORE = "Give it more time or memory: timeout and memory in mlinfer.toml."
-_HEALTH = {"requestContext": {"http": {"method": "GET"}}}
+_DESCRIBE = {"requestContext": {"http": {"method": "GET"}}}
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Fresh:
 def run(engine: Engine, function: Function, lock: Lock) -> tuple[Running, Container]:
     """Start the function and wait until it answers, or find it running so already. Raises MlinferError.
 
-    lock: makes the context in which each request is made; see `emulator.emulator`.
+    lock: makes the context in which each request is made: the emulator answers one at a time.
     """
     require_local(engine)
     options, notes = _options(engine, function)
@@ -259,10 +259,10 @@ def _wait(container: Container, function: Function) -> None:
 
 
 def _check(container: Container, function: Function, lock: Lock) -> Mapping[str, Any]:
-    """Ask the handler for its health document and return the model that it names. Raises RemoteError."""
+    """Ask by HTTP GET for what the handler says of itself, and return the model that it names. Raises RemoteError."""
     try:
         with lock():
-            payload = post(function.url, json.dumps(_HEALTH).encode(), function.timeout + 10)
+            payload = post(function.url, json.dumps(_DESCRIBE).encode(), function.timeout + 10)
         body: dict[str, Any] = json.loads(read_answer(payload, "the function")["body"])
         return dict(body["model"])
     except TimeoutError as error:

@@ -9,8 +9,8 @@ from typing import Any
 
 from lambda_src.service import Service
 
+from ..clients.invocation import MAX_REQUEST_BYTES
 from ..errors import MissingError
-from ..targets.answers import MAX_REQUEST_BYTES
 from .address import HOST, INVOCATIONS, PROJECT_HEADER
 from .ports import holder
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..clients.docker import Engine
+from ..clients.invocation import read_answer
 from ..errors import InvocationError
 from ..local.address import post
 from ..local.container import Fresh, Function, crash, fresh, handlers_lines
-from ..targets.answers import read_answer
 from .instance import Reported, Sample, check, cut, handlers_line, last_report, load_s
 
 _SLACK_S = 10  # beyond the function's timeout

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..clients.aws import Client, explained
+from ..clients.invocation import read_answer
 from ..clients.waiter import Waiter
 from ..cloud.resources.function import Wanted, before_bench, during_bench, reason_to_wait, wait_until_ready
 from ..names import Names
-from ..targets.answers import read_answer
 from ..targets.aws import one_invocation, until_taken
 from .instance import Sample, check, cut, handlers_line, last_report, load_s
 

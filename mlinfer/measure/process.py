@@ -18,7 +18,7 @@ from lambda_src.settings import default_threads
 
 from ..config import Config
 from ..errors import MlinferError
-from ..targets.embedded import model_path
+from ..model.path import model_path
 from .instance import Sample, check, cut, handlers_line, load_s
 
 # perf_counter is one clock for all processes of a machine. VmHWM: getrusage would tell the parent's peak, too.

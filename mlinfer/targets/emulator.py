@@ -10,22 +10,22 @@ from typing import Any
 from botocore import exceptions as boto
 
 from ..clients.aws import Client
+from ..clients.invocation import read_answer
 from ..errors import InvocationError, MissingError, RemoteError
 from ..local.address import INVOCATIONS, listens
-from .answers import read_answer
-from .embedded import Target
-from .payload import Fit
+from . import Target
+from .payload import MakePayload
 
 RESTART_S = 10.0
 
 
-def emulator(client: Client, fit: Fit, lock: Callable[[], AbstractContextManager[None]]) -> Target:
+def make_target(client: Client, make_payload: MakePayload, lock: Callable[[], AbstractContextManager[None]]) -> Target:
     """Return the target that asks the emulator, which answers one request at a time: each is made inside `lock()`."""
 
     url = client.meta.endpoint_url
 
     def ask(name: str, data: bytes, top_k: int) -> dict[str, Any]:
-        with fit(name, data, top_k) as body, lock():
+        with make_payload(name, data, top_k) as body, lock():
             try:
                 with _explained_here(url):
                     return read_answer(_payload(client, body), "the function")

@@ -1,4 +1,4 @@
-"""Fit a picture into a request that Lambda takes."""
+"""Make the request for a picture, and what to do with one over Lambda's 6 MB: reduce it, or hand it over by S3."""
 
 from __future__ import annotations
 
@@ -6,43 +6,83 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from uuid import uuid4
 
 from lambda_src.errors import RequestError
 from lambda_src.images.decode import decode
 from lambda_src.images.geometry import geometry
 
-from ..errors import ImageError
-from .answers import MAX_REQUEST_BYTES
-from .embedded import event
+from ..clients.aws import Client, encryption, explained
+from ..clients.invocation import MAX_REQUEST_BYTES
+from ..errors import ImageError, InvocationError, MlinferError, RemoteError
+from ..names import Names
+from . import make_event
 
 REDUCED_SIDE = 1024  # of a reduced picture's shorter side, px: four times what ResNet-18 resizes it to
 
 _JPEG_QUALITY = 95
+_EVERY_PICTURES = {"expired_credentials", "invalid_credentials", "clock_skewed"}
 
 # Takes a picture's name and bytes and top_k; yields a request that Lambda takes, and takes back what that needed.
-Fit = Callable[[str, bytes, int], AbstractContextManager[bytes]]
+MakePayload = Callable[[str, bytes, int], AbstractContextManager[bytes]]
 
 
-def reducing(tell: Callable[[str], None], max_pixels: int) -> Fit:
+def reduce_large(tell: Callable[[str], None], max_pixels: int) -> MakePayload:
     """Return what makes a picture over Lambda's 6 MB smaller; `tell` hears of it."""
 
     @contextmanager
-    def fit(name: str, data: bytes, top_k: int) -> Iterator[bytes]:
+    def make_payload(name: str, data: bytes, top_k: int) -> Iterator[bytes]:
         body = request(data, top_k)
         if body is None:
             data, (width, height) = reduce(data, max_pixels, MAX_REQUEST_BYTES // 4 * 3 - 1024)
             tell(f"{name} is over Lambda's 6 MB for a request: sent reduced to {width} x {height} pixels.")
-            body = json.dumps(event(data, top_k)).encode()
+            body = json.dumps(make_event(data, top_k)).encode()
         yield body
 
-    return fit
+    return make_payload
+
+
+def stage_large(s3: Client, bucket: str, names: Names, tell: Callable[[str], None], kms_key: str = "") -> MakePayload:
+    """Return what hands a picture over Lambda's 6 MB to the function by S3, unchanged; `tell` hears of it.
+
+    The object is the request's own, and removed afterwards with its version: nothing else waits for it or keeps it. One
+    that a killed command leaves expires by the bucket's rule.
+    """
+
+    @contextmanager
+    def make_payload(name: str, data: bytes, top_k: int) -> Iterator[bytes]:
+        body = request(data, top_k)
+        if body is not None:
+            yield body
+            return
+        where = {"Bucket": bucket, "Key": f"{names.staging_prefix}{uuid4().hex}"}
+        subject = f"s3://{bucket}/{where['Key']}"
+        try:
+            with explained(subject, "s3:PutObject and s3:DeleteObject on it"):
+                made = s3.put_object(**where, Body=data, **encryption(kms_key))
+        except RemoteError as error:
+            if error.code in _EVERY_PICTURES:
+                raise
+            raise InvocationError(error.code, str(error), error.hint) from error
+        version = {"VersionId": made["VersionId"]} if "VersionId" in made else {}
+        tell(f"{name} is over Lambda's 6 MB for a request: handed over by s3://{bucket}/{names.staging_prefix}.")
+        try:
+            yield json.dumps({"s3": subject, "top_k": top_k}).encode()
+        finally:
+            try:
+                with explained(subject, "s3:DeleteObject and s3:DeleteObjectVersion on it"):
+                    s3.delete_object(**where, **version)
+            except MlinferError as error:  # no reason to lose the answer
+                tell(f"Warning: the copy of {name} was not removed; it expires after a day. {error}. {error.hint}")
+
+    return make_payload
 
 
 def request(data: bytes, top_k: int) -> bytes | None:
     """Return the JSON of the event; None if it is over Lambda's 6 MB, which a large picture shows without being encoded."""
     if len(data) // 3 * 4 > MAX_REQUEST_BYTES:
         return None
-    body = json.dumps(event(data, top_k)).encode()
+    body = json.dumps(make_event(data, top_k)).encode()
     return body if len(body) <= MAX_REQUEST_BYTES else None
 
 

@@ -14,7 +14,7 @@ import pytest
 from lambda_src.proxies import spare_loopback
 from lambda_src.service import Service
 from lambda_src.settings import Settings
-from mlinfer.targets.embedded import STARTER
+from mlinfer.model.path import STARTER
 
 from ..conftest import CAT, ROOT, Bucket
 from ..servers.engine import LoopbackEngine, serve

@@ -26,7 +26,7 @@ from mlinfer.config import load_config
 from mlinfer.errors import MlinferError, RemoteError
 from mlinfer.model.modelfile import read_model_file
 from mlinfer.names import Account
-from mlinfer.targets import embedded as predict
+from mlinfer.targets import embedded
 
 from .. import models
 from ..conftest import IMAGE, OTHER_IMAGE, ROOT, Run
@@ -434,13 +434,13 @@ def by_hand(past: Past, tiny_model: Path) -> Callable[[], list[Step]]:
     past("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
     flags = {"model": str(tiny_model), "bucket": BUCKET, "url": "public"}
     config = load_config(Path(), os.environ, flags)
-    embedded = predict.embedded(config, lambda _: None)
+    here = embedded.make_target(config, lambda _: None)
     order = Order(config, read_model_file(tiny_model), Account(ACCOUNT, REGION))
 
     def run() -> list[Step]:
         done: list[Step] = []
         waiter = Waiter(lambda _: None, lambda _: None)
-        deploy(order, _clients(), Pushed, embedded, waiter, done.append, lambda *_: nullcontext(lambda _: None))
+        deploy(order, _clients(), Pushed, here, waiter, done.append, lambda *_: nullcontext(lambda _: None))
         return done
 
     return run

@@ -115,6 +115,6 @@ def test_the_whole_way(mlinfer: MlInfer, local: Local) -> None:
 
 
 def _starter() -> Path:
-    from mlinfer.targets.embedded import STARTER
+    from mlinfer.model.path import STARTER
 
     return STARTER

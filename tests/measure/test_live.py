@@ -17,7 +17,7 @@ import pytest
 
 from lambda_src.service import Service
 from lambda_src.settings import Settings
-from mlinfer.targets.embedded import STARTER
+from mlinfer.model.path import STARTER
 
 from ..conftest import CAT, Bucket, Run
 from ..servers.functions import Answer, LoopbackLambda, error, serving

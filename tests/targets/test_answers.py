@@ -9,8 +9,8 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from lambda_src.settings import MAX_PIXELS
+from mlinfer.clients.invocation import MAX_REQUEST_BYTES, read_answer
 from mlinfer.errors import ImageError, RemoteError
-from mlinfer.targets.answers import MAX_REQUEST_BYTES, read_answer
 from mlinfer.targets.payload import reduce
 
 from ..pictures import encoded, gradient, waves

@@ -15,9 +15,9 @@ from PIL import Image
 
 from lambda_src.service import Service
 from lambda_src.settings import Settings
+from mlinfer.clients.invocation import MAX_REQUEST_BYTES, read_answer
 from mlinfer.errors import ImageError, InvocationError
-from mlinfer.targets.answers import MAX_REQUEST_BYTES, read_answer
-from mlinfer.targets.embedded import STARTER
+from mlinfer.model.path import STARTER
 from mlinfer.targets.payload import reduce
 
 from ..conftest import CAT, Bucket, Run

@@ -14,7 +14,7 @@ from lambda_src.service import Service
 from lambda_src.settings import Settings
 from mlinfer.local.ports import free
 from mlinfer.local.serve import Server
-from mlinfer.targets.embedded import STARTER
+from mlinfer.model.path import STARTER
 
 from ..conftest import CAT, Run
 from ..servers.engine import LoopbackEngine, serve

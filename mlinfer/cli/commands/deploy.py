@@ -82,7 +82,7 @@ def deploy(
     Each step changes only what differs; run again, it finishes what was cut short. Traffic moves to the new version only when this has answered sample pictures as the model does here.
     """
     from ...cloud import deploy as step
-    from ...targets import embedded as predict
+    from ...targets import embedded
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(
@@ -105,7 +105,7 @@ def deploy(
     given = _Given(by_digest(image)) if image else None
     session = aws_session(terminal, region, profile, *_needs(config, docker=not given))
     foresee(terminal, config)
-    embedded = predict.embedded(config, log=terminal.detail)
+    here = embedded.make_target(config, log=terminal.detail)
     order = _order(config, session, create_bucket=create_bucket, dry_run=dry_run)
     if config.origins["model"] == "default":
         _agree_to_starter(order, session)
@@ -114,7 +114,7 @@ def deploy(
     waiter = make_waiter(terminal)
     elsewhere = given and f"/{order.names.image}@" not in given.uri
     clients = replace(cloud_clients(session), ecr=None if elsewhere else session.client("ecr"))
-    made = step.deploy(order, clients, find_image, embedded, waiter, report, terminal.bytes_bar)
+    made = step.deploy(order, clients, find_image, here, waiter, report, terminal.bytes_bar)
     _show_deployment(terminal, order, made)
 
 
@@ -155,9 +155,9 @@ def _agree_to_starter(order: Order, session: Session) -> None:
 def _order(config: Config, session: Session, *, create_bucket: bool, dry_run: bool) -> Order:
     from ...cloud import deploy
     from ...model import modelfile
-    from ...targets import embedded as predict
+    from ...model.path import model_path
 
-    file = modelfile.read_model_file(predict.model_path(config))
+    file = modelfile.read_model_file(model_path(config))
     return deploy.Order(config, file, account_of(session), create_bucket, dry_run)
 
 

@@ -40,9 +40,9 @@ def inspect(
         _show_config(terminal, values)
         return
     from ...model import modelfile
-    from ...targets import embedded
+    from ...model.path import model_path
 
-    path = embedded.model_path(values)
+    path = model_path(values)
     file = modelfile.read_model_file(path)
     show_model(terminal, file)
     if file.metadata is None:

@@ -34,7 +34,7 @@ from ..options import (
 from ..views.predictions import result_line, say_who_answered, show_predictions
 
 if TYPE_CHECKING:
-    from ...targets.embedded import Result, Target
+    from ...targets import Result, Target
 
 CLOUD_JOBS = 8
 MANY = 16  # images, from which on further sessions are worth their load
@@ -87,19 +87,21 @@ def predict(
 
     One image gives a table, or with --json the handler's document. Several give a line each, or JSON Lines in the order of the input. An image that cannot be read stops no other; the exit code is then 5. What no other image could pass either, such as expired credentials, ends the batch: each image that is missing then has a line with the error.
     """
-    from ...targets import embedded as step
+    from ... import targets
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, target=target, top_k=top_k, port=port, project=project)
     _check_flags(terminal, config, jobs, url=by_url, project=project, region=region, profile=profile)
     if images.count("-") > 1:
         raise UsageError("usage", "- is given more than once, and stdin holds one image", "Give - once.")
-    pictures = [step.Picture(name, partial(read_image, name)) for name in images]
+    pictures = [targets.Picture(name, partial(read_image, name)) for name in images]
     at_once = _within_memory(terminal, config, min(_jobs(config, len(pictures), jobs), len(pictures)))
     ask = _target(terminal, config, at_once, by_url=by_url, region=region, profile=profile)
     results: list[Result] = []
     try:
-        for result in terminal.track(step.predict(pictures, ask, config.top_k, at_once), len(pictures), "Predicting"):
+        for result in terminal.track(
+            targets.predict(pictures, ask, config.top_k, at_once), len(pictures), "Predicting"
+        ):
             results.append(result)
             if as_json and len(pictures) > 1:
                 terminal.document(result_line(result), lines=True)
@@ -118,7 +120,7 @@ def predict(
 
 def _explain(terminal: Terminal, failed: list[MlinferError], images: int) -> int:
     """Say which of the images failed, unless their lines do, and why; return the exit code."""
-    from ...targets.embedded import ends_batch
+    from ...targets import ends_batch
 
     if not failed:
         return 0
@@ -163,7 +165,7 @@ def _within_memory(terminal: Terminal, config: Config, jobs: int) -> int:
         return 1
     from ...measure.machine import available_memory
     from ...model.footprint import jobs_that_fit
-    from ...targets.embedded import model_path
+    from ...model.path import model_path
 
     size = model_path(config).stat().st_size if config.target == "embedded" else 0
     available = available_memory()
@@ -180,44 +182,50 @@ def _target(
     terminal: Terminal, config: Config, jobs: int, *, by_url: bool, region: str | None, profile: str | None
 ) -> Target:
     """Return what answers, with the clients that it needs."""
-    from ...targets import embedded as predict
+    from ...targets import answers, embedded
 
     if config.target == "embedded":
-        return predict.embedded(config, terminal.detail, jobs)
+        return embedded.make_target(config, terminal.detail, jobs)
     from ...clients import aws
     from ...targets import payload
 
-    reducing = payload.reducing(terminal.note, config.max_pixels)
+    reduce = payload.reduce_large(terminal.note, config.max_pixels)
     if config.target == "local":
         from ...clients import docker
         from ...local import owner
         from ...local.address import address
         from ...targets import emulator
 
-        named = predict.named_model(config, _run_local(config))
+        named = answers.named_model(config, _run_local(config))
         owner.require_ours(config.port, config.project, partial(docker.connect, os.environ, _ENGINE_S))
         client = aws.make_emulator_client(address(config.port), read_timeout=config.timeout + SLACK_S)
-        return predict.only(named, emulator.emulator(client, reducing, one_at_a_time(config)), config.target)
+        return answers.refuse_other_models(
+            emulator.make_target(client, reduce, one_at_a_time(config)), named, config.target
+        )
     from ...clients.waiter import Waiter
-    from ...targets import aws as invoke
+    from ...targets import aws as aws_target
 
-    named = predict.named_model(config, f"Deploy it: mlinfer deploy{model_words(config)}")
+    named = answers.named_model(config, f"Deploy it: mlinfer deploy{model_words(config)}")
     session = aws_session(terminal, region, profile)
     names, functions = Names(config.project), session.client("lambda")
-    timeout = invoke.live_timeout(functions, names) + SLACK_S
-    handed_over = (
-        invoke.staging(session.client("s3"), config.bucket, names, terminal.note, config.kms_key)
+    timeout = aws_target.live_timeout(functions, names) + SLACK_S
+    make_payload = (
+        payload.stage_large(session.client("s3"), config.bucket, names, terminal.note, config.kms_key)
         if config.bucket
-        else reducing
+        else reduce
     )
     waiter = Waiter(time.sleep, terminal.note)
     if by_url:
-        url = invoke.live_url(functions, names)
-        asked = invoke.by_url(session.url_caller(url, timeout), url, handed_over, waiter)
-        return predict.only(named, asked, config.target)
+        from ...targets import url as url_target
+
+        url = url_target.live_url(functions, names)
+        asked = url_target.make_target(session.url_caller(url, timeout), url, make_payload, waiter=waiter)
+        return answers.refuse_other_models(asked, named, config.target)
     log = terminal.detail if terminal.is_verbose else None
-    asked = invoke.cloud(session.client("lambda", read_timeout=timeout), names, handed_over, waiter, log)
-    return predict.only(named, asked, config.target)
+    asked = aws_target.make_target(
+        session.client("lambda", read_timeout=timeout), names, make_payload, waiter=waiter, log=log
+    )
+    return answers.refuse_other_models(asked, named, config.target)
 
 
 def _run_local(config: Config) -> str:

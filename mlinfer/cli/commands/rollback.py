@@ -52,7 +52,7 @@ def rollback(
     Without VERSION a second rollback changes nothing, since the first may have been cut short; to go further back name the version. The answers are compared with those of the version's own model file here, which is fetched from S3 if the configured one is another. Of a model that is in the image alone, it is proved that the version answers with that model, twice the same.
     """
     from ...cloud import rollback as step
-    from ...targets import embedded as predict
+    from ...targets import embedded
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, project=project)
@@ -63,7 +63,7 @@ def rollback(
         Names(config.project),
         version or "",
         model_here(config),
-        lambda path: predict.embedded(replace(config, model=str(path)), log=terminal.detail),
+        lambda path: embedded.make_target(replace(config, model=str(path)), log=terminal.detail),
         make_waiter(terminal),
         partial(show_step, terminal, dry_run=False),
     )

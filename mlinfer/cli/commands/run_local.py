@@ -93,10 +93,10 @@ def run_local(
         report_unused(terminal, config, "without --from-s3 the function uses no AWS", region=region, profile=profile)
     from ...clients import docker as engine
     from ...local import container
-    from ...targets import embedded
+    from ...model.path import model_path
 
     if not stop:
-        require(lambda: engine.connect(os.environ), lambda: embedded.model_path(config))
+        require(lambda: engine.connect(os.environ), lambda: model_path(config))
     docker = engine.connect(os.environ)
     if stop:
         _stop(terminal, container.stop(docker, config.project))
@@ -177,7 +177,7 @@ def _serve(terminal: Terminal, config: Config) -> None:
     from ...targets import embedded
 
     log: Callable[[str], Any] = terminal.note
-    server = serve.Server(embedded.service(config, log=log), config.port, config.project)
+    server = serve.Server(embedded.make_service(config, log=log), config.port, config.project)
     url = address.address(config.port) + address.INVOCATIONS
     if terminal.as_json:
         terminal.document({"url": url}, lines=True)

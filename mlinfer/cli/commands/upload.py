@@ -53,12 +53,12 @@ def upload(
     from ...clients import aws
     from ...cloud.resources import model_object as step
     from ...model import modelfile
-    from ...targets import embedded
+    from ...model.path import model_path
 
     session = aws.Session(region=region, profile=profile, ask=terminal.ask_secret)
     places = [session.require_region] if create_bucket else []
-    require(partial(_require_bucket, config), lambda: embedded.model_path(config), *places, session.require_credentials)
-    file = modelfile.read_model_file(embedded.model_path(config))
+    require(partial(_require_bucket, config), lambda: model_path(config), *places, session.require_credentials)
+    file = modelfile.read_model_file(model_path(config))
     key = step.object_key(file, config.prefix)
     s3 = session.client("s3")
 

@@ -10,7 +10,7 @@ from ...config import Config
 from ...terminal import Terminal, one_line
 
 if TYPE_CHECKING:
-    from ...targets.embedded import Result
+    from ...targets import Result
 
 
 def _short_names(results: Sequence[Result]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from s3transfer.manager import TransferConfig, TransferManager
 from s3transfer.subscribers import BaseSubscriber
 
-from ...clients.aws import Client, error_code, explained, is_denied, none_if_absent, refusal
+from ...clients.aws import Client, encryption, error_code, explained, is_denied, none_if_absent, refusal
 from ...clients.ownership import Owner, as_mapping, owner_of
 from ...errors import RemoteError, UsageError
 from ...model.modelfile import ModelFile, require_metadata
@@ -56,11 +56,6 @@ def object_key(file: ModelFile, prefix: str) -> str:
     """Return PREFIX/NAME/SHA256.onnx. Raises UsageError for a file that cannot be served, having no mlinfer metadata."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", require_metadata(file).name).strip("-.") or "model"
     return "/".join([*filter(None, prefix.split("/")), name, f"{file.sha256}.onnx"])
-
-
-def encryption(kms_key: str) -> dict[str, str]:
-    """Return the parameters of a request that stores an object; with kms_key "" the bucket's default applies."""
-    return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}
 
 
 def upload(

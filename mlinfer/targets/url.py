@@ -1,0 +1,71 @@
+"""Ask what is live in AWS by the function's URL, signed with the credentials found here."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from botocore import exceptions as boto
+
+from ..clients.aws import Client, UrlCaller, explained, none_if_absent, refusal
+from ..clients.waiter import Waiter
+from ..errors import InvocationError, RemoteError, UsageError
+from ..names import ALIAS, Names
+from . import Target
+from .aws import BUSY, TOO_MANY, lost, one_invocation, until_taken
+from .payload import MakePayload
+
+
+def live_url(functions: Client, names: Names) -> str:
+    """Return the URL of what is live. Raises MlinferError."""
+    which = {"FunctionName": names.function, "Qualifier": ALIAS}
+    with explained(f"the URL of {names.function}", "lambda:GetFunctionUrlConfig on the function"):
+        found = none_if_absent(lambda: functions.get_function_url_config(**which))
+    if not found:
+        raise UsageError("no_url", f"the function {names.function} has no URL", "Give it one: mlinfer deploy --url iam")
+    return str(found["FunctionUrl"])
+
+
+def make_target(call: UrlCaller, url: str, make_payload: MakePayload, *, waiter: Waiter) -> Target:
+    """Return the target that asks the function's URL. call: makes a signed request, and repeats none."""
+
+    def send(body: bytes) -> tuple[int, bytes]:
+        status, content = call(body)
+        if status in (429, 503):  # as boto3 raises it of the Invoke API
+            code = TOO_MANY if status == 429 else BUSY
+            raise boto.ClientError(
+                {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "InvokeFunctionUrl"
+            )
+        return status, content
+
+    def ask(name: str, data: bytes, top_k: int) -> dict[str, Any]:
+        with make_payload(name, data, top_k) as body, one_invocation(url):
+            status, content = until_taken(lambda: send(body), waiter)
+        try:
+            document = json.loads(content)
+        except ValueError:
+            document = None
+        if isinstance(document, dict) and ("predictions" in document or "error" in document):
+            return {"statusCode": status, "body": document}
+        raise _refused_by_url(status, content, url)
+
+    return ask
+
+
+def _refused_by_url(status: int, content: bytes, url: str) -> RemoteError:
+    """Explain an answer that is Lambda's own and not the handler's."""
+    if status == 200:
+        return lost(url)
+    if status == 403 and b"expired" in content:
+        return refusal("ExpiredTokenException", url)
+    if status == 403:
+        hint = (
+            "They need lambda:InvokeFunctionUrl and lambda:InvokeFunction on the function, or deploy with --url public."
+        )
+        return RemoteError("access_denied", f"these credentials may not call {url}", hint)
+    if status == 404:
+        return RemoteError("not_deployed", f"there is no function at {url}", "See: mlinfer status")
+    if status >= 500:
+        message = f"the function behind {url} ended without an answer (status {status})"
+        return InvocationError("function_failed", message, "See why: mlinfer logs --since 5m")
+    return RemoteError("aws_refused", f"{url} answered with status {status}", "See: mlinfer status")
