@@ -12,15 +12,15 @@ MlInfer = Callable[..., Run]
 
 
 def test_the_real_engine(mlinfer: MlInfer, engine: Any, base_image: str) -> None:
-    """Version, machine and base image are those of the Engine; without a Region AWS is what is missing, and exit code 3."""
+    """Version, machine and base image are those of the Engine; where AWS is not used nothing of it is needed."""
     run = mlinfer("doctor", "--json")
-    assert run.code == 3
+    assert run.code == 0
     found = {item["check"]: item for item in reversed(json.loads(run.out)["findings"])}
     version, info = engine.version(), engine.info()
     assert f"Engine {version['Version']} (API {version['ApiVersion']}" in found["docker"]["finding"]
     assert (found["base image"]["state"], base_image in found["base image"]["finding"]) == ("ok", True)
     assert found["machine"]["finding"].startswith(f"{info['NCPU']} cores")
-    assert found["credentials"]["state"] == "missing"
+    assert found["credentials"]["state"] == "warning"
 
 
 def test_a_base_image_that_no_registry_has(mlinfer: MlInfer, engine: Any, registry: Any, monkeypatch: Any) -> None:

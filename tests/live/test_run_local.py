@@ -491,7 +491,9 @@ def test_what_from_s3_needs(mlinfer: MlInfer, local: Local, s3: Any, monkeypatch
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     assert json.loads(mlinfer("run-local", "--from-s3", "--json").out)["error"]["code"] == "no_credentials"
     monkeypatch.delenv("MLINFER_BUCKET")
-    assert json.loads(mlinfer("run-local", "--from-s3", "--json").out)["error"]["code"] == "no_bucket"
+    both = json.loads(mlinfer("run-local", "--from-s3", "--json").out)["error"]
+    assert both["code"] == "several_missing"
+    assert all(name in both["message"] for name in ("bucket", "credentials"))
     assert local.containers == []
 
 

@@ -118,10 +118,10 @@ def test_a_slow_start(mlinfer: MlInfer, local: Local) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code"), [(["--model", "none.onnx"], "model_not_found"), (["--from-s3"], "no_bucket")]
+    ("words", "code"), [(["--model", "none.onnx"], "model_not_found"), (["--from-s3"], "several_missing")]
 )
 def test_what_is_missing_is_said_before_a_build(mlinfer: MlInfer, local: Local, words: list[str], code: str) -> None:
-    """A model that is not there, or a bucket that is not named, costs nobody the time of a build."""
+    """A model that is not there, or a bucket and credentials that are missing, cost nobody the time of a build."""
     run = mlinfer("run-local", "--detach", "--json", *words)
     assert json.loads(run.out)["error"]["code"] == code
     assert local.project not in run.err
