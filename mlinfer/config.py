@@ -12,7 +12,8 @@ from typing import Any
 
 from lambda_src.settings import MAX_PIXELS
 
-from .errors import UsageError
+from .errors import MissingError, UsageError
+from .files import read_text
 
 FILE_NAME = "mlinfer.toml"
 STARTER = "starter"  # the built-in model; ./starter is a file of that name
@@ -238,13 +239,18 @@ def with_value(text: str, name: str, value: int) -> str:
 
 
 def _read_file(path: Path) -> dict[str, Any]:
+    if path.is_fifo():  # it would wait for a writer
+        raise UsageError("config_unreadable", f"{path.name} cannot be read: it is a pipe", "Put a file there.")
+    if path.is_symlink() and not path.exists():
+        message = f"{path.name} is a link to {path.readlink()}, which does not exist"
+        raise UsageError("config_unreadable", message, "Remove the link, or correct it.")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return tomllib.loads(read_text(path))
+    except MissingError:
         return {}
-    except OSError as error:
-        raise UsageError("config_unreadable", f"{path.name} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UsageError as error:
+        raise UsageError("config_unreadable", str(error), error.hint) from error
+    except tomllib.TOMLDecodeError as error:
         raise UsageError("invalid_config", f"{path.name} is not valid TOML: {error}") from error
 
 

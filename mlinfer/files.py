@@ -1,22 +1,75 @@
-"""Write files so that they are there whole or not at all."""
+"""Read text as people save it, and write files so that they are there whole or not at all."""
 
 from __future__ import annotations
 
+import codecs
 import os
+import secrets
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import MissingError
+from .errors import MissingError, UsageError
+
+
+def read_text(path: Path, *, keep_ends: bool = False) -> str:
+    """Read a text file or pipe that the user named, with \\n at the end of each line. Raises MissingError, UsageError.
+
+    keep_ends: leave the ends of the lines as they are.
+    It is UTF-8, or UTF-16 with a byte order mark, which is what PowerShell writes.
+    """
+    try:
+        content = path.read_bytes()
+        encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        text = content.decode(encoding)
+        return text if keep_ends else text.replace("\r\n", "\n").replace("\r", "\n")
+    except FileNotFoundError as error:
+        raise MissingError("file_not_found", f"there is no file {path}") from error
+    except OSError as error:
+        raise UsageError("file_unreadable", f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        hint = "Save it as UTF-8."
+        raise UsageError("file_unreadable", f"{path} is not UTF-8 text: byte {error.start} is not", hint) from error
+
+
+def check_output(path: Path, inputs: Iterable[Path], *, is_ours: Callable[[Path], bool], force: bool) -> None:
+    """Refuse to replace an input, what is not a file, and without `force` a file that is not ours. Raises UsageError."""
+    if not os.path.exists(path):  # noqa: PTH110 - of a name that is too long, too
+        return
+    if not path.is_file() or _is_standard_output(path):
+        hint = f"Name a file in it: {path / 'NAME'}" if path.is_dir() else "Name a file."
+        raise UsageError("not_a_file", f"{path} is not a file that can be replaced", hint)
+    if any(other.exists() and path.samefile(other) for other in inputs):
+        message = f"{path} is an input of this command, and its result would replace it"
+        raise UsageError("would_replace_source", message, "Name another file for the result.")
+    if not force and not is_ours(path):
+        message = f"{path} exists, and mlinfer did not write it"
+        raise UsageError("would_replace_file", message, "Name another file, or replace this one with --force.")
+
+
+def _is_standard_output(path: Path) -> bool:
+    """Tell whether stdout or stderr goes to that file: what they hold would be lost with it."""
+    for number in (1, 2):
+        with suppress(OSError):  # a closed one
+            if os.path.samestat(path.stat(), os.fstat(number)):
+                return True
+    return False
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write to a temporary name beside `path`, then rename. Raises MissingError when there is no room or no permission."""
-    part = path.with_name(f".{path.name}.part")
+    """Write to a temporary name in the same folder, then rename; a link stays a link to the new content.
+
+    Raises MissingError when there is no room or no permission, or when `path` is a folder, a device or a pipe.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113 - of a name that is too long, too
+        raise MissingError("cannot_write", f"{path} cannot be written: it is not a file", "Name a file.")
+    target = path.resolve() if path.is_symlink() else path
+    part = target.parent / f".{secrets.token_hex(8)}.part"
     try:
-        part.write_bytes(content)
-        os.replace(part, path)
+        with part.open("xb") as file:  # of a name that nobody has
+            file.write(content)
+        os.replace(part, target)
     except OSError as error:
         raise MissingError("cannot_write", f"{path} cannot be written: {error.strerror}") from error
     finally:

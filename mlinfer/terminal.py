@@ -64,7 +64,7 @@ class Terminal:
 
     def document(self, value: object, *, lines: bool = False) -> None:
         """Write one JSON document; with `lines`, on one line of its own."""
-        self.text(json.dumps(value, indent=None if lines else 2))
+        self.text(json.dumps(value, indent=None if lines else 2, allow_nan=False))
 
     def rows(self, rows: Iterable[Sequence[object]], *, header: Sequence[str] = ()) -> None:
         """Write a table; a float is drawn as its percentage and a bar. Only in a terminal it is fitted to a width."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -159,6 +160,36 @@ def test_init_again_changes_nothing(mlinfer: MlInfer) -> None:
     """A second `init` is a success and says that nothing changed."""
     mlinfer("init")
     assert json.loads(mlinfer("init", "--json").out) == {"file": "mlinfer.toml", "outcome": "unchanged"}
+
+
+def test_a_link_as_the_file(mlinfer: MlInfer) -> None:
+    """`init` writes through a link and leaves names such as a temporary one's alone; a link to nothing is an error."""
+    Path("dotfiles").mkdir()
+    Path("mlinfer.toml").symlink_to("dotfiles/real.toml")
+    run = mlinfer("inspect", "--config", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "config_unreadable")
+    Path("dotfiles/real.toml").write_text("top_k = 3\n")
+    Path(".mlinfer.toml.part").write_text("precious")
+    assert mlinfer("init", "--yes").code == 0
+    assert Path("mlinfer.toml").is_symlink()
+    assert tomllib.loads(Path("dotfiles/real.toml").read_text()) == {}
+    assert Path(".mlinfer.toml.part").read_text() == "precious"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_from_windows(mlinfer: MlInfer, encoding: str) -> None:
+    """The file is read with a byte order mark, as UTF-16, and with Windows' line ends."""
+    Path("mlinfer.toml").write_bytes("top_k = 3\r\nproject = 'cats'\r\n".encode(encoding))
+    found = origins(mlinfer)
+    assert (found["top_k"]["value"], found["project"]["value"]) == (3, "cats")
+
+
+def test_a_pipe_as_the_file(mlinfer: MlInfer) -> None:
+    """A pipe of the configuration's name is refused, and not waited for."""
+    os.mkfifo("mlinfer.toml")
+    for command in (("inspect", "--config"), ("init", "--yes")):
+        run = mlinfer(*command, "--json")
+        assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "config_unreadable")
 
 
 def test_init_keeps_an_edited_file(mlinfer: MlInfer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from ..clients.invocation import MAX_REQUEST_BYTES
-from ..config import COMMAND_LINE, Config
+from ..config import COMMAND_LINE, FILE_NAME, Config
 from ..errors import MlinferError, UsageError
-from ..files import file_lock
+from ..files import check_output, file_lock
 from ..names import ALIAS, Names
 from ..targets.answers import NamedModel, require_model
 from ..terminal import Terminal
@@ -55,6 +56,7 @@ PricesFlag = Annotated[
 PlotFlag = Annotated[
     Path | None, typer.Option("--plot", metavar="FILE.svg|png", help="Draw the figures.", show_default=False)
 ]
+ForceFlag = Annotated[bool, typer.Option("--force", help="Replace files that mlinfer did not write.")]
 FromS3Flag = Annotated[
     bool, typer.Option("--from-s3", help="Target local: let the function fetch the uploaded model, as in Lambda.")
 ]
@@ -71,20 +73,34 @@ class Place:
     image: Built | None = None
 
 
-def check(target: str, *, concurrency: int, from_s3: bool, files: Sequence[Path | None], plot: Path | None) -> None:
-    """Refuse, before anything is measured, what could not be done afterwards. Raises UsageError, MissingError."""
+def check(target: str, *, concurrency: int, from_s3: bool, cold_share: float, max_latency: float | None = None) -> None:
+    """Refuse flags that do not go together, and numbers that are none. Raises UsageError."""
     if concurrency > 1 and target != "aws":
         message = f"--concurrency goes with --target aws; {target} answers one request at a time"
         raise UsageError("usage", message, "Leave it out.")
     if from_s3 and target != "local":
         raise UsageError("usage", "--from-s3 goes with --target local", "Leave it out.")
-    for file in filter(None, files):
+    for flag, value in (("--cold-share", cold_share), ("--max-latency-ms", max_latency)):
+        if value is not None and not math.isfinite(value):  # Typer's limits let nan pass
+            raise UsageError("invalid_value", f"{flag} is {value}, not a number")
+
+
+def check_files(config: Config, images: Sequence[str], *, table: Path | None, plot: Path | None, force: bool) -> None:
+    """Refuse, before anything is measured, files that cannot or must not be written afterwards. Raises UsageError, MissingError."""
+    from ..measure import bench
+    from ..measure import plot as drawing
+
+    if plot:
+        drawing.check(plot)
+    inputs = [Path(name) for name in (*images, config.model, config.prices, FILE_NAME) if name]
+    for file, is_ours in ((table, bench.is_table), (plot, drawing.is_ours)):
+        if file is None:
+            continue
         if not file.parent.is_dir():
             raise UsageError("no_such_folder", f"there is no folder {file.parent} for {file.name}", "Make it first.")
-    if plot:
-        from ..measure.plot import check
-
-        check(plot)
+        check_output(file, inputs, is_ours=is_ours, force=force)
+    if table and plot and table.resolve() == plot.resolve():
+        raise UsageError("usage", f"--csv and --plot name the same file, {plot}", "Name two files.")
 
 
 def refuse_unused(

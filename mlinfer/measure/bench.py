@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TypeVar
 
 from .instance import PARTS, Instance, Sample, Start
@@ -18,6 +19,9 @@ from .prices import Prices, per_million
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_BEGIN = b"kind,started_s,seconds,"
+_HEADER = ("kind", "started_s", "seconds", "billed_s", "boot_s", *PARTS)
 
 
 @dataclass(frozen=True)
@@ -129,11 +133,17 @@ def middle(samples: Sequence[Sample]) -> Sample | None:
     return ordered[(len(ordered) - 1) // 2] if ordered else None
 
 
+def is_table(path: Path) -> bool:
+    """Tell whether a file is empty, or a CSV file of `table`."""
+    with path.open("rb") as file:
+        return file.read(len(_BEGIN)) in (_BEGIN, b"")
+
+
 def table(samples: Iterable[Sample]) -> bytes:
     """Return a CSV file with a line for each sample, in seconds."""
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["kind", "started_s", "seconds", "billed_s", "boot_s", *PARTS])
+    writer.writerow(_HEADER)
     first: float | None = None
     for sample in samples:
         first = sample.started if first is None else first

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .instance import Sample
     from .tune import Point
 
+MARK = "mlinfer, matplotlib"  # in the metadata of each picture
 _COLD, _WARM = "#3b6fb6", "#d9822b"
 _INK, _PALE = "#333333", "#dddddd"
 # One colour for each of PARTS: what a cold start adds in blues, what every request does in oranges.
@@ -42,6 +43,13 @@ def check(path: Path) -> None:
     if importlib.util.find_spec("matplotlib") is None:
         hint = "Install it with: pip install matplotlib"
         raise MissingError("missing_extra", "--plot needs matplotlib, which is not installed", hint)
+
+
+def is_ours(path: Path) -> bool:
+    """Tell whether a file is empty, or a picture that was drawn here."""
+    with path.open("rb") as file:
+        begin = file.read(4096)
+    return not begin or MARK.encode() in begin
 
 
 def draw_bench(samples: Sequence[Sample], figures: Figures, title: str, caption: str, kind: str) -> bytes:
@@ -156,5 +164,6 @@ def _style() -> Any:
 
 def _saved(figure: Any, kind: str) -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, format=kind, dpi=160, metadata={"Date": None} if kind == "svg" else {})
+    metadata = {"Date": None, "Creator": MARK} if kind == "svg" else {"Software": MARK}
+    figure.savefig(file, format=kind, dpi=160, metadata=metadata)
     return file.getvalue()

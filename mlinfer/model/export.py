@@ -17,7 +17,7 @@ from lambda_src.inference.metadata import Metadata
 from lambda_src.settings import default_threads
 
 from ..errors import UsageError, VerificationError
-from ..files import workspace
+from ..files import check_output, workspace
 from .graph import read_graph, stamp
 from .labels import duplicates, read_labels
 from .modelfile import ModelFile, is_ours, read_model_file
@@ -75,14 +75,14 @@ def _export(request: Request, tell: Callable[[str], None], track: Track) -> Mode
     out = request.out or FOLDER / f"{metadata.name}.onnx"
     read = [*source.files, *(Path(picture.name) for picture in pictures if request.calibration)]
     _check_out(out, request, read)
-    with workspace(out) as folder:
+    with workspace(out.resolve()) as folder:
         made = folder / "float.onnx"
         _write_verified(source, metadata, made, pictures)
         if request.quantize:
             figures = quantize(made, made := folder / "int8.onnx", pictures, track, allow_drop=request.allow_drop)
             for warning in figures.warnings():
                 tell(warning)
-        os.replace(made, out)
+        os.replace(made, out.resolve())  # a link stays a link
     return read_model_file(out)
 
 
@@ -103,18 +103,11 @@ def _check(request: Request) -> None:
 
 
 def _check_out(out: Path, request: Request, read: Sequence[Path]) -> None:
-    """Refuse to replace an input, a folder, or a file that is not a model of ours. Raises UsageError."""
+    """Refuse to replace an input of this export, a folder, or a file that is not a model of ours. Raises UsageError."""
     told = request.answers.preprocess
     named = (request.model, request.weights, request.labels, told if told and told.endswith(".json") else None)
-    for path in (*(Path(name) for name in named if name), *read):
-        if path.exists() and out.exists() and out.samefile(path):
-            message = f"{out} is an input of this export, and would be replaced by its result"
-            raise UsageError("would_replace_source", message, "Choose another --name or --out.")
-    if out.exists() and not out.is_file():
-        raise UsageError("not_a_file", f"{out} is not a file", f"Name a file: --out {out / 'model.onnx'}")
-    if out.exists() and not request.force and not is_ours(out):
-        message = f"{out} exists, and is not a model file that mlinfer made"
-        raise UsageError("would_replace_file", message, "Choose another --out, or replace it with --force.")
+    inputs = [*(Path(name) for name in named if name), *read]
+    check_output(out, inputs, is_ours=is_ours, force=request.force)
 
 
 def _is_file(model: str) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import codecs
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import MissingError, UsageError
+from ..errors import UsageError
+from ..files import read_text
 
 _SHOWN = 5  # of many numbers or names in a message
 
@@ -100,21 +100,3 @@ def _listed(items: Sequence[object]) -> str:
             yield f"{len(items) - _SHOWN:,} more"
 
     return ", ".join(some())
-
-
-def read_text(path: Path) -> str:
-    """Read a text file or pipe that the user named, with \\n at the end of each line. Raises MissingError, UsageError.
-
-    It is UTF-8, or UTF-16 with a byte order mark, which is what PowerShell writes.
-    """
-    try:
-        content = path.read_bytes()
-        encoding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-        return content.decode(encoding).replace("\r\n", "\n").replace("\r", "\n")
-    except FileNotFoundError as error:
-        raise MissingError("file_not_found", f"there is no file {path}") from error
-    except OSError as error:
-        raise UsageError("file_unreadable", f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        hint = "Save it as UTF-8."
-        raise UsageError("file_unreadable", f"{path} is not UTF-8 text: byte {error.start} is not", hint) from error

@@ -12,7 +12,7 @@ from typing import Any
 from lambda_src.inference.metadata import Metadata
 
 from ..errors import MissingError, UsageError
-from .labels import read_text
+from ..files import read_text
 from .parity import Ask
 
 

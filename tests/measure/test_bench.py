@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -115,6 +116,11 @@ def test_a_picture_without_the_extra(tiny_model: Path, red: Path) -> None:
         (["--plot", "a.pdf"], 2, ".svg and .png"),
         (["--plot", "none/a.svg"], 2, "no folder none"),
         (["--csv", "none/a.csv"], 2, "no folder none"),
+        (["--csv", ""], 2, "not a file"),
+        (["--csv", "."], 2, "not a file"),
+        (["--csv", "same.svg", "--plot", "same.svg"], 2, "same file"),
+        (["--cold-share", "nan"], 2, "--cold-share"),
+        (["--cold-share", "nan", "--cold", "0"], 2, "--cold-share"),
         (["--concurrency", "2"], 2, "--target aws"),
         (["--from-s3"], 2, "--target local"),
         (["--prices", "none.toml"], 3, "no price table none.toml"),
@@ -127,6 +133,82 @@ def test_refused_before_anything_is_measured(mlinfer: MlInfer, flags: list[str],
     run = mlinfer("bench", *flags)
     assert (run.code, run.out) == (code, "")
     assert message in run.err
+
+
+def test_a_limit_that_is_no_number(mlinfer: MlInfer) -> None:
+    """`tune --max-latency-ms nan` is refused before anything is measured."""
+    run = mlinfer("tune", "--memory", "512", "--max-latency-ms", "nan", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "invalid_value")
+
+
+def test_a_file_for_the_figures_that_is_an_input(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
+    """A picture, a model or the configuration is not replaced by the figures, not even with --force."""
+    model = Path("m.onnx")
+    model.write_bytes(tiny_model.read_bytes())
+    Path("mlinfer.toml").write_text("top_k = 3\n")
+    Path("link.csv").symlink_to(red)
+    before = {path: path.read_bytes() for path in (red, model, Path("mlinfer.toml"))}
+    flags = [
+        ["--csv", "red.png"],
+        ["--csv", "m.onnx"],
+        ["--csv", "mlinfer.toml"],
+        ["--csv", "link.csv"],
+        ["--plot", "red.png"],
+    ]
+    for given in flags:
+        run = mlinfer("bench", red, "--model", model, *given, "--force", "--json")
+        assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "would_replace_source"), given
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_file_for_the_figures_that_mlinfer_did_not_write(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
+    """Another file is replaced with --force alone; an empty one and earlier figures need none."""
+    command = ("bench", red, "--model", tiny_model, "--cold", "1", "--warm", "1", "--csv", "a.csv", "--plot", "a.png")
+    Path("a.csv").touch()
+    assert mlinfer(*command).code == 0
+    assert mlinfer(*command).code == 0
+    for name in ("a.csv", "a.png"):
+        Path(name).write_text("mine")
+        run = mlinfer(*command, "--json")
+        assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "would_replace_file")
+        assert Path(name).read_text() == "mine"
+        assert mlinfer(*command, "--force").code == 0
+        assert Path(name).read_bytes() != b"mine"
+
+
+def test_a_pipe_for_the_figures(mlinfer: MlInfer, red: Path) -> None:
+    """What is no regular file is refused before anything is measured, and stays what it is."""
+    os.mkfifo("pipe.csv")
+    run = mlinfer("bench", red, "--csv", "pipe.csv", "--force", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "not_a_file")
+    assert Path("pipe.csv").is_fifo()
+    with Path("out.csv").open("wb") as out:
+        command = [*COMMAND, "bench", str(red), "--csv", "/dev/stdout"]
+        assert subprocess.run(command, stdout=out, stderr=subprocess.DEVNULL).returncode == 2
+
+
+def test_figures_that_cannot_be_written(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
+    """Where the file cannot be written after all, the figures are shown with the reason, and the exit code is 3."""
+    folder = Path("folder")
+    folder.mkdir()
+    Path("link.csv").symlink_to("folder/none/a.csv")
+    flags = ("--model", tiny_model, "--cold", "0", "--warm", "1", "--csv", "link.csv", "--json")
+    run = mlinfer("bench", red, *flags)
+    report = json.loads(run.out)
+    assert (run.code, report["error"]["code"], report["figures"]["warm"]["count"]) == (3, "cannot_write", 1)
+    assert report["complete"] is True
+
+
+def test_a_link_stays_a_link(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
+    """Figures are written through a link, and a file with a name such as a temporary one's is left alone."""
+    Path("link.csv").symlink_to("real.csv")
+    Path(".real.csv.part").write_text("precious")
+    flags = ("--model", tiny_model, "--cold", "0", "--warm", "1", "--csv", "link.csv")
+    assert mlinfer("bench", red, *flags).code == 0
+    assert Path("link.csv").is_symlink()
+    assert Path("real.csv").read_text().startswith("kind,")
+    assert Path(".real.csv.part").read_text() == "precious"
+    assert len(list(Path().glob(".*"))) == 1
 
 
 def test_a_file_that_is_no_picture(mlinfer: MlInfer) -> None:

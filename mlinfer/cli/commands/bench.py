@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...errors import UsageError
+from ...errors import MissingError, UsageError
 from ...files import write_whole
 from ...terminal import Terminal
 from ..measuring import (
     SHARE,
+    ForceFlag,
     FromS3Flag,
     ImagesArgument,
     PlotFlag,
@@ -20,6 +22,7 @@ from ..measuring import (
     ShareFlag,
     answered,
     check,
+    check_files,
     exit_code,
     gather,
     named_model,
@@ -72,6 +75,7 @@ def bench(
         Path | None, typer.Option("--csv", metavar="FILE", help="Write every request.", show_default=False)
     ] = None,
     plot: PlotFlag = None,
+    force: ForceFlag = False,
     project: ProjectFlag = None,
     region: RegionFlag = None,
     profile: ProfileFlag = None,
@@ -90,7 +94,8 @@ def bench(
     config = configuration(
         model=model, target=target, memory=memory, arch=arch, model_source=model_source, prices=prices, project=project
     )
-    check(config.target, concurrency=concurrency, from_s3=from_s3, files=(table, plot), plot=plot)
+    check(config.target, concurrency=concurrency, from_s3=from_s3, cold_share=cold_share)
+    check_files(config, images or [], table=table, plot=plot, force=force)
     if not cold + warm:
         raise UsageError("usage", "--cold 0 with --warm 0 measures nothing", "Leave out one of them.")
     refuse_unused(terminal, config, from_s3=from_s3, project=project, region=region, profile=profile)
@@ -118,9 +123,12 @@ def bench(
         layer_bytes=sum(place.image.layers.values()) if place.image else None,
         machine=machine,
     )
-    if table:  # before stdout, whose reader can be gone
-        write_whole(table, step.table(samples))
-    if plot and samples:
-        draw_report(plot, samples, report)
+    try:  # before stdout, whose reader can be gone
+        if table:
+            write_whole(table, step.table(samples))
+        if plot and samples:
+            draw_report(plot, samples, report)
+    except MissingError as error:  # the figures are shown all the same
+        ended, report = ended or error, replace(report, error=report.error or error.as_json())
     show_report(terminal, report)
     return exit_code(terminal, ended)

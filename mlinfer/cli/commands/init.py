@@ -47,6 +47,8 @@ def init(
 
 
 def _content(path: Path) -> bytes | None:
+    if path.is_fifo():
+        raise UsageError("config_unreadable", f"{path} cannot be read: it is a pipe", "Remove it.")
     try:
         return path.read_bytes()
     except FileNotFoundError:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...config import COMMAND_LINE, FILE_NAME, Config, with_value
-from ...errors import UsageError, VerificationError
-from ...files import write_whole
+from ...errors import MissingError, UsageError, VerificationError
+from ...files import read_text, write_whole
 from ...terminal import Terminal
 from ..measuring import (
     SHARE,
+    ForceFlag,
     FromS3Flag,
     ImagesArgument,
     PlotFlag,
@@ -24,6 +25,7 @@ from ..measuring import (
     ShareFlag,
     answered,
     check,
+    check_files,
     exit_code,
     gather,
     named_model,
@@ -86,6 +88,7 @@ def tune(
     cold_share: ShareFlag = SHARE,
     prices: PricesFlag = None,
     plot: PlotFlag = None,
+    force: ForceFlag = False,
     project: ProjectFlag = None,
     region: RegionFlag = None,
     profile: ProfileFlag = None,
@@ -105,7 +108,8 @@ def tune(
     config = _tuned(
         configuration(model=model, target=target, arch=arch, model_source=model_source, prices=prices, project=project)
     )
-    check(config.target, concurrency=1, from_s3=from_s3, files=(plot,), plot=plot)
+    check(config.target, concurrency=1, from_s3=from_s3, cold_share=cold_share, max_latency=max_latency)
+    check_files(config, images or [], table=None, plot=plot, force=force)
     refuse_unused(terminal, config, from_s3=from_s3, project=project, region=region, profile=profile)
     costs, machine, limit_s = (
         prices_in_force(config),
@@ -151,10 +155,13 @@ def tune(
         sentence=sentence,
         machine=machine,
     )
-    if plot and any(not point.failure for point in points):  # before stdout, whose reader can be gone
-        draw_tuning(plot, tuning)
-    if apply and chosen:
-        _apply(terminal, chosen.memory)
+    try:
+        if plot and any(not point.failure for point in points):  # before stdout, whose reader can be gone
+            draw_tuning(plot, tuning)
+        if apply and chosen:
+            _apply(terminal, chosen.memory)
+    except (MissingError, UsageError) as error:  # the figures are shown all the same
+        ended, tuning = ended or error, replace(tuning, error=tuning.error or error.as_json())
     show_tuning(terminal, tuning)
     if ended:
         return exit_code(terminal, ended)
@@ -197,8 +204,8 @@ def _sizes(terminal: Terminal, config: Config, given: str | None) -> list[int]:
 def _apply(terminal: Terminal, memory: int) -> None:
     """Write the memory size into mlinfer.toml, which keeps all else. Raises UsageError, MissingError."""
     path = Path(FILE_NAME)
-    text = path.read_bytes().decode() if path.exists() else ""
-    write_whole(path.resolve(), with_value(text, "memory", memory).encode())
+    text = read_text(path, keep_ends=True) if path.exists() else ""
+    write_whole(path, with_value(text, "memory", memory).encode())
     terminal.note(f"{FILE_NAME}: memory = {memory}.")
     origin = configuration().origins["memory"]
     if origin != FILE_NAME:
