@@ -117,6 +117,18 @@ def test_one_module_owns_a_package(package: str, owner: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_only_clients_know_more_of_botocore_than_its_exceptions(name: str) -> None:
+    """boto3's clients are made in clients; other modules catch what these raise, and use nothing else of botocore."""
+    if name.startswith("mlinfer.clients."):
+        return
+    for node in ast.walk(ast.parse(NAMES[name].read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "botocore":
+            taken = {alias.name for alias in node.names}
+            assert node.module == "botocore.exceptions" or taken == {"exceptions"}, f"{name} imports {node.module}"
+        assert not (isinstance(node, ast.Import) and any(alias.name.startswith("boto") for alias in node.names)), name
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_who_writes_reads_the_environment_and_exits(name: str) -> None:
     """A step does not print, read the environment or exit: the terminal and the command line do."""
     text = NAMES[name].read_text()

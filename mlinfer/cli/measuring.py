@@ -215,7 +215,7 @@ def _cloud_place(
     terminal: Terminal, config: Config, region: str | None, profile: str | None, *, cold: int
 ) -> Iterator[Place]:
     """Without cold starts, ask what is live and change nothing; else borrow $LATEST."""
-    from ..clients import aws
+    from ..clients.aws_errors import explained
     from ..clients.waiter import Waiter
     from ..cloud.resources import function
     from ..measure import live as latest
@@ -229,7 +229,7 @@ def _cloud_place(
         if given:
             message = "--memory needs cold starts with --target aws: what is live has the memory that it has"
             raise UsageError("usage", message, "Leave out --memory, or --cold 0.")
-        with aws.explained(f"the function {names.function}", "lambda:GetFunction on the function"):
+        with explained(f"the function {names.function}", "lambda:GetFunction on the function"):
             live = function.wait_until_ready(functions, names, waiter, ALIAS).settings
         asked = latest.Latest(invoker, names, ALIAS, waiter, terminal.detail)
         yield Place(lambda _: lambda: nullcontext(asked), live.memory, live.arch)

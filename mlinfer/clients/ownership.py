@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 
 from ..errors import RemoteError
 from ..names import TAG, Names
-from .aws import is_denied
+from .aws_errors import is_denied
 
 
 @dataclass(frozen=True)

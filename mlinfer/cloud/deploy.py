@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from ..clients.aws import Client, explained, s3_endpoint
+from ..clients.aws import Client, s3_endpoint
+from ..clients.aws_errors import explained
 from ..clients.waiter import Waiter
 from ..config import Config
 from ..model.modelfile import ModelFile

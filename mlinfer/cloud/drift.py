@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ..clients.aws import explained
+from ..clients.aws_errors import explained
 from ..errors import RemoteError
 from ..names import Account, Names
 from .deploy import READABLE_VERSIONS, Clients, model_uri

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from botocore.exceptions import ClientError
 
-from ..clients.aws import Client, error_code, explained
+from ..clients.aws import Client
+from ..clients.aws_errors import error_code, explained
 from ..errors import RemoteError, UsageError
 from ..names import Names
 

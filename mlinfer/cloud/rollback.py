@@ -13,7 +13,8 @@ from botocore.exceptions import ClientError
 from lambda_src.inference.download import sha256_of
 from lambda_src.inference.s3 import split_uri
 
-from ..clients.aws import Client, error_code, explained
+from ..clients.aws import Client
+from ..clients.aws_errors import error_code, explained
 from ..clients.waiter import Waiter
 from ..errors import RemoteError, UsageError, VerificationError
 from ..model.modelfile import ModelFile

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..clients.aws import Client, explained
+from ..clients.aws import Client
+from ..clients.aws_errors import explained
 from ..errors import RemoteError
 from ..names import Names
 from .plan import Document, difference

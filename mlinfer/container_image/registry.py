@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
-from ..clients.aws import Client, error_code, explained
+from ..clients.aws import Client
+from ..clients.aws_errors import error_code, explained
 from ..clients.docker import Engine
 from ..clients.ownership import Owner, as_mapping, owner_of
 from ..cloud.plan import Change, compare

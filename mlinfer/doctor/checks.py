@@ -19,7 +19,8 @@ from botocore.exceptions import ClientError
 
 from lambda_src.settings import MB_PER_VCPU
 
-from ..clients.aws import Client, error_code, explained, is_aws
+from ..clients.aws import Client, is_aws
+from ..clients.aws_errors import error_code, explained
 from ..clients.docker import Engine
 from ..cloud.resources.policies import DOCTOR
 from ..config import Config

@@ -17,7 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from ..clients.aws import Client, explained
+from ..clients.aws import Client
+from ..clients.aws_errors import explained
 from ..clients.invocation import read_answer
 from ..clients.waiter import Waiter
 from ..cloud.resources.function import Wanted, before_bench, during_bench, reason_to_wait, wait_until_ready

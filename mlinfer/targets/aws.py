@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from botocore import exceptions as boto
 
-from ..clients.aws import Client, error_code, explained, refusal
+from ..clients.aws import Client
+from ..clients.aws_errors import error_code, explained, refusal
 from ..clients.invocation import read_answer
 from ..clients.waiter import Waiter
 from ..errors import InvocationError, RemoteError

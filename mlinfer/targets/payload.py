@@ -12,7 +12,8 @@ from lambda_src.errors import RequestError
 from lambda_src.images.decode import decode
 from lambda_src.images.geometry import geometry
 
-from ..clients.aws import Client, encryption, explained
+from ..clients.aws import Client, encryption
+from ..clients.aws_errors import explained
 from ..clients.invocation import MAX_REQUEST_BYTES
 from ..errors import ImageError, InvocationError, MlinferError, RemoteError
 from ..names import Names

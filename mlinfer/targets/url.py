@@ -7,7 +7,8 @@ from typing import Any
 
 from botocore import exceptions as boto
 
-from ..clients.aws import Client, UrlCaller, explained, none_if_absent, refusal
+from ..clients.aws import Client, UrlCaller
+from ..clients.aws_errors import explained, none_if_absent, refusal
 from ..clients.waiter import Waiter
 from ..errors import InvocationError, RemoteError, UsageError
 from ..names import ALIAS, Names

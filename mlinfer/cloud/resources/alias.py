@@ -9,7 +9,8 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from ...clients.aws import Client, error_code, explained, none_if_absent
+from ...clients.aws import Client
+from ...clients.aws_errors import error_code, explained, none_if_absent
 from ...errors import RemoteError
 from ...names import ALIAS, Names
 from ..plan import Change, Document, compare

@@ -13,7 +13,8 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from ...clients.aws import Client, error_code, explained, none_if_absent
+from ...clients.aws import Client
+from ...clients.aws_errors import error_code, explained, none_if_absent
 from ...clients.ownership import Owner, owner_of
 from ...clients.waiter import Waiter
 from ...errors import RemoteError

@@ -7,7 +7,8 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from ...clients.aws import Client, error_code, explained
+from ...clients.aws import Client
+from ...clients.aws_errors import error_code, explained
 from ...clients.ownership import Owner, owner_of
 from ...names import Names
 from ..plan import Change, compare

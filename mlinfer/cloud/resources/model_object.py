@@ -20,7 +20,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from s3transfer.manager import TransferConfig, TransferManager
 from s3transfer.subscribers import BaseSubscriber
 
-from ...clients.aws import Client, encryption, error_code, explained, is_denied, none_if_absent, refusal
+from ...clients.aws import Client, encryption
+from ...clients.aws_errors import error_code, explained, is_denied, none_if_absent, refusal
 from ...clients.ownership import Owner, as_mapping, owner_of
 from ...errors import RemoteError, UsageError
 from ...model.modelfile import ModelFile, require_metadata

@@ -9,7 +9,8 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from ...clients.aws import Client, error_code, explained, is_denied, none_if_absent
+from ...clients.aws import Client
+from ...clients.aws_errors import error_code, explained, is_denied, none_if_absent
 from ...clients.ownership import Owner, as_mapping, owner_of
 from ...names import ROLE_PATH, Account, Names
 from ..plan import Change, Document, compare

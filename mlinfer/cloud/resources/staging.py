@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...clients.aws import Client, explained, none_if_absent
+from ...clients.aws import Client
+from ...clients.aws_errors import explained, none_if_absent
 from ...names import Names
 from ..plan import Change, Document, compare
 
