@@ -10,7 +10,7 @@ import boto3
 import pytest
 
 from mlinfer.clients.aws import container_environment
-from mlinfer.doctor.checks import check_endpoints
+from mlinfer.doctor.aws import check_endpoints
 
 from ..conftest import Run
 from ..servers.aws import ACCOUNT, LoopbackAws, identity

@@ -15,7 +15,7 @@ import boto3
 import pytest
 
 from mlinfer.config import load_config
-from mlinfer.doctor.checks import Tools, examine
+from mlinfer.doctor import Tools, examine
 from mlinfer.errors import MissingError
 
 from ..conftest import Run

@@ -53,7 +53,8 @@ def doctor(
     The exit code is 3 if something needed is missing. Nothing is changed anywhere.
     """
     from ...clients import docker as engine
-    from ...doctor import checks as step
+    from ...doctor import Tools, examine
+    from ...doctor.findings import ANSWER_S
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, arch=arch, bucket=bucket, project=project)
@@ -61,14 +62,14 @@ def doctor(
         report_unused(terminal, config, "--policy looks at nothing", model=model, arch=arch)
         terminal.document(_deployer_policy(config, _account(terminal, region, profile)))
         return 0
-    make_client, is_set_up = _client_maker(terminal, region, profile, step.ANSWER_S)
-    tools = step.Tools(
-        connect=lambda: engine.connect(os.environ, step.ANSWER_S),
+    make_client, is_set_up = _client_maker(terminal, region, profile, ANSWER_S)
+    tools = Tools(
+        connect=lambda: engine.connect(os.environ, ANSWER_S),
         make_client=make_client,
         policy=partial(_deployer_policy, config),
     )
     named = region or profile or config.bucket or config.target == "aws"
-    findings = step.examine(config, tools, uses_aws=bool(named) or is_set_up)
+    findings = examine(config, tools, uses_aws=bool(named) or is_set_up)
     missing = sum(finding.state == "missing" for finding in findings)
     if as_json:
         terminal.document({"missing": missing, "findings": [asdict(finding) for finding in findings]})

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ...doctor.checks import Finding
+    from ...doctor.findings import Finding
 
 
 def finding_rows(findings: list[Finding]) -> Iterator[tuple[str, str, str]]:

@@ -1,0 +1,76 @@
+"""Check which of the deployer's permissions the credentials lack, by IAM's simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from ..clients.aws import Client
+from ..clients.aws_errors import error_code, explained
+from ..cloud.resources.policies import DOCTOR
+from ..errors import MlinferError
+from ..names import Account
+from .findings import OF_CREDENTIALS, Finding, PolicyFor
+
+
+def check_permissions(sts: Client, iam: Client, policy_for: PolicyFor) -> Iterator[Finding]:
+    """Let IAM simulate each action that deploying needs; without that right nothing is known, which is no failure."""
+    try:
+        with explained("the simulation of permissions", "iam:SimulatePrincipalPolicy and iam:GetRole"):
+            arn = str(sts.get_caller_identity()["Arn"])
+            _, partition, _, _, account, who = arn.split(":", 5)
+            if who == "root":
+                said = "the account's root user may do everything"
+                yield Finding("permissions", "warning", said, "Use a user or role of your own for this.")
+                return
+            principal = _principal(iam, partition, account, who)
+            refused = sorted(_refused(iam, principal, policy_for(Account(account, sts.meta.region_name, partition))))
+    except MlinferError as error:
+        if error.code in OF_CREDENTIALS:
+            raise
+        yield Finding("permissions", "warning", f"not known: {error}", error.hint)
+        return
+    if refused:
+        remedy = "Ask for what `mlinfer doctor --policy` prints."
+        yield Finding("permissions", "missing", f"refused by IAM's simulation: {', '.join(refused)}", remedy)
+    else:
+        yield Finding("permissions", "ok", "all that is needed, by IAM's simulation")
+
+
+def _principal(iam: Client, partition: str, account: str, who: str) -> str:
+    """Return the ARN that IAM simulates for: of a session, its role's, whose path only IAM knows."""
+    if not who.startswith("assumed-role/"):
+        return f"arn:{partition}:iam::{account}:{who}"
+    name = who.split("/")[1]
+    try:
+        return str(iam.get_role(RoleName=name)["Role"]["Arn"])
+    except ClientError as error:
+        if error_code(error) != "AccessDenied":
+            raise
+        return f"arn:{partition}:iam::{account}:role/{name}"
+
+
+def _refused(iam: Client, principal: str, policy: Mapping[str, Any]) -> set[str]:
+    """Return the actions of a policy that the principal may not do on the resources beside them."""
+    refused = set()
+    for statement in policy["Statement"]:
+        if statement["Sid"].startswith(DOCTOR):
+            continue  # what this check itself needs, and says if it lacks it
+        entries = [
+            {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}
+            for condition in statement.get("Condition", {}).values()
+            for key, value in condition.items()
+        ]
+        pages = iam.get_paginator("simulate_principal_policy").paginate(
+            PolicySourceArn=principal,
+            ActionNames=statement["Action"],
+            ResourceArns=statement["Resource"],
+            ContextEntries=entries,
+        )
+        for page in pages:
+            for result in page["EvaluationResults"]:
+                if result["EvalDecision"] != "allowed":
+                    refused.add(str(result["EvalActionName"]))
+    return refused
