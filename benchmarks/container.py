@@ -39,7 +39,8 @@ from mlinfer.cli import main as mlinfer
 from mlinfer.clients.docker import Engine, connect
 from mlinfer.clients.invocation import read_answer
 from mlinfer.config import BASE_IMAGE
-from mlinfer.container_image.docker_build import Recipe, build
+from mlinfer.container_image.contents import BuildSpec
+from mlinfer.container_image.docker_build import build
 from mlinfer.errors import RemoteError
 from mlinfer.local.address import post
 from mlinfer.local.container import Function, start
@@ -111,9 +112,9 @@ def make_functions(
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     functions = {}
-    plain = build(engine, Recipe(PROJECT, BASE_IMAGE, "x86_64"), tell=lambda _: None)
+    plain = build(engine, BuildSpec(PROJECT, BASE_IMAGE, "x86_64"), tell=lambda _: None)
     for kind, model in models.items():
-        built = build(engine, Recipe(PROJECT, BASE_IMAGE, "x86_64", model), tell=lambda _: None)
+        built = build(engine, BuildSpec(PROJECT, BASE_IMAGE, "x86_64", model), tell=lambda _: None)
         sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in built.layers.items())
         print(f"{kind}: {sizes}")
         here = Function(built.tag, PROJECT, port, 0, 512, TIMEOUT_S, {})

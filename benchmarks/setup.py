@@ -24,7 +24,8 @@ from devtools.ready import wait_until
 from devtools.reference import torchvision
 from lambda_src.settings import MB_PER_VCPU
 from mlinfer.clients.docker import Engine
-from mlinfer.container_image.docker_build import MODEL_PATH, Recipe, build
+from mlinfer.container_image.contents import MODEL_PATH, BuildSpec
+from mlinfer.container_image.docker_build import build
 from mlinfer.model.modelfile import read_model_file
 
 from .models import exported, random_weights
@@ -81,8 +82,8 @@ def make_images(client: Any, models: Mapping[str, Path]) -> Images:
     if engine.find_image(base_image.NAME) is None:
         base_image.ensure_base_image(client)
     for name, path in {"none": None, **models}.items():
-        recipe = Recipe(PROJECT, base_image.NAME, "x86_64", read_model_file(path) if path else None)
-        built = build(engine, recipe, tell=lambda _: None)
+        spec = BuildSpec(PROJECT, base_image.NAME, "x86_64", read_model_file(path) if path else None)
+        built = build(engine, spec, tell=lambda _: None)
         images.tags[name], images.bytes[name] = built.tag, built.layers["dependencies"] + built.layers["code"]
     return images
 

@@ -1,4 +1,4 @@
-"""What the configuration stands for: the model file, the recipe of the image, the function to run."""
+"""What the configuration stands for: the model file, the contents of the image, the function to run."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from ..clients.aws import Session
     from ..clients.waiter import Waiter
     from ..cloud.deploy import Clients
-    from ..container_image.docker_build import Recipe
+    from ..container_image.contents import BuildSpec
     from ..local.container import Function
     from ..model.modelfile import ModelFile
 
 
-def image_recipe(config: Config) -> Recipe:
+def make_build_spec(config: Config) -> BuildSpec:
     """Return what the configured image is made of, and how pip gets its packages. Raises MissingError, UsageError."""
     from ..container_image import docker_build
+    from ..container_image.contents import BuildSpec
     from ..model import footprint
     from ..model.path import model_path
 
@@ -36,7 +37,7 @@ def image_recipe(config: Config) -> Recipe:
     model = model_file(config) if config.model_source == "image" else None
     ca_bundle = _ca_bundle(config) if config.ca_bundle else None
     proxies = docker_build.build_proxies(os.environ)
-    return docker_build.Recipe(config.project, config.base_image, config.arch, model, ca_bundle, proxies)
+    return BuildSpec(config.project, config.base_image, config.arch, model, ca_bundle, proxies)
 
 
 def tell_of_unused_model(terminal: Terminal, config: Config) -> None:

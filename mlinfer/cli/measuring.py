@@ -23,8 +23,8 @@ from ..names import ALIAS, Names
 from ..targets.answers import NamedModel, require_model
 from ..terminal import Terminal
 from .inputs import (
-    image_recipe,
     local_function,
+    make_build_spec,
     s3_environment,
 )
 from .options import (
@@ -37,7 +37,7 @@ from .options import (
 from .views.image import build_image
 
 if TYPE_CHECKING:
-    from ..container_image.docker_build import Built
+    from ..container_image.docker_build import BuiltImage
     from ..measure.instance import Sample, Start
     from ..measure.prices import Prices
 
@@ -70,7 +70,7 @@ class Place:
     start: Callable[[int], Start]
     memory: int
     arch: str
-    image: Built | None = None
+    image: BuiltImage | None = None
 
 
 def check(target: str, *, concurrency: int, from_s3: bool, cold_share: float, max_latency: float | None = None) -> None:
@@ -196,7 +196,7 @@ def _local_place(terminal: Terminal, config: Config, credentials: dict[str, str]
 
     docker = engine.connect(os.environ)
     container.require_local(docker)
-    built = build_image(terminal, docker, image_recipe(config))
+    built = build_image(terminal, docker, make_build_spec(config))
 
     def start_with(memory: int) -> Start:
         for note in container.shortage(memory, docker.machine()):

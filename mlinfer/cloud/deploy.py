@@ -16,6 +16,7 @@ from ..clients.aws import Client, s3_endpoint
 from ..clients.aws_errors import explained
 from ..clients.waiter import Waiter
 from ..config import Config
+from ..container_image.contents import MODEL_PATH
 from ..model.modelfile import ModelFile
 from ..model.samples import draw
 from ..names import ALIAS, Account, Names
@@ -88,8 +89,6 @@ class Order:
     def model_uri(self) -> str:
         """Return where the function finds its model."""
         if self.config.model_source == "image":
-            from ..container_image.docker_build import MODEL_PATH  # and with it the Docker SDK
-
             return MODEL_PATH
         return f"s3://{self.config.bucket}/{object_key(self.file, self.config.prefix)}"
 

@@ -27,7 +27,7 @@ from ..clients.ownership import Owner, as_mapping, owner_of
 from ..cloud.plan import Change, compare
 from ..errors import MissingError, MlinferError, RemoteError, UsageError, VerificationError
 from ..names import Names
-from .docker_build import Built
+from .docker_build import BuiltImage
 from .manifest import Login, Registry, RemoteImage
 
 MAX_IMAGE_BYTES = 10 * 2**30  # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
@@ -158,7 +158,7 @@ def pull_statement(repository_arn: str, function: str) -> dict[str, Any]:
     }
 
 
-def push(engine: Engine, ecr: Client, repository: Repository, built: Built, arch: str, show: Show) -> Pushed:
+def push(engine: Engine, ecr: Client, repository: Repository, built: BuiltImage, arch: str, show: Show) -> Pushed:
     """Bring the image into the repository unless it is there, and check what lies there against what Lambda takes.
 
     Its tag there is the local one; where that names another image (built anew from the same files), the image's id is
@@ -199,7 +199,7 @@ def plan(engine: Engine, ecr: Client, names: Names, tag: str, arch: str) -> Plan
     return Plan(f"{repository.uri}@{image.digest}", "unchanged") if image else Plan(f"{repository.uri}:{held}", "made")
 
 
-def check_image(engine: Engine, built: Built, arch: str) -> None:
+def check_image(engine: Engine, built: BuiltImage, arch: str) -> None:
     """Refuse before anything is sent what Lambda would refuse after. Raises UsageError, VerificationError."""
     if built.arch != arch:
         message = f"the image {built.tag} is for {built.arch}, and the function's architecture is {arch}"
@@ -340,7 +340,7 @@ def _find_pushed(registry: Registry, image_id: str, local: str, arch: str) -> tu
     return tag, registry.find_image(tag, arch)
 
 
-def _send(engine: Engine, built: Built, uri: str, tag: str, login: Login, show: Show) -> str:
+def _send(engine: Engine, built: BuiltImage, uri: str, tag: str, login: Login, show: Show) -> str:
     """Push under a name that the Engine has for as long as that takes, and return the digest that it reports."""
     engine.tag(built.tag, uri, tag)
     try:

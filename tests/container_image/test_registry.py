@@ -19,7 +19,7 @@ import boto3
 import pytest
 
 from mlinfer.config import BASE_IMAGE
-from mlinfer.container_image.docker_build import Recipe
+from mlinfer.container_image.contents import BuildSpec
 
 from ..conftest import Run
 from ..servers.engine import (
@@ -41,7 +41,7 @@ MlInfer = Callable[..., Run]
 ACCOUNT, REGION, NAME = "123456789012", "eu-central-1", "mlinfer/shop"
 SECRET, TOKEN, SECOND_TOKEN = "s3cr3t/Key+Of/The+Tests", "t0ken-of-the-registry", "t0ken-number-two"
 AMD64 = {"architecture": "amd64", "os": "linux"}
-HASH = Recipe("shop", BASE_IMAGE, "x86_64").tag().rpartition(":")[2]
+HASH = BuildSpec("shop", BASE_IMAGE, "x86_64").tag().rpartition(":")[2]
 READS = {"DescribeRepositories", "ListTagsForResource", "GetLifecyclePolicy", "GetRepositoryPolicy"}
 READS |= {"GetAuthorizationToken"}
 

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from mlinfer.config import BASE_IMAGE
-from mlinfer.container_image.docker_build import Recipe
+from mlinfer.container_image.contents import BuildSpec
 
 from ..conftest import Run
 from ..servers.engine import OCI_INDEX
@@ -25,7 +25,7 @@ from .hosts import REGION
 MlInfer = Callable[..., Run]
 PROJECT = "push-test"
 REPOSITORY = f"mlinfer/{PROJECT}"
-IMAGE = Recipe(PROJECT, BASE_IMAGE, "x86_64").tag()
+IMAGE = BuildSpec(PROJECT, BASE_IMAGE, "x86_64").tag()
 HASH = IMAGE.rpartition(":")[2]
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
@@ -153,12 +153,12 @@ def test_the_engine_refused(engine: Any, ecr: LoopbackS3, moto_registry: Registr
     """What the real Engine reports of a registry that refuses it is told as that, and no name is left."""
     from mlinfer.clients.docker import Engine
     from mlinfer.container_image import registry as step
-    from mlinfer.container_image.docker_build import Built
+    from mlinfer.container_image.docker_build import BuiltImage
     from mlinfer.container_image.manifest import Login
     from mlinfer.errors import RemoteError
 
     assert ecr.url
-    built = Built(engine.images.get(IMAGE).id, IMAGE, "x86_64", 1, {}, "unchanged")
+    built = BuiltImage(engine.images.get(IMAGE).id, IMAGE, "x86_64", 1, {}, "unchanged")
     uri = f"{moto_registry.host}/{REPOSITORY}"
     with pytest.raises(RemoteError) as caught:
         step._send(Engine(engine), built, uri, HASH, Login("AWS", "wrong-token"), lambda *_: None)

@@ -13,7 +13,7 @@ from onnx import helper
 
 from lambda_src.images.preprocess import Preprocess
 from lambda_src.inference.metadata import Metadata
-from mlinfer.container_image.docker_build import Recipe
+from mlinfer.container_image.contents import BuildSpec
 
 from .. import models
 from ..conftest import Run
@@ -36,7 +36,7 @@ def broken_image(mlinfer: MlInfer, local: Local, monkeypatch: pytest.MonkeyPatch
     """Put an image that some lines of a Dockerfile have broken where `build` looks for the one of a base image `name`."""
     good = json.loads(mlinfer("build", "--json").out)["tag"]
     text = "\n".join([f"FROM {good}", *lines]).encode()
-    local.engine.images.build(fileobj=io.BytesIO(text), tag=Recipe(local.project, name, "x86_64").tag(), rm=True)
+    local.engine.images.build(fileobj=io.BytesIO(text), tag=BuildSpec(local.project, name, "x86_64").tag(), rm=True)
     monkeypatch.setenv("MLINFER_BASE_IMAGE", name)
 
 

@@ -10,7 +10,7 @@ import typer
 
 from ...terminal import Terminal
 from ..inputs import (
-    image_recipe,
+    make_build_spec,
     tell_of_unused_model,
 )
 from ..options import (
@@ -57,10 +57,10 @@ def build(
 
     terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
     config = configuration(model=model, arch=arch, model_source=model_source, project=project, ca_bundle=ca_bundle)
-    require(lambda: image_recipe(config), lambda: engine.connect(os.environ))
-    recipe = image_recipe(config)
+    require(lambda: make_build_spec(config), lambda: engine.connect(os.environ))
+    spec = make_build_spec(config)
     tell_of_unused_model(terminal, config)
-    built = build_image(terminal, engine.connect(os.environ), recipe, pull=pull, cache=not no_cache)
+    built = build_image(terminal, engine.connect(os.environ), spec, pull=pull, cache=not no_cache)
     if as_json:
         terminal.document(asdict(built))
     else:

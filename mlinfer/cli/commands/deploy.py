@@ -18,7 +18,7 @@ from ..inputs import (
     by_digest,
     cloud_clients,
     foresee,
-    image_recipe,
+    make_build_spec,
     make_waiter,
     require_model_file,
 )
@@ -176,7 +176,7 @@ def _build_and_push(terminal: Terminal, order: Order, session: Session) -> Pushe
 
     docker, ecr = engine.connect(os.environ), session.client("ecr")
     if order.dry_run:
-        return registry.plan(docker, ecr, order.names, image_recipe(order.config).tag(), order.config.arch)
+        return registry.plan(docker, ecr, order.names, make_build_spec(order.config).tag(), order.config.arch)
     _, pushed = push_image(terminal, docker, ecr, order.config)
     return _Given(pushed.uri, "made" if pushed.outcome == "pushed" else "unchanged")
 

@@ -16,8 +16,8 @@ from ...files import file_lock
 from ...terminal import Terminal
 from ..inputs import (
     foresee,
-    image_recipe,
     local_function,
+    make_build_spec,
     s3_environment,
 )
 from ..options import (
@@ -105,9 +105,9 @@ def run_local(
     # Before the build, so that what is wrong is said first.
     foresee(terminal, config)
     credentials = s3_environment(terminal, config, region, profile) if from_s3 else {}
-    recipe = image_recipe(config)
-    function = local_function(config, recipe.tag(), credentials, from_s3=from_s3)
-    build_image(terminal, docker, recipe)
+    spec = make_build_spec(config)
+    function = local_function(config, spec.tag(), credentials, from_s3=from_s3)
+    build_image(terminal, docker, spec)
     with file_lock(f"mlinfer-run-local-{config.project}"):  # a second one at once finds what the first has started
         running, started = container.run(docker, function, one_at_a_time(config))
     with _until_left(started, keep=detach):

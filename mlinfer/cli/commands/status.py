@@ -16,7 +16,7 @@ from ..inputs import (
     account_of,
     by_digest,
     cloud_clients,
-    image_recipe,
+    make_build_spec,
     model_here,
     require_model_file,
 )
@@ -123,7 +123,7 @@ def _image_here(config: Config, session: Session) -> str:
     from ...container_image import registry
 
     try:
-        docker, tag = engine.connect(os.environ), image_recipe(config).tag()
+        docker, tag = engine.connect(os.environ), make_build_spec(config).tag()
         if docker.find_image(tag) is None:
             return ""
         return registry.plan(docker, session.client("ecr"), Names(config.project), tag, config.arch).uri

@@ -8,13 +8,14 @@ from ...config import Config
 from ...names import Names
 from ...terminal import Terminal
 from ..inputs import (
-    image_recipe,
+    make_build_spec,
 )
 
 if TYPE_CHECKING:
     from ...clients.aws import Client
     from ...clients.docker import Engine
-    from ...container_image.docker_build import Built, Recipe
+    from ...container_image.contents import BuildSpec
+    from ...container_image.docker_build import BuiltImage
     from ...container_image.registry import Pushed, Repository
 
 _REPOSITORY = {
@@ -28,15 +29,17 @@ _REPOSITORY = {
 }  # fmt: skip
 
 
-def build_image(terminal: Terminal, docker: Engine, recipe: Recipe, *, pull: bool = False, cache: bool = True) -> Built:
+def build_image(
+    terminal: Terminal, docker: Engine, spec: BuildSpec, *, pull: bool = False, cache: bool = True
+) -> BuiltImage:
     """Build an image, or find it there, and say so."""
     from ...container_image import docker_build
 
-    with terminal.progress(f"Building {recipe.tag()}") as tell:
-        built = docker_build.build(docker, recipe, tell, pull=pull, cache=cache)
+    with terminal.progress(f"Building {spec.tag()}") as tell:
+        built = docker_build.build(docker, spec, tell, pull=pull, cache=cache)
     above = sum(built.layers.values())
     sizes = ", ".join(
-        f"{name} {_megabytes(size)}" for name, size in built.layers.items() if name != "model" or recipe.model
+        f"{name} {_megabytes(size)}" for name, size in built.layers.items() if name != "model" or spec.model
     )
     outcome = {"made": "Built", "unchanged": "Unchanged:"}[built.outcome]
     terminal.note(f"{outcome} {built.tag} ({built.arch}): {_megabytes(above)} above the base ({sizes}).")
@@ -47,7 +50,7 @@ def push_image(terminal: Terminal, docker: Engine, ecr: Client, config: Config) 
     """Bring the configured image to ECR, built first if it is not here, and say what was done."""
     from ...container_image import registry
 
-    built = build_image(terminal, docker, image_recipe(config))
+    built = build_image(terminal, docker, make_build_spec(config))
     registry.check_image(docker, built, config.arch)
     repository = registry.ensure_repository(ecr, Names(config.project))
     with terminal.layer_bars() as show:

@@ -1,0 +1,94 @@
+"""What an image is made of: its files, and the tag that stands for all of them, so that nothing is built twice."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import lambda_src
+
+from ..errors import MissingError
+from ..model.modelfile import ModelFile
+from ..names import Names
+
+MODEL_PATH = "/var/task/model/model.onnx"
+
+
+@dataclass(frozen=True)
+class BuildSpec:
+    """What an image is made of. model: the file that goes into it, or None for one that the function fetches from S3.
+
+    ca_bundle (a PEM file) and proxies (HTTPS_PROXY and the like) serve pip during the build; the image and its tag do not
+    depend on them.
+    """
+
+    project: str
+    base: str
+    arch: str
+    model: ModelFile | None = None
+    ca_bundle: Path | None = None
+    proxies: Mapping[str, str] = field(default_factory=dict)
+
+    def tag(self) -> str:
+        """Return mlinfer/PROJECT:HASH, where HASH stands for every byte that goes in, the base's name and the architecture."""
+        digest = hashlib.sha256(f"{self.base} {self.arch}".encode())
+        for name, path in _list_files(self.model):
+            content = self.model.sha256 if self.model and path == self.model.path else _sha256(path)
+            digest.update(f"\n{name} {content}".encode())
+        return f"{Names(self.project).image}:{digest.hexdigest()[:16]}"
+
+
+@contextmanager
+def open_context(spec: BuildSpec) -> Iterator[IO[bytes]]:
+    """Yield the build context in a temporary file. Raises MissingError when there is no room for it."""
+    with ExitStack() as stack:
+        try:
+            context = stack.enter_context(tempfile.TemporaryFile())
+            _write_tar(spec, context)
+        except OSError as error:
+            hint = "It needs as much room as the model file has bytes, in the folder that TMPDIR names."
+            message = f"the build context cannot be written: {error.strerror or error}"
+            raise MissingError("cannot_write", message, hint) from error
+        yield context
+
+
+def _write_tar(spec: BuildSpec, context: IO[bytes]) -> None:
+    """Write the build context as a tar file that depends on nothing but its content."""
+    certificates = [("certificates/ca.pem", spec.ca_bundle)] if spec.ca_bundle else []
+    with tarfile.open(fileobj=context, mode="w") as tar:
+        for name in ("certificates", "model"):  # both can be empty: COPY needs the folder
+            folder = tarfile.TarInfo(name)
+            folder.type, folder.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(folder)
+        for name, path in _list_files(spec.model) + certificates:
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = path.stat().st_size, 0o644
+            with path.open("rb") as file:
+                tar.addfile(entry, file)
+    context.seek(0)
+
+
+def _list_files(model: ModelFile | None) -> list[tuple[str, Path]]:
+    """Return the name and the source of each file of the build context."""
+    docker, handler = _docker_folder(), Path(lambda_src.__file__).parent
+    files = [(name, docker / name) for name in ("Dockerfile", "requirements.txt", "slim.py")]
+    code = sorted(handler.rglob("*.py"))
+    files += [(f"lambda_src/{path.relative_to(handler).as_posix()}", path) for path in code]
+    return files + ([("model/model.onnx", model.path)] if model else [])
+
+
+def _docker_folder() -> Path:
+    """Return where Dockerfile and requirements are: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parents[1]
+    installed = package / "_docker"
+    return installed if installed.is_dir() else package.parent / "docker"
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
