@@ -33,8 +33,28 @@ JSONFileLoader.load_file = lambda _, path: _read(path)
 
 HANGS_UP = pytest.mark.skipif(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="under nohup nothing hangs up")
 ROOT = Path(__file__).parents[1]
+LIVE = ROOT / "tests" / "live"
 PHOTOS = ROOT.parent / "shared" / "data" / "photos"
 CAT = ROOT / "examples" / "cat.jpg"
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test as live, slow or fast, and keep together (on one worker of pytest-xdist) what shares one thing.
+
+    The tests of tests/live share the Docker Engine and port 80, those of a built wheel the wheel.
+    """
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if LIVE in item.path.parents:
+            item.add_marker("live")
+            item.add_marker(pytest.mark.xdist_group("live"))
+        elif "wheel" in fixtures or item.get_closest_marker("slow"):
+            item.add_marker("slow")
+        else:
+            item.add_marker("fast")
+        if "wheel" in fixtures and LIVE not in item.path.parents:
+            item.add_marker(pytest.mark.xdist_group("wheel"))
 
 
 @dataclass(frozen=True)

@@ -123,21 +123,35 @@ def test_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
     check_interrupts(["run-local", "--no-docker", "--json"], endless=True)
 
 
-def test_the_commands_of_aws(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
-    """The commands of the function's life end with 130 or are done, and the next run of each finds its way."""
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["status"],
+        ["upload", "MODEL", "--bucket", "cloud-models"],
+        ["logs"],
+        ["bench", "--target", "aws", "--cold", "0", "--warm", "9"],
+        ["predict", str(CAT), "--target", "aws"],
+        ["rollback", "1"],
+        ["destroy", "--yes"],
+    ],
+    ids=lambda argv: argv[0],
+)
+def test_a_command_of_aws(
+    argv: list[str], mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str], tiny_model: Path
+) -> None:
+    """A command of the function's life ends with 130 or is done, and the next run of it finds its way."""
+    run = mlinfer("deploy", *deploy_arguments)
+    assert run.code == 0, run.err
+    cloud.reset_calls()
+    check_interrupts([str(tiny_model) if word == "MODEL" else word for word in argv] + ["--json"])
+    assert cloud.calls
+
+
+def test_deploy(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
+    """A deployment ends with 130 or is done, and the next run finishes what an interrupted one began."""
     check_interrupts(["deploy", *deploy_arguments, "--json"])
     run = mlinfer("deploy", *deploy_arguments)
     assert run.code == 0, run.err
-    for argv in (
-        ["status", "--json"],
-        ["upload", *deploy_arguments[1:4], "--json"],
-        ["logs", "--json"],
-        ["bench", "--target", "aws", "--cold", "0", "--warm", "9", "--json"],
-        ["predict", str(CAT), "--target", "aws", "--json"],
-        ["rollback", "1", "--json"],
-        ["destroy", "--yes", "--json"],
-    ):
-        check_interrupts(argv)
     assert cloud.calls
 
 

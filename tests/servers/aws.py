@@ -122,6 +122,17 @@ def _lambda_operations() -> list[tuple[str, re.Pattern[str], str]]:
 LAMBDA = _lambda_operations()
 
 
+def moto_function(name: str, version: str = "$LATEST") -> Any:
+    """Return moto's description of a function's version, to read and to change, or None."""
+    from moto.awslambda.exceptions import LambdaClientError
+    from moto.awslambda.models import lambda_backends  # half a second, for the tests of AWS only
+
+    try:
+        return lambda_backends[ACCOUNT][REGION].get_function(name, version)
+    except LambdaClientError:  # there is none
+        return None
+
+
 class LoopbackAws(LoopbackS3):
     """The proxy. calls: what was asked, in order; `before` is asked first about each call, and may answer it."""
 
@@ -163,10 +174,7 @@ class LoopbackAws(LoopbackS3):
 
     def age(self, name: str) -> None:
         """Let the last change of a function be long ago."""
-        from moto.awslambda.models import lambda_backends
-
-        function = lambda_backends[ACCOUNT][REGION]._lambdas.get_function_by_name_or_arn_with_qualifier(name, "$LATEST")
-        function.last_modified = "2026-01-01T00:00:00.000+0000"
+        moto_function(name).last_modified = "2026-01-01T00:00:00.000+0000"
 
     def answer(self, request: Request) -> Answer | None:
         """Answer as AWS would; None cuts the connection."""
@@ -282,15 +290,9 @@ class LoopbackAws(LoopbackS3):
         return Answer(200, headers, json.dumps(document).encode())
 
     def function(self, request: Request, version: str = "$LATEST") -> Any:
-        """Return moto's own object for the function that a request is about, or None."""
-        from moto.awslambda.models import lambda_backends
-
+        """Return moto's description of the function that a request is about, or None."""
         name = unquote(urlsplit(request.target).path.split("/")[3])
-        storage = lambda_backends[ACCOUNT][REGION]._lambdas
-        try:
-            return storage.get_function_by_name_or_arn_with_qualifier(name, version)
-        except Exception:
-            return None
+        return moto_function(name, version)
 
     def _service(self, function: Any) -> tuple[Service, list[str]]:
         environment = dict(function.environment_vars)

@@ -448,16 +448,19 @@ def test_the_parts_of_a_killed_attempt_are_dropped(mlinfer: MlInfer, moto: Any, 
     assert [upload["UploadId"] for upload in unfinished(moto)] == [other]
 
 
-def test_ctrl_c_leaves_nothing(mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, parts_model: Path) -> None:
+def test_ctrl_c_leaves_nothing(s3: LoopbackS3, moto: Any, bucket: str, parts_model: Path) -> None:
     """Interrupted in the middle, the command ends with 130 and S3 holds no object and no part."""
+    asked = threading.Event()
 
     def interrupt(request: Request, forward: Forward) -> Answer:
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # where a terminal's Ctrl-C goes
+        asked.wait(30)
+        process.send_signal(signal.SIGINT)
         return forward(request)
 
     s3.fail("UploadPart", interrupt, times=1)
-    run = mlinfer("upload", parts_model, "--bucket", bucket)
-    assert run.code == 130
+    process = subprocess.Popen([sys.executable, "-m", "mlinfer", "upload", str(parts_model), "--bucket", bucket])
+    asked.set()  # the process has its name here
+    assert process.wait(60) == 130
     assert stored(moto) == {}
     assert unfinished(moto) == []
 
