@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from botocore.exceptions import ClientError
 
 from ..clients.aws import Client
-from ..clients.aws_errors import error_code, explained, none_if_absent
+from ..clients.aws_errors import error_code, explained, is_denied, none_if_absent
 from ..clients.ownership import Owner
 from ..clients.waiter import Waiter
 from ..container_image.registry import owner_of_repository
-from ..errors import RemoteError
+from ..errors import MlinferError, RemoteError, UsageError
 from ..names import ALIAS, Account, Names
 from .resources.function import owner_of_function, reason_to_wait
 from .resources.log_group import find_log_group, owner_of_log_group
@@ -28,6 +28,8 @@ from .resources.role import find_role, other_policies, owner_of_role, read_polic
 from .resources.staging import expiry_rule, projects_with_expiry, read_rules, remove_expiry
 
 _MODEL = r"[^/]+/[0-9a-f]{64}\.onnx"  # what `upload` makes below its prefix
+_UNSEEN = ("access_denied", "wrong_region")  # it may not be looked at, or is another account's by now
+_EVERYTHINGS = ("connection_failed", "expired_credentials", "invalid_credentials", "clock_skewed")
 _AT_ONCE = 1000  # objects that S3 deletes in one request
 
 
@@ -72,20 +74,23 @@ def find(
     What is not the project's, or may not be, is among it with the reason why it is left. The role goes
     last, because its policy still names the bucket when the function is gone: see `bucket_in_use`.
     """
-    found = [*_function(clients.functions, names, waiter)]
-    if bucket:
-        named = bucket == _bucket_of_role(clients.iam, names)
-        with explained(f"s3://{bucket}", "s3:ListBucket and s3:ListBucketVersions on the bucket"):
-            inside = list(_in_bucket(clients.s3, names, bucket, prefix, keep_model=keep_model))
-            if named and not keep_model and (untagged := list(_untagged_bucket(clients.s3, account, names, bucket))):
-                inside = [*(thing for thing in inside if not is_foreign(thing)), *untagged]
-            found += inside
     return [
-        *found,
-        *_log_group(clients.logs, names),
-        *_repository(clients.ecr, names),
+        *_function(clients.functions, names, waiter),
+        *_seen("bucket", f"s3://{bucket}", lambda: _bucket(clients, account, names, bucket, prefix, keep_model)),
+        *_seen("log group", names.log_group, lambda: _log_group(clients.logs, names)),
+        *_seen("repository", names.image, lambda: _repository(clients.ecr, names)),
         *_role(clients.iam, names),
     ]
+
+
+def _seen(kind: str, name: str, look: Callable[[], Iterator[Thing]]) -> list[Thing]:
+    """Return what is found; where these credentials may not look, what stays for that reason. Raises MlinferError."""
+    try:
+        return list(look())
+    except RemoteError as error:
+        if error.code not in _UNSEEN:
+            raise
+        return [Thing(kind, name, f"stays: {error}", lambda: "", str(error), error.hint)]
 
 
 def _thing(owner: Owner, detail: str, remove: Callable[[], str]) -> Iterator[Thing]:
@@ -111,6 +116,13 @@ def bucket_in_use(functions: Client, iam: Client, names: Names) -> str:
     return _bucket_of_role(iam, names)
 
 
+def require_bucket_in_use(named: str, in_use: str) -> None:
+    """Refuse a bucket that is not the deployed one: what names the deployed one goes first. Raises UsageError."""
+    if named and in_use and named != in_use:
+        message = f"the deployed function uses the bucket {in_use}, and not {named}; nothing was removed"
+        raise UsageError("another_bucket", message, f"Name it: --bucket {in_use}. Then remove {named} separately.")
+
+
 def _bucket_of_role(iam: Client, names: Names) -> str:
     """Return the bucket with the staging prefix that the project's role may read; "" without one. Raises RemoteError."""
     with explained(f"the role {names.function}"):
@@ -134,17 +146,26 @@ class Removal:
     remedy: str = ""
 
 
-def remove(thing: Thing) -> Removal:
-    """Remove it, unless it is to be left or these credentials may not. Raises RemoteError."""
-    if thing.left:
-        return Removal(thing, thing.left, thing.remedy)
-    try:
-        with explained(f"{thing.kind} {thing.name}"):
-            return Removal(thing, thing.remove())
-    except RemoteError as error:
-        if error.code != "access_denied":
-            raise
-        return Removal(thing, str(error), error.hint)
+def remove(things: Iterable[Thing]) -> Iterator[Removal]:
+    """Remove one after another, unless it is to be left, and yield what became of it.
+
+    What cannot be removed stops no other; after an error that every other would meet, the rest is kept for that reason.
+    """
+    ended: MlinferError | None = None
+    for thing in things:
+        if thing.left:
+            yield Removal(thing, thing.left, thing.remedy)
+            continue
+        try:
+            if ended:
+                raise ended
+            with explained(f"{thing.kind} {thing.name}"):
+                kept = thing.remove()
+            yield Removal(thing, kept)
+        except MlinferError as error:
+            if error.code in _EVERYTHINGS:
+                ended = error
+            yield Removal(thing, str(error), error.hint or "Run this again.")
 
 
 def is_foreign(thing: Thing) -> bool:
@@ -179,6 +200,10 @@ def _role(iam: Client, names: Names) -> Iterator[Thing]:
     which = {"RoleName": names.function}
 
     def gone() -> str:
+        if profiles := _instance_profiles(iam, names):
+            command = f"aws iam remove-role-from-instance-profile --role-name {names.function} --instance-profile-name"
+            message = f"the role {names.function} is in the instance profile {', '.join(profiles)}"
+            raise RemoteError("role_in_use", message, f"Run this, and then destroy again: {command} {profiles[0]}")
         for policy in iam.list_role_policies(**which)["PolicyNames"]:
             none_if_absent(lambda name=policy: iam.delete_role_policy(**which, PolicyName=name))  # type: ignore[misc]
         for attached in iam.list_attached_role_policies(**which)["AttachedPolicies"]:
@@ -194,6 +219,17 @@ def _role(iam: Client, names: Names) -> Iterator[Thing]:
                 f"with its policies, also those that were added: {', '.join(others)}" if others else "with its policy"
             )
             yield from _thing(owner_of_role(names, there), detail, gone)
+
+
+def _instance_profiles(iam: Client, names: Names) -> list[str]:
+    """Return the instance profiles that hold the role: IAM deletes no such role. Raises ClientError."""
+    try:
+        found = iam.list_instance_profiles_for_role(RoleName=names.function)["InstanceProfiles"]
+    except ClientError as error:
+        if is_denied(error) or error_code(error) == "NoSuchEntity":
+            return []
+        raise
+    return [profile["InstanceProfileName"] for profile in found]
 
 
 def _log_group(logs: Client, names: Names) -> Iterator[Thing]:
@@ -222,9 +258,25 @@ def _repository(ecr: Client, names: Names) -> Iterator[Thing]:
         yield from _thing(owner, f"{count} images", gone)
 
 
+def _bucket(
+    clients: Clients, account: Account, names: Names, bucket: str, prefix: str, keep_model: bool
+) -> Iterator[Thing]:
+    """Yield what is the project's in the bucket, and the bucket. bucket "": none is known."""
+    if not bucket:
+        return
+    named = bucket == _bucket_of_role(clients.iam, names)
+    with explained(f"s3://{bucket}", "s3:ListBucket and s3:ListBucketVersions on the bucket"):
+        inside = list(_in_bucket(clients.s3, names, bucket, prefix, keep_model=keep_model))
+        if named and not keep_model and (untagged := list(_untagged_bucket(clients.s3, account, names, bucket))):
+            inside = [*(thing for thing in inside if not is_foreign(thing)), *untagged]
+    yield from inside
+
+
 def _in_bucket(s3: Client, names: Names, bucket: str, prefix: str, *, keep_model: bool) -> Iterator[Thing]:
     """Yield the staged pictures; and in a bucket that is the project's own, the models and the bucket itself."""
     if none_if_absent(lambda: s3.head_bucket(Bucket=bucket)) is None:
+        reason = "there is no such bucket"
+        yield Thing("bucket", f"s3://{bucket}", reason, lambda: reason, reason)
         return
     staged, rules = _objects(s3, bucket, names.staging_prefix, "(?s:.*)"), read_rules(s3, bucket)[0]
     if staged or expiry_rule(names)["ID"] in [rule["ID"] for rule in rules]:

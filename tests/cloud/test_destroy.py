@@ -60,7 +60,8 @@ def test_all_of_the_project_goes(mlinfer: MlInfer, full: LoopbackAws, past: Past
     assert left(past) == NOTHING
     full.calls.clear()
     run = mlinfer("destroy", "--bucket", BUCKET)
-    assert (run.code, run.err) == (0, "There is nothing of the project cats.\n")
+    assert (run.code, run.err.splitlines()[-1]) == (0, "There is nothing of the project cats.")
+    assert f"s3://{BUCKET}  (there is no such bucket)" in run.err
     assert full.changes == []
 
 
@@ -242,11 +243,76 @@ def test_what_may_not_be_removed_is_named(
 
 
 def test_a_removal_that_broke_is_finished(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
-    """Whichever removal fails, the command says so, and the next one removes what is left."""
-    for call in ("lambda:DeleteFunction", "logs:DeleteLogGroup", "ecr:DeleteRepository", "iam:DeleteRole"):
+    """Whichever removals fail, the others are done and those are named; the next command removes what is left."""
+    calls = ("lambda:DeleteFunction", "logs:DeleteLogGroup", "ecr:DeleteRepository", "iam:DeleteRole")
+    for call in calls:
         refusal = failed(call, 500, "InternalFailure", "Sorry")
         full.fail(call, lambda *_, refusal=refusal: refusal, times=1)
-        run = mlinfer("destroy", "--bucket", BUCKET, "--yes", "--json")
-        assert (run.code, json.loads(run.out)["error"]["code"]) == (4, "service_failed"), call
+    run = mlinfer("destroy", "--bucket", BUCKET, "--yes", "--json")
+    document = json.loads(run.out)
+    assert (run.code, document["error"]["code"]) == (4, "left_behind")
+    kept = [thing["kind"] for thing in document["things"] if thing["outcome"] == "kept"]
+    assert kept == ["function", "log group", "repository", "role"]
+    assert left(past)["buckets"] == []
     assert mlinfer("destroy", "--bucket", BUCKET, "--yes").code == 0
+    assert left(past) == NOTHING
+
+
+def test_expired_credentials_in_the_middle(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
+    """After an error that every other removal would meet, the rest is not tried, and is named as kept."""
+    full.fail("logs:DeleteLogGroup", lambda *_: failed("logs:DeleteLogGroup", 400, "ExpiredTokenException", "expired"))
+    run = mlinfer("destroy", "--yes", "--json")
+    kept = [thing["kind"] for thing in json.loads(run.out)["things"] if thing["outcome"] == "kept"]
+    assert (run.code, kept) == (4, ["log group", "repository", "role"])
+    assert "ecr:DeleteRepository" not in full.changes
+    assert left(past)["functions"] == []
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "name"),
+    [
+        ("s3:HeadBucket", "bucket", f"s3://{BUCKET}"),
+        ("logs:DescribeLogGroups", "log group", "/aws/lambda/mlinfer-cats"),
+        ("ecr:DescribeRepositories", "repository", "mlinfer/cats"),
+    ],
+)
+def test_what_may_not_be_looked_at_stays(
+    mlinfer: MlInfer, full: LoopbackAws, past: Past, call: str, kind: str, name: str
+) -> None:
+    """What AWS does not let these credentials see is listed and left, the rest goes, and the exit code is 4."""
+    full.fail(call, lambda *_: failed(call, 403, "AccessDenied", "no"))
+    run = mlinfer("destroy", "--yes", "--json")
+    document = json.loads(run.out)
+    assert (run.code, document["error"]["code"]) == (4, "left_behind")
+    assert [(t["kind"], t["name"]) for t in document["things"] if t["outcome"] == "kept"] == [(kind, name)]
+    assert sum(map(len, left(past).values())) == 1
+
+
+def test_a_bucket_that_the_function_does_not_use(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
+    """A bucket of another name, mistyped or out of date, is refused before anything is removed: it would hide the real one."""
+    Path("mlinfer.toml").write_text('bucket = "old-models"\n')
+    for flags in (["--bucket", "typo-models"], []):
+        run = mlinfer("destroy", *flags, "--yes", "--json")
+        error = json.loads(run.out)["error"]
+        assert (run.code, error["code"]) == (2, "another_bucket")
+        assert f"--bucket {BUCKET}" in error["hint"]
+    assert full.changes == []
+    assert mlinfer("destroy", "--bucket", BUCKET, "--yes").code == 0
+    assert left(past) == NOTHING
+
+
+def test_a_role_in_an_instance_profile(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
+    """The role stays with its policies, the profile and the command to run are named, and all else goes."""
+    assert full
+    past("iam").create_instance_profile(InstanceProfileName="servers")
+    past("iam").add_role_to_instance_profile(InstanceProfileName="servers", RoleName="mlinfer-cats")
+    run = mlinfer("destroy", "--yes", "--json")
+    document = json.loads(run.out)
+    assert (run.code, document["error"]["code"]) == (4, "left_behind")
+    assert "servers" in document["error"]["message"]
+    assert "aws iam remove-role-from-instance-profile" in document["error"]["hint"]
+    assert left(past) == {**NOTHING, "roles": ["mlinfer-cats"]}
+    assert past("iam").list_role_policies(RoleName="mlinfer-cats")["PolicyNames"]
+    past("iam").remove_role_from_instance_profile(InstanceProfileName="servers", RoleName="mlinfer-cats")
+    assert mlinfer("destroy", "--yes").code == 0
     assert left(past) == NOTHING

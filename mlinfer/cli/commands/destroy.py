@@ -60,16 +60,18 @@ def destroy(
     clients = step.Clients(*(session.client(service) for service in services))
     names, waiter = Names(config.project), make_waiter(terminal)
     account = account_of(session)
-    in_use = config.bucket or step.bucket_in_use(clients.functions, clients.iam, names)
-    things = step.find(clients, account, names, in_use, config.prefix, waiter, keep_model=keep_model)
-    if not in_use:
+    in_use = step.bucket_in_use(clients.functions, clients.iam, names)
+    step.require_bucket_in_use(config.bucket, in_use)
+    looked_at = config.bucket or in_use
+    things = step.find(clients, account, names, looked_at, config.prefix, waiter, keep_model=keep_model)
+    if not looked_at:
         terminal.note("S3 was not looked at, because no bucket is named: --bucket, or bucket in mlinfer.toml.")
     for thing in things:
         terminal.note(f"{thing.kind:<10} {thing.name}  ({thing.detail})")
     things = [thing for thing in things if not step.is_foreign(thing)]
     if not yes and not all(thing.left for thing in things):
         _agree_to_removal(terminal, config, account)
-    removals = [_shown(terminal, step.remove(thing)) for thing in things]
+    removals = [_shown(terminal, removal) for removal in step.remove(things)]
     document = {"project": config.project, "things": [_removal_facts(removal) for removal in removals]}
     if error := step.left_behind(removals):
         terminal.error(error, beside=document)

@@ -82,7 +82,7 @@ _FUNCTION = (
 )
 _ROLE = (
     "CreateRole DeleteRole DeleteRolePolicy DetachRolePolicy GetRole GetRolePolicy ListAttachedRolePolicies "
-    "ListRolePolicies PutRolePolicy TagRole UpdateAssumeRolePolicy"
+    "ListInstanceProfilesForRole ListRolePolicies PutRolePolicy TagRole UpdateAssumeRolePolicy"
 )
 _LOG = "CreateLogGroup DeleteLogGroup FilterLogEvents ListTagsForResource PutRetentionPolicy TagResource"
 _REPOSITORY = (  # the Engine calls those of layers and manifests
