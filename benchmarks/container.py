@@ -43,7 +43,7 @@ from mlinfer.container_image.contents import BuildSpec
 from mlinfer.container_image.docker_build import build
 from mlinfer.errors import RemoteError
 from mlinfer.local.address import post
-from mlinfer.local.container import Function, start
+from mlinfer.local.container import LocalFunction, start
 from mlinfer.model.modelfile import ModelFile, read_model_file
 from mlinfer.targets import make_event
 
@@ -107,7 +107,7 @@ def start_s3(models: Mapping[str, ModelFile]) -> tuple[ThreadedMotoServer, dict[
 
 def make_functions(
     engine: Engine, models: Mapping[str, ModelFile], environment: Mapping[str, str]
-) -> dict[tuple[str, str], Function]:
+) -> dict[tuple[str, str], LocalFunction]:
     """Build the images and return a function for each kind of model and each place of it."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -117,7 +117,7 @@ def make_functions(
         built = build(engine, BuildSpec(PROJECT, BASE_IMAGE, "x86_64", model), tell=lambda _: None)
         sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in built.layers.items())
         print(f"{kind}: {sizes}")
-        here = Function(built.tag, PROJECT, port, 0, 512, TIMEOUT_S, {})
+        here = LocalFunction(built.tag, PROJECT, port, 0, 512, TIMEOUT_S, {})
         uri = {"MLINFER_MODEL_URI": f"s3://{BUCKET}/{model.sha256}.onnx", "MLINFER_MODEL_SHA256": model.sha256}
         functions[kind, "image"] = here
         functions[kind, "S3"] = replace(
@@ -126,7 +126,7 @@ def make_functions(
     return functions
 
 
-def show(engine: Engine, functions: Mapping[tuple[str, str], Function], runs: int) -> None:
+def show(engine: Engine, functions: Mapping[tuple[str, str], LocalFunction], runs: int) -> None:
     """Measure in turns, so that what else the machine does falls on all alike, and write the table."""
     print(f"\nfirst / warm, s; medians of {runs} containers\n")
     print("| MB | " + " | ".join(f"{kind}, {place}" for kind, place in functions) + " |")
@@ -149,7 +149,7 @@ def show(engine: Engine, functions: Mapping[tuple[str, str], Function], runs: in
         print(f"| {memory:,} | " + " | ".join(cells) + " |", flush=True)
 
 
-def measure(engine: Engine, function: Function) -> tuple[float, float]:
+def measure(engine: Engine, function: LocalFunction) -> tuple[float, float]:
     """Return the seconds of a new container's first invocation and of a warm one. Raises RemoteError."""
     body = json.dumps(make_event(CAT.read_bytes(), 5)).encode()
     container = start(engine, function)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..clients.waiter import Waiter
     from ..cloud.deploy import Clients
     from ..container_image.contents import BuildSpec
-    from ..local.container import Function
+    from ..local.container import LocalFunction
     from ..model.modelfile import ModelFile
 
 
@@ -86,7 +86,7 @@ def model_file(config: Config) -> ModelFile:
     return model
 
 
-def local_function(config: Config, tag: str, credentials: dict[str, str], *, from_s3: bool) -> Function:
+def local_function(config: Config, tag: str, credentials: dict[str, str], *, from_s3: bool) -> LocalFunction:
     """Return how the image is to run: with the configured model mounted, inside the image or, `from_s3`, fetched."""
     from ..local import container
 
@@ -104,7 +104,7 @@ def local_function(config: Config, tag: str, credentials: dict[str, str], *, fro
         file = model_file(config)
         environment["MLINFER_MODEL_SHA256"] = file.sha256
         mounted = file.path
-    return container.Function(
+    return container.LocalFunction(
         tag,
         config.project,
         config.port,

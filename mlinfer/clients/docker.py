@@ -46,7 +46,7 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Machine:
+class EngineMachine:
     """The Engine's machine, which is a virtual one with Docker Desktop. memory: bytes."""
 
     cores: int
@@ -82,10 +82,10 @@ class Engine:
             info: dict[str, Any] = self._client.info()
             return info
 
-    def machine(self) -> Machine:
+    def machine(self) -> EngineMachine:
         """Return what the Engine's machine has."""
         info = self.describe()
-        return Machine(int(info["NCPU"]), int(info["MemTotal"]))
+        return EngineMachine(int(info["NCPU"]), int(info["MemTotal"]))
 
     def find_image(self, name: str) -> Image | None:
         """Return a local image by its tag or id."""

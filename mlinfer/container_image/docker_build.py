@@ -37,7 +37,7 @@ class BuiltImage:
     arch: str
     bytes: int
     layers: Mapping[str, int]
-    outcome: Literal["made", "unchanged"]
+    outcome: Literal["created", "unchanged"]
 
 
 def build(
@@ -65,7 +65,7 @@ def build(
     if image.arch != spec.arch:  # the classic builder takes a local base image of any architecture
         engine.remove_image(tag)
         raise _wrong_architecture(spec, image.arch)
-    return _described(engine, image, tag, "made")
+    return _described(engine, image, tag, "created")
 
 
 def _follow(log: Iterator[str], tell: Callable[[str], None]) -> None:
@@ -112,7 +112,7 @@ def build_proxies(environment: Mapping[str, str]) -> dict[str, str]:
     return found | spared if found else {}
 
 
-def _described(engine: Engine, image: Image, tag: str, outcome: Literal["made", "unchanged"]) -> BuiltImage:
+def _described(engine: Engine, image: Image, tag: str, outcome: Literal["created", "unchanged"]) -> BuiltImage:
     ours = [size for instruction, size in engine.layers(tag) if "COPY" in instruction][: len(_LAYERS)]
     layers = dict(reversed(list(zip(_LAYERS, ours, strict=False))))
     return BuiltImage(image.id, tag, image.arch, image.bytes, layers, outcome)

@@ -19,7 +19,7 @@ from typing import Any
 
 from lambda_src.settings import MB_PER_VCPU
 
-from ..clients.docker import Container, Engine, Machine
+from ..clients.docker import Container, Engine, EngineMachine
 from ..clients.invocation import failure, read_answer
 from ..errors import MissingError, MlinferError, RemoteError, UsageError
 from ..names import PROJECT_LABEL
@@ -46,7 +46,7 @@ _DESCRIBE = {"requestContext": {"http": {"method": "GET"}}}
 
 
 @dataclass(frozen=True)
-class Function:
+class LocalFunction:
     """How the image is to run. memory, tmp: MB; timeout: s; model: a file to mount, or None for what environment names."""
 
     image: str
@@ -66,7 +66,7 @@ class Function:
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningContainer:
     """A container that answers. notes: what this machine could not give; model: as the handler names it."""
 
     name: str
@@ -77,14 +77,14 @@ class Running:
 
 
 @dataclass(frozen=True)
-class Fresh:
+class FreshContainer:
     """A container that was asked nothing yet. boot_s: seconds until its emulator listened."""
 
     container: Container
     boot_s: float
 
 
-def run(engine: Engine, function: Function, lock: Lock) -> tuple[Running, Container]:
+def run(engine: Engine, function: LocalFunction, lock: Lock) -> tuple[RunningContainer, Container]:
     """Start the function and wait until it answers, or find it running so already. Raises MlinferError.
 
     lock: makes the context in which each request is made: the emulator answers one at a time.
@@ -96,7 +96,7 @@ def run(engine: Engine, function: Function, lock: Lock) -> tuple[Running, Contai
             with suppress(RemoteError):  # it hangs, or has ended just now: another is started
                 _wait(container, function)
                 model = _check(container, function, lock)
-                return Running(container.name, function.url, model, notes, "unchanged"), container
+                return RunningContainer(container.name, function.url, model, notes, "unchanged"), container
         container.remove()
     container = start(engine, function)
     try:
@@ -106,10 +106,10 @@ def run(engine: Engine, function: Function, lock: Lock) -> tuple[Running, Contai
     except BaseException:
         container.remove()
         raise
-    return Running(container.name, function.url, model, notes, "made"), container
+    return RunningContainer(container.name, function.url, model, notes, "created"), container
 
 
-def start(engine: Engine, function: Function, label: str = _LABEL) -> Container:
+def start(engine: Engine, function: LocalFunction, label: str = _LABEL) -> Container:
     """Start a container and wait until its emulator listens; the function is loaded by its first invocation only."""
     require_local(engine)
     _check_port(engine, function.port)
@@ -123,12 +123,12 @@ def start(engine: Engine, function: Function, label: str = _LABEL) -> Container:
 
 
 @contextmanager
-def fresh(engine: Engine, function: Function) -> Iterator[Fresh]:
+def fresh(engine: Engine, function: LocalFunction) -> Iterator[FreshContainer]:
     """Start a container whose first request will find it cold, beside the one that runs; remove it at the end."""
     began = time.perf_counter()
     container = start(engine, function, FRESH_LABEL)
     try:
-        yield Fresh(container, time.perf_counter() - began)
+        yield FreshContainer(container, time.perf_counter() - began)
     finally:
         container.remove()
 
@@ -182,7 +182,7 @@ def crash(container: Container, happened: str) -> MlinferError:
     return RemoteError("container_crashed", f"{happened} ({how}){lines}", hint)
 
 
-def _options(engine: Engine, function: Function, label: str = _LABEL) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _options(engine: Engine, function: LocalFunction, label: str = _LABEL) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return docker-py's options of the container, and what of the function's the machine cannot give."""
     machine = engine.machine()
     environment = {
@@ -217,7 +217,7 @@ def _options(engine: Engine, function: Function, label: str = _LABEL) -> tuple[d
     return options, shortage(function.memory, machine)
 
 
-def shortage(memory: int, machine: Machine) -> tuple[str, ...]:
+def shortage(memory: int, machine: EngineMachine) -> tuple[str, ...]:
     """Say what a machine cannot give to a function of that memory, in MB."""
     notes = []
     share = memory / MB_PER_VCPU
@@ -247,7 +247,7 @@ def _check_port(engine: Engine, port: int) -> None:
         raise MissingError("port_taken", f"port {port} is taken by {taken}", hint)
 
 
-def _wait(container: Container, function: Function) -> None:
+def _wait(container: Container, function: LocalFunction) -> None:
     """Wait until the emulator listens. Raises RemoteError."""
     deadline = time.monotonic() + _BOOT_S
     while not listens(function.url):
@@ -258,7 +258,7 @@ def _wait(container: Container, function: Function) -> None:
         time.sleep(_POLL_S)
 
 
-def _check(container: Container, function: Function, lock: Lock) -> Mapping[str, Any]:
+def _check(container: Container, function: LocalFunction, lock: Lock) -> Mapping[str, Any]:
     """Ask by HTTP GET for what the handler says of itself, and return the model that it names. Raises RemoteError."""
     try:
         with lock():
@@ -275,7 +275,7 @@ def _check(container: Container, function: Function, lock: Lock) -> Mapping[str,
         raise _failed_start(error, container, function) from error
 
 
-def _failed_start(error: MlinferError, container: Container, function: Function) -> MlinferError:
+def _failed_start(error: MlinferError, container: Container, function: LocalFunction) -> MlinferError:
     log = container.log(200)
     if error.code == "function_crashed":
         # The emulator's answer to an end during the start is empty, and what its log says of it comes a moment later.

@@ -11,7 +11,7 @@ from ..clients.docker import Engine
 from ..clients.invocation import read_answer
 from ..errors import InvocationError
 from ..local.address import post
-from ..local.container import Fresh, Function, crash, fresh, handlers_lines
+from ..local.container import FreshContainer, LocalFunction, crash, fresh, handlers_lines
 from .instance import Reported, Sample, check, cut, handlers_line, last_report, load_s
 
 _SLACK_S = 10  # beyond the function's timeout
@@ -21,7 +21,7 @@ _INIT = re.compile(r"INIT REPORT\(durationMs: ([\d.]+)\)")
 
 
 @contextmanager
-def start(engine: Engine, function: Function, log: Callable[[str], None]) -> Iterator[Emulated]:
+def start(engine: Engine, function: LocalFunction, log: Callable[[str], None]) -> Iterator[Emulated]:
     """Start the function in a container that nobody has asked yet, and remove it afterwards. log: takes the handler's lines."""
     with fresh(engine, function) as container:
         yield Emulated(container, function, log)
@@ -30,7 +30,7 @@ def start(engine: Engine, function: Function, log: Callable[[str], None]) -> Ite
 class Emulated:
     """The function in a container, which answers one request at a time."""
 
-    def __init__(self, fresh: Fresh, function: Function, log: Callable[[str], None]) -> None:
+    def __init__(self, fresh: FreshContainer, function: LocalFunction, log: Callable[[str], None]) -> None:
         self._fresh = fresh
         self._function = function
         self._log = log

@@ -140,7 +140,7 @@ def test_layers_do_not_depend_on_when_they_are_made(mlinfer: MlInfer, local: Loc
     """A build without any cached layer makes the same layers, so that a push sends nothing."""
     before = local.layers(image["tag"])
     anew = mlinfer("build", "--no-cache", "--json")
-    assert (anew.code, json.loads(anew.out)["outcome"]) == (0, "made")
+    assert (anew.code, json.loads(anew.out)["outcome"]) == (0, "created")
     assert json.loads(anew.out)["id"] != image["id"]
     assert local.layers(image["tag"]) == before
 
@@ -187,7 +187,7 @@ def test_the_log_is_shown_when_asked_for(package: Path) -> None:
     run = build_from(package, "--verbose")
     assert run.returncode == 0, run.stderr
     assert "Step 1/" in run.stderr
-    assert json.loads(run.stdout)["outcome"] == "made"
+    assert json.loads(run.stdout)["outcome"] == "created"
 
 
 # Behind a proxy that inspects TLS

@@ -235,11 +235,11 @@ def test_already_running(mlinfer: MlInfer, local: Local) -> None:
     first = mlinfer("run-local", "--detach", "--json")
     (container,) = local.containers
     again = mlinfer("run-local", "--detach", "--json")
-    assert [json.loads(run.out)["outcome"] for run in (first, again)] == ["made", "unchanged"]
+    assert [json.loads(run.out)["outcome"] for run in (first, again)] == ["created", "unchanged"]
     assert "It runs already" in again.err
     assert [c.id for c in local.containers] == [container.id]
     other = mlinfer("run-local", "--detach", "--memory", "900", "--json")
-    assert json.loads(other.out)["outcome"] == "made"
+    assert json.loads(other.out)["outcome"] == "created"
     (replaced,) = local.containers
     assert replaced.id != container.id
     assert replaced.attrs["HostConfig"]["Memory"] == 900 * 2**20
@@ -253,7 +253,7 @@ def test_the_document(mlinfer: MlInfer, local: Local) -> None:
         "name": f"mlinfer-{local.project}-{local.port}",
         "url": local.url,
         "model": {"name": "starter", "sha256": starter, "labels": 10},
-        "outcome": "made",
+        "outcome": "created",
     }
 
 
@@ -399,7 +399,7 @@ def test_two_starts_at_once(mlinfer: MlInfer, local: Local) -> None:
     with ThreadPoolExecutor(2) as pool:
         runs = list(pool.map(start, range(2)))
     assert [run.returncode for run in runs] == [0, 0], runs
-    assert sorted(json.loads(run.stdout)["outcome"] for run in runs) == ["made", "unchanged"]
+    assert sorted(json.loads(run.stdout)["outcome"] for run in runs) == ["created", "unchanged"]
     assert len(local.containers) == 1
 
 

@@ -192,12 +192,11 @@ def _target(
     reduce = payload.reduce_large(terminal.note, config.max_pixels)
     if config.target == "local":
         from ...clients import docker
-        from ...local import owner
-        from ...local.address import address
+        from ...local.address import address, require_own_project
         from ...targets import emulator
 
         named = answers.named_model(config, _run_local(config))
-        owner.require_ours(config.port, config.project, partial(docker.connect, os.environ, _ENGINE_S))
+        require_own_project(config.port, config.project, partial(docker.connect, os.environ, _ENGINE_S))
         client = aws.make_emulator_client(address(config.port), read_timeout=config.timeout + SLACK_S)
         return answers.refuse_other_models(
             emulator.make_target(client, reduce, one_at_a_time(config)), named, config.target

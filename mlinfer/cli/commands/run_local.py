@@ -41,7 +41,7 @@ from ..views.image import build_image
 
 if TYPE_CHECKING:
     from ...clients.docker import Container
-    from ...local.container import Function, Running
+    from ...local.container import LocalFunction, RunningContainer
 
 
 @app.command("run-local")
@@ -128,14 +128,14 @@ def _until_left(started: Container, *, keep: bool) -> Iterator[None]:
         started.remove()
 
 
-def _show_running(terminal: Terminal, config: Config, function: Function, running: Running) -> None:
+def _show_running(terminal: Terminal, config: Config, function: LocalFunction, running: RunningContainer) -> None:
     for note in running.notes:
         terminal.note(note)
     if terminal.as_json:
         terminal.document({key: value for key, value in asdict(running).items() if key != "notes"}, lines=True)
     else:
         terminal.text(running.url)
-    ready = {"made": "Ready", "unchanged": "It runs already"}[running.outcome]
+    ready = {"created": "Ready", "unchanged": "It runs already"}[running.outcome]
     model = f"{running.model['name']} ({running.model['sha256'][:12]})"
     terminal.note(f"{ready}: {model}, {function.memory} MB, timeout {function.timeout} s.")
     _show_how_to_ask(terminal, config, running.url)

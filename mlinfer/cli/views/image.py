@@ -41,7 +41,7 @@ def build_image(
     sizes = ", ".join(
         f"{name} {_megabytes(size)}" for name, size in built.layers.items() if name != "model" or spec.model
     )
-    outcome = {"made": "Built", "unchanged": "Unchanged:"}[built.outcome]
+    outcome = {"created": "Built", "unchanged": "Unchanged:"}[built.outcome]
     terminal.note(f"{outcome} {built.tag} ({built.arch}): {_megabytes(above)} above the base ({sizes}).")
     return built
 
