@@ -13,6 +13,7 @@ from ..errors import MissingError, UsageError
 from ..names import Account
 from ..terminal import Terminal
 from .options import (
+    AccountOptions,
     require,
 )
 
@@ -117,7 +118,7 @@ def local_function(config: Config, tag: str, credentials: dict[str, str], *, fro
     )
 
 
-def s3_environment(terminal: Terminal, config: Config, region: str | None, profile: str | None) -> dict[str, str]:
+def s3_environment(terminal: Terminal, config: Config, account: AccountOptions) -> dict[str, str]:
     """Return the AWS credentials, Region and endpoint that boto3 finds here, as Lambda would give its own."""
     from ..clients import aws
 
@@ -131,7 +132,10 @@ def s3_environment(terminal: Terminal, config: Config, region: str | None, profi
 
     found: dict[str, str] = {}
     ask = terminal.ask_secret
-    require(need_bucket, lambda: found.update(aws.container_environment(region=region, profile=profile, ask=ask)))
+    require(
+        need_bucket,
+        lambda: found.update(aws.container_environment(region=account.region, profile=account.profile, ask=ask)),
+    )
     return found
 
 

@@ -11,9 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
-
-import typer
+from typing import TYPE_CHECKING, TypeVar
 
 from ..clients.invocation import MAX_REQUEST_BYTES
 from ..config import COMMAND_LINE, FILE_NAME, Config
@@ -29,7 +27,8 @@ from .inputs import (
 )
 from .options import (
     SLACK_S,
-    aws_session,
+    AccountOptions,
+    AwsOptions,
     model_words,
     read_image,
     report_unused,
@@ -42,25 +41,6 @@ if TYPE_CHECKING:
     from ..measure.prices import Prices
 
 T = TypeVar("T")
-ImagesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[IMAGE]...", help="What to ask about, in turn; default: a drawn 500 x 375 JPEG."),
-]
-ShareFlag = Annotated[
-    float, typer.Option("--cold-share", min=0.0, max=1.0, help="How many of all predictions meet a cold start: 0 to 1.")
-]
-PricesFlag = Annotated[
-    str | None,
-    typer.Option("--prices", metavar="FILE", help="Price table; default: the package's, dated.", show_default=False),
-]
-PlotFlag = Annotated[
-    Path | None, typer.Option("--plot", metavar="FILE.svg|png", help="Draw the figures.", show_default=False)
-]
-ForceFlag = Annotated[bool, typer.Option("--force", help="Replace files that mlinfer did not write.")]
-FromS3Flag = Annotated[
-    bool, typer.Option("--from-s3", help="Target local: let the function fetch the uploaded model, as in Lambda.")
-]
-SHARE = 0.01
 
 
 @dataclass(frozen=True)
@@ -103,11 +83,9 @@ def check_files(config: Config, images: Sequence[str], *, table: Path | None, pl
         raise UsageError("usage", f"--csv and --plot name the same file, {plot}", "Name two files.")
 
 
-def refuse_unused(
-    terminal: Terminal, config: Config, *, from_s3: bool, project: str | None, region: str | None, profile: str | None
-) -> None:
+def refuse_unused(terminal: Terminal, config: Config, options: AwsOptions, *, from_s3: bool) -> None:
     """Refuse what has no effect on the target. Raises UsageError."""
-    aws = {"region": region, "profile": profile}
+    project, aws = options.project, vars(options.account)
     if config.target == "embedded":
         report_unused(terminal, config, "target embedded is this process", "model_source", project=project, **aws)
     elif config.target == "aws":
@@ -170,7 +148,7 @@ def answered(samples: Iterable[Sample], named: NamedModel | None, config: Config
 
 @contextmanager
 def place_of(
-    terminal: Terminal, config: Config, region: str | None, profile: str | None, *, from_s3: bool, cold: int
+    terminal: Terminal, config: Config, account: AccountOptions, *, from_s3: bool, cold: int
 ) -> Iterator[Place]:
     """Return where the function is measured; what that needs is gone afterwards. Raises MlinferError."""
     if config.target == "embedded":
@@ -179,11 +157,11 @@ def place_of(
         start = partial(process.start, config, os.environ, terminal.detail)
         yield Place(lambda _: start, config.memory, config.arch)
     elif config.target == "local":
-        credentials = s3_environment(terminal, config, region, profile) if from_s3 else {}
+        credentials = s3_environment(terminal, config, account) if from_s3 else {}
         with _local_place(terminal, config, credentials, from_s3=from_s3) as place:
             yield place
     else:
-        with _cloud_place(terminal, config, region, profile, cold=cold) as place:
+        with _cloud_place(terminal, config, account, cold=cold) as place:
             yield place
 
 
@@ -211,9 +189,7 @@ def _local_place(terminal: Terminal, config: Config, credentials: dict[str, str]
 
 
 @contextmanager
-def _cloud_place(
-    terminal: Terminal, config: Config, region: str | None, profile: str | None, *, cold: int
-) -> Iterator[Place]:
+def _cloud_place(terminal: Terminal, config: Config, account: AccountOptions, *, cold: int) -> Iterator[Place]:
     """Without cold starts, ask what is live and change nothing; else borrow $LATEST."""
     from ..clients.aws_errors import explained
     from ..clients.waiter import Waiter
@@ -221,7 +197,7 @@ def _cloud_place(
     from ..measure import live as latest
     from ..targets import aws as aws_target
 
-    session = aws_session(terminal, region, profile)
+    session = account.session(terminal)
     names, functions, waiter = Names(config.project), session.client("lambda"), Waiter(time.sleep, terminal.note)
     given = config.memory if config.origins["memory"] == COMMAND_LINE else 0
     invoker = session.client("lambda", read_timeout=aws_target.live_timeout(functions, names) + SLACK_S)

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from functools import partial
+from dataclasses import dataclass, fields, is_dataclass
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperGroup
 
 from lambda_src.settings import MAX_IMAGE_BYTES
 
-from ..config import COMMAND_LINE, Config, load_config
+from ..config import COMMAND_LINE, KEYS, Config, load_config
 from ..errors import MissingError, MlinferError, UsageError
 from ..terminal import Terminal
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from ..clients.aws import Session
 
 # As the help and docs/commands.md list them: in the order of the way, then what looks after it. Each is a module of
@@ -79,12 +83,6 @@ ProjectFlag = Annotated[
         show_default=False,
     ),
 ]
-RegionFlag = Annotated[
-    str | None, typer.Option("--region", help="AWS Region; default: as boto3 finds it.", show_default=False)
-]
-ProfileFlag = Annotated[
-    str | None, typer.Option("--profile", help="AWS profile; default: as boto3 finds it.", show_default=False)
-]
 PortFlag = Annotated[
     int | None,
     typer.Option(
@@ -98,17 +96,135 @@ ModelSourceFlag = Annotated[
     str | None,
     typer.Option("--model-source", metavar="s3|image", help="Where the function finds the model.", show_default=False),
 ]
-YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to what would be asked, as scripts must.")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and nothing else there.")]
-QuietFlag = Annotated[bool, typer.Option("--quiet", "-q", help="Write nothing to stderr but errors.")]
-VerboseFlag = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Show the handler's log lines, and the traceback of an error.")
+ImagesArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[IMAGE]...", help="What to ask about, in turn; default: a drawn 500 x 375 JPEG."),
 ]
+PlotFlag = Annotated[
+    Path | None, typer.Option("--plot", metavar="FILE.svg|png", help="Draw the figures.", show_default=False)
+]
+ForceFlag = Annotated[bool, typer.Option("--force", help="Replace files that mlinfer did not write.")]
+YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to what would be asked, as scripts must.")]
 
 
-def configuration(**flags: object) -> Config:
-    """Return the configuration in force; a flag that is None was not given. Raises UsageError."""
-    return load_config(Path(), os.environ, flags)
+@dataclass(frozen=True)
+class OutputOptions:
+    """How a command reports."""
+
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and nothing else there.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Write nothing to stderr but errors.")] = False
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show the handler's log lines, and the traceback of an error.")
+    ] = False
+
+    def terminal(self) -> Terminal:
+        """Return what writes so. Raises UsageError."""
+        return Terminal(as_json=self.as_json, quiet=self.quiet, verbose=self.verbose)
+
+
+@dataclass(frozen=True)
+class AccountOptions:
+    """Which account of AWS, and which of its Regions."""
+
+    region: Annotated[
+        str | None, typer.Option("--region", help="AWS Region; default: as boto3 finds it.", show_default=False)
+    ] = None
+    profile: Annotated[
+        str | None, typer.Option("--profile", help="AWS profile; default: as boto3 finds it.", show_default=False)
+    ] = None
+
+    def session(self, terminal: Terminal, *checks: Callable[[], object]) -> Session:
+        """Return the session of a command that needs a Region and credentials, once the other checks hold, too.
+
+        Tells all that is missing at once. Raises MlinferError.
+        """
+        from ..clients import aws
+
+        session = aws.Session(region=self.region, profile=self.profile, ask=terminal.ask_secret)
+        require(*checks, session.require_region, session.require_credentials)
+        return session
+
+
+@dataclass(frozen=True)
+class AwsOptions:
+    """Which project, and in which account."""
+
+    project: ProjectFlag = None
+    account: AccountOptions = AccountOptions()
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """What the image is made of."""
+
+    model: ModelFlag = None
+    arch: ArchFlag = None
+    model_source: ModelSourceFlag = None
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """What is measured, and what the cost is counted with."""
+
+    arch: ArchFlag = None
+    model_source: ModelSourceFlag = None
+    from_s3: Annotated[
+        bool, typer.Option("--from-s3", help="Target local: let the function fetch the uploaded model, as in Lambda.")
+    ] = False
+    cold_share: Annotated[
+        float,
+        typer.Option("--cold-share", min=0.0, max=1.0, help="How many of all predictions meet a cold start: 0 to 1."),
+    ] = 0.01
+    prices: Annotated[
+        str | None,
+        typer.Option(
+            "--prices", metavar="FILE", help="Price table; default: the package's, dated.", show_default=False
+        ),
+    ] = None
+
+
+def command(function: Callable[..., int | None]) -> Callable[..., int | None]:
+    """Make a function the command of its name. Of a parameter that is a bundle, a dataclass, each field is a flag."""
+    hints = get_type_hints(function, include_extras=True)
+    given = inspect.signature(function).parameters
+    parameters = [flag for name in given for flag in _flags(name, hints[name], given[name].default)]
+
+    @wraps(function)
+    def call(**values: object) -> int | None:
+        return function(**{name: _value(name, hints[name], values) for name in given})
+
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    app.command()(call)
+    return function
+
+
+def _flags(name: str, hint: Any, default: object) -> Iterator[inspect.Parameter]:
+    """Yield the parameter, or in place of a bundle those of its fields."""
+    if not is_dataclass(hint):
+        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
+        return
+    hints = get_type_hints(hint, include_extras=True)
+    for field in fields(hint):
+        yield from _flags(field.name, hints[field.name], field.default)
+
+
+def _value(name: str, hint: Any, values: Mapping[str, object]) -> object:
+    """Return the parameter's value, or the bundle that its fields' values make."""
+    if not is_dataclass(hint):
+        return values[name]
+    hints = get_type_hints(hint)
+    return hint(**{field.name: _value(field.name, hints[field.name], values) for field in fields(hint)})  # type: ignore[operator]
+
+
+def configuration(*bundles: DataclassInstance, **flags: object) -> Config:
+    """Return the configuration in force; a flag that is None was not given. Raises UsageError.
+
+    bundles: of their flags, those that are named as a key of the configuration.
+    """
+    keys = {key.name for key in KEYS}
+    given = {name: value for bundle in bundles for name, value in vars(bundle).items() if name in keys}
+    return load_config(Path(), os.environ, given | flags)
 
 
 def report_unused(terminal: Terminal, config: Config, reason: str, *keys: str, **flags: object) -> None:
@@ -140,18 +256,6 @@ def require(*checks: Callable[[], object]) -> None:
     if found:
         told = "".join(f"\n- {text}\n  {error.hint}".rstrip() for text, error in found.items())
         raise MissingError("several_missing", f"{len(found)} things are missing or wrong:{told}")
-
-
-def aws_session(terminal: Terminal, region: str | None, profile: str | None, *checks: Callable[[], object]) -> Session:
-    """Return the session of a command that needs a Region and credentials, once the other checks hold, too.
-
-    Tells all that is missing at once. Raises MlinferError.
-    """
-    from ..clients import aws
-
-    session = aws.Session(region=region, profile=profile, ask=terminal.ask_secret)
-    require(*checks, session.require_region, session.require_credentials)
-    return session
 
 
 def one_at_a_time(config: Config) -> Callable[[], AbstractContextManager[None]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,15 +11,7 @@ import typer
 
 from ...errors import MissingError, UsageError
 from ...files import write_whole
-from ...terminal import Terminal
 from ..measuring import (
-    SHARE,
-    ForceFlag,
-    FromS3Flag,
-    ImagesArgument,
-    PlotFlag,
-    PricesFlag,
-    ShareFlag,
     answered,
     check,
     check_files,
@@ -33,16 +25,14 @@ from ..measuring import (
     runtime,
 )
 from ..options import (
-    ArchFlag,
-    JsonFlag,
+    AwsOptions,
+    ForceFlag,
+    ImagesArgument,
+    MeasureOptions,
     ModelFlag,
-    ModelSourceFlag,
-    ProfileFlag,
-    ProjectFlag,
-    QuietFlag,
-    RegionFlag,
-    VerboseFlag,
-    app,
+    OutputOptions,
+    PlotFlag,
+    command,
     configuration,
     report_unused,
 )
@@ -52,37 +42,31 @@ if TYPE_CHECKING:
     from ...measure.instance import Sample
 
 
-@app.command()
-def bench(
-    images: ImagesArgument = None,
-    model: ModelFlag = None,
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """What is measured, and where the figures go."""
+
+    model: ModelFlag = None
     target: Annotated[
         str | None,
         typer.Option("--target", metavar="embedded|local|aws", help="What to measure.", show_default=False),
-    ] = None,
-    cold: Annotated[int, typer.Option("--cold", min=0, metavar="N", help="Cold starts, each of a new instance.")] = 5,
-    warm: Annotated[int, typer.Option("--warm", min=0, metavar="N", help="Warm requests, to the last instance.")] = 50,
-    concurrency: Annotated[
+    ] = None
+    cold: Annotated[int, typer.Option("--cold", min=0, metavar="N", help="Cold starts, each of a new instance.")] = 5
+    warm: Annotated[int, typer.Option("--warm", min=0, metavar="N", help="Warm requests, to the last instance.")] = 50
+    at_once: Annotated[
         int, typer.Option("--concurrency", min=1, max=64, help="Warm requests at once, of target aws.")
-    ] = 1,
-    memory: Annotated[int | None, typer.Option("--memory", metavar="MB", help="Of the function.")] = None,
-    arch: ArchFlag = None,
-    model_source: ModelSourceFlag = None,
-    from_s3: FromS3Flag = False,
-    cold_share: ShareFlag = SHARE,
-    prices: PricesFlag = None,
+    ] = 1
+    memory: Annotated[int | None, typer.Option("--memory", metavar="MB", help="Of the function.")] = None
+    measured: MeasureOptions
     table: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write every request.", show_default=False)
-    ] = None,
-    plot: PlotFlag = None,
-    force: ForceFlag = False,
-    project: ProjectFlag = None,
-    region: RegionFlag = None,
-    profile: ProfileFlag = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    verbose: VerboseFlag = False,
-) -> int:
+    ] = None
+    plot: PlotFlag = None
+    force: ForceFlag = False
+
+
+@command
+def bench(images: ImagesArgument = None, *, wanted: BenchOptions, aws: AwsOptions, output: OutputOptions) -> int:
     """Measure cold starts, warm requests and their cost:  mlinfer bench --target local
 
     Ctrl-C ends it early, with what there is by then. The figures hold for the machine that they name.
@@ -90,24 +74,33 @@ def bench(
     from ...measure import bench as step
     from ...measure.machine import describe
 
-    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(
-        model=model, target=target, memory=memory, arch=arch, model_source=model_source, prices=prices, project=project
+    terminal = output.terminal()
+    config = configuration(wanted, wanted.measured, aws)
+    check(
+        config.target,
+        concurrency=wanted.at_once,
+        from_s3=wanted.measured.from_s3,
+        cold_share=wanted.measured.cold_share,
     )
-    check(config.target, concurrency=concurrency, from_s3=from_s3, cold_share=cold_share)
-    check_files(config, images or [], table=table, plot=plot, force=force)
-    if not cold + warm:
+    check_files(config, images or [], table=wanted.table, plot=wanted.plot, force=wanted.force)
+    if not wanted.cold + wanted.warm:
         raise UsageError("usage", "--cold 0 with --warm 0 measures nothing", "Leave out one of them.")
-    refuse_unused(terminal, config, from_s3=from_s3, project=project, region=region, profile=profile)
-    report_unused(terminal, config, "there are no warm requests", concurrency=concurrency > 1 and not warm)
-    amount, costs, machine = step.Amount(cold, warm, concurrency), prices_in_force(config), describe(runtime(config))
+    refuse_unused(terminal, config, aws, from_s3=wanted.measured.from_s3)
+    report_unused(terminal, config, "there are no warm requests", concurrency=wanted.at_once > 1 and not wanted.warm)
+    amount, costs, machine = (
+        step.Amount(wanted.cold, wanted.warm, wanted.at_once),
+        prices_in_force(config),
+        describe(runtime(config)),
+    )
     named, bodies = named_model(config), requests(config, images or [])
     samples: list[Sample] = []
     with (
-        place_of(terminal, config, region, profile, from_s3=from_s3, cold=cold) as place,
+        place_of(terminal, config, aws.account, from_s3=wanted.measured.from_s3, cold=wanted.cold) as place,
         closing(step.measure(place.start(place.memory), bodies, amount)) as measured,
     ):
-        ended = gather(terminal.track(answered(measured, named, config), cold + warm, "Measuring"), samples)
+        ended = gather(
+            terminal.track(answered(measured, named, config), wanted.cold + wanted.warm, "Measuring"), samples
+        )
     report = step.Report(
         target=config.target,
         complete=ended is None,
@@ -116,18 +109,18 @@ def bench(
         arch=place.arch,
         amount=amount,
         pictures=len(bodies),
-        cold_share=cold_share,
+        cold_share=wanted.measured.cold_share,
         prices=costs,
-        figures=step.figures(samples, costs, place.memory, place.arch, cold_share),
+        figures=step.figures(samples, costs, place.memory, place.arch, wanted.measured.cold_share),
         image_bytes=place.image.bytes if place.image else None,
         layer_bytes=sum(place.image.layers.values()) if place.image else None,
         machine=machine,
     )
     try:  # before stdout, whose reader can be gone
-        if table:
-            write_whole(table, step.table(samples))
-        if plot and samples:
-            draw_report(plot, samples, report)
+        if wanted.table:
+            write_whole(wanted.table, step.table(samples))
+        if wanted.plot and samples:
+            draw_report(wanted.plot, samples, report)
     except MissingError as error:  # the figures are shown all the same
         ended, report = ended or error, replace(report, error=report.error or error.as_json())
     show_report(terminal, report)

@@ -8,20 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...terminal import Terminal
 from ..inputs import (
     make_build_spec,
     tell_of_unused_model,
 )
 from ..options import (
-    ArchFlag,
-    JsonFlag,
-    ModelFlag,
-    ModelSourceFlag,
+    ImageOptions,
+    OutputOptions,
     ProjectFlag,
-    QuietFlag,
-    VerboseFlag,
-    app,
+    command,
     configuration,
     require,
 )
@@ -31,11 +26,10 @@ if TYPE_CHECKING:
     pass
 
 
-@app.command()
+@command
 def build(
-    model: ModelFlag = None,
-    arch: ArchFlag = None,
-    model_source: ModelSourceFlag = None,
+    *,
+    image: ImageOptions,
     project: ProjectFlag = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Take no layer from an earlier build.")] = False,
     ca_bundle: Annotated[
@@ -48,20 +42,18 @@ def build(
         ),
     ] = None,
     pull: Annotated[bool, typer.Option("--pull", help="Ask the registry for a newer base image first.")] = False,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    verbose: VerboseFlag = False,
+    output: OutputOptions,
 ) -> None:
     """Build the Lambda image, unless it is there:  mlinfer build"""
     from ...clients import docker as engine
 
-    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(model=model, arch=arch, model_source=model_source, project=project, ca_bundle=ca_bundle)
+    terminal = output.terminal()
+    config = configuration(image, project=project, ca_bundle=ca_bundle)
     require(lambda: make_build_spec(config), lambda: engine.connect(os.environ))
     spec = make_build_spec(config)
     tell_of_unused_model(terminal, config)
     built = build_image(terminal, engine.connect(os.environ), spec, pull=pull, cache=not no_cache)
-    if as_json:
+    if output.as_json:
         terminal.document(asdict(built))
     else:
         terminal.text(built.tag)

@@ -24,17 +24,12 @@ from ..inputs import (
 )
 from ..options import (
     ArchFlag,
-    JsonFlag,
+    AwsOptions,
     ModelFlag,
     ModelSourceFlag,
-    ProfileFlag,
-    ProjectFlag,
-    QuietFlag,
-    RegionFlag,
-    VerboseFlag,
+    OutputOptions,
     YesFlag,
-    app,
-    aws_session,
+    command,
     configuration,
     report_unused,
 )
@@ -47,36 +42,35 @@ if TYPE_CHECKING:
     from ...cloud.plan import Outcome
 
 
-@app.command()
-def deploy(
-    model: ModelFlag = None,
-    bucket: Annotated[str | None, typer.Option("--bucket", help="S3 bucket of the model.", show_default=False)] = None,
-    prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the key.", show_default=False)] = None,
-    create_bucket: Annotated[bool, typer.Option("--create-bucket", help="Make the bucket if there is none.")] = False,
-    model_source: ModelSourceFlag = None,
+@dataclass(frozen=True)
+class DeployOptions:
+    """What is to be live, and what may be done for it."""
+
+    model: ModelFlag = None
+    bucket: Annotated[str | None, typer.Option("--bucket", help="S3 bucket of the model.", show_default=False)] = None
+    prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the key.", show_default=False)] = None
+    create_bucket: Annotated[bool, typer.Option("--create-bucket", help="Make the bucket if there is none.")] = False
+    model_source: ModelSourceFlag = None
     image: Annotated[
         str | None,
         typer.Option(
             "--image", metavar="REPOSITORY@DIGEST", help="What `mlinfer push` printed; default: build and push now."
         ),
-    ] = None,
-    arch: ArchFlag = None,
-    memory: Annotated[int | None, typer.Option("--memory", help="MB; 1769 give one vCPU.")] = None,
-    timeout: Annotated[int | None, typer.Option("--timeout", help="Seconds.")] = None,
-    tmp: Annotated[int | None, typer.Option("--tmp", help="Size of /tmp, MB.")] = None,
-    concurrency: Annotated[int | None, typer.Option("--concurrency", help="How many run at once, reserved.")] = None,
+    ] = None
+    arch: ArchFlag = None
+    memory: Annotated[int | None, typer.Option("--memory", help="MB; 1769 give one vCPU.")] = None
+    timeout: Annotated[int | None, typer.Option("--timeout", help="Seconds.")] = None
+    tmp: Annotated[int | None, typer.Option("--tmp", help="Size of /tmp, MB.")] = None
+    concurrency: Annotated[int | None, typer.Option("--concurrency", help="How many run at once, reserved.")] = None
     url: Annotated[
         str | None, typer.Option("--url", metavar="none|iam|public", help="The function's own URL; public asks first.")
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
-    yes: YesFlag = False,
-    project: ProjectFlag = None,
-    region: RegionFlag = None,
-    profile: ProfileFlag = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    verbose: VerboseFlag = False,
-) -> None:
+    ] = None
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False
+    yes: YesFlag = False
+
+
+@command
+def deploy(*, wanted: DeployOptions, aws: AwsOptions, output: OutputOptions) -> None:
     """Bring model and image to Lambda, prove the answer, go live:  mlinfer deploy --bucket my-models --create-bucket
 
     Each step changes only what differs; run again, it finishes what was cut short. Traffic moves to the new version only when this has answered sample pictures as the model does here.
@@ -84,32 +78,20 @@ def deploy(
     from ...cloud import deploy as step
     from ...targets import embedded
 
-    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(
-        model=model,
-        bucket=bucket,
-        prefix=prefix,
-        model_source=model_source,
-        arch=arch,
-        memory=memory,
-        timeout=timeout,
-        tmp=tmp,
-        concurrency=concurrency,
-        url=url,
-        project=project,
-    )
+    terminal = output.terminal()
+    config = configuration(wanted, aws)
     if config.model_source == "image":
         report_unused(terminal, config, "the image holds the model", "prefix")
-        report_unused(terminal, config, "no bucket is named", create_bucket=create_bucket and not config.bucket)
-    _agree_to_public(terminal, config, asked=not (yes or dry_run))
-    given = _Given(by_digest(image)) if image else None
-    session = aws_session(terminal, region, profile, *_needs(config, docker=not given))
+        report_unused(terminal, config, "no bucket is named", create_bucket=wanted.create_bucket and not config.bucket)
+    _agree_to_public(terminal, config, asked=not (wanted.yes or wanted.dry_run))
+    given = _Given(by_digest(wanted.image)) if wanted.image else None
+    session = aws.account.session(terminal, *_needs(config, docker=not given))
     foresee(terminal, config)
     here = embedded.make_target(config, log=terminal.detail)
-    order = _order(config, session, create_bucket=create_bucket, dry_run=dry_run)
+    order = _order(config, session, create_bucket=wanted.create_bucket, dry_run=wanted.dry_run)
     if config.origins["model"] == "default":
         _agree_to_starter(order, session)
-    report = partial(show_step, terminal, dry_run=dry_run)
+    report = partial(show_step, terminal, dry_run=wanted.dry_run)
     find_image = (lambda: given) if given else partial(_build_and_push, terminal, order, session)
     waiter = make_waiter(terminal)
     elsewhere = given and f"/{order.names.image}@" not in given.uri

@@ -16,15 +16,10 @@ from ..inputs import (
     make_waiter,
 )
 from ..options import (
-    JsonFlag,
-    ProfileFlag,
-    ProjectFlag,
-    QuietFlag,
-    RegionFlag,
-    VerboseFlag,
+    AwsOptions,
+    OutputOptions,
     YesFlag,
-    app,
-    aws_session,
+    command,
     configuration,
     report_unused,
 )
@@ -33,18 +28,15 @@ if TYPE_CHECKING:
     from ...cloud.destroy import Removal
 
 
-@app.command()
+@command
 def destroy(
+    *,
     bucket: Annotated[str | None, typer.Option("--bucket", help="S3 bucket of the models.", show_default=False)] = None,
     prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the keys.", show_default=False)] = None,
     keep_model: Annotated[bool, typer.Option("--keep-model", help="Keep the models, and the bucket.")] = False,
     yes: YesFlag = False,
-    project: ProjectFlag = None,
-    region: RegionFlag = None,
-    profile: ProfileFlag = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    verbose: VerboseFlag = False,
+    aws: AwsOptions,
+    output: OutputOptions,
 ) -> int:
     """Remove all of this project's in AWS, listed first:  mlinfer destroy
 
@@ -52,10 +44,10 @@ def destroy(
     """
     from ...cloud import destroy as step
 
-    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(bucket=bucket, prefix=prefix, project=project)
+    terminal = output.terminal()
+    config = configuration(aws, bucket=bucket, prefix=prefix)
     report_unused(terminal, config, "--keep-model keeps the models", prefix=prefix if keep_model else None)
-    session = aws_session(terminal, region, profile, *([partial(_require_project, config)] if yes else []))
+    session = aws.account.session(terminal, *([partial(_require_project, config)] if yes else []))
     services = ("lambda", "iam", "logs", "ecr", "s3")
     clients = step.Clients(*(session.client(service) for service in services))
     names, waiter = Names(config.project), make_waiter(terminal)
@@ -76,7 +68,7 @@ def destroy(
     if error := step.left_behind(removals):
         terminal.error(error, beside=document)
         return error.exit_code
-    if as_json:
+    if output.as_json:
         terminal.document(document)
     if not things:
         terminal.note(f"There is nothing of the project {config.project}.")

@@ -15,15 +15,12 @@ from ...errors import MissingError, MlinferError
 from ...names import Account, Names
 from ...terminal import Terminal
 from ..options import (
+    AccountOptions,
     ArchFlag,
-    JsonFlag,
+    AwsOptions,
     ModelFlag,
-    ProfileFlag,
-    ProjectFlag,
-    QuietFlag,
-    RegionFlag,
-    VerboseFlag,
-    app,
+    OutputOptions,
+    command,
     configuration,
     report_unused,
 )
@@ -33,20 +30,17 @@ if TYPE_CHECKING:
     from ...clients.aws import Client
 
 
-@app.command()
+@command
 def doctor(
+    *,
     policy: Annotated[
         bool, typer.Option("--policy", help="Print the IAM policy that whoever deploys needs, and look at nothing.")
     ] = False,
     model: ModelFlag = None,
     arch: ArchFlag = None,
     bucket: Annotated[str | None, typer.Option("--bucket", help="S3 bucket.", show_default=False)] = None,
-    project: ProjectFlag = None,
-    region: RegionFlag = None,
-    profile: ProfileFlag = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    verbose: VerboseFlag = False,
+    aws: AwsOptions,
+    output: OutputOptions,
 ) -> int:
     """Look at all that is needed here and in AWS, each with its remedy:  mlinfer doctor
 
@@ -56,22 +50,22 @@ def doctor(
     from ...doctor import Tools, examine
     from ...doctor.findings import ANSWER_S
 
-    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(model=model, arch=arch, bucket=bucket, project=project)
+    terminal = output.terminal()
+    config = configuration(aws, model=model, arch=arch, bucket=bucket)
     if policy:
         report_unused(terminal, config, "--policy looks at nothing", model=model, arch=arch)
-        terminal.document(_deployer_policy(config, _account(terminal, region, profile)))
+        terminal.document(_deployer_policy(config, _account(terminal, aws.account)))
         return 0
-    make_client, is_set_up = _client_maker(terminal, region, profile, ANSWER_S)
+    make_client, is_set_up = _client_maker(terminal, aws.account, ANSWER_S)
     tools = Tools(
         connect=lambda: engine.connect(os.environ, ANSWER_S),
         make_client=make_client,
         policy=partial(_deployer_policy, config),
     )
-    named = region or profile or config.bucket or config.target == "aws"
+    named = aws.account.region or aws.account.profile or config.bucket or config.target == "aws"
     findings = examine(config, tools, uses_aws=bool(named) or is_set_up)
     missing = sum(finding.state == "missing" for finding in findings)
-    if as_json:
+    if output.as_json:
         terminal.document({"missing": missing, "findings": [asdict(finding) for finding in findings]})
     else:
         terminal.rows(finding_rows(findings), header=("", "check", "finding"))
@@ -81,7 +75,7 @@ def doctor(
 
 
 def _client_maker(
-    terminal: Terminal, region: str | None, profile: str | None, read_timeout: float
+    terminal: Terminal, options: AccountOptions, read_timeout: float
 ) -> tuple[Callable[[str], Client], bool]:
     """Return what makes the clients of one session, and whether a Region or credentials are set up here.
 
@@ -90,7 +84,7 @@ def _client_maker(
     from ...clients import aws
 
     try:
-        session = aws.Session(region=region, profile=profile, ask=terminal.ask_secret)
+        session = aws.Session(region=options.region, profile=options.profile, ask=terminal.ask_secret)
         if session.asks:
             session.require_credentials()
         is_set_up = session.is_set_up()
@@ -114,12 +108,15 @@ def _deployer_policy(config: Config, account: Account) -> dict[str, Any]:
     return deployer_policy(account, Names(config.project), config.bucket, config.prefix, config.kms_key)
 
 
-def _account(terminal: Terminal, region: str | None, profile: str | None) -> Account:
+def _account(terminal: Terminal, options: AccountOptions) -> Account:
     """Return the account of the credentials that are here; without any, one that stands for each."""
     from ...clients import aws
 
     try:
-        return aws.find_account(aws.make_client("sts", region=region, profile=profile, ask=terminal.ask_secret))
+        return aws.find_account(
+            aws.make_client("sts", region=options.region, profile=options.profile, ask=terminal.ask_secret)
+        )
     except MlinferError as error:
         terminal.note(f"For any account and Region, since yours is not known: {error}.")
+        region = options.region
         return Account("*", region or "*", aws.partition_of(region) if region else "aws")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...terminal import Terminal
 from ..options import (
-    JsonFlag,
-    QuietFlag,
-    VerboseFlag,
-    app,
+    OutputOptions,
+    command,
 )
 from ..views.model import show_model
 
@@ -20,52 +18,68 @@ if TYPE_CHECKING:
     pass
 
 
-@app.command()
-def export(
-    model: Annotated[
-        str, typer.Argument(metavar="[ARCH|FILE.onnx]", help="A classifier of torchvision by name, or an ONNX file.")
-    ] = "resnet18",
+@dataclass(frozen=True)
+class ExportOptions:
+    """What the model file is made of, and where to."""
+
     weights: Annotated[
         str | None,
         typer.Option(metavar="NAME|random|FILE", help="Weights of torchvision, or a state dict; default: the best."),
-    ] = None,
+    ] = None
     labels: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE", help="Names of the classes: one per line, JSON, or a config.json of Hugging Face."
         ),
-    ] = None,
+    ] = None
     preprocess: Annotated[
         str | None, typer.Option(metavar="imagenet|none|JSON", help="How a picture becomes an ONNX file's input.")
-    ] = None,
+    ] = None
     output_kind: Annotated[
         str | None, typer.Option(metavar="logits|probabilities", help="What an ONNX file's output holds.")
-    ] = None,
-    output: Annotated[str | None, typer.Option(metavar="NAME", help="Which of several outputs to keep.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the model; default: the architecture's or file's.")] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to; default: models/NAME.onnx.")] = None,
+    ] = None
+    output: Annotated[str | None, typer.Option(metavar="NAME", help="Which of several outputs to keep.")] = None
+    name: Annotated[str | None, typer.Option(help="Name of the model; default: the architecture's or file's.")] = None
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to; default: models/NAME.onnx.")] = None
     quantize: Annotated[
         str | None, typer.Option(metavar="int8", help="A quarter of the size and a third of the time, checked.")
-    ] = None,
+    ] = None
     calibration: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Pictures to check with; a subfolder per class gives accuracies.")
-    ] = None,
-    allow_drop: Annotated[
-        bool, typer.Option("--allow-drop", help="Keep an int8 file that answers differently.")
-    ] = False,
+    ] = None
+    allow_drop: Annotated[bool, typer.Option("--allow-drop", help="Keep an int8 file that answers differently.")] = (
+        False
+    )
     force: Annotated[
         bool, typer.Option("--force", help="Replace a file at --out that is not a model file of mlinfer.")
-    ] = False,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    verbose: VerboseFlag = False,
+    ] = False
+
+
+@command
+def export(
+    model: Annotated[
+        str, typer.Argument(metavar="[ARCH|FILE.onnx]", help="A classifier of torchvision by name, or an ONNX file.")
+    ] = "resnet18",
+    *,
+    wanted: ExportOptions,
+    output: OutputOptions,
 ) -> None:
     """Make one self-describing model file, and prove that it answers as its source does:  mlinfer export resnet18"""
     from ...model import export as step
     from ...model.source import Answers
 
-    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    answers = Answers(name, None, preprocess, output_kind, output)
-    request = step.Request(model, weights, answers, out, quantize, calibration, allow_drop, labels, force)
+    terminal = output.terminal()
+    answers = Answers(wanted.name, None, wanted.preprocess, wanted.output_kind, wanted.output)
+    request = step.Request(
+        model,
+        wanted.weights,
+        answers,
+        wanted.out,
+        wanted.quantize,
+        wanted.calibration,
+        wanted.allow_drop,
+        wanted.labels,
+        wanted.force,
+    )
     file = step.export(request, tell=terminal.note, track=terminal.track)
     show_model(terminal, file)

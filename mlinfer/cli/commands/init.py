@@ -10,27 +10,23 @@ import typer
 from ...config import FILE_NAME, template
 from ...errors import UsageError
 from ...files import write_whole
-from ...terminal import Terminal
 from ..options import (
-    JsonFlag,
-    QuietFlag,
-    VerboseFlag,
-    app,
+    OutputOptions,
+    command,
 )
 
 if TYPE_CHECKING:
     pass
 
 
-@app.command()
+@command
 def init(
+    *,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Replace a file that is there without asking.")] = False,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    verbose: VerboseFlag = False,
+    output: OutputOptions,
 ) -> None:
     """Write a commented mlinfer.toml here:  mlinfer init"""
-    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    terminal = output.terminal()
     path = Path(FILE_NAME)
     before = _content(path)
     content = template().encode()
@@ -41,7 +37,7 @@ def init(
     if before != content:
         write_whole(path, content)
     outcome = "made" if before is None else "unchanged" if before == content else "replaced"
-    if as_json:
+    if output.as_json:
         terminal.document({"file": FILE_NAME, "outcome": outcome})
     terminal.note(f"{FILE_NAME}: {outcome}.")
 

@@ -9,10 +9,8 @@ import typer
 from ...config import Config
 from ...terminal import Terminal
 from ..options import (
-    JsonFlag,
-    QuietFlag,
-    VerboseFlag,
-    app,
+    OutputOptions,
+    command,
     configuration,
 )
 from ..views.model import show_model
@@ -21,20 +19,19 @@ if TYPE_CHECKING:
     pass
 
 
-@app.command()
+@command
 def inspect(
     model: Annotated[
         str | None, typer.Argument(metavar="[MODEL]", help="Model file; default: the configured one.")
     ] = None,
+    *,
     config: Annotated[
         bool, typer.Option("--config", help="Show the configuration and where each value came from.")
     ] = False,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    verbose: VerboseFlag = False,
+    output: OutputOptions,
 ) -> None:
     """Show what a model file says of itself:  mlinfer inspect models/resnet18.onnx"""
-    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    terminal = output.terminal()
     values = configuration(model=model)
     if config:
         _show_config(terminal, values)

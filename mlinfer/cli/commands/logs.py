@@ -10,16 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ...names import Names
-from ...terminal import Terminal, printable
+from ...terminal import printable
 from ..options import (
-    JsonFlag,
-    ProfileFlag,
-    ProjectFlag,
-    QuietFlag,
-    RegionFlag,
-    VerboseFlag,
-    app,
-    aws_session,
+    AwsOptions,
+    OutputOptions,
+    command,
     configuration,
 )
 
@@ -27,16 +22,13 @@ if TYPE_CHECKING:
     pass
 
 
-@app.command()
+@command
 def logs(
+    *,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines as they come, until Ctrl-C.")] = False,
     since: Annotated[str, typer.Option("--since", metavar="TIME", help="How far back: 45s, 10m, 2h, 3d.")] = "10m",
-    project: ProjectFlag = None,
-    region: RegionFlag = None,
-    profile: ProfileFlag = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    verbose: VerboseFlag = False,
+    aws: AwsOptions,
+    output: OutputOptions,
 ) -> None:
     """Show the function's log:  mlinfer logs --follow --since 10m
 
@@ -44,15 +36,15 @@ def logs(
     """
     from ...cloud import logs as step
 
-    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    names = Names(configuration(project=project).project)
+    terminal = output.terminal()
+    names = Names(configuration(aws).project)
     start = step.since_ms(since, int(time.time() * 1000))
-    client = aws_session(terminal, region, profile).client("logs")
+    client = aws.account.session(terminal).client("logs")
     lines = step.follow(client, names, start, time.sleep) if follow else step.read(client, names, start)
     count = 0
     for line in lines:
         count += 1
-        if as_json:
+        if output.as_json:
             terminal.document(asdict(line), lines=True)
         else:
             when = datetime.fromtimestamp(line.timestamp / 1000, UTC).astimezone()

@@ -15,16 +15,12 @@ from ...names import Names
 from ...terminal import Terminal
 from ..options import (
     SLACK_S,
-    JsonFlag,
+    AccountOptions,
+    AwsOptions,
     ModelFlag,
+    OutputOptions,
     PortFlag,
-    ProfileFlag,
-    ProjectFlag,
-    QuietFlag,
-    RegionFlag,
-    VerboseFlag,
-    app,
-    aws_session,
+    command,
     configuration,
     model_words,
     one_at_a_time,
@@ -41,9 +37,10 @@ MANY = 16  # images, from which on further sessions are worth their load
 _ENGINE_S = 3.0  # for the Docker Engine to say whose container answers
 
 
-@app.command()
+@command
 def predict(
     images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files; - reads one from stdin.")],
+    *,
     model: ModelFlag = None,
     target: Annotated[
         str | None,
@@ -76,12 +73,8 @@ def predict(
         ),
     ] = None,
     by_url: Annotated[bool, typer.Option("--url", help="Ask target aws by the function's URL, signed.")] = False,
-    project: ProjectFlag = None,
-    region: RegionFlag = None,
-    profile: ProfileFlag = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    verbose: VerboseFlag = False,
+    aws: AwsOptions,
+    output: OutputOptions,
 ) -> int:
     """Name the classes of images:  mlinfer predict cat.jpg
 
@@ -89,30 +82,30 @@ def predict(
     """
     from ... import targets
 
-    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(model=model, target=target, top_k=top_k, port=port, project=project)
-    _check_flags(terminal, config, jobs, url=by_url, project=project, region=region, profile=profile)
+    terminal = output.terminal()
+    config = configuration(aws, model=model, target=target, top_k=top_k, port=port)
+    _check_flags(terminal, config, jobs, aws.project, url=by_url, **vars(aws.account))
     if images.count("-") > 1:
         raise UsageError("usage", "- is given more than once, and stdin holds one image", "Give - once.")
     pictures = [targets.Picture(name, partial(read_image, name)) for name in images]
     at_once = _within_memory(terminal, config, min(_jobs(config, len(pictures), jobs), len(pictures)))
-    ask = _target(terminal, config, at_once, by_url=by_url, region=region, profile=profile)
+    ask = _target(terminal, config, at_once, by_url=by_url, account=aws.account)
     results: list[Result] = []
     try:
         for result in terminal.track(
             targets.predict(pictures, ask, config.top_k, at_once), len(pictures), "Predicting"
         ):
             results.append(result)
-            if as_json and len(pictures) > 1:
+            if output.as_json and len(pictures) > 1:
                 terminal.document(result_line(result), lines=True)
     finally:  # an interrupted batch shows what it has
-        if not as_json:
+        if not output.as_json:
             show_predictions(terminal, results, config, alone=len(pictures) == 1)
     failed = [result.error for result in results if result.error]
     if len(pictures) == 1:
         if failed:
             raise failed[0]
-        if as_json:
+        if output.as_json:
             terminal.document(results[0].body)
     say_who_answered(terminal, results, config)
     return _explain(terminal, failed, len(pictures))
@@ -137,7 +130,7 @@ def _explain(terminal: Terminal, failed: list[MlinferError], images: int) -> int
     return InvocationError.exit_code if unanswered else ImageError.exit_code
 
 
-def _check_flags(terminal: Terminal, config: Config, jobs: int | None, *, project: str | None, **flags: object) -> None:
+def _check_flags(terminal: Terminal, config: Config, jobs: int | None, project: str | None, **flags: object) -> None:
     """Refuse what has no effect on the target. flags: those of target aws. Raises UsageError."""
     if config.target == "embedded":
         reason = "target embedded answers in this process"
@@ -178,9 +171,7 @@ def _within_memory(terminal: Terminal, config: Config, jobs: int) -> int:
     return fitting
 
 
-def _target(
-    terminal: Terminal, config: Config, jobs: int, *, by_url: bool, region: str | None, profile: str | None
-) -> Target:
+def _target(terminal: Terminal, config: Config, jobs: int, *, by_url: bool, account: AccountOptions) -> Target:
     """Return what answers, with the clients that it needs."""
     from ...targets import answers, embedded
 
@@ -205,7 +196,7 @@ def _target(
     from ...targets import aws as aws_target
 
     named = answers.named_model(config, f"Deploy it: mlinfer deploy{model_words(config)}")
-    session = aws_session(terminal, region, profile)
+    session = account.session(terminal)
     names, functions = Names(config.project), session.client("lambda")
     timeout = aws_target.live_timeout(functions, names) + SLACK_S
     make_payload = (

@@ -6,22 +6,14 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from ...terminal import Terminal
 from ..inputs import (
     tell_of_unused_model,
 )
 from ..options import (
-    ArchFlag,
-    JsonFlag,
-    ModelFlag,
-    ModelSourceFlag,
-    ProfileFlag,
-    ProjectFlag,
-    QuietFlag,
-    RegionFlag,
-    VerboseFlag,
-    app,
-    aws_session,
+    AwsOptions,
+    ImageOptions,
+    OutputOptions,
+    command,
     configuration,
 )
 from ..views.image import push_image
@@ -30,17 +22,12 @@ if TYPE_CHECKING:
     pass
 
 
-@app.command()
+@command
 def push(
-    model: ModelFlag = None,
-    arch: ArchFlag = None,
-    model_source: ModelSourceFlag = None,
-    project: ProjectFlag = None,
-    region: RegionFlag = None,
-    profile: ProfileFlag = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    verbose: VerboseFlag = False,
+    *,
+    image: ImageOptions,
+    aws: AwsOptions,
+    output: OutputOptions,
 ) -> None:
     """Bring the image to ECR, built first if it is not here:  mlinfer push
 
@@ -48,12 +35,12 @@ def push(
     """
     from ...clients import docker as engine
 
-    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(model=model, arch=arch, model_source=model_source, project=project)
+    terminal = output.terminal()
+    config = configuration(image, aws)
     tell_of_unused_model(terminal, config)
-    ecr = aws_session(terminal, region, profile, lambda: engine.connect(os.environ)).client("ecr")
+    ecr = aws.account.session(terminal, lambda: engine.connect(os.environ)).client("ecr")
     repository, pushed = push_image(terminal, engine.connect(os.environ), ecr, config)
-    if as_json:
+    if output.as_json:
         terminal.document({**asdict(pushed), "repository": {"uri": repository.uri, **repository.outcomes}})
     else:
         terminal.text(pushed.uri)

@@ -17,15 +17,10 @@ from ..inputs import (
     model_here,
 )
 from ..options import (
-    JsonFlag,
+    AwsOptions,
     ModelFlag,
-    ProfileFlag,
-    ProjectFlag,
-    QuietFlag,
-    RegionFlag,
-    VerboseFlag,
-    app,
-    aws_session,
+    OutputOptions,
+    command,
     configuration,
 )
 from ..views.plan import show_step, step_facts
@@ -34,18 +29,15 @@ if TYPE_CHECKING:
     from ...cloud.rollback import Rollback
 
 
-@app.command()
+@command
 def rollback(
     version: Annotated[
         str | None, typer.Argument(metavar="[VERSION]", help="Number; default: the one before the live one.")
     ] = None,
+    *,
     model: ModelFlag = None,
-    project: ProjectFlag = None,
-    region: RegionFlag = None,
-    profile: ProfileFlag = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    verbose: VerboseFlag = False,
+    aws: AwsOptions,
+    output: OutputOptions,
 ) -> None:
     """Send the traffic back to an older version, once it has been proved:  mlinfer rollback
 
@@ -54,9 +46,9 @@ def rollback(
     from ...cloud import rollback as step
     from ...targets import embedded
 
-    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(model=model, project=project)
-    session = aws_session(terminal, region, profile)
+    terminal = output.terminal()
+    config = configuration(aws, model=model)
+    session = aws.account.session(terminal)
     made = step.rollback(
         cloud_clients(session),
         account_of(session),

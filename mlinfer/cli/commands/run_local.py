@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -22,16 +22,12 @@ from ..inputs import (
 )
 from ..options import (
     ArchFlag,
-    JsonFlag,
+    AwsOptions,
     ModelFlag,
     ModelSourceFlag,
+    OutputOptions,
     PortFlag,
-    ProfileFlag,
-    ProjectFlag,
-    QuietFlag,
-    RegionFlag,
-    VerboseFlag,
-    app,
+    command,
     configuration,
     one_at_a_time,
     report_unused,
@@ -44,76 +40,78 @@ if TYPE_CHECKING:
     from ...local.container import LocalFunction, RunningContainer
 
 
-@app.command("run-local")
-def run_local(
-    model: ModelFlag = None,
-    port: PortFlag = None,
+@dataclass(frozen=True)
+class RunOptions:
+    """Which function runs, and how."""
+
+    model: ModelFlag = None
+    port: PortFlag = None
     memory: Annotated[
         int | None, typer.Option("--memory", metavar="MB", help="Of the function; 1769 MB give one vCPU.")
-    ] = None,
-    timeout: Annotated[int | None, typer.Option("--timeout", metavar="SECONDS", help="Of the function.")] = None,
-    arch: ArchFlag = None,
-    model_source: ModelSourceFlag = None,
+    ] = None
+    timeout: Annotated[int | None, typer.Option("--timeout", metavar="SECONDS", help="Of the function.")] = None
+    arch: ArchFlag = None
+    model_source: ModelSourceFlag = None
     from_s3: Annotated[
         bool, typer.Option("--from-s3", help="Let the function fetch the uploaded model, as in Lambda.")
-    ] = False,
-    detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running, and return.")] = False,
-    stop: Annotated[bool, typer.Option("--stop", help="Stop this project's container.")] = False,
+    ] = False
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave it running, and return.")] = False
+    stop: Annotated[bool, typer.Option("--stop", help="Stop this project's container.")] = False
     no_docker: Annotated[
         bool, typer.Option("--no-docker", help="Serve from this process, without Lambda's limits.")
-    ] = False,
-    project: ProjectFlag = None,
-    region: RegionFlag = None,
-    profile: ProfileFlag = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    verbose: VerboseFlag = False,
-) -> None:
+    ] = False
+
+
+@command
+def run_local(*, wanted: RunOptions, aws: AwsOptions, output: OutputOptions) -> None:
     """Run the Lambda image here, under Lambda's limits:  mlinfer run-local --detach
 
     It listens on http://127.0.0.1:9000/2015-03-31/functions/function/invocations until Ctrl-C, or --stop.
     """
-    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(
-        model=model, port=port, memory=memory, timeout=timeout, arch=arch, model_source=model_source, project=project
-    )
-    if no_docker:
-        if detach or stop or from_s3:
-            raise UsageError("usage", "--no-docker goes with none of --detach, --stop and --from-s3", "Ctrl-C ends it.")
-        keys = ("memory", "timeout", "arch", "model_source")
-        aws = {"project": project, "region": region, "profile": profile}
-        report_unused(terminal, config, "--no-docker serves from this process", *keys, **aws)
+    terminal = output.terminal()
+    config = configuration(wanted, aws)
+    if wanted.no_docker:
+        _refuse_with_no_docker(terminal, config, wanted, aws)
         _serve(terminal, config)
         return
-    if stop:
-        sizes = {"memory": memory, "timeout": timeout, "arch": arch, "model_source": model_source}
-        others = {"from_s3": from_s3, "detach": detach, "region": region, "profile": profile}
-        report_unused(terminal, config, "--stop starts nothing", model=model, port=port, **sizes, **others)
-    elif not from_s3:
-        report_unused(terminal, config, "without --from-s3 the function uses no AWS", region=region, profile=profile)
+    if wanted.stop:
+        others = {name: value for name, value in vars(wanted).items() if name != "stop"}
+        report_unused(terminal, config, "--stop starts nothing", **others, **vars(aws.account))
+    elif not wanted.from_s3:
+        report_unused(terminal, config, "without --from-s3 the function uses no AWS", **vars(aws.account))
     from ...clients import docker as engine
     from ...local import container
     from ...model.path import model_path
 
-    if not stop:
+    if not wanted.stop:
         require(lambda: engine.connect(os.environ), lambda: model_path(config))
     docker = engine.connect(os.environ)
-    if stop:
+    if wanted.stop:
         _stop(terminal, container.stop(docker, config.project))
         return
     container.require_local(docker)
     # Before the build, so that what is wrong is said first.
     foresee(terminal, config)
-    credentials = s3_environment(terminal, config, region, profile) if from_s3 else {}
+    credentials = s3_environment(terminal, config, aws.account) if wanted.from_s3 else {}
     spec = make_build_spec(config)
-    function = local_function(config, spec.tag(), credentials, from_s3=from_s3)
+    function = local_function(config, spec.tag(), credentials, from_s3=wanted.from_s3)
     build_image(terminal, docker, spec)
     with file_lock(f"mlinfer-run-local-{config.project}"):  # a second one at once finds what the first has started
         running, started = container.run(docker, function, one_at_a_time(config))
-    with _until_left(started, keep=detach):
+    with _until_left(started, keep=wanted.detach):
         _show_running(terminal, config, function, running)
-        if not detach:
+        if not wanted.detach:
             _follow(terminal, started)
+
+
+def _refuse_with_no_docker(terminal: Terminal, config: Config, wanted: RunOptions, aws: AwsOptions) -> None:
+    """Refuse what has no effect on this process. Raises UsageError."""
+    if wanted.detach or wanted.stop or wanted.from_s3:
+        raise UsageError("usage", "--no-docker goes with none of --detach, --stop and --from-s3", "Ctrl-C ends it.")
+    keys = ("memory", "timeout", "arch", "model_source")
+    report_unused(
+        terminal, config, "--no-docker serves from this process", *keys, project=aws.project, **vars(aws.account)
+    )
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import typer
 from ...config import Config
 from ...errors import MlinferError
 from ...names import Names
-from ...terminal import Terminal
 from ..inputs import (
     account_of,
     by_digest,
@@ -21,15 +20,11 @@ from ..inputs import (
     require_model_file,
 )
 from ..options import (
-    JsonFlag,
+    AccountOptions,
     ModelFlag,
-    ProfileFlag,
+    OutputOptions,
     ProjectFlag,
-    QuietFlag,
-    RegionFlag,
-    VerboseFlag,
-    app,
-    aws_session,
+    command,
     configuration,
 )
 
@@ -41,8 +36,9 @@ if TYPE_CHECKING:
 DIFFERS = 6  # exit code of `status --exit-code`
 
 
-@app.command()
+@command
 def status(
+    *,
     model: ModelFlag = None,
     image: Annotated[
         str | None,
@@ -52,11 +48,8 @@ def status(
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help="End with 6 if deployed and local differ, for scripts.")
     ] = False,
-    region: RegionFlag = None,
-    profile: ProfileFlag = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    verbose: VerboseFlag = False,
+    account: AccountOptions,
+    output: OutputOptions,
 ) -> int:
     """Show what is live, and whether that is what is here:  mlinfer status
 
@@ -65,9 +58,9 @@ def status(
     from ...cloud import status as step
     from ...cloud.drift import find_drift
 
-    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
+    terminal = output.terminal()
     config = configuration(model=model, project=project)
-    session = aws_session(terminal, region, profile)
+    session = account.session(terminal)
     there = step.read_status(session.client("lambda"), Names(config.project))
     here = _wanted_here(config, session, there, image)
     differs = step.differences(there, here, config.url) if here else None
@@ -77,7 +70,7 @@ def status(
     facts = {**there.facts(), "as_here": None if here is None else not (differs or drifted), "difference": differs}
     facts["image_compared"] = bool(here and here.image)
     facts["drift"] = [found.as_json() for found in drift]
-    if as_json:
+    if output.as_json:
         terminal.document(facts)
     else:
         left_out = ("difference", "image_compared", "drift")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,13 +16,6 @@ from ...errors import MissingError, UsageError, VerificationError
 from ...files import read_text, write_whole
 from ...terminal import Terminal
 from ..measuring import (
-    SHARE,
-    ForceFlag,
-    FromS3Flag,
-    ImagesArgument,
-    PlotFlag,
-    PricesFlag,
-    ShareFlag,
     answered,
     check,
     check_files,
@@ -36,16 +29,14 @@ from ..measuring import (
     runtime,
 )
 from ..options import (
-    ArchFlag,
-    JsonFlag,
+    AwsOptions,
+    ForceFlag,
+    ImagesArgument,
+    MeasureOptions,
     ModelFlag,
-    ModelSourceFlag,
-    ProfileFlag,
-    ProjectFlag,
-    QuietFlag,
-    RegionFlag,
-    VerboseFlag,
-    app,
+    OutputOptions,
+    PlotFlag,
+    command,
     configuration,
 )
 from ..views.measurements import draw_tuning, show_tuning
@@ -58,44 +49,38 @@ if TYPE_CHECKING:
 NEW_ACCOUNTS_MB = 3008  # what they may have at most
 
 
-@app.command()
-def tune(
-    images: ImagesArgument = None,
-    model: ModelFlag = None,
+@dataclass(frozen=True, kw_only=True)
+class TuneOptions:
+    """What is measured, and what the recommendation is for."""
+
+    model: ModelFlag = None
     target: Annotated[
         str | None, typer.Option("--target", metavar="local|aws", help="What to measure.", show_default=False)
-    ] = None,
-    memory: Annotated[
+    ] = None
+    sizes: Annotated[
         str | None,
         typer.Option(
             "--memory", metavar="MB,...", help="Sizes; default: those that this machine can give.", show_default=False
         ),
-    ] = None,
+    ] = None
     cold: Annotated[
         int, typer.Option("--cold", min=1, metavar="N", help="Cold starts at each size, in each round.")
-    ] = 3,
+    ] = 3
     warm: Annotated[
         int, typer.Option("--warm", min=1, metavar="N", help="Warm requests at each size, in each round.")
-    ] = 30,
+    ] = 30
     max_latency: Annotated[
         float | None,
         typer.Option("--max-latency-ms", min=0.0, help="What the warm p90 may take.", show_default=False),
-    ] = None,
-    apply: Annotated[bool, typer.Option("--apply", help="Write the recommendation to mlinfer.toml.")] = False,
-    arch: ArchFlag = None,
-    model_source: ModelSourceFlag = None,
-    from_s3: FromS3Flag = False,
-    cold_share: ShareFlag = SHARE,
-    prices: PricesFlag = None,
-    plot: PlotFlag = None,
-    force: ForceFlag = False,
-    project: ProjectFlag = None,
-    region: RegionFlag = None,
-    profile: ProfileFlag = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    verbose: VerboseFlag = False,
-) -> int:
+    ] = None
+    apply: Annotated[bool, typer.Option("--apply", help="Write the recommendation to mlinfer.toml.")] = False
+    measured: MeasureOptions
+    plot: PlotFlag = None
+    force: ForceFlag = False
+
+
+@command
+def tune(images: ImagesArgument = None, *, wanted: TuneOptions, aws: AwsOptions, output: OutputOptions) -> int:
     """Find the memory size to take:  mlinfer tune --max-latency-ms 50 --apply
 
     It recommends the cheapest size whose warm p90 is within --max-latency-ms; without that, within 1.5 times the fastest's. It measures in rounds, until the recommendation stands; Ctrl-C shows what there is by then.
@@ -104,33 +89,37 @@ def tune(
     from ...measure import tune as step
     from ...measure.machine import describe
 
-    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = _tuned(
-        configuration(model=model, target=target, arch=arch, model_source=model_source, prices=prices, project=project)
+    terminal = output.terminal()
+    config = _tuned(configuration(wanted, wanted.measured, aws))
+    check(
+        config.target,
+        concurrency=1,
+        from_s3=wanted.measured.from_s3,
+        cold_share=wanted.measured.cold_share,
+        max_latency=wanted.max_latency,
     )
-    check(config.target, concurrency=1, from_s3=from_s3, cold_share=cold_share, max_latency=max_latency)
-    check_files(config, images or [], table=None, plot=plot, force=force)
-    refuse_unused(terminal, config, from_s3=from_s3, project=project, region=region, profile=profile)
+    check_files(config, images or [], table=None, plot=wanted.plot, force=wanted.force)
+    refuse_unused(terminal, config, aws, from_s3=wanted.measured.from_s3)
     costs, machine, limit_s = (
         prices_in_force(config),
         describe(runtime(config)),
-        None if max_latency is None else max_latency / 1000,
+        None if wanted.max_latency is None else wanted.max_latency / 1000,
     )
     named, bodies = named_model(config), requests(config, images or [])
-    sizes = _sizes(terminal, config, memory)
+    sizes = _sizes(terminal, config, wanted.sizes)
     trials: list[Trial] = []
     with (
-        place_of(terminal, config, region, profile, from_s3=from_s3, cold=cold) as place,
+        place_of(terminal, config, aws.account, from_s3=wanted.measured.from_s3, cold=wanted.cold) as place,
         terminal.progress("Measuring") as tell,
     ):
 
         def measure(size: int) -> Iterator[Sample]:
             tell(f"{size} MB, after {len(trials)} requests")
-            measured = bench_step.measure(place.start(size), bodies, bench_step.Amount(cold, warm))
+            measured = bench_step.measure(place.start(size), bodies, bench_step.Amount(wanted.cold, wanted.warm))
             return answered(measured, named, config)
 
         def figures(size: int, samples: Sequence[Sample]) -> Figures:
-            return bench_step.figures(samples, costs, size, place.arch, cold_share)
+            return bench_step.figures(samples, costs, size, place.arch, wanted.measured.cold_share)
 
         judge = step.Judge(figures, limit_s)
         with closing(step.tune(sizes, measure, judge)) as tried:
@@ -146,7 +135,7 @@ def tune(
         error=ended.as_json() if ended else None,
         model=next((trial.sample.model for trial in trials if trial.sample), {}),
         arch=place.arch,
-        cold_share=cold_share,
+        cold_share=wanted.measured.cold_share,
         prices=costs,
         rounds=max((trial.round for trial in trials), default=0),
         points=points,
@@ -156,9 +145,9 @@ def tune(
         machine=machine,
     )
     try:
-        if plot and any(not point.failure for point in points):  # before stdout, whose reader can be gone
-            draw_tuning(plot, tuning)
-        if apply and chosen:
+        if wanted.plot and any(not point.failure for point in points):  # before stdout, whose reader can be gone
+            draw_tuning(wanted.plot, tuning)
+        if wanted.apply and chosen:
             _apply(terminal, chosen.memory)
     except (MissingError, UsageError) as error:  # the figures are shown all the same
         ended, tuning = ended or error, replace(tuning, error=tuning.error or error.as_json())

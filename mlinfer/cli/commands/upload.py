@@ -10,15 +10,10 @@ import typer
 
 from ...config import Config
 from ...errors import UsageError
-from ...terminal import Terminal
 from ..options import (
-    JsonFlag,
-    ProfileFlag,
-    ProjectFlag,
-    QuietFlag,
-    RegionFlag,
-    VerboseFlag,
-    app,
+    AwsOptions,
+    OutputOptions,
+    command,
     configuration,
     require,
 )
@@ -27,11 +22,12 @@ if TYPE_CHECKING:
     pass
 
 
-@app.command()
+@command
 def upload(
     model: Annotated[
         str | None, typer.Argument(metavar="[MODEL]", help="Model file; default: the configured one.")
     ] = None,
+    *,
     bucket: Annotated[str | None, typer.Option("--bucket", help="S3 bucket.", show_default=False)] = None,
     prefix: Annotated[
         str | None,
@@ -40,22 +36,18 @@ def upload(
     create_bucket: Annotated[
         bool, typer.Option("--create-bucket", help="Make the bucket if there is none: private, encrypted, versioned.")
     ] = False,
-    project: ProjectFlag = None,
-    region: RegionFlag = None,
-    profile: ProfileFlag = None,
-    as_json: JsonFlag = False,
-    quiet: QuietFlag = False,
-    verbose: VerboseFlag = False,
+    aws: AwsOptions,
+    output: OutputOptions,
 ) -> None:
     """Put a model file into S3 under its hash:  mlinfer upload models/resnet18.onnx --bucket my-models"""
-    terminal = Terminal(as_json=as_json, quiet=quiet, verbose=verbose)
-    config = configuration(model=model, bucket=bucket, prefix=prefix, project=project)
-    from ...clients import aws
+    terminal = output.terminal()
+    config = configuration(aws, model=model, bucket=bucket, prefix=prefix)
+    from ...clients.aws import Session, find_account
     from ...cloud.resources import model_object as step
     from ...model import modelfile
     from ...model.path import model_path
 
-    session = aws.Session(region=region, profile=profile, ask=terminal.ask_secret)
+    session = Session(region=aws.account.region, profile=aws.account.profile, ask=terminal.ask_secret)
     places = [session.require_region] if create_bucket else []
     require(partial(_require_bucket, config), lambda: model_path(config), *places, session.require_credentials)
     file = modelfile.read_model_file(model_path(config))
@@ -63,13 +55,13 @@ def upload(
     s3 = session.client("s3")
 
     def owner() -> str:
-        return aws.find_account(session.client("sts")).id
+        return find_account(session.client("sts")).id
 
     if create_bucket and step.ensure_bucket(s3, config.bucket, config.project, owner, config.kms_key):
         terminal.note(f"Made the bucket {config.bucket} ({s3.meta.region_name}): private, encrypted, versioned.")
     with terminal.bytes_bar(file.bytes, "Uploading") as advance:
         result = step.upload(s3, file, config.bucket, key, advance, config.kms_key)
-    if as_json:
+    if output.as_json:
         terminal.document(asdict(result))
     else:
         terminal.text(result.uri)
