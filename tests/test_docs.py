@@ -20,7 +20,7 @@ import pytest
 from lambda_src.service import Service
 from lambda_src.settings import Settings
 from mlinfer.config import KEYS
-from mlinfer.local.ports import free
+from mlinfer.local.ports import find_free_port
 from mlinfer.measure.prices import MB_PER_GB, read_prices
 from mlinfer.model.path import STARTER
 from mlinfer.names import Names
@@ -328,7 +328,7 @@ def test_examples_run(page: Path, run_shell: Shell) -> None:
 @pytest.mark.parametrize("page", [page for page in WRITTEN if examples(page, LOCAL)], ids=by_name)
 def test_examples_with_the_local_function_run(page: Path, run_shell: Shell) -> None:
     """The examples with curl get an answer from `run-local --no-docker`."""
-    port = str(free("127.0.0.1"))
+    port = str(find_free_port("127.0.0.1"))
     command = [sys.executable, "-m", "mlinfer", "run-local", "--no-docker", "--port", port]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:

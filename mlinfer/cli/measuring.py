@@ -118,7 +118,7 @@ def requests(config: Config, images: Sequence[str]) -> list[bytes]:
 
     found = [targets.Picture(name, partial(read_image, name)) for name in images]
     found = found or [targets.Picture("drawn.jpg", samples.draw_jpeg)]
-    pictures = [targets.Picture(picture.name, partial(bytes, targets.read(picture))) for picture in found]
+    pictures = [targets.Picture(picture.name, partial(bytes, targets.read_picture(picture))) for picture in found]
     if config.target != "aws":
         for result in targets.predict(pictures, embedded.make_target(config, log=lambda _: None), config.top_k):
             if result.error:
@@ -169,7 +169,7 @@ def place_of(
 def _local_place(terminal: Terminal, config: Config, credentials: dict[str, str], *, from_s3: bool) -> Iterator[Place]:
     from ..clients import docker as engine
     from ..local import address, container
-    from ..local.ports import free
+    from ..local.ports import find_free_port
     from ..measure import container as emulated
 
     docker = engine.connect(os.environ)
@@ -177,9 +177,9 @@ def _local_place(terminal: Terminal, config: Config, credentials: dict[str, str]
     built = build_image(terminal, docker, make_build_spec(config))
 
     def start_with(memory: int) -> Start:
-        for note in container.shortage(memory, docker.machine()):
+        for note in container.describe_shortage(memory, docker.machine()):
             terminal.note(note)
-        chosen = replace(config, memory=memory, port=free(address.HOST))
+        chosen = replace(config, memory=memory, port=find_free_port(address.HOST))
         function = local_function(chosen, built.tag, credentials, from_s3=from_s3)
         return partial(emulated.start, docker, function, terminal.detail)
 

@@ -1,1 +1,1 @@
-"""TODO-DOC mlinfer/clients."""
+"""The modules that talk to AWS and to the Docker Engine, and that turn what these answer into errors with their remedy."""

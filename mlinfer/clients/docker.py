@@ -154,7 +154,7 @@ class Engine:
         with explained(image):
             self._client.api.tag(image, repository, tag)
 
-    def push(self, repository: str, tag: str, username: str, password: str) -> Iterator[dict[str, Any]]:
+    def push(self, repository: str, tag: str, *, username: str, password: str) -> Iterator[dict[str, Any]]:
         """Push and yield the Engine's reports; one with "error" is a failure. The password reaches the Engine alone."""
         credentials = {"username": username, "password": password}
         with explained(f"the push of {repository}:{tag}"):

@@ -344,7 +344,7 @@ def _send(engine: Engine, built: BuiltImage, uri: str, tag: str, login: Login, s
     """Push under a name that the Engine has for as long as that takes, and return the digest that it reports."""
     engine.tag(built.tag, uri, tag)
     try:
-        return _follow(engine.push(uri, tag, login.username, login.password), f"{uri}:{tag}", show)
+        return _follow(engine.push(uri, tag, username=login.username, password=login.password), f"{uri}:{tag}", show)
     finally:
         engine.remove_image(f"{uri}:{tag}")
 

@@ -1,1 +1,1 @@
-"""The image on this machine: built, and run under Lambda's limits."""
+"""The container image run on this machine under Lambda's limits, or the same handler without Docker."""

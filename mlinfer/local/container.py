@@ -24,7 +24,7 @@ from ..clients.invocation import failure, read_answer
 from ..errors import MissingError, MlinferError, RemoteError, UsageError
 from ..names import PROJECT_LABEL
 from .address import HOST, INVOCATIONS, address, listens, post
-from .ports import holder
+from .ports import find_port_holder
 
 Lock = Callable[[], AbstractContextManager[None]]
 
@@ -90,19 +90,19 @@ def run(engine: Engine, function: LocalFunction, lock: Lock) -> tuple[RunningCon
     lock: makes the context in which each request is made: the emulator answers one at a time.
     """
     require_local(engine)
-    options, notes = _options(engine, function)
+    options, notes = _container_options(engine, function)
     for container in find(engine, function.project):
         if container.labels.get(_LABEL) == options["labels"][_LABEL] and container.state().status == "running":
             with suppress(RemoteError):  # it hangs, or has ended just now: another is started
-                _wait(container, function)
-                model = _check(container, function, lock)
+                _wait_until_listening(container, function)
+                model = _ask_for_model(container, function, lock)
                 return RunningContainer(container.name, function.url, model, notes, "unchanged"), container
         container.remove()
     container = start(engine, function)
     try:
-        model = _check(container, function, lock)
+        model = _ask_for_model(container, function, lock)
         if not container.restart_on_failure(_MAX_RESTARTS):  # not before: a start that fails is to be seen
-            raise crash(container, "the container ended right after its start")
+            raise explain_crash(container, "the container ended right after its start")
     except BaseException:
         container.remove()
         raise
@@ -113,9 +113,9 @@ def start(engine: Engine, function: LocalFunction, label: str = _LABEL) -> Conta
     """Start a container and wait until its emulator listens; the function is loaded by its first invocation only."""
     require_local(engine)
     _check_port(engine, function.port)
-    container = engine.start(function.image, **_options(engine, function, label)[0])
+    container = engine.start(function.image, **_container_options(engine, function, label)[0])
     try:
-        _wait(container, function)
+        _wait_until_listening(container, function)
     except BaseException:
         container.remove()
         raise
@@ -123,7 +123,7 @@ def start(engine: Engine, function: LocalFunction, label: str = _LABEL) -> Conta
 
 
 @contextmanager
-def fresh(engine: Engine, function: LocalFunction) -> Iterator[FreshContainer]:
+def start_fresh(engine: Engine, function: LocalFunction) -> Iterator[FreshContainer]:
     """Start a container whose first request will find it cold, beside the one that runs; remove it at the end."""
     began = time.perf_counter()
     container = start(engine, function, FRESH_LABEL)
@@ -160,10 +160,10 @@ def stop(engine: Engine, project: str, label: str = _LABEL) -> list[str]:
     return [container.name for container in found]
 
 
-def crash(container: Container, happened: str) -> MlinferError:
+def explain_crash(container: Container, happened: str) -> MlinferError:
     """Return the error that says how the container ended, with its last lines."""
     state = container.state()
-    lines = "".join(f"\n    {line}" for line in handlers_lines(container.log(200))[-_LAST_LINES:])
+    lines = "".join(f"\n    {line}" for line in select_handler_lines(container.log(200))[-_LAST_LINES:])
     if state.out_of_memory:
         hint = "Give it more: memory in mlinfer.toml, or --memory."
         return RemoteError("out_of_memory", f"{happened}: its memory is too small{lines}", hint)
@@ -182,7 +182,9 @@ def crash(container: Container, happened: str) -> MlinferError:
     return RemoteError("container_crashed", f"{happened} ({how}){lines}", hint)
 
 
-def _options(engine: Engine, function: LocalFunction, label: str = _LABEL) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _container_options(
+    engine: Engine, function: LocalFunction, label: str = _LABEL
+) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return docker-py's options of the container, and what of the function's the machine cannot give."""
     machine = engine.machine()
     environment = {
@@ -214,10 +216,10 @@ def _options(engine: Engine, function: LocalFunction, label: str = _LABEL) -> tu
     }
     spec = json.dumps([function.image, options], sort_keys=True).encode()
     options["labels"] = {PROJECT_LABEL: function.project, label: hashlib.sha256(spec).hexdigest()[:16]}
-    return options, shortage(function.memory, machine)
+    return options, describe_shortage(function.memory, machine)
 
 
-def shortage(memory: int, machine: EngineMachine) -> tuple[str, ...]:
+def describe_shortage(memory: int, machine: EngineMachine) -> tuple[str, ...]:
     """Say what a machine cannot give to a function of that memory, in MB."""
     notes = []
     share = memory / MB_PER_VCPU
@@ -236,7 +238,7 @@ def _check_readable(model: Path) -> None:
 
 def _check_port(engine: Engine, port: int) -> None:
     """Refuse a port that is taken, and say by what. Raises MissingError."""
-    if taken := holder(HOST, port):
+    if taken := find_port_holder(HOST, port):
         other, hint = engine.publisher(port), "Choose another port: --port 9001"
         if other:
             taken, hint = f"the container {other.name}", f"{hint}. Or stop that container: docker rm -f {other.name}"
@@ -247,18 +249,18 @@ def _check_port(engine: Engine, port: int) -> None:
         raise MissingError("port_taken", f"port {port} is taken by {taken}", hint)
 
 
-def _wait(container: Container, function: LocalFunction) -> None:
+def _wait_until_listening(container: Container, function: LocalFunction) -> None:
     """Wait until the emulator listens. Raises RemoteError."""
     deadline = time.monotonic() + _BOOT_S
     while not listens(function.url):
         if container.state().status in ("exited", "dead", "removed"):
-            raise crash(container, "the container ended before it could answer")
+            raise explain_crash(container, "the container ended before it could answer")
         if time.monotonic() > deadline:
-            raise crash(container, f"the container did not listen within {_BOOT_S:.0f} s")
+            raise explain_crash(container, f"the container did not listen within {_BOOT_S:.0f} s")
         time.sleep(_POLL_S)
 
 
-def _check(container: Container, function: LocalFunction, lock: Lock) -> Mapping[str, Any]:
+def _ask_for_model(container: Container, function: LocalFunction, lock: Lock) -> Mapping[str, Any]:
     """Ask by HTTP GET for what the handler says of itself, and return the model that it names. Raises RemoteError."""
     try:
         with lock():
@@ -270,7 +272,7 @@ def _check(container: Container, function: LocalFunction, lock: Lock) -> Mapping
             RemoteError("function_timeout", "it does not answer", _MORE), container, function
         ) from error
     except OSError as error:
-        raise crash(container, "the container ended while the function was starting") from error
+        raise explain_crash(container, "the container ended while the function was starting") from error
     except RemoteError as error:
         raise _failed_start(error, container, function) from error
 
@@ -286,14 +288,14 @@ def _failed_start(error: MlinferError, container: Container, function: LocalFunc
         if exits := [how for line in log for how in _EXIT.findall(line)]:
             document = {"errorType": "Runtime.ExitError", "errorMessage": f"Runtime exited with error: {exits[-1]}"}
             error = failure(document, "the function")
-    lines = "".join(f"\n    {line}" for line in handlers_lines(log)[-_LAST_LINES:])
+    lines = "".join(f"\n    {line}" for line in select_handler_lines(log)[-_LAST_LINES:])
     if error.code == "function_timeout":
         message = f"the function did not start within its timeout of {function.timeout} s, which here includes the start{lines}"
         return RemoteError("slow_start", message, error.hint)
     return RemoteError(error.code, f"the start failed: {error}{lines}", error.hint)
 
 
-def handlers_lines(log: list[str]) -> list[str]:
+def select_handler_lines(log: list[str]) -> list[str]:
     """Return the lines that are not the emulator's own narration; the figures of its REPORT are made up, too."""
     lines = (line.rstrip().replace("\xa0", " ") for line in log)  # the runtime's indentation of a traceback
     return [line for line in lines if line and not _NARRATION.search(line)]

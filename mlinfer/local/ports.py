@@ -9,14 +9,14 @@ from pathlib import Path
 _LISTENING = "0A"  # the state in /proc/net/tcp: include/net/tcp_states.h of Linux
 
 
-def free(host: str) -> int:
+def find_free_port(host: str) -> int:
     """Return a port that nobody holds at this moment."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
-def holder(host: str, port: int) -> str:
+def find_port_holder(host: str, port: int) -> str:
     """Return who holds the port ("another program" where that cannot be told), or "" if it is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a connection that just ended looks like one

@@ -12,7 +12,7 @@ from lambda_src.service import Service
 from ..clients.invocation import MAX_REQUEST_BYTES
 from ..errors import MissingError
 from .address import HOST, INVOCATIONS, PROJECT_HEADER
-from .ports import holder
+from .ports import find_port_holder
 
 _TIMEOUT_S = 30  # for a client that sends nothing
 
@@ -24,7 +24,7 @@ class Server(HTTPServer):
 
     def __init__(self, service: Service, port: int, project: str) -> None:
         """Listen on 127.0.0.1. Raises MissingError."""
-        if taken := holder(HOST, port):
+        if taken := find_port_holder(HOST, port):
             raise MissingError("port_taken", f"port {port} is taken by {taken}", "Choose another: --port 9001")
         super().__init__((HOST, port), _Request)
         self.service = service

@@ -11,7 +11,7 @@ from ..clients.docker import Engine
 from ..clients.invocation import read_answer
 from ..errors import InvocationError
 from ..local.address import post
-from ..local.container import FreshContainer, LocalFunction, crash, fresh, handlers_lines
+from ..local.container import FreshContainer, LocalFunction, explain_crash, select_handler_lines, start_fresh
 from .instance import Reported, Sample, check, cut, handlers_line, last_report, load_s
 
 _SLACK_S = 10  # beyond the function's timeout
@@ -23,7 +23,7 @@ _INIT = re.compile(r"INIT REPORT\(durationMs: ([\d.]+)\)")
 @contextmanager
 def start(engine: Engine, function: LocalFunction, log: Callable[[str], None]) -> Iterator[Emulated]:
     """Start the function in a container that nobody has asked yet, and remove it afterwards. log: takes the handler's lines."""
-    with fresh(engine, function) as container:
+    with start_fresh(engine, function) as container:
         yield Emulated(container, function, log)
 
 
@@ -48,7 +48,7 @@ class Emulated:
             hint = "Give it more time: timeout in mlinfer.toml. The emulator itself hangs now and then: try again."
             raise InvocationError("function_timeout", "the function did not answer in time", hint) from error
         except OSError as error:
-            raise crash(self._fresh.container, "the container ended in the middle of a request") from error
+            raise explain_crash(self._fresh.container, "the container ended in the middle of a request") from error
         seconds = time.perf_counter() - started
         answer = read_answer(payload, "the function")
         check(answer)
@@ -76,7 +76,7 @@ class Emulated:
             if report and report.request != self._last:
                 begin = max(i for i, line in enumerate(lines) if line.startswith("START ")) if self._last else 0
                 self._last = report.request
-                for line in handlers_lines(lines[begin:]):
+                for line in select_handler_lines(lines[begin:]):
                     self._log(line)
                 return lines[begin:], report
             if time.monotonic() > deadline:

@@ -42,7 +42,7 @@ def make_event(data: bytes, top_k: int) -> dict[str, Any]:
     return {"image": base64.b64encode(data).decode("ascii"), "top_k": top_k}
 
 
-def predict(pictures: Iterable[Picture], target: Target, top_k: int, jobs: int = 1) -> Iterator[Result]:
+def predict(pictures: Iterable[Picture], target: Target, top_k: int, *, jobs: int = 1) -> Iterator[Result]:
     """Ask about the pictures, `jobs` at a time, and yield a result for each, in their order.
 
     What is wrong with one picture is its result and stops no other. After an error that `ends_batch`, the pictures that
@@ -84,7 +84,7 @@ def ends_batch(error: MlinferError) -> bool:
     return not isinstance(error, ImageError | UsageError | InvocationError)
 
 
-def read(picture: Picture) -> bytes:
+def read_picture(picture: Picture) -> bytes:
     """Return the picture's bytes. Raises ImageError."""
     try:
         return picture.read()
@@ -98,7 +98,7 @@ def read(picture: Picture) -> bytes:
 
 
 def _ask(picture: Picture, target: Target, top_k: int) -> dict[str, Any]:
-    data = read(picture)
+    data = read_picture(picture)
     try:
         answer = target(picture.name, data, top_k)
     except FaultError as error:

@@ -43,7 +43,9 @@ def reduce_large(tell: Callable[[str], None], max_pixels: int) -> MakePayload:
     return make_payload
 
 
-def stage_large(s3: Client, bucket: str, names: Names, tell: Callable[[str], None], kms_key: str = "") -> MakePayload:
+def stage_large(
+    s3: Client, bucket: str, names: Names, *, tell: Callable[[str], None], kms_key: str = ""
+) -> MakePayload:
     """Return what hands a picture over Lambda's 6 MB to the function by S3, unchanged; `tell` hears of it.
 
     The object is the request's own, and removed afterwards with its version: nothing else waits for it or keeps it. One

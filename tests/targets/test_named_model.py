@@ -12,7 +12,7 @@ import pytest
 
 from lambda_src.service import Service
 from lambda_src.settings import Settings
-from mlinfer.local.ports import free
+from mlinfer.local.ports import find_free_port
 from mlinfer.local.serve import Server
 from mlinfer.model.path import STARTER
 
@@ -27,7 +27,7 @@ MlInfer = Callable[..., Run]
 @contextmanager
 def function_here(model: Path, project: str) -> Iterator[int]:
     """Serve a model as `run-local --no-docker` does; yield the port."""
-    server = Server(Service(Settings(str(model)), log=lambda _: None), free("127.0.0.1"), project)
+    server = Server(Service(Settings(str(model)), log=lambda _: None), find_free_port("127.0.0.1"), project)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:

@@ -93,7 +93,7 @@ def predict(
     results: list[Result] = []
     try:
         for result in terminal.track(
-            targets.predict(pictures, ask, config.top_k, at_once), len(pictures), "Predicting"
+            targets.predict(pictures, ask, config.top_k, jobs=at_once), len(pictures), "Predicting"
         ):
             results.append(result)
             if output.as_json and len(pictures) > 1:
@@ -200,7 +200,7 @@ def _target(terminal: Terminal, config: Config, jobs: int, *, by_url: bool, acco
     names, functions = Names(config.project), session.client("lambda")
     timeout = aws_target.live_timeout(functions, names) + SLACK_S
     make_payload = (
-        payload.stage_large(session.client("s3"), config.bucket, names, terminal.note, config.kms_key)
+        payload.stage_large(session.client("s3"), config.bucket, names, tell=terminal.note, kms_key=config.kms_key)
         if config.bucket
         else reduce
     )

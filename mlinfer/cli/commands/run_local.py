@@ -155,10 +155,10 @@ def _follow(terminal: Terminal, started: Container) -> None:
     try:
         while True:
             for line in started.follow():
-                for shown in [line] if terminal.is_verbose else container.handlers_lines([line]):
+                for shown in [line] if terminal.is_verbose else container.select_handler_lines([line]):
                     terminal.note(shown.rstrip("\r"))
             if started.state().status not in ("running", "restarting"):
-                raise container.crash(started, "the container ended")
+                raise container.explain_crash(started, "the container ended")
     except KeyboardInterrupt:
         terminal.note("Stopping and removing the container.")
         raise
