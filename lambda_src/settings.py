@@ -13,6 +13,9 @@ from .errors import SettingsError
 # one vCPU". 10,240 MB give six.
 MB_PER_VCPU = 1769
 MAX_PIXELS = 50_000_000
+MAX_THREADS = (
+    1024  # onnxruntime makes them all before it answers: 100,000 take minutes, and more do not fit into memory
+)
 # Of one encoded picture. Direct invocations end at 6 MB anyway; this bounds the memory that an S3 object can take.
 MAX_IMAGE_BYTES = 32 * 2**20
 
@@ -55,7 +58,7 @@ class Settings:
             model_sha256=sha256,
             input_prefixes=tuple(prefixes),
             max_pixels=_positive(environment, "MLINFER_MAX_PIXELS", MAX_PIXELS),
-            threads=_positive(environment, "MLINFER_THREADS", default_threads(environment)),
+            threads=_threads(environment),
         )
 
 
@@ -67,6 +70,13 @@ def default_threads(environment: Mapping[str, str]) -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def _threads(environment: Mapping[str, str]) -> int:
+    threads = _positive(environment, "MLINFER_THREADS", default_threads(environment))
+    if threads > MAX_THREADS:
+        raise SettingsError(f"MLINFER_THREADS is {threads}; the limit is {MAX_THREADS}")
+    return threads
 
 
 def _positive(environment: Mapping[str, str], name: str, default: int) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lambda_src.settings import MAX_PIXELS
+from lambda_src.settings import MAX_PIXELS, MAX_THREADS
 
 from .errors import MissingError, UsageError
 from .files import read_text
@@ -37,7 +37,10 @@ _KMS_KEY = (
     "the ARN of a KMS key, such as arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab",
 )
 _PART = r"(?!\.+(?:/|$))[A-Za-z0-9!_.*'()-]+"
-_PREFIX = (f"/?(?:{_PART}(?:/{_PART})*)?/?", "names of letters, digits and !_.*'()- with a / between them")
+_PREFIX = (  # S3 takes keys of 1,024 bytes; below the prefix come a name and 64 digits
+    f"(?=.{{0,512}}$)/?(?:{_PART}(?:/{_PART})*)?/?",
+    "up to 512 characters: names of letters, digits and !_.*'()- with a / between them",
+)
 _INPUTS = (r"\s*(?:s3://[^\s,]+[\s,]*)*", "a list of s3://bucket/prefix with spaces between them")
 _IMAGE = (r"[a-z0-9][\w.:/@-]*", "an image's name such as public.ecr.aws/lambda/python:3.13")
 
@@ -72,7 +75,14 @@ KEYS = (
         choices=TARGETS,
     ),
     Key("top_k", 5, int, "How many classes a prediction names."),
-    Key("threads", 0, int, "Threads of onnxruntime; without it, as many as there are cores here.", 1),
+    Key(
+        "threads",
+        0,
+        int,
+        "Threads of onnxruntime; without it, as many as there are cores here.",
+        1,
+        limits=(1, MAX_THREADS),
+    ),
     Key("max_pixels", MAX_PIXELS, int, "Larger pictures (width x height) are refused before they are decoded."),
     Key("project", "", str, "Tags what is made in AWS; without it, the folder's name.", "my-project", pattern=_PROJECT),
     Key("bucket", "", str, "The S3 bucket of the models.", "my-models", pattern=_BUCKET),
@@ -121,8 +131,6 @@ KEYS = (
     Key("url", "none", str, "The function's own URL: none, iam (signed requests) or public.", choices=URLS),
 )
 _BY_NAME = {key.name: key for key in KEYS}
-# What the handler reads, in a container or in Lambda: lambda_src/settings.py.
-_OF_THE_HANDLER = ("MODEL_URI", "MODEL_SHA256", "INPUT_PREFIXES", "MAX_PIXELS", "THREADS", "OUTPUT", "METRICS")
 
 
 @dataclass(frozen=True)
@@ -170,7 +178,7 @@ class Config:
 
 
 def load_config(folder: Path, environment: Mapping[str, str], flags: Mapping[str, Any]) -> Config:
-    """Merge the three sources; a flag that is None was not given. Raises UsageError."""
+    """Merge the three sources; a flag that is None was not given. Raises UsageError, MissingError."""
     values = {key.name: key.default for key in KEYS}
     origins = {key.name: "default" for key in KEYS}
     for name, value in _read_file(folder / FILE_NAME).items():
@@ -194,8 +202,11 @@ def load_config(folder: Path, environment: Mapping[str, str], flags: Mapping[str
 
 
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the `MLINFER_*` variables that nothing reads, each with the nearest known name, "" if none is near."""
-    known = [*(key.name.upper() for key in KEYS), *_OF_THE_HANDLER]
+    """Return the `MLINFER_*` variables that are no key, each with the nearest key's, "" if none is near.
+
+    Those that only the handler reads, such as MLINFER_MODEL_URI, are among them: they have no effect here.
+    """
+    known = [key.name.upper() for key in KEYS]
     given = sorted(name.removeprefix("MLINFER_") for name in environment if name.startswith("MLINFER_"))
     unknown = [name for name in given if name not in known and not name.startswith("REQUIRE_")]
     return {f"MLINFER_{name}": "".join(f"MLINFER_{near}" for near in _near(name, known)) for name in unknown}
@@ -278,8 +289,13 @@ def _from_text(key: Key, text: str, variable: str) -> Any:
 
 
 def _project_name(folder: Path) -> str:
-    """Return the folder's name as Docker Compose would take it: lower case, other characters as hyphens."""
-    name = re.sub("[^a-z0-9]+", "-", folder.resolve().name.lower()).strip("-")
+    """Return the folder's name as Docker Compose would take it: lower case, other characters as hyphens. Raises MissingError."""
+    try:
+        folder_name = folder.resolve().name
+    except FileNotFoundError as error:
+        hint = "Go to another folder, or name a project with --project."
+        raise MissingError("no_folder", "the current folder no longer exists", hint) from error
+    name = re.sub("[^a-z0-9]+", "-", folder_name.lower()).strip("-")
     return name[:32].rstrip("-") or "mlinfer"
 
 

@@ -150,7 +150,7 @@ class Terminal:
 
     def confirm(self, question: str) -> bool:
         """Ask yes or no; without a terminal nobody is asked and the answer is no."""
-        if not (sys.stdin.isatty() and sys.stderr.isatty()) or self.as_json:
+        if not _is_interactive() or self.as_json:
             return False
         sys.stderr.write(f"{question} [y/N] ")
         sys.stderr.flush()
@@ -158,7 +158,7 @@ class Terminal:
 
     def ask_secret(self, question: str) -> str:
         """Ask for a code that is not shown; without a terminal nobody is asked and the answer is ""."""
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        if not _is_interactive():
             return ""
         from getpass import getpass
 
@@ -204,6 +204,11 @@ def _byte_bars() -> Any:
     columns = (progress.DownloadColumn(), progress.TransferSpeedColumn(), progress.TimeRemainingColumn())
     console = Console(stderr=True)
     return progress.Progress(*progress.Progress.get_default_columns()[:2], *columns, console=console, transient=True)
+
+
+def _is_interactive() -> bool:
+    """Tell whether a question can be asked: stdin is None where the caller has closed it."""
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def _say(text: str) -> None:

@@ -105,13 +105,15 @@ def test_unknown_key_names_the_nearest(mlinfer: MlInfer) -> None:
 
 
 def test_unknown_variables_are_named_once(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable that nothing reads is named on stderr with the nearest known one; the handler's own are known."""
-    for name in ("MLINFER_TOPK", "MLINFER_GIBBERISH", "MLINFER_MODEL_URI", "MLINFER_REQUIRE_TORCH"):
+    """A variable that mlinfer does not read, such as one of the handler's, is named on stderr with the nearest key's."""
+    of_the_handler = ("MLINFER_MODEL_URI", "MLINFER_MODEL_SHA256", "MLINFER_OUTPUT", "MLINFER_METRICS")
+    for name in ("MLINFER_TOPK", "MLINFER_GIBBERISH", *of_the_handler, "MLINFER_REQUIRE_TORCH"):
         monkeypatch.setenv(name, "3")
     run = mlinfer("inspect", "--json")
     assert run.code == 0
     assert run.err.count("MLINFER_TOPK") == run.err.count("MLINFER_TOP_K") == run.err.count("MLINFER_GIBBERISH") == 1
-    assert "MLINFER_MODEL_URI" not in run.err
+    assert all(run.err.count(f"{name}.") == 1 for name in of_the_handler)
+    assert "MLINFER_MODEL_URI. Did you mean MLINFER_MODEL?" in run.err
     assert "MLINFER_REQUIRE_TORCH" not in run.err
     assert mlinfer("inspect", "--json", "--quiet").err == ""
 
@@ -131,6 +133,17 @@ def test_the_largest_number(mlinfer: MlInfer) -> None:
     run = mlinfer("predict", "cat.jpg", "--top-k", "99999999999999999999")
     assert run.code == 2
     assert "from 1 to 2,147,483,647" in run.err
+
+
+def test_limits(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that onnxruntime cannot make, and a prefix too long for a key of S3, are refused at once."""
+    for name, value in (("MLINFER_THREADS", "100000"), ("MLINFER_PREFIX", "a" * 1100)):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            run = mlinfer("predict", "cat.jpg", "--json")
+            error = json.loads(run.out)["error"]
+            assert (run.code, error["code"]) == (2, "invalid_value")
+            assert name in error["message"]
 
 
 def test_mistake_in_the_environment(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -52,8 +53,11 @@ def _run(arguments: list[str], terminal: Terminal) -> int:
         return UsageError.exit_code
     register(arguments[0])
     for name, near in unknown_variables(os.environ).items():
-        terminal.note(f"Warning: nothing reads the variable {name}." + (f" Did you mean {near}?" if near else ""))
+        terminal.note(
+            f"Warning: mlinfer does not read the variable {name}." + (f" Did you mean {near}?" if near else "")
+        )
     try:
+        _require_no_empty(arguments)
         code = app(arguments, prog_name="mlinfer", standalone_mode=False)
     except typer.TyperException as error:
         terminal.error(_usage_error(error))
@@ -73,6 +77,15 @@ def _run(arguments: list[str], terminal: Terminal) -> int:
     if code == 130:
         terminal.note("Interrupted.")
     return int(code or 0)
+
+
+def _require_no_empty(arguments: Sequence[str]) -> None:
+    """Refuse an empty argument, such as an unset variable of a script leaves: it does not mean the default. Raises UsageError."""
+    for before, word in pairwise(arguments):
+        flag = word.removesuffix("=") if word.startswith("--") and word.endswith("=") else before
+        if (not word or flag != before) and flag != "--prefix":  # the empty prefix is the whole bucket
+            what = f"the value of {flag}" if flag.startswith("-") else f"the argument after {flag}"
+            raise UsageError("invalid_value", f"{what} is empty", "Give a value, or leave it out for the default.")
 
 
 def _follows_interrupt(error: BaseException) -> bool:

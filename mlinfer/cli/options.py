@@ -277,8 +277,8 @@ def read_image(name: str) -> bytes:
     if name != "-":
         with Path(name).open("rb") as file:
             return file.read(MAX_IMAGE_BYTES + 1)
-    if sys.stdin.isatty():
-        raise UsageError(
-            "no_input", "- reads an image from stdin, but stdin is a terminal", "Pipe one: mlinfer predict - < cat.jpg"
-        )
+    if sys.stdin is None or sys.stdin.isatty():  # None where the caller has closed it
+        state = "closed" if sys.stdin is None else "a terminal"
+        message = f"- reads an image from stdin, but stdin is {state}"
+        raise UsageError("no_input", message, "Pipe one: mlinfer predict - < cat.jpg")
     return sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1)

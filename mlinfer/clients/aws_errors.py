@@ -130,7 +130,7 @@ _REFUSALS = (
     _Refusal(
         "invalid_value",
         "InvalidParameterValueException InvalidParameterException ValidationException ValidationError "
-        "MalformedPolicyDocument InvalidInput",
+        "MalformedPolicyDocument InvalidInput KeyTooLongError",
         "AWS does not accept a value",
         "Correct it in mlinfer.toml or by a flag; `mlinfer inspect --config` shows where each value comes from.",
     ),
@@ -275,6 +275,10 @@ def explain_botocore_error(error: boto.BotoCoreError, subject: str) -> MlinferEr
         message = "there are no AWS credentials" if provider is None else f"{provider} gives no complete credentials"
         hint = "Set them up with aws configure or aws sso login, or name a profile with --profile."
         return MissingError("no_credentials", f"{subject}: {message}", hint)
+    if isinstance(error, boto.ParamValidationError):
+        reason = " ".join(str(error.kwargs.get("report", "")).split())
+        hint = "Correct it in mlinfer.toml or by a flag; `mlinfer inspect --config` shows where each value comes from."
+        return UsageError("invalid_value", f"{subject}: boto3 does not accept a value: {reason}", hint)
     if isinstance(error, _WRONG_SETTING):
         return _wrong_setting(error)
     if isinstance(error, _NO_CONNECTION):

@@ -34,7 +34,10 @@ def since_ms(text: str, now_ms: int) -> int:
     found = re.fullmatch(r"(\d{1,6})([smhd])", text)
     if not found:
         raise UsageError("invalid_value", f"--since is {text!r}, not a time such as 45s, 10m, 2h or 3d")
-    return now_ms - int(found[1]) * _UNITS_S[found[2]] * 1000
+    start = now_ms - int(found[1]) * _UNITS_S[found[2]] * 1000
+    if start < 0:
+        raise UsageError("invalid_value", f"--since is {text!r}, which is before 1970", "Name a time such as 3d.")
+    return start
 
 
 def read(client: Client, names: Names, start_ms: int) -> Iterator[Line]:

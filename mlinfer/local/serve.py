@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import traceback
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
@@ -29,6 +30,11 @@ class Server(HTTPServer):
         super().__init__((HOST, port), _Request)
         self.service = service
         self.project = project
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that breaks off; the next one is answered."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
 
 
 class _Request(BaseHTTPRequestHandler):

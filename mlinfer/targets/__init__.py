@@ -7,6 +7,7 @@ Each target is a module with a `make_target`: embedded.py (this process), emulat
 from __future__ import annotations
 
 import base64
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -105,6 +106,8 @@ def _ask(picture: Picture, target: Target, top_k: int) -> dict[str, Any]:
         raise UsageError("unusable_model", str(error), "The model does not do what its metadata says.") from error
     body: dict[str, Any] = answer["body"]
     if answer["statusCode"] != 200:
-        hint = "The limit follows max_pixels in mlinfer.toml." if body["error"]["code"] == "image_too_large" else ""
-        raise ImageError(body["error"]["code"], f"{picture.name}: {body['error']['message']}", hint)
+        code, message = body["error"]["code"], body["error"]["message"]
+        follows = code == "image_too_large" and re.search("more than [0-9,]+ pixels$", message)
+        hint = "The limit follows max_pixels in mlinfer.toml." if follows else ""
+        raise ImageError(code, f"{picture.name}: {message}", hint)
     return body

@@ -513,6 +513,18 @@ def test_closed_streams(tiny_model: Path, red: Path) -> None:
     assert subprocess.run(f"{command} 2>&-", shell=True, capture_output=True).returncode == 0  # noqa: S602
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["predict", "-"], "no_input"), (["init"], "file_exists"), (["deploy", "--url", "public"], "not_confirmed")],
+)
+def test_closed_stdin(arguments: list[str], code: str) -> None:
+    """With a closed stdin, as of some daemons, nobody can be asked and nothing read: wrong usage, and no defect."""
+    Path("mlinfer.toml").write_text("top_k = 3\nmodel_source = 'image'\n")
+    command = " ".join([*COMMAND, *arguments, "--json", "<&-"])
+    result = subprocess.run(command, shell=True, capture_output=True, text=True)  # noqa: S602
+    assert (result.returncode, json.loads(result.stdout)["error"]["code"]) == (2, code)
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_terminals_of_other_encodings(tiny_model: Path, red: Path, encoding: str) -> None:
     """Where stdout cannot hold the bar's blocks, it is drawn with signs that it can."""
@@ -527,6 +539,7 @@ def test_endless_file(tiny_model: Path) -> None:
     result = subprocess.run([*COMMAND, "predict", "/dev/zero", "--model", tiny_model], capture_output=True, text=True)
     assert result.returncode == 5
     assert "bytes" in result.stderr
+    assert "max_pixels" not in result.stderr
 
 
 @pytest.mark.parametrize(("by", "expected"), [(signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=HANGS_UP)])
@@ -552,12 +565,42 @@ def test_pipes_get_the_whole_text(mlinfer: MlInfer, tiny_model: Path) -> None:
     assert f"file        {tiny_model}" in [line.rstrip() for line in out.splitlines()]
 
 
-@pytest.mark.parametrize("arguments", [["predict", "red.png", "--model", ""], ["predict", ""]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "red.png", "--model", ""],
+        ["predict", ""],
+        ["rollback", ""],
+        ["deploy", "--dry-run", "--bucket", "b-1", "--image", ""],
+        ["deploy", "--dry-run", "--bucket", "b-1", "--image="],
+        ["status", "--image", ""],
+        ["export", "resnet18", "--weights", ""],
+        ["export", "resnet18", "--name", ""],
+        ["logs", "--region", ""],
+    ],
+)
 def test_empty_names(mlinfer: MlInfer, arguments: list[str]) -> None:
     """An empty name, as of a shell variable that is not set, is wrong usage and never guessed."""
     run = mlinfer(*arguments)
     assert run.code == 2
     assert "empty" in run.err
+
+
+def test_a_model_that_is_a_pipe(mlinfer: MlInfer, red: Path) -> None:
+    """A pipe as the model, as of a process substitution, is told for what it is."""
+    os.mkfifo("m.onnx")
+    for arguments in (["predict", red, "--model", "m.onnx"], ["inspect", "m.onnx"]):
+        run = mlinfer(*arguments, "--json")
+        assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "not_a_file"), arguments
+
+
+def test_a_folder_that_is_gone(mlinfer: MlInfer, red: Path) -> None:
+    """In a folder that was deleted a command says so, unless a project is named."""
+    image = red.resolve()
+    image.rename(image.parents[1] / "red.png")
+    image.parent.rmdir()
+    run = mlinfer("predict", image.parents[1] / "red.png", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (3, "no_folder")
 
 
 def test_init_over_a_folder(mlinfer: MlInfer) -> None:

@@ -85,6 +85,12 @@ def test_a_time_that_is_none(mlinfer: MlInfer) -> None:
     assert "10m" in run.err
 
 
+def test_a_time_before_there_was_any(mlinfer: MlInfer) -> None:
+    """A time before 1970, which CloudWatch does not take, is wrong usage."""
+    run = mlinfer("logs", "--since", "999999d", "--json")
+    assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "invalid_value")
+
+
 def test_follow_until_interrupted() -> None:
     """--follow shows each line once as it comes, until Ctrl-C."""
     write("before")

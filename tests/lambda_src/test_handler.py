@@ -124,6 +124,7 @@ def test_settings() -> None:
         ("MLINFER_MAX_PIXELS", "many"),
         ("MLINFER_MAX_PIXELS", "-1"),
         ("MLINFER_THREADS", "0"),
+        ("MLINFER_THREADS", "100000"),
     ],
 )
 def test_wrong_settings(variable: str, value: str) -> None:

@@ -116,7 +116,7 @@ def test_a_picture_without_the_extra(tiny_model: Path, red: Path) -> None:
         (["--plot", "a.pdf"], 2, ".svg and .png"),
         (["--plot", "none/a.svg"], 2, "no folder none"),
         (["--csv", "none/a.csv"], 2, "no folder none"),
-        (["--csv", ""], 2, "not a file"),
+        (["--csv", ""], 2, "empty"),
         (["--csv", "."], 2, "not a file"),
         (["--csv", "same.svg", "--plot", "same.svg"], 2, "same file"),
         (["--cold-share", "nan"], 2, "--cold-share"),

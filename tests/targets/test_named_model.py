@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -142,3 +145,19 @@ def test_another_projects_container(mlinfer: MlInfer, monkeypatch: pytest.Monkey
     if code:
         assert refused(run)["code"] == "another_project"
         assert f"mlinfer run-local --stop --project {project}" in refused(run)["hint"]
+
+
+def test_a_client_that_breaks_off(port: int, capfd: pytest.CaptureFixture[str]) -> None:
+    """`run-local --no-docker` says nothing of a client that resets its connection, and answers the next one."""
+    reset = struct.pack("ii", 1, 0)  # close() then sends RST
+    for body in (b"0" * 16, b"{}" + b" " * 98):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+            client.sendall(
+                b"POST /2015-03-31/functions/function/invocations HTTP/1.1\r\nContent-Length: 100\r\n\r\n" + body
+            )
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{port}/2015-03-31/functions/function/invocations", data=b"{}"
+    ) as answer:
+        assert answer.status == 200
+    assert "Traceback" not in capfd.readouterr().err
