@@ -136,7 +136,7 @@ def named_model(config: Config) -> NamedModel | None:
 
     if config.target != "aws":
         return None
-    return answers.named_model(config, f"Deploy it: mlinfer deploy{model_words(config)}")
+    return answers.find_named_model(config, f"Deploy it: mlinfer deploy{model_words(config)}")
 
 
 def answered(samples: Iterable[Sample], named: NamedModel | None, config: Config) -> Iterator[Sample]:

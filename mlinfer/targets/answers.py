@@ -29,7 +29,7 @@ class NamedModel:
     remedy: str
 
 
-def named_model(config: Config, remedy: str) -> NamedModel | None:
+def find_named_model(config: Config, remedy: str) -> NamedModel | None:
     """Return the model file that a flag, variable or file names; None where nothing does. Raises MissingError."""
     if config.origins["model"] == "default":
         return None

@@ -19,7 +19,7 @@ from . import Target, make_event
 def make_service(config: Config, log: Callable[[str], None], threads: int = 0) -> Service:
     """Return the handler's service in this process, with the model loaded; threads: 0 = as configured. Raises MlinferError."""
     path = model_path(config)
-    made = Service(Settings(str(path), threads=threads or thread_count(config), max_pixels=config.max_pixels), log)
+    made = Service(Settings(str(path), threads=threads or count_threads(config), max_pixels=config.max_pixels), log)
     try:
         made.load()
     except FaultError as error:
@@ -30,7 +30,7 @@ def make_service(config: Config, log: Callable[[str], None], threads: int = 0) -
     return made
 
 
-def thread_count(config: Config) -> int:
+def count_threads(config: Config) -> int:
     """Return the configured threads of onnxruntime; without them, the cores that this process may use."""
     return config.threads or default_threads({})
 
@@ -41,7 +41,7 @@ def make_target(config: Config, log: Callable[[str], None], jobs: int = 1) -> Ta
     Each of them has a service of its own, and its share of the threads: two pictures on a core each are done sooner than
     one after the other on two cores, where decoding leaves the second one idle.
     """
-    threads = max(1, thread_count(config) // jobs)
+    threads = max(1, count_threads(config) // jobs)
     idle: LifoQueue[Service] = LifoQueue()
     for _ in range(jobs):
         idle.put(make_service(config, log, threads))

@@ -22,18 +22,18 @@ from . import make_event
 REDUCED_SIDE = 1024  # of a reduced picture's shorter side, px: four times what ResNet-18 resizes it to
 
 _JPEG_QUALITY = 95
-_EVERY_PICTURES = {"expired_credentials", "invalid_credentials", "clock_skewed"}
+_FOR_EVERY_PICTURE = {"expired_credentials", "invalid_credentials", "clock_skewed"}
 
-# Takes a picture's name and bytes and top_k; yields a request that Lambda takes, and takes back what that needed.
+# Takes a picture's name and bytes and top_k; yields a request that Lambda accepts, and removes afterwards what it needed.
 MakePayload = Callable[[str, bytes, int], AbstractContextManager[bytes]]
 
 
 def reduce_large(tell: Callable[[str], None], max_pixels: int) -> MakePayload:
-    """Return what makes a picture over Lambda's 6 MB smaller; `tell` hears of it."""
+    """Return what makes requests, and reduces pictures over Lambda's 6 MB. tell: takes a sentence about each of these."""
 
     @contextmanager
     def make_payload(name: str, data: bytes, top_k: int) -> Iterator[bytes]:
-        body = request(data, top_k)
+        body = make_request(data, top_k)
         if body is None:
             data, (width, height) = reduce(data, max_pixels, MAX_REQUEST_BYTES // 4 * 3 - 1024)
             tell(f"{name} is over Lambda's 6 MB for a request: sent reduced to {width} x {height} pixels.")
@@ -46,15 +46,15 @@ def reduce_large(tell: Callable[[str], None], max_pixels: int) -> MakePayload:
 def stage_large(
     s3: Client, bucket: str, names: Names, *, tell: Callable[[str], None], kms_key: str = ""
 ) -> MakePayload:
-    """Return what hands a picture over Lambda's 6 MB to the function by S3, unchanged; `tell` hears of it.
+    """Return what makes requests, and hands pictures over Lambda's 6 MB to the function by S3, unchanged.
 
-    The object is the request's own, and removed afterwards with its version: nothing else waits for it or keeps it. One
-    that a killed command leaves expires by the bucket's rule.
+    Each request has an object of its own, which is removed afterwards with its version. If the command is killed before
+    that, the bucket's rule removes it. tell: takes a sentence about each such picture.
     """
 
     @contextmanager
     def make_payload(name: str, data: bytes, top_k: int) -> Iterator[bytes]:
-        body = request(data, top_k)
+        body = make_request(data, top_k)
         if body is not None:
             yield body
             return
@@ -64,7 +64,7 @@ def stage_large(
             with explained(subject, "s3:PutObject and s3:DeleteObject on it"):
                 made = s3.put_object(**where, Body=data, **encryption(kms_key))
         except RemoteError as error:
-            if error.code in _EVERY_PICTURES:
+            if error.code in _FOR_EVERY_PICTURE:
                 raise
             raise InvocationError(error.code, str(error), error.hint) from error
         version = {"VersionId": made["VersionId"]} if "VersionId" in made else {}
@@ -81,7 +81,7 @@ def stage_large(
     return make_payload
 
 
-def request(data: bytes, top_k: int) -> bytes | None:
+def make_request(data: bytes, top_k: int) -> bytes | None:
     """Return the JSON of the event; None if it is over Lambda's 6 MB, which a large picture shows without being encoded."""
     if len(data) // 3 * 4 > MAX_REQUEST_BYTES:
         return None

@@ -145,11 +145,11 @@ def _check_flags(terminal: Terminal, config: Config, jobs: int | None, project: 
 
 def _jobs(config: Config, pictures: int, given: int | None) -> int:
     """Return how many images are asked about at once: of the emulator one."""
-    from ...targets.embedded import thread_count
+    from ...targets.embedded import count_threads
 
     if given or config.target == "aws":
         return given or CLOUD_JOBS
-    return thread_count(config) if config.target == "embedded" and pictures >= MANY else 1
+    return count_threads(config) if config.target == "embedded" and pictures >= MANY else 1
 
 
 def _within_memory(terminal: Terminal, config: Config, jobs: int) -> int:
@@ -186,7 +186,7 @@ def _target(terminal: Terminal, config: Config, jobs: int, *, by_url: bool, acco
         from ...local.address import address, require_own_project
         from ...targets import emulator
 
-        named = answers.named_model(config, _run_local(config))
+        named = answers.find_named_model(config, _run_local(config))
         require_own_project(config.port, config.project, partial(docker.connect, os.environ, _ENGINE_S))
         client = aws.make_emulator_client(address(config.port), read_timeout=config.timeout + SLACK_S)
         return answers.refuse_other_models(
@@ -195,7 +195,7 @@ def _target(terminal: Terminal, config: Config, jobs: int, *, by_url: bool, acco
     from ...clients.waiter import Waiter
     from ...targets import aws as aws_target
 
-    named = answers.named_model(config, f"Deploy it: mlinfer deploy{model_words(config)}")
+    named = answers.find_named_model(config, f"Deploy it: mlinfer deploy{model_words(config)}")
     session = account.session(terminal)
     names, functions = Names(config.project), session.client("lambda")
     timeout = aws_target.live_timeout(functions, names) + SLACK_S
