@@ -20,11 +20,6 @@ from ..files import check_output, file_lock
 from ..names import ALIAS, Names
 from ..targets.answers import NamedModel, require_model
 from ..terminal import Terminal
-from .inputs import (
-    local_function,
-    make_build_spec,
-    s3_environment,
-)
 from .options import (
     SLACK_S,
     AccountOptions,
@@ -157,8 +152,8 @@ def place_of(
         start = partial(process.start, config, os.environ, terminal.detail)
         yield Place(lambda _: start, config.memory, config.arch)
     elif config.target == "local":
-        credentials = s3_environment(terminal, config, account) if from_s3 else {}
-        with _local_place(terminal, config, credentials, from_s3=from_s3) as place:
+        s3_environment = account.s3_environment(terminal, config) if from_s3 else None
+        with _local_place(terminal, config, s3_environment) as place:
             yield place
     else:
         with _cloud_place(terminal, config, account, cold=cold) as place:
@@ -166,21 +161,22 @@ def place_of(
 
 
 @contextmanager
-def _local_place(terminal: Terminal, config: Config, credentials: dict[str, str], *, from_s3: bool) -> Iterator[Place]:
+def _local_place(terminal: Terminal, config: Config, s3_environment: dict[str, str] | None) -> Iterator[Place]:
     from ..clients import docker as engine
+    from ..container_image.docker_build import make_build_spec
     from ..local import address, container
     from ..local.ports import find_free_port
     from ..measure import container as emulated
 
     docker = engine.connect(os.environ)
     container.require_local(docker)
-    built = build_image(terminal, docker, make_build_spec(config))
+    built = build_image(terminal, docker, make_build_spec(config, os.environ))
 
     def start_with(memory: int) -> Start:
         for note in container.describe_shortage(memory, docker.machine()):
             terminal.note(note)
         chosen = replace(config, memory=memory, port=find_free_port(address.HOST))
-        function = local_function(chosen, built.tag, credentials, from_s3=from_s3)
+        function = container.make_function(chosen, built.tag, s3_environment)
         return partial(emulated.start, docker, function, terminal.detail)
 
     with file_lock(f"mlinfer-bench-{config.project}"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -144,6 +145,29 @@ class AccountOptions:
         require(*checks, session.require_region, session.require_credentials)
         return session
 
+    def s3_environment(self, terminal: Terminal, config: Config) -> dict[str, str]:
+        """Return what lets a function on this machine fetch the uploaded model: where that is, and what boto3 finds here.
+
+        That is credentials, Region and endpoint, as Lambda would give its own. Raises MlinferError.
+        """
+        from ..clients import aws
+        from ..cloud.resources.model_object import object_key
+        from ..model.path import read_configured_model
+
+        if config.model_source != "s3":
+            raise UsageError("usage", "--from-s3 needs model_source s3", "Leave out --model-source image.")
+
+        def need_bucket() -> None:
+            if not config.bucket:
+                hint = "Set bucket in mlinfer.toml, and mlinfer upload first."
+                raise UsageError("no_bucket", "no S3 bucket is named", hint)
+
+        found: dict[str, str] = {}
+        which = {"region": self.region, "profile": self.profile}
+        require(need_bucket, lambda: found.update(aws.container_environment(**which, ask=terminal.ask_secret)))
+        found["MLINFER_MODEL_URI"] = f"s3://{config.bucket}/{object_key(read_configured_model(config), config.prefix)}"
+        return found
+
 
 @dataclass(frozen=True)
 class AwsOptions:
@@ -282,3 +306,11 @@ def read_image(name: str) -> bytes:
         message = f"- reads an image from stdin, but stdin is {state}"
         raise UsageError("no_input", message, "Pipe one: mlinfer predict - < cat.jpg")
     return sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1)
+
+
+def by_digest(uri: str) -> str:
+    """Return an image's name that says which bytes it means. Raises UsageError."""
+    if not re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", uri):
+        hint = "It ends in @sha256: and 64 digits, as `mlinfer push` prints it: a tag can come to mean another image."
+        raise UsageError("invalid_value", f"--image is {uri!r}, not an image by its digest", hint)
+    return uri

@@ -6,11 +6,15 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
 from ..clients.docker import PLATFORMS, Engine, Image, is_loopback
-from ..errors import MlinferError, RemoteError, UsageError
+from ..config import Config
+from ..errors import MissingError, MlinferError, RemoteError, UsageError
+from ..model.footprint import check_image
+from ..model.path import model_path, read_configured_model
 from ..names import PROJECT_LABEL
 from .contents import MODEL_PATH, BuildSpec, open_context
 
@@ -38,6 +42,30 @@ class BuiltImage:
     bytes: int
     layers: Mapping[str, int]
     outcome: Literal["created", "unchanged"]
+
+
+def make_build_spec(config: Config, environment: Mapping[str, str]) -> BuildSpec:
+    """Return what the configured image is made of, and how pip gets its packages. Raises MissingError, UsageError."""
+    if config.model_source == "image":
+        check_image(model_path(config).stat().st_size)  # before gigabytes are read
+    model = read_configured_model(config) if config.model_source == "image" else None
+    ca_bundle = _ca_bundle(config) if config.ca_bundle else None
+    return BuildSpec(config.project, config.base_image, config.arch, model, ca_bundle, build_proxies(environment))
+
+
+def _ca_bundle(config: Config) -> Path:
+    """Return the configured certificates. Raises MissingError, UsageError."""
+    path = Path(config.ca_bundle)
+    named = f"{path} (ca_bundle from {config.origins['ca_bundle']})"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        hint = "Name the PEM file of your proxy's certificate, or leave ca_bundle out."
+        raise MissingError("ca_bundle_not_found", f"{named} cannot be read: {error.strerror}", hint) from error
+    if b"-----BEGIN CERTIFICATE-----" not in content:
+        hint = "Convert it: openssl x509 -inform der -in FILE -out ca.pem"
+        raise UsageError("invalid_ca_bundle", f"{named} holds no certificate in PEM format", hint)
+    return path
 
 
 def build(

@@ -21,7 +21,9 @@ from lambda_src.settings import MB_PER_VCPU
 
 from ..clients.docker import Container, Engine, EngineMachine
 from ..clients.invocation import failure, read_answer
+from ..config import Config
 from ..errors import MissingError, MlinferError, RemoteError, UsageError
+from ..model.path import read_configured_model
 from ..names import PROJECT_LABEL
 from .address import HOST, INVOCATIONS, address, listens, post
 from .ports import find_port_holder
@@ -63,6 +65,29 @@ class LocalFunction:
     def url(self) -> str:
         """Return where events are posted to."""
         return address(self.port) + INVOCATIONS
+
+
+def make_function(config: Config, tag: str, s3_environment: Mapping[str, str] | None = None) -> LocalFunction:
+    """Return how the image is to run: with the configured model mounted, inside the image or fetched.
+
+    s3_environment: what the function needs to fetch the model from S3, or None where it does not. Raises MlinferError.
+    """
+    environment, mounted, fetched = config.handler_environment() | dict(s3_environment or {}), None, 0
+    if config.model_source == "s3":
+        model = read_configured_model(config)
+        environment["MLINFER_MODEL_SHA256"] = model.sha256
+        mounted, fetched = (model.path, 0) if s3_environment is None else (None, model.bytes)
+    return LocalFunction(
+        image=tag,
+        project=config.project,
+        port=config.port,
+        memory=config.memory,
+        tmp=config.tmp,
+        timeout=config.timeout,
+        environment=environment,
+        model=mounted,
+        fetched_bytes=fetched,
+    )
 
 
 @dataclass(frozen=True)

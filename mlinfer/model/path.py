@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..config import STARTER as STARTER_NAME
 from ..config import Config
 from ..errors import MissingError, UsageError
+
+if TYPE_CHECKING:
+    from .modelfile import ModelFile
 
 STARTER = Path(__file__).parents[1] / "starter.onnx"
 
@@ -26,3 +30,22 @@ def model_path(config: Config) -> Path:
         hint = "Give another file, or leave it out to use the starter model."
         raise MissingError("model_not_found", f"there is no model file {path} (from {config.origins['model']})", hint)
     return path
+
+
+def read_configured_model(config: Config) -> ModelFile:
+    """Return the configured model file. Raises MissingError, and UsageError if a function could not predict with it."""
+    from .modelfile import read_model_file, require_metadata
+
+    model = read_model_file(model_path(config))
+    require_metadata(model)
+    return model
+
+
+def find_configured_model(config: Config) -> ModelFile | None:
+    """Return the configured model file, None where it is not. Raises UsageError."""
+    from .modelfile import read_model_file
+
+    try:
+        return read_model_file(model_path(config))
+    except MissingError:
+        return None

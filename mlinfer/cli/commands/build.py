@@ -8,10 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..inputs import (
-    make_build_spec,
-    tell_of_unused_model,
-)
 from ..options import (
     ImageOptions,
     OutputOptions,
@@ -21,6 +17,7 @@ from ..options import (
     require,
 )
 from ..views.image import build_image
+from ..views.model import warn_of_unused_model
 
 if TYPE_CHECKING:
     pass
@@ -46,12 +43,13 @@ def build(
 ) -> None:
     """Build the Lambda image, unless it is there:  mlinfer build"""
     from ...clients import docker as engine
+    from ...container_image.docker_build import make_build_spec
 
     terminal = output.terminal()
     config = configuration(image, project=project, ca_bundle=ca_bundle)
-    require(lambda: make_build_spec(config), lambda: engine.connect(os.environ))
-    spec = make_build_spec(config)
-    tell_of_unused_model(terminal, config)
+    require(lambda: make_build_spec(config, os.environ), lambda: engine.connect(os.environ))
+    spec = make_build_spec(config, os.environ)
+    warn_of_unused_model(terminal, config)
     built = build_image(terminal, engine.connect(os.environ), spec, pull=pull, cache=not no_cache)
     if output.as_json:
         terminal.document(asdict(built))

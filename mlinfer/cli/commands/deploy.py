@@ -13,15 +13,7 @@ import typer
 from ...config import Config
 from ...errors import UsageError
 from ...terminal import Terminal
-from ..inputs import (
-    account_of,
-    by_digest,
-    cloud_clients,
-    foresee,
-    make_build_spec,
-    make_waiter,
-    require_model_file,
-)
+from ..inputs import account_of, cloud_clients, make_waiter
 from ..options import (
     ArchFlag,
     AwsOptions,
@@ -29,11 +21,13 @@ from ..options import (
     ModelSourceFlag,
     OutputOptions,
     YesFlag,
+    by_digest,
     command,
     configuration,
     report_unused,
 )
 from ..views.image import push_image
+from ..views.model import warn_of_size
 from ..views.plan import show_step, step_facts
 
 if TYPE_CHECKING:
@@ -86,7 +80,7 @@ def deploy(*, wanted: DeployOptions, aws: AwsOptions, output: OutputOptions) -> 
     _agree_to_public(terminal, config, asked=not (wanted.yes or wanted.dry_run))
     given = _Given(by_digest(wanted.image)) if wanted.image else None
     session = aws.account.session(terminal, *_needs(config, docker=not given))
-    foresee(terminal, config)
+    warn_of_size(terminal, config)
     here = embedded.make_target(config, log=terminal.detail)
     order = _order(config, session, create_bucket=wanted.create_bucket, dry_run=wanted.dry_run)
     if config.origins["model"] == "default":
@@ -112,9 +106,10 @@ def _agree_to_public(terminal: Terminal, config: Config, *, asked: bool) -> None
 def _needs(config: Config, *, docker: bool) -> list[Callable[[], object]]:
     """Return the checks of what a deployment needs here, AWS aside."""
     from ...clients import docker as engine
+    from ...model.path import model_path
 
     connect = [lambda: engine.connect(os.environ)] if docker else []
-    return [lambda: _require_bucket(config), lambda: require_model_file(config), *connect]
+    return [lambda: _require_bucket(config), lambda: model_path(config), *connect]
 
 
 def _require_bucket(config: Config) -> None:
@@ -155,10 +150,13 @@ def _build_and_push(terminal: Terminal, order: Order, session: Session) -> Pushe
     """Build the image and push it, unless that is done; in a dry run say whether it is. Raises MlinferError."""
     from ...clients import docker as engine
     from ...container_image import registry
+    from ...container_image.docker_build import make_build_spec
 
     docker, ecr = engine.connect(os.environ), session.client("ecr")
     if order.dry_run:
-        return registry.plan(docker, ecr, order.names, make_build_spec(order.config).tag(), order.config.arch)
+        return registry.plan(
+            docker, ecr, order.names, make_build_spec(order.config, os.environ).tag(), order.config.arch
+        )
     _, pushed = push_image(terminal, docker, ecr, order.config)
     return _Given(pushed.uri, "made" if pushed.outcome == "pushed" else "unchanged")
 

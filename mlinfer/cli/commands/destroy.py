@@ -11,10 +11,7 @@ from ...config import Config
 from ...errors import UsageError
 from ...names import Account, Names
 from ...terminal import Terminal
-from ..inputs import (
-    account_of,
-    make_waiter,
-)
+from ..inputs import account_of, make_waiter
 from ..options import (
     AwsOptions,
     OutputOptions,

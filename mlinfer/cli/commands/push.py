@@ -6,9 +6,6 @@ import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from ..inputs import (
-    tell_of_unused_model,
-)
 from ..options import (
     AwsOptions,
     ImageOptions,
@@ -17,6 +14,7 @@ from ..options import (
     configuration,
 )
 from ..views.image import push_image
+from ..views.model import warn_of_unused_model
 
 if TYPE_CHECKING:
     pass
@@ -37,7 +35,7 @@ def push(
 
     terminal = output.terminal()
     config = configuration(image, aws)
-    tell_of_unused_model(terminal, config)
+    warn_of_unused_model(terminal, config)
     ecr = aws.account.session(terminal, lambda: engine.connect(os.environ)).client("ecr")
     repository, pushed = push_image(terminal, engine.connect(os.environ), ecr, config)
     if output.as_json:

@@ -10,12 +10,7 @@ import typer
 
 from ...names import Names
 from ...terminal import Terminal
-from ..inputs import (
-    account_of,
-    cloud_clients,
-    make_waiter,
-    model_here,
-)
+from ..inputs import account_of, cloud_clients, make_waiter
 from ..options import (
     AwsOptions,
     ModelFlag,
@@ -44,6 +39,7 @@ def rollback(
     Without VERSION a second rollback changes nothing, since the first may have been cut short; to go further back name the version. The answers are compared with those of the version's own model file here, which is fetched from S3 if the configured one is another. Of a model that is in the image alone, it is proved that the version answers with that model, twice the same.
     """
     from ...cloud import rollback as step
+    from ...model.path import find_configured_model
     from ...targets import embedded
 
     terminal = output.terminal()
@@ -54,7 +50,7 @@ def rollback(
         account_of(session),
         Names(config.project),
         version or "",
-        model_here(config),
+        find_configured_model(config),
         lambda path: embedded.make_target(replace(config, model=str(path)), log=terminal.detail),
         make_waiter(terminal),
         partial(show_step, terminal, dry_run=False),

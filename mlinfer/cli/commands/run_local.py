@@ -14,12 +14,6 @@ from ...config import COMMAND_LINE, Config
 from ...errors import UsageError
 from ...files import file_lock
 from ...terminal import Terminal
-from ..inputs import (
-    foresee,
-    local_function,
-    make_build_spec,
-    s3_environment,
-)
 from ..options import (
     ArchFlag,
     AwsOptions,
@@ -34,6 +28,7 @@ from ..options import (
     require,
 )
 from ..views.image import build_image
+from ..views.model import warn_of_size
 
 if TYPE_CHECKING:
     from ...clients.docker import Container
@@ -80,6 +75,7 @@ def run_local(*, wanted: RunOptions, aws: AwsOptions, output: OutputOptions) -> 
     elif not wanted.from_s3:
         report_unused(terminal, config, "without --from-s3 the function uses no AWS", **vars(aws.account))
     from ...clients import docker as engine
+    from ...container_image.docker_build import make_build_spec
     from ...local import container
     from ...model.path import model_path
 
@@ -91,10 +87,10 @@ def run_local(*, wanted: RunOptions, aws: AwsOptions, output: OutputOptions) -> 
         return
     container.require_local(docker)
     # Before the build, so that what is wrong is said first.
-    foresee(terminal, config)
-    credentials = s3_environment(terminal, config, aws.account) if wanted.from_s3 else {}
-    spec = make_build_spec(config)
-    function = local_function(config, spec.tag(), credentials, from_s3=wanted.from_s3)
+    warn_of_size(terminal, config)
+    s3_environment = aws.account.s3_environment(terminal, config) if wanted.from_s3 else None
+    spec = make_build_spec(config, os.environ)
+    function = container.make_function(config, spec.tag(), s3_environment)
     build_image(terminal, docker, spec)
     with file_lock(f"mlinfer-run-local-{config.project}"):  # a second one at once finds what the first has started
         running, started = container.run(docker, function, one_at_a_time(config))

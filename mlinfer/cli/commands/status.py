@@ -11,19 +11,13 @@ import typer
 from ...config import Config
 from ...errors import MlinferError
 from ...names import Names
-from ..inputs import (
-    account_of,
-    by_digest,
-    cloud_clients,
-    make_build_spec,
-    model_here,
-    require_model_file,
-)
+from ..inputs import account_of, cloud_clients
 from ..options import (
     AccountOptions,
     ModelFlag,
     OutputOptions,
     ProjectFlag,
+    by_digest,
     command,
     configuration,
 )
@@ -57,6 +51,7 @@ def status(
     """
     from ...cloud import status as step
     from ...cloud.drift import find_drift
+    from ...model.path import model_path
 
     terminal = output.terminal()
     config = configuration(model=model, project=project)
@@ -91,7 +86,7 @@ def status(
                 "The image was not compared: it is not built here, or the Docker Engine or ECR does not tell."
             )
     if exit_code and here is None:
-        require_model_file(config)
+        model_path(config)
     return DIFFERS if exit_code and (differs or drifted) else 0
 
 
@@ -99,8 +94,9 @@ def _wanted_here(config: Config, session: Session, there: Status, image: str | N
     """Return what `deploy` would make of what is here; None where there is no model file. Raises MlinferError."""
     from ...cloud import deploy
     from ...cloud.resources.role import role_arn
+    from ...model.path import find_configured_model
 
-    file = model_here(config)
+    file = find_configured_model(config)
     if file is None:
         return None
     if not config.bucket:  # it was given by a flag of deploy, so there is none here to differ from
@@ -114,9 +110,10 @@ def _image_here(config: Config, session: Session) -> str:
     """Return how ECR names the image that is built here, or would once it is pushed; "" where nobody can tell."""
     from ...clients import docker as engine
     from ...container_image import registry
+    from ...container_image.docker_build import make_build_spec
 
     try:
-        docker, tag = engine.connect(os.environ), make_build_spec(config).tag()
+        docker, tag = engine.connect(os.environ), make_build_spec(config, os.environ).tag()
         if docker.find_image(tag) is None:
             return ""
         return registry.plan(docker, session.client("ecr"), Names(config.project), tag, config.arch).uri

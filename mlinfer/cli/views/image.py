@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from ...config import Config
 from ...names import Names
 from ...terminal import Terminal
-from ..inputs import (
-    make_build_spec,
-)
 
 if TYPE_CHECKING:
     from ...clients.aws import Client
@@ -49,8 +47,9 @@ def build_image(
 def push_image(terminal: Terminal, docker: Engine, ecr: Client, config: Config) -> tuple[Repository, Pushed]:
     """Bring the configured image to ECR, built first if it is not here, and say what was done."""
     from ...container_image import registry
+    from ...container_image.docker_build import make_build_spec
 
-    built = build_image(terminal, docker, make_build_spec(config))
+    built = build_image(terminal, docker, make_build_spec(config, os.environ))
     registry.check_image(docker, built, config.arch)
     repository = registry.ensure_repository(ecr, Names(config.project))
     with terminal.layer_bars() as show:

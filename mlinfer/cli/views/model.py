@@ -1,9 +1,10 @@
-"""How a model file is described."""
+"""How a model file is described, and what is said of it before it is put to use."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ...config import FILE_NAME, Config
 from ...terminal import Terminal
 
 if TYPE_CHECKING:
@@ -19,3 +20,26 @@ def show_model(terminal: Terminal, file: ModelFile) -> None:
         terminal.document(facts)
     else:
         terminal.rows((name.replace("_", " "), modelfile.in_words(value)) for name, value in facts.items())
+
+
+def warn_of_unused_model(terminal: Terminal, config: Config) -> None:
+    """Say that a model named for this command does not go into the image, once it is known to be one. Raises MlinferError."""
+    from ...model.path import read_configured_model
+
+    origin = config.origins["model"]
+    if config.model_source == "s3" and origin not in ("default", FILE_NAME):
+        model = read_configured_model(config)
+        terminal.note(
+            f"{model.path} (from {origin}) is not in this image: with model_source s3 the function gets its model from S3. "
+            "To put it into the image: --model-source image"
+        )
+
+
+def warn_of_size(terminal: Terminal, config: Config) -> None:
+    """Say when the configured function has barely room for its model. Raises UsageError when it has none."""
+    from ...model import footprint
+    from ...model.path import model_path
+
+    size = model_path(config).stat().st_size
+    if note := footprint.foresee(size, config.memory, config.tmp if config.model_source == "s3" else None):
+        terminal.note(note)
