@@ -196,7 +196,7 @@ def _cloud_place(terminal: Terminal, config: Config, account: AccountOptions, *,
     session = account.session(terminal)
     names, functions, waiter = Names(config.project), session.client("lambda"), Waiter(time.sleep, terminal.note)
     given = config.memory if config.origins["memory"] == COMMAND_LINE else 0
-    invoker = session.client("lambda", read_timeout=aws_target.live_timeout(functions, names) + SLACK_S)
+    invoker = session.client("lambda", read_timeout=aws_target.read_live_timeout(functions, names) + SLACK_S)
     if not cold:
         if given:
             message = "--memory needs cold starts with --target aws: what is live has the memory that it has"

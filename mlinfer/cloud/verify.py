@@ -15,7 +15,7 @@ from ..errors import MlinferError, VerificationError
 from ..model.samples import Sample
 from ..names import Names
 from ..targets import Target, make_event
-from ..targets.aws import one_invocation, until_taken
+from ..targets.aws import explained_invocation, send_until_accepted
 from .resources.function import ROLE_LIMIT_S
 
 PICTURES = 3
@@ -50,8 +50,8 @@ def version_asker(client: Client, names: Names, version: str, waiter: Waiter) ->
 
     def invoke(data: bytes) -> tuple[bytes, str]:
         payload = json.dumps(make_event(data, TOP_K)).encode()
-        with one_invocation(subject, "lambda:InvokeFunction on the function"):
-            answer = until_taken(lambda: client.invoke(**which, Payload=payload, LogType="Tail"), waiter)
+        with explained_invocation(subject, "lambda:InvokeFunction on the function"):
+            answer = send_until_accepted(lambda: client.invoke(**which, Payload=payload, LogType="Tail"), waiter)
             content = answer["Payload"].read()
         return content, base64.b64decode(answer.get("LogResult", "")).decode(errors="replace").rstrip()
 

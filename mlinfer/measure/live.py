@@ -23,7 +23,7 @@ from ..clients.invocation import read_answer
 from ..clients.waiter import Waiter
 from ..cloud.resources.function import Wanted, before_bench, during_bench, reason_to_wait, wait_until_ready
 from ..names import Names
-from ..targets.aws import one_invocation, until_taken
+from ..targets.aws import explained_invocation, send_until_accepted
 from .instance import Sample, check, cut, handlers_line, last_report, load_s
 
 LATEST = "$LATEST"
@@ -89,8 +89,8 @@ class Latest:
             )
             return answer["Payload"].read(), answer.get("LogResult", "")
 
-        with one_invocation(subject, _NEEDED):
-            payload, tail = until_taken(invoke, self._waiter)
+        with explained_invocation(subject, _NEEDED):
+            payload, tail = send_until_accepted(invoke, self._waiter)
         seconds = time.perf_counter() - started
         answer = read_answer(payload, subject)
         check(answer)

@@ -23,18 +23,18 @@ from .payload import MakePayload
 
 T = TypeVar("T")
 
-WAKING_S = 300  # an image that was not used for weeks is fetched anew
+ACTIVATION_S = 300  # Lambda loads the image of a function again that was idle for weeks
 BUSY_S = 1.5  # of pauses, until a picture is given up
 
 TOO_MANY = "TooManyRequestsException"
 BUSY = "ServiceUnavailableException"
-_PASSING = (500, 503, 504)  # statuses of Lambda's own failures, which the next request need not meet
+_TRANSIENT = (500, 503, 504)  # statuses of Lambda's own failures, which the next request need not meet
 _BAD_GATEWAY = "502"  # with none of Lambda's own codes: of something on the way
 _NEVER_SENT = (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError)
-_ASLEEP = ("ResourceNotReadyException", "CodeArtifactUserPendingException")
+_INACTIVE = ("ResourceNotReadyException", "CodeArtifactUserPendingException")
 
 
-def live_timeout(functions: Client, names: Names) -> int:
+def read_live_timeout(functions: Client, names: Names) -> int:
     """Return the timeout of what is live, in seconds. Raises MlinferError."""
     with explained(f"the function {names.function}", "lambda:GetFunctionConfiguration on the function"):
         try:
@@ -60,8 +60,8 @@ def make_target(
     subject = f"the function {names.function}"
 
     def ask(name: str, data: bytes, top_k: int) -> dict[str, Any]:
-        with make_payload(name, data, top_k) as body, one_invocation(subject):
-            answer = until_taken(lambda: client.invoke(**which, Payload=body), waiter)
+        with make_payload(name, data, top_k) as body, explained_invocation(subject):
+            answer = send_until_accepted(lambda: client.invoke(**which, Payload=body), waiter)
             payload = answer["Payload"].read()
         if log:
             for line in base64.b64decode(answer.get("LogResult", "")).decode(errors="replace").splitlines():
@@ -71,7 +71,7 @@ def make_target(
     return ask
 
 
-def not_run_yet(error: boto.ClientError) -> str:
+def find_reason_to_wait(error: boto.ClientError) -> str:
     """Say what to wait for when the function has not run at all, so that asking again runs nothing twice; else "".
 
     A function that was idle for weeks is inactive: the first request fails and makes Lambda fetch its image.
@@ -80,13 +80,13 @@ def not_run_yet(error: boto.ClientError) -> str:
     code, message = error_code(error), str(error.response.get("Error", {}).get("Message", ""))
     if code == TOO_MANY:
         return "Lambda runs as many requests at once as this account or function may"
-    asleep = code == "ResourceConflictException" and any(
+    inactive = code == "ResourceConflictException" and any(
         word in message for word in ("Pending", "Inactive", "progress")
     )
-    return "Lambda wakes the function or makes it ready" if asleep or code in _ASLEEP else ""
+    return "Lambda wakes the function or makes it ready" if inactive or code in _INACTIVE else ""
 
 
-def until_taken(send: Callable[[], T], waiter: Waiter) -> T:
+def send_until_accepted(send: Callable[[], T], waiter: Waiter) -> T:
     """Send a request, again while the function has certainly not run: no connection, or Lambda refused to run it.
 
     Raises ClientError, BotoCoreError.
@@ -94,7 +94,7 @@ def until_taken(send: Callable[[], T], waiter: Waiter) -> T:
     pauses: Iterator[bool] | None = None
     while True:
         try:
-            return waiter.retry(send, not_run_yet, WAKING_S)
+            return waiter.retry(send, find_reason_to_wait, ACTIVATION_S)
         except (boto.ClientError, *_NEVER_SENT) as error:
             if isinstance(error, boto.ClientError) and _status(error) != 503:
                 raise
@@ -104,7 +104,7 @@ def until_taken(send: Callable[[], T], waiter: Waiter) -> T:
 
 
 @contextmanager
-def one_invocation(subject: str, permissions: str = "lambda:InvokeFunction on its alias live") -> Iterator[None]:
+def explained_invocation(subject: str, permissions: str = "lambda:InvokeFunction on its alias live") -> Iterator[None]:
     """Turn what ends an invocation inside into a MlinferError: InvocationError if the next one need not meet it.
 
     An answer that is lost on the way is one of these: the function may have run, so it is not asked again.
@@ -115,15 +115,15 @@ def one_invocation(subject: str, permissions: str = "lambda:InvokeFunction on it
         except boto.ReadTimeoutError as error:
             raise InvocationError("function_timeout", f"{subject} did not answer in time", "Try again.") from error
         except (boto.HTTPClientError, boto.IncompleteReadError) as error:  # what was never sent is a ConnectionError
-            raise lost(subject) from error
+            raise explain_lost_answer(subject) from error
         except boto.ClientError as error:
-            if _status(error) not in _PASSING and error_code(error) != _BAD_GATEWAY:
+            if _status(error) not in _TRANSIENT and error_code(error) != _BAD_GATEWAY:
                 raise
             told = refusal(BUSY, subject)
             raise InvocationError(told.code, str(told), told.hint) from error
 
 
-def lost(subject: str) -> InvocationError:
+def explain_lost_answer(subject: str) -> InvocationError:
     """Return the error of an answer that is lost on the way."""
     message = f"{subject}: the connection broke before the whole answer came; the function may have run"
     return InvocationError("answer_lost", message, "Try again.")

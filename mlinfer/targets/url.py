@@ -13,11 +13,11 @@ from ..clients.waiter import Waiter
 from ..errors import InvocationError, RemoteError, UsageError
 from ..names import ALIAS, Names
 from . import Target
-from .aws import BUSY, TOO_MANY, lost, one_invocation, until_taken
+from .aws import BUSY, TOO_MANY, explain_lost_answer, explained_invocation, send_until_accepted
 from .payload import MakePayload
 
 
-def live_url(functions: Client, names: Names) -> str:
+def read_live_url(functions: Client, names: Names) -> str:
     """Return the URL of what is live. Raises MlinferError."""
     which = {"FunctionName": names.function, "Qualifier": ALIAS}
     with explained(f"the URL of {names.function}", "lambda:GetFunctionUrlConfig on the function"):
@@ -40,8 +40,8 @@ def make_target(call: UrlCaller, url: str, make_payload: MakePayload, *, waiter:
         return status, content
 
     def ask(name: str, data: bytes, top_k: int) -> dict[str, Any]:
-        with make_payload(name, data, top_k) as body, one_invocation(url):
-            status, content = until_taken(lambda: send(body), waiter)
+        with make_payload(name, data, top_k) as body, explained_invocation(url):
+            status, content = send_until_accepted(lambda: send(body), waiter)
         try:
             document = json.loads(content)
         except ValueError:
@@ -56,7 +56,7 @@ def make_target(call: UrlCaller, url: str, make_payload: MakePayload, *, waiter:
 def _refused_by_url(status: int, content: bytes, url: str) -> RemoteError:
     """Explain an answer that is Lambda's own and not the handler's."""
     if status == 200:
-        return lost(url)
+        return explain_lost_answer(url)
     if status == 403 and b"expired" in content:
         return refusal("ExpiredTokenException", url)
     if status == 403:

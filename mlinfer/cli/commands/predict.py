@@ -198,7 +198,7 @@ def _target(terminal: Terminal, config: Config, jobs: int, *, by_url: bool, acco
     named = answers.find_named_model(config, f"Deploy it: mlinfer deploy{model_words(config)}")
     session = account.session(terminal)
     names, functions = Names(config.project), session.client("lambda")
-    timeout = aws_target.live_timeout(functions, names) + SLACK_S
+    timeout = aws_target.read_live_timeout(functions, names) + SLACK_S
     make_payload = (
         payload.stage_large(session.client("s3"), config.bucket, names, tell=terminal.note, kms_key=config.kms_key)
         if config.bucket
@@ -208,7 +208,7 @@ def _target(terminal: Terminal, config: Config, jobs: int, *, by_url: bool, acco
     if by_url:
         from ...targets import url as url_target
 
-        url = url_target.live_url(functions, names)
+        url = url_target.read_live_url(functions, names)
         asked = url_target.make_target(session.url_caller(url, timeout), url, make_payload, waiter=waiter)
         return answers.refuse_other_models(asked, named, config.target)
     log = terminal.detail if terminal.is_verbose else None
