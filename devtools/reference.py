@@ -9,27 +9,28 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import pytest
 from PIL import Image
 
 from lambda_src.images.preprocess import Preprocess
 
 
 def torchvision() -> ModuleType:
-    """Return torchvision; without it skip the test, or fail where MLINFER_REQUIRE_TORCH=1 says that it is needed."""
+    """Return torchvision.
+
+    Raises:
+        ModuleNotFoundError: it or torch is not installed.
+    """
     missing = [name for name in ("torch", "torchvision") if importlib.util.find_spec(name) is None]
     if missing:
-        message = f"{' and '.join(missing)} not installed: pip install torch torchvision onnx onnxscript"
-        if os.environ.get("MLINFER_REQUIRE_TORCH") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
+        raise ModuleNotFoundError(
+            f"{' and '.join(missing)} not installed: pip install torch torchvision onnx onnxscript"
+        )
     try:
         return importlib.import_module("torchvision")
     except RuntimeError:

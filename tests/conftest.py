@@ -12,6 +12,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -20,6 +21,7 @@ import boto3
 import pytest
 from botocore.loaders import JSONFileLoader
 
+from devtools import reference
 from mlinfer.cli import main
 
 from . import models
@@ -104,6 +106,17 @@ def photos() -> list[Path]:
         message = "the photographs of ../shared/data/photos are not here"
         pytest.fail(message) if os.environ.get("MLINFER_REQUIRE_PHOTOS") == "1" else pytest.skip(message)
     return found
+
+
+@pytest.fixture(scope="session")
+def torchvision() -> ModuleType:
+    """Return torchvision; without it skip the test, or fail where MLINFER_REQUIRE_TORCH=1 says that it is needed."""
+    try:
+        return reference.torchvision()
+    except ModuleNotFoundError as error:
+        if os.environ.get("MLINFER_REQUIRE_TORCH") == "1":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,20 @@
-"""The workflow for GitHub Actions asks for what there is, and fails where a command of it fails."""
+"""The examples work: the workflow for GitHub Actions asks for what there is, and the starter can be made anew."""
 
 from __future__ import annotations
 
+import io
+import json
 import re
 import shlex
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
 
 from .conftest import ROOT, Run
 
@@ -27,3 +37,29 @@ def test_the_workflow_fails_where_a_command_fails() -> None:
     assert re.search(r"^defaults:\n  run:\n    shell: bash\b", WORKFLOW, re.MULTILINE)
     assert "continue-on-error" not in WORKFLOW
     assert "cache: pip" not in WORKFLOW  # which fails where the repository has no requirements.txt or pyproject.toml
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("torchvision")
+def test_the_starter_can_be_made_anew(mlinfer: Callable[..., Run], tmp_path: Path) -> None:
+    """Training and packaging, on an archive of the same form with plain pictures, give a model file that is inspected."""
+    classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    noise = np.random.default_rng(0)
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        for number, name in enumerate(classes):
+            for index in range(12):
+                pixels = noise.integers(0, 20, (32, 32, 3)) + np.array([number * 20, 200 - number * 20, 100])
+                picture = io.BytesIO()
+                Image.fromarray(pixels.astype(np.uint8)).save(picture, "JPEG")
+                archive.writestr(f"{'test' if index < 2 else 'train'}/{name}/{index:04}.jpg", picture.getvalue())
+    small = ["--epochs", "30", "--batch", "50", "--widths", "8", "8", "8", "8", "--report", "30"]
+    starter = ROOT / "examples" / "starter"
+    for program, *flags in (
+        ["train.py", "--data", "data.zip", "--out", "starter.pt", *small],
+        ["package.py", "--weights", "starter.pt", "--data", "data.zip", "--out", "starter.onnx"],
+    ):
+        command = [sys.executable, "-W", "ignore", str(starter / program), *flags]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert run.returncode == 0, run.stderr
+    facts = json.loads(mlinfer("inspect", tmp_path / "starter.onnx", "--json").out)
+    assert facts["provenance"]["precision"] == "int8"

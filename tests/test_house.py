@@ -137,6 +137,14 @@ def test_who_writes_reads_the_environment_and_exits(name: str) -> None:
     assert not re.search(r"(?<![.\w])print\(", text)
 
 
+@pytest.mark.parametrize("folder", ["devtools", "benchmarks", "examples"])
+def test_what_stands_beside_the_tests_does_not_import_them(folder: str) -> None:
+    """What benchmarks, examples and tests share is in devtools, which knows neither them nor pytest."""
+    for path in (ROOT / folder).rglob("*.py"):
+        top = {name.split(".")[0] for name in imports(path)}
+        assert not top & {"tests", "pytest"}, path
+
+
 def test_no_package_shadows_the_docker_sdk() -> None:
     """docker/ holds no __init__.py, which would shadow the SDK."""
     assert not (ROOT / "docker" / "__init__.py").exists()

@@ -24,6 +24,7 @@ import boto3
 import pytest
 
 from devtools.containers import Function
+from devtools.networks import write_state_dict
 
 from ..conftest import CAT, HANGS_UP, ROOT, Run
 from ..pictures import encoded, gradient
@@ -214,10 +215,9 @@ def test_answers_equal_the_embedded_target(mlinfer: MlInfer, photos: list[Path],
     assert_equal_answers(answers(mlinfer, *words), answers(mlinfer, "--target", "local", *words))
 
 
+@pytest.mark.usefixtures("torchvision")
 def test_answers_of_a_resnet18(mlinfer: MlInfer, photos: list[Path], local: Local, tmp_path: Path) -> None:
     """The same holds for a ResNet-18 of a thousand classes, whose weights the tests make."""
-    from devtools.networks import write_state_dict
-
     weights = write_state_dict("resnet18", tmp_path / "weights.pth", photos[:8])
     model = Path("models/resnet18.onnx")
     assert mlinfer("export", "resnet18", "--weights", weights).code == 0

@@ -15,8 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from devtools.reference import torchvision
-
 from ..conftest import Run
 from ..foreign import colour_model, labels_file
 from ..pictures import encoded, plain
@@ -124,20 +122,20 @@ def test_folders(mlinfer: MlInfer, red: Path) -> None:
     refused(mlinfer("inspect", "saved", "--json"), "SavedModel", "--saved-model saved")
 
 
+@pytest.mark.usefixtures("torchvision")
 @pytest.mark.parametrize(
     "file", ["model.h5", "script.pt", "whole.pt", "old-whole.pt", "pointer.onnx", "page.onnx", "empty.onnx"]
 )
 def test_weights_are_named_too(mlinfer: MlInfer, file: str) -> None:
     """What is given as --weights and holds none is named for what it is."""
-    torchvision()
     content, name, step = FILES[file]
     Path(file).write_bytes(content)
     refused(mlinfer("export", "squeezenet1_1", "--weights", file, "--json"), name, step)
 
 
+@pytest.mark.usefixtures("torchvision")
 def test_safetensors_as_weights(mlinfer: MlInfer) -> None:
     """Weights as safetensors are read by torch and the library of that name; without it the error names it."""
-    torchvision()
     Path("w.safetensors").write_bytes(safetensors())
     run = mlinfer("export", "squeezenet1_1", "--weights", "w.safetensors", "--json")
     error = json.loads(run.out)["error"]
@@ -149,19 +147,19 @@ def test_safetensors_as_weights(mlinfer: MlInfer) -> None:
         assert error["code"] == "wrong_weights"
 
 
+@pytest.mark.usefixtures("torchvision")
 def test_a_model_or_a_folder_as_weights(mlinfer: MlInfer) -> None:
     """An ONNX model as --weights is named, with the command that exports it; a folder is named."""
-    torchvision()
     model = colour_model(Path("net.onnx"))
     refused(mlinfer("export", "squeezenet1_1", "--weights", model, "--json"), "ONNX model", "mlinfer export net.onnx")
     Path("weights.d").mkdir()
     refused(mlinfer("export", "squeezenet1_1", "--weights", "weights.d", "--json"), "folder", "torch.save")
 
 
+@pytest.mark.usefixtures("torchvision")
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_files_that_torch_writes(mlinfer: MlInfer) -> None:
     """A state dict, a checkpoint and a whole module, as torch.save writes them, are told apart."""
-    torchvision()
     import torch
 
     module = torch.nn.Linear(2, 2)

@@ -7,12 +7,12 @@ import sys
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import onnx
 import pytest
 
 from devtools.networks import best_five, write_state_dict
-from devtools.reference import torchvision
 from lambda_src.inference.download import sha256_of
 from mlinfer.model.runtime import IR_VERSION, OPSET
 
@@ -23,10 +23,12 @@ MlInfer = Callable[..., Run]
 SMALL = "squeezenet1_1"
 
 
+pytestmark = pytest.mark.usefixtures("torchvision")
+
+
 @pytest.fixture(autouse=True)
-def _torchvision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Have torchvision, no cache of a developer's, and no way to its weights: a proxy that is not there."""
-    torchvision()
+def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Have no cache of a developer's and no way to torchvision's weights: a proxy that is not there."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
@@ -36,12 +38,12 @@ def _torchvision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Path:
+def small(tmp_path: Path, torchvision: ModuleType) -> Path:
     """Return a state dict of the smallest network, with five classes."""
     import torch
 
     torch.manual_seed(1)
-    network = torchvision().models.get_model(SMALL, weights=None, num_classes=5)
+    network = torchvision.models.get_model(SMALL, weights=None, num_classes=5)
     path = tmp_path / "small.pth"
     torch.save(network.state_dict(), path)
     return path

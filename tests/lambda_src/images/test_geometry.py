@@ -42,6 +42,7 @@ def prepared(data: bytes, spec: Preprocess) -> NDArray[Any]:
 # Equal to torchvision
 
 
+@pytest.mark.usefixtures("torchvision")
 @pytest.mark.parametrize("spec", [IMAGENET, SMALL], ids=["imagenet", "small"])
 def test_photographs_equal_torchvision(photos: list[Path], spec: Preprocess) -> None:
     """On every photograph the tensor is bit for bit that of torchvision's ImageClassification transform."""
@@ -51,6 +52,7 @@ def test_photographs_equal_torchvision(photos: list[Path], spec: Preprocess) -> 
         assert np.array_equal(prepared(photo.read_bytes(), spec)[0], expected), photo.name
 
 
+@pytest.mark.usefixtures("torchvision")
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3), (31, 33), (33, 31), (257, 256), (640, 97), (97, 640)])
 def test_odd_sizes_equal_torchvision(size: tuple[int, int]) -> None:
     """Rounding at odd sizes, and pictures narrower than the crop, are torchvision's to the bit."""
@@ -60,6 +62,7 @@ def test_odd_sizes_equal_torchvision(size: tuple[int, int]) -> None:
     assert np.array_equal(prepared(encoded(image, "PNG"), spec)[0], transform(image).numpy())
 
 
+@pytest.mark.usefixtures("torchvision")
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])
 def test_interpolations_equal_torchvision(interpolation: Any) -> None:
     """Each interpolation that a model can name is the one of that name in torchvision."""
@@ -76,6 +79,7 @@ def test_golden_arrays(name: str, spec: str) -> None:
     assert golden.matches(name, spec, actual)
 
 
+@pytest.mark.usefixtures("torchvision")
 def test_golden_arrays_are_torchvisions() -> None:
     """The frozen arrays are what torchvision gives today."""
     for spec_name, spec in golden.SPECS.items():
