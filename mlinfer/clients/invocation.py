@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ..errors import InvocationError
+from ..errors import InvocationError, RemoteError
 
 # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: 6 MB each, for request and response
 MAX_REQUEST_BYTES = 6 * 2**20
@@ -28,6 +28,41 @@ def read_answer(payload: bytes, subject: str) -> dict[str, Any]:
     if isinstance(document, dict) and "statusCode" in document:
         return document
     raise failure(document if isinstance(document, dict) else {"errorMessage": text}, subject)
+
+
+def read_prediction(payload: bytes, subject: str) -> dict[str, Any]:
+    """Return the handler's answer about a picture: predictions, or what is wrong with it. Raises RemoteError.
+
+    Any other function may sit behind the port, or behind the alias.
+    """
+    return require_prediction(read_answer(payload, subject), subject)
+
+
+def require_prediction(answer: dict[str, Any], subject: str) -> dict[str, Any]:
+    """Return the answer if it is one of mlinfer's handler: {statusCode, body: {predictions, model, ...} or {error}}.
+
+    Raises RemoteError.
+    """
+    body = answer["body"] if isinstance(answer.get("body"), dict) else {}
+    if answer["statusCode"] == 200:
+        predictions = body.get("predictions")
+        listed = isinstance(predictions, list) and bool(predictions) and all(map(_is_prediction, predictions))
+        of_ours = listed and _holds(body.get("model"), name=str, sha256=str)
+    else:
+        of_ours = isinstance(answer["statusCode"], int) and _holds(body.get("error"), code=str, message=str)
+    if not of_ours:
+        hint = "Check the port in mlinfer.toml; of AWS the project and the Region, and see: mlinfer status"
+        raise RemoteError("not_mlinfer", f"{subject} answers, but not as mlinfer's function does", hint)
+    return answer
+
+
+def _is_prediction(entry: object) -> bool:
+    return _holds(entry, label=str, index=int, score=float | int)
+
+
+def _holds(document: object, **kinds: Any) -> bool:
+    """Tell whether it is a JSON object with values of these types."""
+    return isinstance(document, dict) and all(isinstance(document.get(name), kind) for name, kind in kinds.items())
 
 
 def failure(document: dict[str, Any], subject: str) -> InvocationError:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..clients.aws import Client
-from ..clients.invocation import read_answer
+from ..clients.invocation import read_prediction
 from ..clients.waiter import Waiter
 from ..errors import MlinferError, VerificationError
 from ..model.samples import Sample
@@ -63,7 +63,7 @@ def version_asker(client: Client, names: Names, version: str, waiter: Waiter) ->
                 if _MAY_NOT_READ not in content:
                     break
         try:
-            return Answered(read_answer(content, subject), log)
+            return Answered(read_prediction(content, subject), log)
         except MlinferError as error:
             raise _failed(str(error), log) from error
 

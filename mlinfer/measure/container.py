@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from ..clients.docker import Engine
-from ..clients.invocation import read_answer
+from ..clients.invocation import read_prediction
 from ..errors import InvocationError
 from ..local.address import post
 from ..local.container import FreshContainer, LocalFunction, explain_crash, select_handler_lines, start_fresh
@@ -50,12 +50,12 @@ class Emulated:
         except OSError as error:
             raise explain_crash(self._fresh.container, "the container ended in the middle of a request") from error
         seconds = time.perf_counter() - started
-        answer = read_answer(payload, "the function")
+        answer = read_prediction(payload, "the function")
         check(answer)
         lines, report = self._logged()
         billed_s = report.duration_s if report else seconds
         model = answer["body"]["model"]
-        if not answer["body"]["cold_start"]:
+        if not answer["body"].get("cold_start"):
             return Sample(False, started, seconds, billed_s, cut(seconds, answer["body"]), model)
         line = handlers_line(lines)
         init = _INIT.search("\n".join(lines))

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 
 from ..clients.aws import Client
 from ..clients.aws_errors import explained
-from ..clients.invocation import read_answer
+from ..clients.invocation import read_prediction
 from ..clients.waiter import Waiter
 from ..cloud.resources.function import Wanted, before_bench, during_bench, reason_to_wait, wait_until_ready
 from ..names import Names
@@ -92,7 +92,7 @@ class Latest:
         with explained_invocation(subject, _NEEDED):
             payload, tail = send_until_accepted(invoke, self._waiter)
         seconds = time.perf_counter() - started
-        answer = read_answer(payload, subject)
+        answer = read_prediction(payload, subject)
         check(answer)
         lines = base64.b64decode(tail).decode(errors="replace").splitlines()
         line, report = handlers_line(lines), last_report(lines)
@@ -102,7 +102,7 @@ class Latest:
         if report and report.peak_bytes:
             self._peak = max(self._peak or 0, report.peak_bytes)
         model = answer["body"]["model"]
-        if not answer["body"]["cold_start"]:
+        if not answer["body"].get("cold_start"):
             return Sample(False, started, seconds, billed_s, cut(seconds, answer["body"]), model)
         start_s = max(0.0, report.init_s - load_s(line)) if report else 0.0
         parts = cut(seconds, line or answer["body"], start_s=start_s)

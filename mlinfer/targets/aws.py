@@ -14,7 +14,7 @@ from botocore import exceptions as boto
 
 from ..clients.aws import Client
 from ..clients.aws_errors import error_code, explained, refusal
-from ..clients.invocation import read_answer
+from ..clients.invocation import read_prediction
 from ..clients.waiter import Waiter
 from ..errors import InvocationError, RemoteError
 from ..names import ALIAS, Names
@@ -66,7 +66,7 @@ def make_target(
         if log:
             for line in base64.b64decode(answer.get("LogResult", "")).decode(errors="replace").splitlines():
                 log(line)
-        return read_answer(payload, subject)
+        return read_prediction(payload, subject)
 
     return ask
 

@@ -10,7 +10,7 @@ from typing import Any
 from botocore import exceptions as boto
 
 from ..clients.aws import Client
-from ..clients.invocation import read_answer
+from ..clients.invocation import read_answer, require_prediction
 from ..errors import InvocationError, MissingError, RemoteError
 from ..local.address import INVOCATIONS, listens
 from . import Target
@@ -28,7 +28,8 @@ def make_target(client: Client, make_payload: MakePayload, lock: Callable[[], Ab
         with make_payload(name, data, top_k) as body, lock():
             try:
                 with _explained_here(url):
-                    return read_answer(_payload(client, body), "the function")
+                    answer = read_answer(_payload(client, body), "the function")
+                return require_prediction(answer, f"what listens at {url}")
             except InvocationError as error:
                 if error.code == "container_crashed":
                     _wait_for_restart(url)

@@ -9,6 +9,7 @@ from botocore import exceptions as boto
 
 from ..clients.aws import Client, UrlCaller
 from ..clients.aws_errors import explained, none_if_absent, refusal
+from ..clients.invocation import require_prediction
 from ..clients.waiter import Waiter
 from ..errors import InvocationError, RemoteError, UsageError
 from ..names import ALIAS, Names
@@ -46,8 +47,8 @@ def make_target(call: UrlCaller, url: str, make_payload: MakePayload, *, waiter:
             document = json.loads(content)
         except ValueError:
             document = None
-        if isinstance(document, dict) and ("predictions" in document or "error" in document):
-            return {"statusCode": status, "body": document}
+        if isinstance(document, dict) and (status == 200 or "error" in document):
+            return require_prediction({"statusCode": status, "body": document}, url)
         raise _refused_by_url(status, content, url)
 
     return ask

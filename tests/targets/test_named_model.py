@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -161,3 +162,44 @@ def test_a_client_that_breaks_off(port: int, capfd: pytest.CaptureFixture[str]) 
     ) as answer:
         assert answer.status == 200
     assert "Traceback" not in capfd.readouterr().err
+
+
+FOREIGN = [
+    {"statusCode": 200, "body": "Hello from Lambda"},
+    {"statusCode": 200},
+    {"statusCode": 500, "body": "x"},
+    {"statusCode": 200, "body": {"model": {}}},
+    {"statusCode": "200", "body": '{"a": 1}'},
+    {"statusCode": 404, "body": {"error": "nope"}},
+    {"statusCode": 200, "body": {"predictions": [], "model": {"name": "m", "sha256": "f" * 64}}},
+    {"statusCode": 200, "body": {"predictions": [{"label": 3}], "model": {"name": "m", "sha256": "f" * 64}}},
+]
+
+
+@pytest.mark.parametrize("answer", FOREIGN)
+def test_another_function_in_aws(mlinfer: MlInfer, api: LoopbackLambda, answer: dict[str, Any]) -> None:
+    """An answer of a function that is not mlinfer's is told as that, by the API, by the URL and by bench."""
+    content = json.dumps(answer).encode()
+    body = json.dumps(answer["body"]).encode() if isinstance(answer.get("body"), dict) else b'{"error": "no"}'
+    commands = [
+        (("predict", CAT, "--target", "aws"), content),
+        (("predict", CAT, "--target", "aws", "--url"), body),
+    ]
+    for arguments, told in commands:
+        api.script.append((200 if told is content else int(answer["statusCode"]), {}, told))
+        run = mlinfer(*arguments, "--json")
+        assert (run.code, json.loads(run.out)["error"]["code"]) == (4, "not_mlinfer"), arguments
+
+
+def test_another_function_here(mlinfer: MlInfer, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another handler behind the local port is told as that, with the port to check."""
+    assert port
+    with serving(Service(Settings(str(STARTER)), log=lambda _: None)) as (api, address):
+        monkeypatch.setenv("MLINFER_PORT", address.rpartition(":")[2])
+        monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+        for answer in FOREIGN:
+            api.script.append((200, {}, json.dumps(answer).encode()))
+            run = mlinfer("predict", CAT, "--target", "local", "--json")
+            error = json.loads(run.out)["error"]
+            assert (run.code, error["code"]) == (4, "not_mlinfer"), answer
+            assert "port" in error["hint"]
