@@ -34,9 +34,6 @@ LAYERS = (
 # The parts of the handler package, likewise.
 HANDLER_LAYERS = ({"handler"}, {"service"}, {"events", "inference"}, {"images"}, {"settings", "errors", "proxies"})
 BESIDE = {("mlinfer.targets.emulator", "local")}  # the one import between parts of one line
-BESIDE |= {  # these go when the modules are split
-    ("mlinfer.container_image.registry", "cloud"),
-}
 EDGE = {"cli", "__main__", "terminal"}  # may write, read the environment and exit
 
 

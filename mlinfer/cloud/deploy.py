@@ -1,7 +1,8 @@
 """Bring model and image to Lambda, prove that the answer has not changed, and only then let traffic there.
 
-There is no state file: each step reads what AWS has, compares it with what is wanted, and changes only what differs. So
-a run that was killed anywhere is finished by the next one, and a run that finds nothing to do changes nothing.
+There is no state file: a plan is what AWS has, compared with what is wanted, and each step looks once more before it
+changes what differs. So a run that was killed anywhere is finished by the next one, and a run that finds nothing to do
+changes nothing.
 """
 
 from __future__ import annotations
@@ -21,27 +22,21 @@ from ..model.modelfile import ModelFile
 from ..model.samples import draw
 from ..names import ALIAS, Account, Names
 from ..targets import Target
-from .plan import Change, Outcome, Step, Steps
-from .resources.alias import Alias, ensure_url, move_alias, plan_alias, read_alias
-from .resources.function import Wanted, ensure_function, ensure_version, plan_version, read_function, versions
-from .resources.log_group import ensure_log_group, read_log_group
-from .resources.model_object import (
-    close_bucket,
-    ensure_bucket,
-    is_bucket,
-    is_uploaded,
-    object_key,
-    require_bucket,
-    upload,
-)
+from .plan import Change, Document, Outcome, Plan, Step, StepResult, apply
+from .resources.alias import Alias, apply_alias, plan_alias, read_alias
+from .resources.bucket import apply_bucket, ensure_bucket, plan_bucket, read_bucket, require_bucket
+from .resources.function import Function, Wanted, apply_function, plan_function, read_function, try_image
+from .resources.function_url import apply_url, plan_url, read_url
+from .resources.log_group import apply_log_group, plan_log_group, read_log_group
+from .resources.model_object import ModelObject, is_uploaded, object_key, plan_model, upload
 from .resources.policies import role_policy
-from .resources.role import ensure_role, read_role, role_facts
-from .resources.staging import ensure_expiry
+from .resources.repository import Repository, apply_repository, plan_repository, read_repository
+from .resources.role import apply_role, other_policies, plan_role, read_role, role_facts
+from .resources.staging import apply_expiry, plan_expiry, read_expiry
+from .resources.version import apply_version, newest_of, plan_version, versions
 from .verify import NETWORK_S, PICTURES, prove, version_asker
 
 READABLE_VERSIONS = 10  # whose models the role lets the function read, so that `rollback` needs no change of the role
-
-_PROVED_AGAIN = ("role", "model", "function")  # a live version that was without one of them is proved once more
 
 Bar = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
 
@@ -53,6 +48,14 @@ class PushedImage(Protocol):
     def uri(self) -> str: ...  # noqa: D102
     @property
     def outcome(self) -> Outcome: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Where the image comes from. plan: takes the repository's URI, "" without one, and says what `push` would give."""
+
+    plan: Callable[[str], PushedImage]
+    push: Callable[[], PushedImage]
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,16 @@ class Clients:
 
 
 @dataclass(frozen=True)
+class Tools:
+    """What a deployment is carried out with, AWS aside. embedded: answers with the same model file in this process."""
+
+    image: ImageSource
+    embedded: Target
+    waiter: Waiter
+    bar: Bar
+
+
+@dataclass(frozen=True)
 class Order:
     """What is to be deployed."""
 
@@ -78,7 +91,6 @@ class Order:
     file: ModelFile
     account: Account
     create_bucket: bool = False
-    dry_run: bool = False
 
     @property
     def names(self) -> Names:
@@ -90,7 +102,13 @@ class Order:
         """Return where the function finds its model."""
         if self.config.model_source == "image":
             return MODEL_PATH
-        return f"s3://{self.config.bucket}/{object_key(self.file, self.config.prefix)}"
+        return self.model.uri
+
+    @property
+    def model(self) -> ModelObject:
+        """Return the model as it lies in the bucket."""
+        config = self.config
+        return ModelObject(self.file, config.bucket, object_key(self.file, config.prefix), config.kms_key)
 
 
 @dataclass(frozen=True)
@@ -103,136 +121,226 @@ class Deployment:
     image: str
     model: str
     url: str
-    steps: tuple[Step, ...]
+    steps: tuple[StepResult, ...]
 
 
-def deploy(
-    order: Order,
-    clients: Clients,
-    image: Callable[[], PushedImage],
-    embedded: Target,
-    waiter: Waiter,
-    report: Callable[[Step], None],
-    bar: Bar,
-) -> Deployment:
-    """Do what is left to do, step by step; of a dry run, say it. Raises MlinferError."""
-    config, names, steps = order.config, order.names, Steps(report)
-    _require_ours(order, clients)
-    with explained(f"the function {names.function}"):
-        live = read_alias(clients.functions, names)
-        published = versions(clients.functions, names)
+@dataclass
+class _Facts:
+    """What later steps need of earlier ones: first as it is planned, then as it came out.
+
+    again: whether a version that is live is to be proved once more, since the role, the model or the function was not as it
+    should be.
+    """
+
+    image: str
+    role: str
+    version: str = ""
+    url: str = ""
+    again: bool = False
+
+
+@dataclass(frozen=True)
+class DeploymentPlan:
+    """The steps of a deployment, which `deploy` carries out."""
+
+    order: Order
+    clients: Clients
+    plan: Plan
+    facts: _Facts
+
+    def preview(self) -> Deployment:
+        """Return what would be live."""
+        return self.deployment(self.plan.preview())
+
+    def deployment(self, steps: tuple[StepResult, ...]) -> Deployment:
+        """Return what is live when these steps have ended."""
+        facts = self.facts
+        function, model = self.order.names.function, self.order.model_uri
+        return Deployment(function, ALIAS, facts.version, facts.image, model, facts.url, steps)
+
+    def try_image(self) -> None:
+        """Let Lambda judge the image, which only Lambda can; nothing is changed. Raises RemoteError."""
+        facts, order = self.facts, self.order
+        try_image(self.clients.functions, order.names, wanted(order, facts.image, facts.role))
+
+
+@dataclass(frozen=True)
+class _There:
+    """What AWS has of the project."""
+
+    bucket: bool
+    function: Function | None
+    live: Alias | None
+    published: Sequence[Document]
+    newest: Function | None
+    role: Document | None
+    other_policies: Sequence[str]
+    role_arn: str
+    role_created: datetime | None
+    log_group: Document | None
+    repository: Repository | None
+
+
+def deploy(planned: DeploymentPlan, report: Callable[[StepResult], None]) -> Deployment:
+    """Carry the plan out, step by step. Raises MlinferError."""
+    return planned.deployment(apply(planned.plan, report))
+
+
+def plan_deployment(order: Order, clients: Clients, tools: Tools) -> DeploymentPlan:
+    """Say what is left to do, and change nothing. Raises MlinferError.
+
+    It refuses resources that have our names and are not the project's, and a bucket that is missing.
+    """
+    there = _read(order, clients)
+    image = tools.image.plan(there.repository.uri if there.repository else "")
+    facts = _Facts(image.uri, there.role_arn)
     # The role comes before the bucket that its policy names: `destroy` then knows which bucket is this project's, even one
     # that was not tagged yet when the deployment was killed.
-    policy = role_policy(
-        order.account, names, _models(order, published, live), input_prefixes(config, names), config.kms_key
-    )
-    steps.ended("role", ensure_role(clients.iam, names, policy, dry_run=order.dry_run))
+    steps = [_counted(_role(order, clients.iam, there), facts)]
+    if order.config.bucket:
+        steps += _in_bucket(order, clients.s3, tools.bar, there=there, facts=facts)
+    ecr = clients.ecr
+    if ecr and (there.repository or image.outcome == "created"):
+        change = plan_repository(there.repository, order.names)
+        steps.append(Step("repository", change, lambda: apply_repository(ecr, order.names).change))
+    steps.append(Step("image", Change(image.outcome, image.uri), lambda: _push(tools.image, facts)))
+    steps.append(_log_group(order, clients.logs, there))
+    steps += _of_function(order, clients, tools, there=there, facts=facts)
+    return DeploymentPlan(order, clients, Plan(tuple(steps)), facts)
+
+
+def _read(order: Order, clients: Clients) -> _There:
+    config, names, repository, bucket = order.config, order.names, None, False
     if config.bucket:
-        _prepare_bucket(order, clients.s3, steps, bar)
-    pushed = image()
-    steps.ended("image", Change(pushed.outcome, pushed.uri))
-    if clients.ecr:
-        from ..container_image.registry import mend_repository  # and with it the Docker SDK
-
-        if mended := mend_repository(clients.ecr, names, dry_run=order.dry_run):
-            steps.ended("repository", mended)
-    steps.ended("log group", ensure_log_group(clients.logs, names, config.log_days, dry_run=order.dry_run))
-    role, role_created = role_facts(clients.iam, order.account, names)
-    to_be = wanted(order, pushed.uri, role)
-    version = _publish(order, clients.functions, to_be, role_created, waiter, steps)
-    again = any(step.name in _PROVED_AGAIN and step.change.outcome in ("made", "changed") for step in steps.done)
-    steps.ended("proof", _proof(order, clients, embedded, version, None if again else live, waiter))
-    if order.dry_run:
-        steps.ended("alias", plan_alias(live, version))
-    else:
-        steps.ended("alias", move_alias(clients.functions, names, live, version))
-    change, url = ensure_url(clients.functions, names, config.url, dry_run=order.dry_run)
-    steps.ended("url", change)
-    return Deployment(names.function, ALIAS, version, to_be.image, order.model_uri, url, tuple(steps.done))
-
-
-def _require_ours(order: Order, clients: Clients) -> None:
-    """Refuse resources that have our names and are not the project's, and a bucket that is missing, before any change.
-
-    Raises RemoteError.
-    """
-    names = order.names
-    if bucket := order.config.bucket:
-        require_bucket(clients.s3, bucket, names.project, create=order.create_bucket)
+        bucket = require_bucket(clients.s3, config.bucket, names.project, create=order.create_bucket)
     with explained(f"the function {names.function}"):
-        read_function(clients.functions, names)
+        function = read_function(clients.functions, names)
+        live, published = read_alias(clients.functions, names), versions(clients.functions, names)
+        newest = newest_of(clients.functions, names, published)
     with explained(f"the role {names.function}"):
-        read_role(clients.iam, names)
+        role = read_role(clients.iam, names)
+        others = other_policies(clients.iam, names) if role else []
     with explained(f"the log group {names.log_group}"):
-        read_log_group(clients.logs, names)
+        log_group = read_log_group(clients.logs, names)
     if clients.ecr:
-        from ..container_image.registry import read_repository  # and with it the Docker SDK
+        repository = read_repository(clients.ecr, names)
+    arn, created = role_facts(clients.iam, order.account, names)
+    return _There(
+        bucket, function, live, published, newest, role, others, arn, created, log_group, repository=repository
+    )
 
-        with explained(f"the ECR repository {names.image}"):
-            read_repository(clients.ecr, names)
+
+def _counted(step: Step, facts: _Facts) -> Step:
+    """Return the step that lets a live version be proved again where it has something to do, or has done something."""
+    facts.again |= _does_something(step.change)
+
+    def counted() -> Change:
+        change = step.apply()
+        facts.again |= _does_something(change)
+        return change
+
+    return Step(step.name, step.change, counted)
 
 
-def _prepare_bucket(order: Order, s3: Client, steps: Steps, bar: Bar) -> None:
-    """Make the bucket if that was asked for, bring the model there, and let staged pictures expire."""
-    config, missing, made = order.config, False, False
-    if order.create_bucket:
-        bucket = config.bucket
-        missing = order.dry_run and not is_bucket(s3, bucket)
-        made = (
-            missing
-            if order.dry_run
-            else ensure_bucket(s3, bucket, config.project, lambda: order.account.id, config.kms_key)
-        )
-        if made:
-            steps.ended("bucket", Change("made", f"s3://{bucket}"))
-    if not made:
-        steps.ended("bucket", close_bucket(s3, order.names, config.bucket, dry_run=order.dry_run))
+def _does_something(change: Change) -> bool:
+    return change.outcome in ("created", "changed")
+
+
+def _role(order: Order, iam: Client, there: _There) -> Step:
+    config, names, models = order.config, order.names, _models(order, there.published, there.live)
+    policy = role_policy(order.account, names, models, input_prefixes(config, names), config.kms_key)
+    change = plan_role(there.role, policy, names=names, others=there.other_policies)
+    return Step("role", change, lambda: apply_role(iam, names, policy))
+
+
+def _in_bucket(order: Order, s3: Client, bar: Bar, *, there: _There, facts: _Facts) -> list[Step]:
+    """Return what creates the bucket if that was asked for, brings the model there, and lets staged pictures expire."""
+    config, names, bucket = order.config, order.names, order.config.bucket
+    held = read_bucket(s3, names, bucket) if there.bucket else None
+
+    def create_or_close() -> Change:
+        account = order.account.id
+        if order.create_bucket and ensure_bucket(
+            s3, bucket, project=config.project, owner=lambda: account, kms_key=config.kms_key
+        ):
+            return Change("created", f"s3://{bucket}")
+        return apply_bucket(s3, names, bucket)
+
+    def bring_model() -> Change:
+        with bar(order.file.bytes, "Uploading") as advance:
+            uploaded = upload(s3, order.model, advance).outcome == "unchanged"
+        return plan_model(order.model, uploaded=uploaded)
+
+    steps = [Step("bucket", plan_bucket(held, bucket), create_or_close)]
     if config.model_source == "s3":
-        steps.ended("model", Change("made", order.model_uri) if missing else _bring_model(order, s3, bar))
-    steps.ended("staging", ensure_expiry(s3, config.bucket, order.names, dry_run=order.dry_run))
+        uploaded = there.bucket and is_uploaded(s3, order.model)
+        steps.append(_counted(Step("model", plan_model(order.model, uploaded=uploaded), bring_model), facts))
+    change = plan_expiry(read_expiry(s3, bucket) if there.bucket else [], names)
+    return [*steps, Step("staging", change, lambda: apply_expiry(s3, bucket, names))]
 
 
-def _bring_model(order: Order, s3: Client, bar: Bar) -> Change:
-    file, key = order.file, object_key(order.file, order.config.prefix)
-    if order.dry_run:
-        held = is_uploaded(s3, file, order.config.bucket, key)
-    else:
-        with bar(file.bytes, "Uploading") as advance:
-            held = upload(s3, file, order.config.bucket, key, advance, order.config.kms_key).outcome == "unchanged"
-    return Change("unchanged" if held else "made", order.model_uri)
+def _push(source: ImageSource, facts: _Facts) -> Change:
+    pushed = source.push()
+    facts.image = pushed.uri
+    return Change(pushed.outcome, pushed.uri)
 
 
-def _publish(
-    order: Order,
-    functions: Client,
-    to_be: Wanted,
-    role_created: datetime | None,
-    waiter: Waiter,
-    steps: Steps,
-) -> str:
-    """Bring the function to what is wanted, and return the version that holds it."""
-    names, dry_run = order.names, order.dry_run
-    change = ensure_function(functions, names, to_be, waiter, dry_run=dry_run, role_created=role_created)
-    steps.ended("function", change)
-    if order.dry_run:
-        change, version = plan_version(functions, names, to_be)
-    else:
-        change, version = ensure_version(functions, names, to_be, waiter)
-    steps.ended("version", change)
-    return version
+def _log_group(order: Order, logs: Client, there: _There) -> Step:
+    names, days = order.names, order.config.log_days
+    change = plan_log_group(there.log_group, names, days)
+    return Step("log group", change, lambda: apply_log_group(logs, names, days))
 
 
-def _proof(
-    order: Order, clients: Clients, embedded: Target, version: str, live: Alias | None, waiter: Waiter
-) -> Change:
-    """Ask the version, unless it is live already, which it became by a proof."""
-    if live and live.version == version:
-        return Change("skipped", f"version {version} was proved before it went live")
-    if order.dry_run:
-        return Change("made", f"version {version} would be asked about {PICTURES} pictures")
-    invoker = clients.invoker(order.config.timeout + NETWORK_S)
-    ask = version_asker(invoker, order.names, version, waiter)
-    return Change("made", prove(ask, embedded, order.file.sha256, draw(PICTURES)))
+def _of_function(order: Order, clients: Clients, tools: Tools, *, there: _There, facts: _Facts) -> list[Step]:
+    """Return what brings the function to what is wanted, proves the version that holds it, and lets that go live."""
+    names, functions, waiter, kind = order.names, clients.functions, tools.waiter, order.config.url
+
+    def configure() -> Change:
+        facts.role, created = role_facts(clients.iam, order.account, names)
+        to_be = wanted(order, facts.image, facts.role)
+        return apply_function(functions, names, to_be, waiter=waiter, role_created=created)
+
+    def publish() -> Change:
+        to_be = wanted(order, facts.image, facts.role)
+        change, facts.version = apply_version(functions, names, to_be, waiter=waiter)
+        return change
+
+    def is_proved() -> bool:
+        return there.live is not None and there.live.version == facts.version and not facts.again
+
+    def ask() -> Change:
+        if is_proved():
+            return _proved_before(facts.version)
+        invoker = clients.invoker(order.config.timeout + NETWORK_S)
+        asker = version_asker(invoker, names, facts.version, waiter)
+        return Change("created", prove(asker, tools.embedded, order.file.sha256, draw(PICTURES)))
+
+    def give_url() -> Change:
+        change, facts.url = apply_url(functions, names, kind)
+        return change
+
+    to_be = wanted(order, facts.image, facts.role)
+    function = plan_function(there.function, to_be, names=names, role_created=there.role_created)
+    version, facts.version = plan_version(there.newest, to_be)
+    with explained(f"the URL of {names.function}"):
+        facts.url, held = read_url(functions, names)
+    configured = _counted(Step("function", function, configure), facts)
+    asked = Change("created", f"version {facts.version} would be asked about {PICTURES} pictures")
+    return [
+        configured,
+        Step("version", version, publish),
+        Step("proof", _proved_before(facts.version) if is_proved() else asked, ask),
+        Step(
+            "alias",
+            plan_alias(there.live, facts.version),
+            lambda: apply_alias(functions, names, there.live, facts.version),
+        ),
+        Step("url", plan_url(held, kind), give_url),
+    ]
+
+
+def _proved_before(version: str) -> Change:
+    return Change("skipped", f"version {version} was proved before it went live")
 
 
 def wanted(order: Order, image: str, role: str) -> Wanted:

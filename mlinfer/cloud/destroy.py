@@ -18,12 +18,12 @@ from ..clients.aws import Client
 from ..clients.aws_errors import error_code, explained, is_denied, none_if_absent
 from ..clients.ownership import Owner
 from ..clients.waiter import Waiter
-from ..container_image.registry import owner_of_repository
 from ..errors import MlinferError, RemoteError, UsageError
 from ..names import ALIAS, Account, Names
+from .resources.bucket import is_untouched, owner_of_bucket
 from .resources.function import owner_of_function, reason_to_wait
 from .resources.log_group import find_log_group, owner_of_log_group
-from .resources.model_object import is_untouched, owner_of_bucket
+from .resources.repository import owner_of_repository
 from .resources.role import find_role, other_policies, owner_of_role, read_policy
 from .resources.staging import expiry_rule, projects_with_expiry, read_rules, remove_expiry
 

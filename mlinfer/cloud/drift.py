@@ -9,17 +9,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..clients.aws import Client
 from ..clients.aws_errors import explained
 from ..errors import RemoteError
 from ..names import Account, Names
 from .deploy import READABLE_VERSIONS, Clients, model_uri
 from .plan import difference
+from .resources.bucket import is_bucket, plan_bucket, read_bucket
 from .resources.function import before_bench, is_older, snapshot
 from .resources.log_group import read_log_group
-from .resources.model_object import close_bucket, is_bucket, is_object
+from .resources.model_object import is_object
 from .resources.policies import READ_MODELS, role_policy, trust_policy
+from .resources.repository import plan_repository, read_repository
 from .resources.role import find_role, other_policies, read_role
-from .resources.staging import ensure_expiry
+from .resources.staging import plan_expiry, read_expiry
 from .status import Status
 
 
@@ -62,8 +65,9 @@ def find_drift(clients: Clients, account: Account, names: Names, status: Status,
         checks.append(("model", uri, lambda: _model(clients, uri)))
     if bucket := _bucket(names, status):
         checks.append(("bucket", f"s3://{bucket}", lambda: _in_bucket(clients, names, bucket)))
-    if clients.ecr and f"/{names.image}@" in (status.live or status.latest).settings.image:
-        checks.append(("repository", names.image, lambda: _repository(clients, names)))
+    ecr = clients.ecr
+    if ecr and f"/{names.image}@" in (status.live or status.latest).settings.image:
+        checks.append(("repository", names.image, lambda: _repository(ecr, names)))
     return [drift for resource, name, look in checks for drift in _looked(resource, name, look)]
 
 
@@ -151,20 +155,20 @@ def _in_bucket(clients: Clients, names: Names, bucket: str) -> Iterator[Drift]:
     if not is_bucket(clients.s3, bucket):
         yield Drift("bucket", f"s3://{bucket}", "missing", "the model and staged pictures were in it")
         return
-    closed = close_bucket(clients.s3, names, bucket, dry_run=True)
+    closed = plan_bucket(read_bucket(clients.s3, names, bucket), bucket)
     if closed.outcome == "changed":
         yield Drift("bucket", f"s3://{bucket}", "changed", "public access is not blocked", closed.difference)
-    expiry = ensure_expiry(clients.s3, bucket, names, dry_run=True)
+    expiry = plan_expiry(read_expiry(clients.s3, bucket), names)
     if expiry.outcome != "unchanged":
         told = "staged pictures do not expire as they should"
         yield Drift("staging", f"s3://{bucket}/{names.staging_prefix}", "changed", told, expiry.difference)
 
 
-def _repository(clients: Clients, names: Names) -> Iterator[Drift]:
-    from ..container_image.registry import mend_repository  # and with it the Docker SDK
-
-    change = mend_repository(clients.ecr, names, dry_run=True)
-    if change is None:
+def _repository(ecr: Client, names: Names) -> Iterator[Drift]:
+    there = read_repository(ecr, names)
+    if there is None:
         yield Drift("repository", names.image, "missing", "the image of the live version was in it")
-    elif change.outcome == "changed":
+        return
+    change = plan_repository(there, names)
+    if change.outcome == "changed":
         yield Drift("repository", names.image, "changed", "its settings or its policy were changed", change.difference)

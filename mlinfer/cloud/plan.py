@@ -1,4 +1,4 @@
-"""What a step did to something in AWS, or would do: the value that `deploy` and its plan are told in."""
+"""What a command would do in AWS, as a value: steps that are shown, or carried out one after another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Outcome = Literal["made", "changed", "unchanged", "skipped"]
+Outcome = Literal["created", "changed", "unchanged", "skipped"]
 Document = dict[str, Any]
 
 
@@ -23,35 +23,54 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One step that has ended, or in a plan: that would be done."""
+class StepResult:
+    """What a step has done, and in how many seconds; in a plan that is only shown: what it would do."""
 
     name: str
     change: Change
-    seconds: float
+    seconds: float = 0.0
 
 
-class Steps:
-    """Takes down what each step did as it ends, and how long it took."""
+@dataclass(frozen=True)
+class Step:
+    """One step. change: what it would do, as AWS was when it was planned.
 
-    def __init__(self, report: Callable[[Step], None]) -> None:
-        self._report = report
-        self._since = time.perf_counter()
-        self.done: list[Step] = []
+    apply: looks again, since others may have come first, does what is left to do, and returns what that was. Raises
+    MlinferError.
+    """
 
-    def ended(self, name: str, change: Change) -> None:
-        """Take down and report a step that began where the one before ended."""
-        now = time.perf_counter()
-        self.done.append(Step(name, change, round(now - self._since, 3)))
-        self._report(self.done[-1])
-        self._since = time.perf_counter()
+    name: str
+    change: Change
+    apply: Callable[[], Change]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The steps, in the order in which they must be done."""
+
+    steps: tuple[Step, ...]
+
+    def preview(self) -> tuple[StepResult, ...]:
+        """Return what the steps would do, as if they had been done in no time."""
+        return tuple(StepResult(step.name, step.change) for step in self.steps)
+
+
+def apply(plan: Plan, report: Callable[[StepResult], None]) -> tuple[StepResult, ...]:
+    """Carry the plan out, and report each step as it ends. Raises MlinferError."""
+    done: list[StepResult] = []
+    for step in plan.steps:
+        since = time.perf_counter()
+        change = step.apply()
+        done.append(StepResult(step.name, change, round(time.perf_counter() - since, 3)))
+        report(done[-1])
+    return tuple(done)
 
 
 def compare(name: str, there: Document | None, wanted: Document, detail: str = "") -> Change:
     """Say what it takes to get from what is there (None: nothing) to what is wanted."""
     if there == wanted:
         return Change("unchanged", detail)
-    return Change("changed" if there is not None else "made", detail, difference(name, there or {}, wanted))
+    return Change("changed" if there is not None else "created", detail, difference(name, there or {}, wanted))
 
 
 def difference(name: str, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

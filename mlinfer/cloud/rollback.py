@@ -22,56 +22,84 @@ from ..model.samples import draw
 from ..names import Account, Names
 from ..targets import Target
 from .deploy import Clients
-from .plan import Change, Step, Steps
-from .resources.alias import move_alias, plan_alias, read_alias
-from .resources.function import Function, read_function, versions, wait_until_ready
-from .resources.role import ensure_readable
+from .plan import Change, Plan, Step, StepResult, apply
+from .resources.alias import apply_alias, plan_alias, read_alias
+from .resources.function import Function, read_function, wait_until_ready
+from .resources.role import apply_readable, plan_readable, read_role
+from .resources.version import versions
 from .verify import NETWORK_S, PICTURES, prove, prove_alone, version_asker
 
 
 @dataclass(frozen=True)
-class Rollback:
-    """What is live now, and what was before. done_before: an earlier command has done it."""
+class RollbackSpec:
+    """What is to go back. version "" = to the newest before the live one. here: the configured model file."""
+
+    account: Account
+    names: Names
+    version: str
+    here: ModelFile | None
+
+
+@dataclass(frozen=True)
+class RollbackPlan:
+    """Which version goes live in place of which, by these steps. done_before: an earlier command has done it."""
 
     function: str
     version: str
     before: str
-    steps: tuple[Step, ...]
+    plan: Plan
     done_before: bool = False
 
 
-def rollback(
-    clients: Clients,
-    account: Account,
-    names: Names,
-    version: str,
-    here: ModelFile | None,
-    embedded: Callable[[Path], Target],
-    waiter: Waiter,
-    report: Callable[[Step], None],
-) -> Rollback:
-    """Prove a version and make it live. here: the configured model file.
+@dataclass(frozen=True)
+class Rollback:
+    """What is live now, and what was before."""
 
-    version "" = the newest before the live one; where such a rollback is done already, it is not done again: it may have
-    been killed before it could say so. embedded: returns the target that answers with a model file in this process. Raises MlinferError.
+    function: str
+    version: str
+    before: str
+    steps: tuple[StepResult, ...]
+    done_before: bool = False
+
+
+Embedded = Callable[[Path], Target]  # returns the target that answers with a model file in this process
+
+
+def rollback(planned: RollbackPlan, report: Callable[[StepResult], None]) -> Rollback:
+    """Prove the version and make it live. Raises MlinferError."""
+    steps = apply(planned.plan, report)
+    return Rollback(planned.function, planned.version, planned.before, steps, planned.done_before)
+
+
+def plan_rollback(spec: RollbackSpec, clients: Clients, *, embedded: Embedded, waiter: Waiter) -> RollbackPlan:
+    """Say which version would go live and by which steps; change nothing. Raises MlinferError.
+
+    Where the rollback to the newest before the live one is done already, it is not done again: it may have been killed
+    before it could say so.
     """
-    steps = Steps(report)
+    names, functions = spec.names, clients.functions
     with explained(f"the function {names.function}"):
-        read_function(clients.functions, names)  # refuses one that is not ours
-        live = read_alias(clients.functions, names)
+        read_function(functions, names)  # refuses one that is not ours
+        live = read_alias(functions, names)
         if live is None:
             raise RemoteError("not_deployed", f"no version of {names.function} is live", "Begin with: mlinfer deploy")
-        if not version and live.rolled_back_from:
-            steps.ended("alias", plan_alias(live, live.version))
-            return Rollback(names.function, live.version, live.rolled_back_from, tuple(steps.done), done_before=True)
-        number = _choose([v["Version"] for v in versions(clients.functions, names)], live.version, version)
-        chosen = wait_until_ready(clients.functions, names, waiter, number)
-    if number != live.version:
-        steps.ended("role", _readable(clients.iam, account, names, chosen))
-        steps.ended("proof", _proof(clients, names, chosen, here, embedded, waiter))
-    before = "" if version else live.version
-    steps.ended("alias", move_alias(clients.functions, names, live, number, rolled_back_from=before))
-    return Rollback(names.function, number, live.version, tuple(steps.done))
+        if not spec.version and live.rolled_back_from:
+            done = plan_alias(live, live.version)
+            plan = Plan((Step("alias", done, lambda: done),))
+            return RollbackPlan(names.function, live.version, live.rolled_back_from, plan, done_before=True)
+        number = _choose([v["Version"] for v in versions(functions, names)], live.version, spec.version)
+        chosen = wait_until_ready(functions, names, waiter, number)
+    before = "" if spec.version else live.version
+    move = Step(
+        "alias",
+        plan_alias(live, number),
+        lambda: apply_alias(functions, names, live, number, rolled_back_from=before),
+    )
+    if number == live.version:
+        return RollbackPlan(names.function, number, live.version, Plan((move,)))
+    asked = Change("created", f"version {number} would be asked about {PICTURES} pictures")
+    proof = Step("proof", asked, lambda: _proof(spec, clients, chosen, embedded=embedded, waiter=waiter))
+    return RollbackPlan(names.function, number, live.version, Plan((_role(spec, clients.iam, chosen), proof, move)))
 
 
 def _choose(published: Sequence[str], live: str, wanted: str) -> str:
@@ -87,32 +115,29 @@ def _choose(published: Sequence[str], live: str, wanted: str) -> str:
     return older[-1]
 
 
-def _readable(iam: Client, account: Account, names: Names, chosen: Function) -> Change:
-    uri = chosen.settings.environment.get("MLINFER_MODEL_URI", "")
+def _role(spec: RollbackSpec, iam: Client, chosen: Function) -> Step:
+    """Return what lets the function read the version's model."""
+    uri, names = chosen.settings.environment.get("MLINFER_MODEL_URI", ""), spec.names
     if not uri.startswith("s3://"):
-        return Change("skipped", "its model is in the image")
+        in_image = Change("skipped", "its model is in the image")
+        return Step("role", in_image, lambda: in_image)
+    model = spec.account.s3(uri)
     with explained(f"the role {names.function}"):
-        return ensure_readable(iam, account, names, uri)
+        change = plan_readable(read_role(iam, names), names, model)
+    return Step("role", change, lambda: apply_readable(iam, names, model))
 
 
-def _proof(
-    clients: Clients,
-    names: Names,
-    chosen: Function,
-    here: ModelFile | None,
-    embedded: Callable[[Path], Target],
-    waiter: Waiter,
-) -> Change:
+def _proof(spec: RollbackSpec, clients: Clients, chosen: Function, *, embedded: Embedded, waiter: Waiter) -> Change:
     settings, pictures = chosen.settings, draw(PICTURES)
     uri = settings.environment.get("MLINFER_MODEL_URI", "")
     sha256 = settings.environment.get("MLINFER_MODEL_SHA256", "")
-    ask = version_asker(clients.invoker(settings.timeout + NETWORK_S), names, chosen.version, waiter)
-    if here and here.sha256 == sha256:
-        return Change("made", prove(ask, embedded(here.path), sha256, pictures))
+    ask = version_asker(clients.invoker(settings.timeout + NETWORK_S), spec.names, chosen.version, waiter)
+    if spec.here and spec.here.sha256 == sha256:
+        return Change("created", prove(ask, embedded(spec.here.path), sha256, pictures))
     if not uri.startswith("s3://"):
-        return Change("made", prove_alone(ask, sha256, pictures))
+        return Change("created", prove_alone(ask, sha256, pictures))
     with _downloaded(clients.s3, uri, sha256) as path:
-        return Change("made", prove(ask, embedded(path), sha256, pictures))
+        return Change("created", prove(ask, embedded(path), sha256, pictures))
 
 
 @contextmanager

@@ -11,8 +11,10 @@ from ..clients.aws_errors import explained
 from ..errors import RemoteError
 from ..names import Names
 from .plan import Document, difference
-from .resources.alias import read_alias, read_url
-from .resources.function import Function, Wanted, read_function, snapshot, versions
+from .resources.alias import read_alias
+from .resources.function import Function, Wanted, read_function, snapshot
+from .resources.function_url import read_url
+from .resources.version import newest_of, versions
 
 # https://docs.aws.amazon.com/lambda/latest/dg/functions-states.html
 _STATES = {
@@ -76,7 +78,7 @@ def read_status(client: Client, names: Names) -> Status:
         live = read_function(client, names, alias.version) if alias else None
         published = versions(client, names)
         url, kind = read_url(client, names)
-        newest = read_function(client, names, published[-1]["Version"]) if published else None
+        newest = newest_of(client, names, published)
     weights = alias.weights if alias else {}
     return Status(names.function, latest, live, weights, newest, published, url, kind["url"])
 

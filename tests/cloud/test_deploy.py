@@ -20,8 +20,8 @@ import pytest
 from lambda_src.inference.download import sha256_of
 from mlinfer.clients.aws import Session
 from mlinfer.clients.waiter import Waiter
-from mlinfer.cloud.deploy import Clients, Order, deploy
-from mlinfer.cloud.plan import Outcome, Step
+from mlinfer.cloud.deploy import Clients, ImageSource, Order, Tools, deploy, plan_deployment
+from mlinfer.cloud.plan import Outcome, StepResult
 from mlinfer.config import load_config
 from mlinfer.errors import MlinferError, RemoteError
 from mlinfer.model.modelfile import read_model_file
@@ -119,7 +119,7 @@ def test_a_deployment_from_nothing(mlinfer: MlInfer, past: Past, deploy_argument
     assert run.code == 0, run.err
     told = run.err.splitlines()
     assert [line[:10].strip() for line in told[: len(STEPS)]] == STEPS
-    assert {line.split(" s  ")[0].split()[-2] for line in told[: len(STEPS)]} == {"made", "unchanged"}
+    assert {line.split(" s  ")[0].split()[-2] for line in told[: len(STEPS)]} == {"created", "unchanged"}
     assert "Live: version 1 of mlinfer-cats, proved." in run.err
     assert "mlinfer predict cat.jpg --target aws" in run.err
     function = past("lambda").get_function(FunctionName="mlinfer-cats", Qualifier="live")["Configuration"]
@@ -301,7 +301,7 @@ def test_a_version_that_answers_otherwise_does_not_go_live(
         assert "with the model 000000000000" in message if change is another else "; there " in message
     live.fail("lambda:Invoke", altered(lambda _: None))
     run = mlinfer("deploy", *deploy_arguments, "--memory", "512", "--json")
-    assert (run.code, outcomes(run)["version"], outcomes(run)["proof"]) == (0, "unchanged", "made")
+    assert (run.code, outcomes(run)["version"], outcomes(run)["proof"]) == (0, "unchanged", "created")
     assert live_version(past) == "2"
 
 
@@ -429,7 +429,7 @@ class Pushed:
 
 
 @pytest.fixture
-def by_hand(past: Past, tiny_model: Path) -> Callable[[], list[Step]]:
+def by_hand(past: Past, tiny_model: Path) -> Callable[[], list[StepResult]]:
     """Return a function that deploys, with a public URL, into a bucket that is there."""
     past("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
     flags = {"model": str(tiny_model), "bucket": BUCKET, "url": "public"}
@@ -437,16 +437,18 @@ def by_hand(past: Past, tiny_model: Path) -> Callable[[], list[Step]]:
     here = embedded.make_target(config, lambda _: None)
     order = Order(config, read_model_file(tiny_model), Account(ACCOUNT, REGION))
 
-    def run() -> list[Step]:
-        done: list[Step] = []
+    def run() -> list[StepResult]:
+        done: list[StepResult] = []
         waiter = Waiter(lambda _: None, lambda _: None)
-        deploy(order, _clients(), Pushed, here, waiter, done.append, lambda *_: nullcontext(lambda _: None))
+        image = ImageSource(lambda _: Pushed(), Pushed)
+        tools = Tools(image, here, waiter, lambda *_: nullcontext(lambda _: None))
+        deploy(plan_deployment(order, _clients(), tools), done.append)
         return done
 
     return run
 
 
-def test_a_key_that_the_role_may_not_use(by_hand: Callable[[], list[Step]], cloud: LoopbackAws) -> None:
+def test_a_key_that_the_role_may_not_use(by_hand: Callable[[], list[StepResult]], cloud: LoopbackAws) -> None:
     """Where S3 refuses the model because of its KMS key, the proof waits, then shows S3's own reason and the remedy."""
     said = (
         "not authorized to perform: kms:Decrypt on resource: arn:aws:kms:x because no identity-based policy allows it"
@@ -460,7 +462,7 @@ def test_a_key_that_the_role_may_not_use(by_hand: Callable[[], list[Step]], clou
 
 
 def test_killed_after_any_change_and_run_again(
-    by_hand: Callable[[], list[Step]], cloud: LoopbackAws, past: Past, moto_endpoint: str
+    by_hand: Callable[[], list[StepResult]], cloud: LoopbackAws, past: Past, moto_endpoint: str
 ) -> None:
     """Wherever the process or the network dies, the next run ends where an undisturbed one does: nothing lost or doubled."""
     by_hand()
@@ -493,7 +495,7 @@ def _empty(moto_endpoint: str, past: Past) -> None:
 
 
 def test_any_call_that_fails_is_an_error_that_says_so(
-    by_hand: Callable[[], list[Step]], cloud: LoopbackAws, past: Past, moto_endpoint: str
+    by_hand: Callable[[], list[StepResult]], cloud: LoopbackAws, past: Past, moto_endpoint: str
 ) -> None:
     """A throttle, a 500, a cut connection at any call is told in a sentence with a remedy, and is no defect."""
     by_hand()  # for once with the handler's download of the model

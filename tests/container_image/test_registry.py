@@ -166,7 +166,7 @@ def test_json(mlinfer: MlInfer, cloud: Cloud) -> None:
     """--json says what was pushed, and what became of each part of the repository."""
     digest = cloud.registry.put_image(AMD64)
     uri = f"{cloud.registry.host}/{NAME}"
-    made = {"uri": uri, "repository": "made", "lifecycle": "made", "policy": "made"}
+    made = {"uri": uri, "repository": "created", "lifecycle": "created", "policy": "created"}
     image = {"uri": f"{uri}@{digest}", "digest": digest, "tag": HASH, "arch": "x86_64", "bytes": 100}
     assert json.loads(mlinfer("push", "--json").out) == {**image, "outcome": "pushed", "repository": made}
 
@@ -285,7 +285,7 @@ def test_what_drifted_is_mended(mlinfer: MlInfer, cloud: Cloud) -> None:
     cloud.moto.delete_lifecycle_policy(repositoryName=NAME)
     cloud.api.requests.clear()
     outcomes = json.loads(mlinfer("push", "--json").out)["repository"]
-    assert (outcomes["repository"], outcomes["lifecycle"], outcomes["policy"]) == ("changed", "made", "unchanged")
+    assert (outcomes["repository"], outcomes["lifecycle"], outcomes["policy"]) == ("changed", "created", "unchanged")
     written = {"PutImageTagMutability", "PutImageScanningConfiguration", "PutLifecyclePolicy"}
     assert set(cloud.api.operations) - READS == written
     assert cloud.repository["imageTagMutability"] == "IMMUTABLE"

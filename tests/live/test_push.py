@@ -161,7 +161,8 @@ def test_the_engine_refused(engine: Any, ecr: LoopbackS3, moto_registry: Registr
     built = BuiltImage(engine.images.get(IMAGE).id, IMAGE, "x86_64", 1, {}, "unchanged")
     uri = f"{moto_registry.host}/{REPOSITORY}"
     with pytest.raises(RemoteError) as caught:
-        step._send(Engine(engine), built, uri, HASH, Login("AWS", "wrong-token"), lambda *_: None)
+        login = Login("AWS", "wrong-token")
+        step._send(Engine(engine), built, f"{uri}:{HASH}", login=login, show=lambda *_: None)
     assert caught.value.code == "registry_login"
     assert "wrong-token" not in str(caught.value)
 

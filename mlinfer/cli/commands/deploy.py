@@ -32,7 +32,7 @@ from ..views.plan import show_step, step_facts
 
 if TYPE_CHECKING:
     from ...clients.aws import Session
-    from ...cloud.deploy import Deployment, Order, PushedImage
+    from ...cloud.deploy import Deployment, ImageSource, Order, PushedImage
     from ...cloud.plan import Outcome
 
 
@@ -82,16 +82,18 @@ def deploy(*, wanted: DeployOptions, aws: AwsOptions, output: OutputOptions) -> 
     session = aws.account.session(terminal, *_needs(config, docker=not given))
     warn_of_size(terminal, config)
     here = embedded.make_target(config, log=terminal.detail)
-    order = _order(config, session, create_bucket=wanted.create_bucket, dry_run=wanted.dry_run)
+    order = _order(config, session, create_bucket=wanted.create_bucket)
     if config.origins["model"] == "default":
         _agree_to_starter(order, session)
-    report = partial(show_step, terminal, dry_run=wanted.dry_run)
-    find_image = (lambda: given) if given else partial(_build_and_push, terminal, order, session)
-    waiter = make_waiter(terminal)
+    source = _source(terminal, order, session, given)
     elsewhere = given and f"/{order.names.image}@" not in given.uri
     clients = replace(cloud_clients(session), ecr=None if elsewhere else session.client("ecr"))
-    made = step.deploy(order, clients, find_image, here, waiter, report, terminal.bytes_bar)
-    _show_deployment(terminal, order, made)
+    planned = step.plan_deployment(order, clients, step.Tools(source, here, make_waiter(terminal), terminal.bytes_bar))
+    if wanted.dry_run:
+        planned.try_image()
+        _show_plan(terminal, planned.preview())
+    else:
+        _show_deployment(terminal, order, step.deploy(planned, partial(show_step, terminal, dry_run=False)))
 
 
 def _agree_to_public(terminal: Terminal, config: Config, *, asked: bool) -> None:
@@ -129,13 +131,13 @@ def _agree_to_starter(order: Order, session: Session) -> None:
         raise UsageError("starter_not_named", message, hint)
 
 
-def _order(config: Config, session: Session, *, create_bucket: bool, dry_run: bool) -> Order:
+def _order(config: Config, session: Session, *, create_bucket: bool) -> Order:
     from ...cloud import deploy
     from ...model import modelfile
     from ...model.path import model_path
 
     file = modelfile.read_model_file(model_path(config))
-    return deploy.Order(config, file, account_of(session), create_bucket, dry_run)
+    return deploy.Order(config, file, account_of(session), create_bucket)
 
 
 @dataclass(frozen=True)
@@ -146,28 +148,42 @@ class _Given:
     outcome: Outcome = "unchanged"
 
 
-def _build_and_push(terminal: Terminal, order: Order, session: Session) -> PushedImage:
-    """Build the image and push it, unless that is done; in a dry run say whether it is. Raises MlinferError."""
+def _source(terminal: Terminal, order: Order, session: Session, given: _Given | None) -> ImageSource:
+    """Return where the image comes from: the given one, or one that is built and pushed unless that is done."""
     from ...clients import docker as engine
+    from ...cloud.deploy import ImageSource
     from ...container_image import registry
     from ...container_image.docker_build import make_build_spec
 
-    docker, ecr = engine.connect(os.environ), session.client("ecr")
-    if order.dry_run:
-        return registry.plan(
-            docker, ecr, order.names, make_build_spec(order.config, os.environ).tag(), order.config.arch
-        )
-    _, pushed = push_image(terminal, docker, ecr, order.config)
-    return _Given(pushed.uri, "made" if pushed.outcome == "pushed" else "unchanged")
+    if given:
+        return ImageSource(lambda _: given, lambda: given)
+    docker, ecr, config = engine.connect(os.environ), session.client("ecr"), order.config
+
+    def plan(repository: str) -> PushedImage:
+        tag = make_build_spec(config, os.environ).tag()
+        return registry.plan_push(docker, ecr, repository=repository, tag=tag, arch=config.arch)
+
+    def push() -> PushedImage:
+        _, pushed = push_image(terminal, docker, ecr, config)
+        return _Given(pushed.uri, "created" if pushed.outcome == "pushed" else "unchanged")
+
+    return ImageSource(plan, push)
+
+
+def _show_plan(terminal: Terminal, planned: Deployment) -> None:
+    """Write each step with what would change."""
+    for step in planned.steps:
+        show_step(terminal, step, dry_run=True)
+    if terminal.as_json:
+        terminal.document(_as_document(planned, dry_run=True))
+    else:
+        terminal.note("Nothing was changed. Without --dry-run it is.")
 
 
 def _show_deployment(terminal: Terminal, order: Order, made: Deployment) -> None:
     """End by saying how to call what is live."""
     if terminal.as_json:
-        terminal.document(_as_document(order, made))
-        return
-    if order.dry_run:
-        terminal.note("Nothing was changed. Without --dry-run it is.")
+        terminal.document(_as_document(made, dry_run=False))
         return
     if made.url:
         terminal.text(made.url)
@@ -177,7 +193,7 @@ def _show_deployment(terminal: Terminal, order: Order, made: Deployment) -> None
         terminal.note(f"  curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' {made.url}")
 
 
-def _as_document(order: Order, made: Deployment) -> dict[str, Any]:
+def _as_document(made: Deployment, *, dry_run: bool) -> dict[str, Any]:
     facts = {"function": made.function, "alias": made.alias, "version": made.version, "image": made.image}
-    more: dict[str, Any] = {"model": made.model, "url": made.url or None, "dry_run": order.dry_run}
-    return {**facts, **more, "steps": step_facts(made.steps, dry_run=order.dry_run)}
+    more: dict[str, Any] = {"model": made.model, "url": made.url or None, "dry_run": dry_run}
+    return {**facts, **more, "steps": step_facts(made.steps, dry_run=dry_run)}

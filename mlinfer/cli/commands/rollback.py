@@ -45,16 +45,14 @@ def rollback(
     terminal = output.terminal()
     config = configuration(aws, model=model)
     session = aws.account.session(terminal)
-    made = step.rollback(
+    spec = step.RollbackSpec(account_of(session), Names(config.project), version or "", find_configured_model(config))
+    planned = step.plan_rollback(
+        spec,
         cloud_clients(session),
-        account_of(session),
-        Names(config.project),
-        version or "",
-        find_configured_model(config),
-        lambda path: embedded.make_target(replace(config, model=str(path)), log=terminal.detail),
-        make_waiter(terminal),
-        partial(show_step, terminal, dry_run=False),
+        embedded=lambda path: embedded.make_target(replace(config, model=str(path)), log=terminal.detail),
+        waiter=make_waiter(terminal),
     )
+    made = step.rollback(planned, partial(show_step, terminal, dry_run=False))
     _show_rollback(terminal, made)
 
 

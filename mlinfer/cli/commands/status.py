@@ -109,6 +109,7 @@ def _wanted_here(config: Config, session: Session, there: Status, image: str | N
 def _image_here(config: Config, session: Session) -> str:
     """Return how ECR names the image that is built here, or would once it is pushed; "" where nobody can tell."""
     from ...clients import docker as engine
+    from ...cloud.resources.repository import read_repository
     from ...container_image import registry
     from ...container_image.docker_build import make_build_spec
 
@@ -116,7 +117,9 @@ def _image_here(config: Config, session: Session) -> str:
         docker, tag = engine.connect(os.environ), make_build_spec(config, os.environ).tag()
         if docker.find_image(tag) is None:
             return ""
-        return registry.plan(docker, session.client("ecr"), Names(config.project), tag, config.arch).uri
+        ecr = session.client("ecr")
+        there = read_repository(ecr, Names(config.project))
+        return registry.plan_push(docker, ecr, repository=there.uri if there else "", tag=tag, arch=config.arch).uri
     except MlinferError:
         return ""
 

@@ -44,6 +44,7 @@ def upload(
     config = configuration(aws, model=model, bucket=bucket, prefix=prefix)
     from ...clients.aws import Session, find_account
     from ...cloud.resources import model_object as step
+    from ...cloud.resources.bucket import ensure_bucket
     from ...model import modelfile
     from ...model.path import model_path
 
@@ -51,16 +52,16 @@ def upload(
     places = [session.require_region] if create_bucket else []
     require(partial(_require_bucket, config), lambda: model_path(config), *places, session.require_credentials)
     file = modelfile.read_model_file(model_path(config))
-    key = step.object_key(file, config.prefix)
+    target = step.ModelObject(file, config.bucket, step.object_key(file, config.prefix), config.kms_key)
     s3 = session.client("s3")
 
     def owner() -> str:
         return find_account(session.client("sts")).id
 
-    if create_bucket and step.ensure_bucket(s3, config.bucket, config.project, owner, config.kms_key):
+    if create_bucket and ensure_bucket(s3, config.bucket, project=config.project, owner=owner, kms_key=config.kms_key):
         terminal.note(f"Made the bucket {config.bucket} ({s3.meta.region_name}): private, encrypted, versioned.")
     with terminal.bytes_bar(file.bytes, "Uploading") as advance:
-        result = step.upload(s3, file, config.bucket, key, advance, config.kms_key)
+        result = step.upload(s3, target, advance)
     if output.as_json:
         terminal.document(asdict(result))
     else:

@@ -12,17 +12,18 @@ from ...terminal import Terminal
 if TYPE_CHECKING:
     from ...clients.aws import Client
     from ...clients.docker import Engine
+    from ...cloud.resources.repository import Applied
     from ...container_image.contents import BuildSpec
     from ...container_image.docker_build import BuiltImage
-    from ...container_image.registry import Pushed, Repository
+    from ...container_image.registry import Pushed
 
 _REPOSITORY = {
-    ("repository", "made"): "Made the repository: immutable tags, each image scanned when it is pushed.",
+    ("repository", "created"): "Made the repository: immutable tags, each image scanned when it is pushed.",
     ("repository", "changed"): "Changed the repository: immutable tags and scanning, as a new one has them.",
-    ("lifecycle", "made"): "Made its lifecycle policy: only what has no tag is ever deleted.",
+    ("lifecycle", "created"): "Made its lifecycle policy: only what has no tag is ever deleted.",
     ("lifecycle", "changed"): "Changed its lifecycle policy: only what has no tag is ever deleted.",
     ("lifecycle", "kept"): "Its lifecycle policy is not mlinfer's and stays: see to it that it never deletes what is deployed.",
-    ("policy", "made"): "Made its policy: Lambda may pull for this project's function.",
+    ("policy", "created"): "Made its policy: Lambda may pull for this project's function.",
     ("policy", "changed"): "Changed its policy: Lambda may pull for this project's function.",
 }  # fmt: skip
 
@@ -44,16 +45,17 @@ def build_image(
     return built
 
 
-def push_image(terminal: Terminal, docker: Engine, ecr: Client, config: Config) -> tuple[Repository, Pushed]:
+def push_image(terminal: Terminal, docker: Engine, ecr: Client, config: Config) -> tuple[Applied, Pushed]:
     """Bring the configured image to ECR, built first if it is not here, and say what was done."""
+    from ...cloud.resources.repository import apply_repository
     from ...container_image import registry
     from ...container_image.docker_build import make_build_spec
 
     built = build_image(terminal, docker, make_build_spec(config, os.environ))
     registry.check_image(docker, built, config.arch)
-    repository = registry.ensure_repository(ecr, Names(config.project))
+    repository = apply_repository(ecr, Names(config.project))
     with terminal.layer_bars() as show:
-        pushed = registry.push(docker, ecr, repository, built, config.arch, show)
+        pushed = registry.push(docker, ecr, repository=repository.uri, built=built, arch=config.arch, show=show)
     for name, outcome in repository.outcomes.items():
         if outcome != "unchanged":
             terminal.note(_REPOSITORY[name, outcome])

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ...terminal import Terminal, printable
 
 if TYPE_CHECKING:
-    from ...cloud.plan import Step
+    from ...cloud.plan import StepResult
 
 
-def show_step(terminal: Terminal, step: Step, *, dry_run: bool) -> None:
+def show_step(terminal: Terminal, step: StepResult, *, dry_run: bool) -> None:
     """Write the line of a step that has ended; in a plan, with what would change."""
     outcome = outcome_words(step, dry_run=dry_run).replace("_", " ")
     write = terminal.text if dry_run and not terminal.as_json else terminal.note  # a plan is the result
@@ -23,13 +23,13 @@ def show_step(terminal: Terminal, step: Step, *, dry_run: bool) -> None:
         write(printable("\n".join(f"    {line}" for line in step.change.difference.splitlines())))
 
 
-def outcome_words(step: Step, *, dry_run: bool) -> str:
+def outcome_words(step: StepResult, *, dry_run: bool) -> str:
     """Return what became of a step, or would."""
-    plan = {"made": "would_create", "changed": "would_change"} if dry_run else {}
+    plan = {"created": "would_create", "changed": "would_change"} if dry_run else {}
     return plan.get(step.change.outcome, step.change.outcome)
 
 
-def step_facts(done: Sequence[Step], *, dry_run: bool = False) -> list[dict[str, Any]]:
+def step_facts(done: Sequence[StepResult], *, dry_run: bool = False) -> list[dict[str, Any]]:
     """Return the steps for a JSON document."""
     return [
         {

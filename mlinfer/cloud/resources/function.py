@@ -142,34 +142,37 @@ def is_older(function: Function, created: datetime) -> bool:
     return created.replace(microsecond=0) > changed  # Lambda and IAM tell these times in seconds
 
 
-def ensure_function(
-    client: Client,
-    names: Names,
-    wanted: Wanted,
-    waiter: Waiter,
-    *,
-    dry_run: bool = False,
-    role_created: datetime | None = None,
+def plan_function(
+    there: Function | None, wanted: Wanted, *, names: Names, role_created: datetime | None = None
+) -> Change:
+    """Say what it takes from what is there to what is wanted.
+
+    role_created: a role that was created again after the function's last change is given to it again, see `apply_function`.
+    """
+    change = compare("function", there.settings.document() if there else None, wanted.document(), names.function)
+    if there is None or change.outcome != "unchanged":
+        return change
+    if there.updating == "Failed":
+        return Change("changed", f"{names.function}, whose last update failed: {there.update_reason}")
+    if _is_renewed(there, role_created):
+        return Change("changed", f"{names.function}: its role was created again, so Lambda gets it again")
+    return change
+
+
+def apply_function(
+    client: Client, names: Names, wanted: Wanted, *, waiter: Waiter, role_created: datetime | None = None
 ) -> Change:
     """Create the function, or bring it to what is wanted: code, then configuration, then concurrency. Raises RemoteError.
 
-    role_created: a role that was made again after the function's last change is given to it again. Lambda then makes a
+    role_created: a role that was created again after the function's last change is given to it again. Lambda then makes a
     new grant for the key of the environment; that of the old role is dead, though the role has the same name.
     """
     with explained(f"the function {names.function}"):
         there = read_function(client, names)
-        if there and not dry_run:
+        if there:
             there = wait_until_ready(client, names, waiter, first=there)
-        change = compare("function", there.settings.document() if there else None, wanted.document(), names.function)
-        if there and there.updating == "Failed" and change.outcome == "unchanged":
-            change = Change("changed", f"{names.function}, whose last update failed: {there.update_reason}")
-        renew = bool(there and role_created and is_older(there, role_created))
-        if renew and change.outcome == "unchanged":
-            change = Change("changed", f"{names.function}: its role was created again, so Lambda gets it again")
-        if dry_run:
-            _try_code(client, names, wanted, there)
-            return change
-        if renew:
+        change = plan_function(there, wanted, names=names, role_created=role_created)
+        if there and _is_renewed(there, role_created):
             _change(client, names, "update_function_configuration", {"Role": wanted.role}, waiter)
         if change.outcome != "unchanged":
             there = there or _create(client, names, wanted, waiter)
@@ -177,42 +180,21 @@ def ensure_function(
     return change
 
 
-def ensure_version(client: Client, names: Names, wanted: Wanted, waiter: Waiter) -> tuple[Change, str]:
-    """Publish the function as a version, unless the newest one is equal. Return its number too.
+def try_image(client: Client, names: Names, wanted: Wanted) -> None:
+    """Let Lambda itself judge the image, where there are a function and an image to ask about. Raises RemoteError.
 
-    Raises RemoteError: also when the function is not as wanted any more, which another deployment has made of it.
+    Nothing is changed: it is the part of a plan that only Lambda can tell.
     """
     with explained(f"the function {names.function}"):
-        latest = wait_until_ready(client, names, waiter)
-        if snapshot(latest.settings) != snapshot(wanted):
-            message = f"somebody else has changed the function {names.function} meanwhile, so it was not published"
-            raise RemoteError("conflict", message, "Let the other command end, and run this one again.")
-        if newest := _newest_if_equal(client, names, latest):
-            return Change("unchanged", f"version {newest}"), newest
-        try:
-            guard = {"RevisionId": latest.revision} if latest.revision else {}
-            number = waiter.retry(
-                lambda: client.publish_version(FunctionName=names.function, **guard)["Version"], reason_to_wait
+        there = read_function(client, names)
+        if there and "@" in wanted.image and there.settings.image != wanted.image:
+            client.update_function_code(
+                FunctionName=names.function, ImageUri=wanted.image, Architectures=[wanted.arch], DryRun=True
             )
-        except ClientError as error:
-            if error_code(error) != "PreconditionFailedException":
-                raise
-            number = _newest_if_equal(client, names, latest)  # published by a request whose answer was lost
-            if not number:
-                raise
-        wait_until_ready(client, names, waiter, str(number))
-    return Change("made", f"version {number}"), str(number)
 
 
-def plan_version(client: Client, names: Names, wanted: Wanted) -> tuple[Change, str]:
-    """Say which version the wanted function would be, and whether it is there. Raises RemoteError."""
-    with explained(f"the function {names.function}"):
-        published = [version["Version"] for version in versions(client, names)]
-        newest = read_function(client, names, published[-1]) if published else None
-    if newest and snapshot(newest.settings) == snapshot(wanted):
-        return Change("unchanged", f"version {newest.version}"), newest.version
-    number = str(int(newest.version) + 1) if newest else "1"
-    return Change("made", f"version {number}"), number
+def _is_renewed(there: Function, role_created: datetime | None) -> bool:
+    return role_created is not None and is_older(there, role_created)
 
 
 def snapshot(settings: Wanted) -> Document:
@@ -234,16 +216,6 @@ def before_bench(there: Wanted) -> Wanted:
     memory, unit, _ = there.environment.get(_BENCH, "").partition("MB-")
     environment = {name: value for name, value in there.environment.items() if name != _BENCH}
     return replace(there, environment=environment, memory=int(memory) if unit and memory.isdigit() else there.memory)
-
-
-def versions(client: Client, names: Names) -> list[dict[str, Any]]:
-    """Return Lambda's description of each published version, oldest first; [] without a function. Raises ClientError."""
-
-    def pages() -> list[dict[str, Any]]:
-        found = client.get_paginator("list_versions_by_function").paginate(FunctionName=names.function)
-        return [version for page in found for version in page["Versions"] if version["Version"] != "$LATEST"]
-
-    return sorted(none_if_absent(pages) or [], key=lambda version: int(version["Version"]))
 
 
 def wait_until_ready(
@@ -292,15 +264,6 @@ def _busy(names: Names, function: Function) -> str:
     return f"the function {names.function} {doing}{f' ({reason})' if reason else ''}"
 
 
-def _newest_if_equal(client: Client, names: Names, latest: Function) -> str:
-    """Return the number of the newest version if it is what the function is now; else ""."""
-    published = versions(client, names)
-    if not published:
-        return ""
-    newest = read_function(client, names, published[-1]["Version"])
-    return newest.version if newest and snapshot(newest.settings) == snapshot(latest.settings) else ""
-
-
 def _create(client: Client, names: Names, wanted: Wanted, waiter: Waiter) -> Function:
     try:
         waiter.retry(
@@ -347,14 +310,6 @@ def _change(client: Client, names: Names, operation: str, values: dict[str, Any]
     if function.updating == "Failed":
         message = f"Lambda could not take the change in: {function.update_reason or 'it gives no reason'}"
         raise RemoteError("update_failed", message, "The versions that are published go on running as they were.")
-
-
-def _try_code(client: Client, names: Names, wanted: Wanted, there: Function | None) -> None:
-    """Let Lambda itself judge the image, where there are a function and an image to ask about."""
-    if there and "@" in wanted.image and there.settings.image != wanted.image:
-        client.update_function_code(
-            FunctionName=names.function, ImageUri=wanted.image, Architectures=[wanted.arch], DryRun=True
-        )
 
 
 def _configuration(wanted: Wanted) -> dict[str, Any]:

@@ -14,13 +14,18 @@ from ...names import Names
 from ..plan import Change, compare
 
 
-def ensure_log_group(logs: Client, names: Names, days: int, *, dry_run: bool = False) -> Change:
-    """Make the log group, or set its retention. Raises RemoteError."""
+def plan_log_group(there: Mapping[str, Any] | None, names: Names, days: int) -> Change:
+    """Say what it takes until the log group is there and keeps its lines for so many days."""
+    held = {"retention_days": there.get("retentionInDays")} if there else None
+    return compare("log group", held, {"retention_days": days}, f"{names.log_group}, {days} days")
+
+
+def apply_log_group(logs: Client, names: Names, days: int) -> Change:
+    """Create the log group, or set its retention. Raises RemoteError."""
     with explained(f"the log group {names.log_group}"):
         there = read_log_group(logs, names)
-        held = {"retention_days": there.get("retentionInDays")} if there else None
-        change = compare("log group", held, {"retention_days": days}, f"{names.log_group}, {days} days")
-        if change.outcome == "unchanged" or dry_run:
+        change = plan_log_group(there, names, days)
+        if change.outcome == "unchanged":
             return change
         if there is None:
             _create(logs, names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -21,40 +21,57 @@ POLICY = "mlinfer"  # the one inline policy's name
 _DESCRIPTION = "What the Lambda function of the mlinfer project {} may do."
 
 
-def ensure_role(iam: Client, names: Names, policy: Document, *, dry_run: bool = False) -> Change:
-    """Make the role, or give it the wanted policies where it has others; equal ones are not written again.
+def plan_role(there: Document | None, policy: Document, *, names: Names, others: Sequence[str]) -> Change:
+    """Say what it takes until the role has the wanted policies. others: those that it has beside ours, which stay."""
+    told = f"; not added by mlinfer, and kept: {', '.join(others)}" if others else ""
+    return compare("role", there, {"trust": trust_policy(), "policy": policy}, f"{names.function}{told}")
+
+
+def apply_role(iam: Client, names: Names, policy: Document) -> Change:
+    """Create the role, or give it the wanted policies where it has others; equal ones are not written again.
 
     Raises RemoteError: also when a role of that name is not the project's.
     """
-    wanted = {"trust": trust_policy(), "policy": policy}
+    trust = trust_policy()
     with explained(f"the role {names.function}"):
         there = read_role(iam, names)
-        others = other_policies(iam, names) if there else []
-        told = f"; not added by mlinfer, and kept: {', '.join(others)}" if others else ""
-        change = compare("role", there, wanted, f"{names.function}{told}")
-        if change.outcome == "unchanged" or dry_run:
+        change = plan_role(there, policy, names=names, others=other_policies(iam, names) if there else [])
+        if change.outcome == "unchanged":
             return change
         if there is None:
             _create(iam, names)
-        elif there["trust"] != wanted["trust"]:
-            iam.update_assume_role_policy(RoleName=names.function, PolicyDocument=json.dumps(wanted["trust"]))
+        elif there["trust"] != trust:
+            iam.update_assume_role_policy(RoleName=names.function, PolicyDocument=json.dumps(trust))
         if there is None or there["policy"] != policy:
             iam.put_role_policy(RoleName=names.function, PolicyName=POLICY, PolicyDocument=json.dumps(policy))
     return change
 
 
-def ensure_readable(iam: Client, account: Account, names: Names, uri: str) -> Change:
+def plan_readable(there: Document | None, names: Names, model: str) -> Change:
+    """Say what it takes until the function may read one more model. model: its ARN."""
+    held = there["policy"] if there else {}
+    return compare("policy", held, _with_model(held, model), names.function)
+
+
+def apply_readable(iam: Client, names: Names, model: str) -> Change:
     """Let the function read one more model, if it may not yet; what else it may stays as it is. Raises RemoteError."""
-    there = read_role(iam, names) or {"policy": {}}
-    statements = there["policy"].get("Statement", [])
-    readable = {arn for statement in statements if statement["Sid"] == READ_MODELS for arn in statement["Resource"]}
-    if account.s3(uri) in readable:
-        return Change("unchanged", names.function)
-    others = [statement for statement in statements if statement["Sid"] != READ_MODELS]
-    policy = with_models(others, readable | {account.s3(uri)})
-    change = compare("policy", there["policy"], policy, names.function)
-    iam.put_role_policy(RoleName=names.function, PolicyName=POLICY, PolicyDocument=json.dumps(policy))
+    with explained(f"the role {names.function}"):
+        there = read_role(iam, names)
+        change = plan_readable(there, names, model)
+        if change.outcome != "unchanged":
+            policy = json.dumps(_with_model(there["policy"] if there else {}, model))
+            iam.put_role_policy(RoleName=names.function, PolicyName=POLICY, PolicyDocument=policy)
     return change
+
+
+def _with_model(policy: Document, model: str) -> Document:
+    """Return the policy, and the model among those that it lets the function read."""
+    statements = policy.get("Statement", [])
+    readable = {arn for statement in statements if statement["Sid"] == READ_MODELS for arn in statement["Resource"]}
+    if model in readable:
+        return policy
+    others = [statement for statement in statements if statement["Sid"] != READ_MODELS]
+    return with_models(others, readable | {model})
 
 
 def read_role(iam: Client, names: Names) -> Document | None:
@@ -67,7 +84,7 @@ def read_role(iam: Client, names: Names) -> Document | None:
 
 
 def read_policy(iam: Client, names: Names) -> Document:
-    """Return the role's policy that `ensure_role` writes, {} without it. Raises ClientError."""
+    """Return the role's policy that `apply_role` writes, {} without it. Raises ClientError."""
     inline = none_if_absent(lambda: iam.get_role_policy(RoleName=names.function, PolicyName=POLICY))
     return dict(inline["PolicyDocument"]) if inline else {}
 
@@ -91,7 +108,7 @@ def find_role(iam: Client, names: Names) -> dict[str, Any] | None:
 
 
 def role_arn(iam: Client, account: Account, names: Names) -> str:
-    """Return the role's ARN: of one that is there, at whatever path, else of the one that `ensure_role` makes.
+    """Return the role's ARN: of one that is there, at whatever path, else of the one that `apply_role` creates.
 
     Raises RemoteError.
     """

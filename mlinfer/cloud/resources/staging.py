@@ -11,15 +11,29 @@ from ..plan import Change, Document, compare
 
 DAYS = 1  # S3's shortest
 
+_PERMISSIONS = "s3:GetLifecycleConfiguration and s3:PutLifecycleConfiguration on the bucket"
 
-def ensure_expiry(s3: Client, bucket: str, names: Names, *, dry_run: bool = False) -> Change:
+
+def read_expiry(s3: Client, bucket: str) -> list[dict[str, Any]]:
+    """Return the bucket's lifecycle rules; [] without a bucket. Raises RemoteError."""
+    with explained(f"s3://{bucket}", _PERMISSIONS):
+        return read_rules(s3, bucket)[0]
+
+
+def plan_expiry(rules: list[dict[str, Any]], names: Names) -> Change:
+    """Say what it takes until the bucket of these rules lets what lies under the staging prefix expire."""
+    rule = expiry_rule(names)
+    there = next((held for held in rules if held["ID"] == rule["ID"]), None)
+    return compare("staging", there, rule, f"{names.staging_prefix} expires after a day")
+
+
+def apply_expiry(s3: Client, bucket: str, names: Names) -> Change:
     """Let what lies under the staging prefix expire, beside the rules that the bucket has. Raises RemoteError."""
-    with explained(f"s3://{bucket}", "s3:GetLifecycleConfiguration and s3:PutLifecycleConfiguration on the bucket"):
+    with explained(f"s3://{bucket}", _PERMISSIONS):
         rules, more = read_rules(s3, bucket)
-        rule = expiry_rule(names)
-        there = next((held for held in rules if held["ID"] == rule["ID"]), None)
-        change = compare("staging", there, rule, f"{names.staging_prefix} expires after a day")
-        if change.outcome != "unchanged" and not dry_run:
+        change = plan_expiry(rules, names)
+        if change.outcome != "unchanged":
+            rule = expiry_rule(names)
             write_rules(s3, bucket, [*(held for held in rules if held["ID"] != rule["ID"]), rule], more)
     return change
 

@@ -12,10 +12,12 @@ import boto3
 import pytest
 
 from mlinfer.clients.waiter import Waiter
-from mlinfer.cloud.resources.alias import ensure_url, move_alias, read_alias
-from mlinfer.cloud.resources.function import Wanted, ensure_function, ensure_version, read_function, versions
+from mlinfer.cloud.resources.alias import apply_alias, read_alias
+from mlinfer.cloud.resources.function import Wanted, apply_function, plan_function, read_function, try_image
+from mlinfer.cloud.resources.function_url import apply_url
 from mlinfer.cloud.resources.policies import role_policy
-from mlinfer.cloud.resources.role import ensure_role
+from mlinfer.cloud.resources.role import apply_role
+from mlinfer.cloud.resources.version import apply_version, versions
 from mlinfer.errors import RemoteError
 from mlinfer.names import Account, Names
 
@@ -53,7 +55,7 @@ def waits() -> Waits:
 @pytest.fixture
 def client(cloud: LoopbackAws, past: Callable[[str], Any]) -> Iterator[Any]:
     """Return a client of Lambda; the function's role is there."""
-    ensure_role(past("iam"), NAMES, role_policy(HERE, NAMES, [], []))
+    apply_role(past("iam"), NAMES, role_policy(HERE, NAMES, [], []))
     cloud.calls.clear()
     with closing(boto3.client("lambda")) as made:
         yield made
@@ -62,8 +64,8 @@ def client(cloud: LoopbackAws, past: Callable[[str], Any]) -> Iterator[Any]:
 @pytest.fixture
 def made(client: Any, cloud: LoopbackAws, waits: Waits) -> Any:
     """Return the client of a Lambda that has the function and version 1."""
-    ensure_function(client, NAMES, WANTED, waits)
-    ensure_version(client, NAMES, WANTED, waits)
+    apply_function(client, NAMES, WANTED, waiter=waits)
+    apply_version(client, NAMES, WANTED, waiter=waits)
     cloud.calls.clear()
     return client
 
@@ -86,7 +88,7 @@ NO_KEY = refused(
 def test_a_function_is_made_as_configured(client: Any, waits: Waits) -> None:
     """Image, architecture, role, sizes, environment, concurrency and tag are those that are wanted."""
     wanted = replace(WANTED, arch="arm64", memory=512, timeout=7, tmp=1024, concurrency=3)
-    assert ensure_function(client, NAMES, wanted, waits).outcome == "made"
+    assert apply_function(client, NAMES, wanted, waiter=waits).outcome == "created"
     there = read_function(client, NAMES)
     assert there is not None
     assert there.settings == wanted
@@ -114,7 +116,7 @@ def test_only_what_differs_is_changed(
 ) -> None:
     """Code first, then configuration, then concurrency: each only if it differs, and it is so afterwards."""
     wanted = replace(WANTED, **change)
-    assert ensure_function(made, NAMES, wanted, waits).outcome == ("changed" if calls else "unchanged")
+    assert apply_function(made, NAMES, wanted, waiter=waits).outcome == ("changed" if calls else "unchanged")
     assert cloud.changes == calls
     there = read_function(made, NAMES)
     assert there is not None
@@ -123,9 +125,9 @@ def test_only_what_differs_is_changed(
 
 def test_a_reserved_concurrency_is_given_back(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
     """A concurrency that is no longer configured is no longer reserved."""
-    ensure_function(made, NAMES, replace(WANTED, concurrency=4), waits)
+    apply_function(made, NAMES, replace(WANTED, concurrency=4), waiter=waits)
     cloud.calls.clear()
-    assert ensure_function(made, NAMES, WANTED, waits).outcome == "changed"
+    assert apply_function(made, NAMES, WANTED, waiter=waits).outcome == "changed"
     assert cloud.changes == ["lambda:DeleteFunctionConcurrency"]
 
 
@@ -133,7 +135,7 @@ def test_a_reserved_concurrency_is_given_back(made: Any, cloud: LoopbackAws, wai
 def test_a_new_role_is_waited_for(client: Any, cloud: LoopbackAws, waits: Waits, answer: Answer) -> None:
     """While IAM has not spread the new role, the function's making is repeated, and that is said once."""
     cloud.fail("lambda:CreateFunction", always(answer), times=3)
-    assert ensure_function(client, NAMES, WANTED, waits).outcome == "made"
+    assert apply_function(client, NAMES, WANTED, waiter=waits).outcome == "created"
     assert waits.reasons == ["Waiting: the new role is not known everywhere yet ..."]
     assert all(most / 2 <= pause <= most for pause, most in zip(waits.pauses_s, (0.25, 0.5, 1.0), strict=True))
 
@@ -142,7 +144,7 @@ def test_a_role_that_never_comes(client: Any, cloud: LoopbackAws, waits: Waits) 
     """After a minute of waiting it is an error with what Lambda said."""
     cloud.fail("lambda:CreateFunction", always(NOT_YET))
     with pytest.raises(RemoteError, match="cannot be assumed"):
-        ensure_function(client, NAMES, WANTED, waits)
+        apply_function(client, NAMES, WANTED, waiter=waits)
     assert 60 <= sum(waits.pauses_s) <= 65
 
 
@@ -161,7 +163,7 @@ def test_what_waiting_does_not_mend_is_said_at_once(
     """Any other refusal is an error at the first answer, with Lambda's own words and a remedy."""
     cloud.fail("lambda:CreateFunction", always(refused(400, code, message)))
     with pytest.raises(RemoteError) as raised:
-        ensure_function(client, NAMES, WANTED, waits)
+        apply_function(client, NAMES, WANTED, waiter=waits)
     assert raised.value.code == told
     assert message in str(raised.value)
     assert raised.value.hint
@@ -172,8 +174,8 @@ def test_each_change_waits_for_the_one_before(made: Any, cloud: LoopbackAws, wai
     """While Lambda takes a change in, nothing else is asked of the function, and the waiting is said."""
     cloud.busy_for = 2
     wanted = replace(WANTED, image=OTHER_IMAGE, memory=512)
-    ensure_function(made, NAMES, wanted, waits)
-    _, version = ensure_version(made, NAMES, wanted, waits)
+    apply_function(made, NAMES, wanted, waiter=waits)
+    _, version = apply_version(made, NAMES, wanted, waiter=waits)
     assert version == "2"
     assert [call for call in cloud.calls if call != "lambda:ListVersionsByFunction"] == [
         "lambda:GetFunction",
@@ -192,7 +194,7 @@ def test_a_change_of_somebody_else_is_waited_for(made: Any, cloud: LoopbackAws, 
     busy = "The operation cannot be performed at this time. An update is in progress for resource: it"
     conflict = always(refused(409, "ResourceConflictException", busy))
     cloud.fail("lambda:UpdateFunctionConfiguration", conflict, times=2)
-    assert ensure_function(made, NAMES, replace(WANTED, memory=512), waits).outcome == "changed"
+    assert apply_function(made, NAMES, replace(WANTED, memory=512), waiter=waits).outcome == "changed"
     assert len(waits.pauses_s) == 2
 
 
@@ -200,7 +202,7 @@ def test_a_function_that_never_becomes_ready(made: Any, cloud: LoopbackAws, wait
     """After five minutes it is an error that says what the function was doing, and how to go on."""
     cloud.states = {"State": "Pending", "StateReason": "The function is being created."}
     with pytest.raises(RemoteError, match="being created") as raised:
-        ensure_function(made, NAMES, WANTED, waits)
+        apply_function(made, NAMES, WANTED, waiter=waits)
     assert raised.value.code == "not_ready"
     assert 300 <= sum(waits.pauses_s) <= 305
 
@@ -209,7 +211,7 @@ def test_a_function_that_failed_is_told_with_its_reason(made: Any, cloud: Loopba
     """Lambda's reason is repeated, and the way out is named."""
     cloud.states = {"State": "Failed", "StateReason": "Lambda cannot pull the image."}
     with pytest.raises(RemoteError, match="Lambda cannot pull the image") as raised:
-        ensure_function(made, NAMES, WANTED, waits)
+        apply_function(made, NAMES, WANTED, waiter=waits)
     assert (raised.value.code, "mlinfer destroy" in raised.value.hint) == ("function_failed", True)
 
 
@@ -217,7 +219,7 @@ def test_an_update_that_failed_is_told_and_tried_again(made: Any, cloud: Loopbac
     """A failed update is an error with its reason; the next run makes it again though nothing seems to differ."""
     cloud.states = {"LastUpdateStatus": "Failed", "LastUpdateStatusReason": "The image is gone."}
     with pytest.raises(RemoteError, match=r"The image is gone\.") as raised:
-        ensure_function(made, NAMES, WANTED, waits)
+        apply_function(made, NAMES, WANTED, waiter=waits)
     assert raised.value.code == "update_failed"
     assert cloud.changes == ["lambda:UpdateFunctionCode"]
 
@@ -235,7 +237,7 @@ def test_a_zip_function_is_refused(client: Any, cloud: LoopbackAws, waits: Waits
     )
     cloud.calls.clear()
     with pytest.raises(RemoteError) as raised:
-        ensure_function(client, NAMES, WANTED, waits)
+        apply_function(client, NAMES, WANTED, waiter=waits)
     assert (raised.value.code, cloud.changes) == ("wrong_package_type", [])
 
 
@@ -246,19 +248,21 @@ def test_somebody_elses_function_is_refused(client: Any, cloud: LoopbackAws, wai
     )
     cloud.calls.clear()
     with pytest.raises(RemoteError) as raised:
-        ensure_function(client, NAMES, WANTED, waits)
+        apply_function(client, NAMES, WANTED, waiter=waits)
     assert (raised.value.code, cloud.changes) == ("not_ours", [])
 
 
-def test_lambda_itself_judges_a_plan(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
-    """A dry run asks Lambda about the image with DryRun, and changes nothing."""
-    change = ensure_function(made, NAMES, replace(WANTED, image=OTHER_IMAGE), waits, dry_run=True)
-    assert change.outcome == "changed"
-    assert f'+  "image": "{OTHER_IMAGE}"' in change.difference
+def test_lambda_itself_judges_a_plan(made: Any, cloud: LoopbackAws) -> None:
+    """Lambda is asked about the image with DryRun, and nothing is changed."""
+    wanted = replace(WANTED, image=OTHER_IMAGE)
+    try_image(made, NAMES, wanted)
     assert cloud.calls == ["lambda:GetFunction", "lambda:UpdateFunctionCode DryRun"]
     there = read_function(made, NAMES)
     assert there is not None
     assert there.settings == WANTED
+    change = plan_function(there, wanted, names=NAMES)
+    assert change.outcome == "changed"
+    assert f'+  "image": "{OTHER_IMAGE}"' in change.difference
 
 
 # Versions and the alias
@@ -267,21 +271,21 @@ def test_lambda_itself_judges_a_plan(made: Any, cloud: LoopbackAws, waits: Waits
 def test_a_version_is_published_only_of_what_is_new(made: Any, waits: Waits) -> None:
     """An equal version is used again; one that kept another image is not taken for equal."""
     other = replace(WANTED, image=OTHER_IMAGE)
-    assert ensure_version(made, NAMES, WANTED, waits)[0].outcome == "unchanged"
-    ensure_function(made, NAMES, other, waits)
-    assert ensure_version(made, NAMES, other, waits)[1] == "2"
-    ensure_function(made, NAMES, WANTED, waits)
-    assert ensure_version(made, NAMES, WANTED, waits)[1] == "3"
+    assert apply_version(made, NAMES, WANTED, waiter=waits)[0].outcome == "unchanged"
+    apply_function(made, NAMES, other, waiter=waits)
+    assert apply_version(made, NAMES, other, waiter=waits)[1] == "2"
+    apply_function(made, NAMES, WANTED, waiter=waits)
+    assert apply_version(made, NAMES, WANTED, waiter=waits)[1] == "3"
     assert [version["Version"] for version in versions(made, NAMES)] == ["1", "2", "3"]
 
 
 def test_what_another_deployment_made_is_not_published(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
     """Of two deployments at once, the one whose configuration the other has replaced ends, and publishes nothing."""
     mine = replace(WANTED, memory=512)
-    ensure_function(made, NAMES, mine, waits)
-    ensure_function(made, NAMES, replace(WANTED, memory=640), waits)
+    apply_function(made, NAMES, mine, waiter=waits)
+    apply_function(made, NAMES, replace(WANTED, memory=640), waiter=waits)
     with pytest.raises(RemoteError) as raised:
-        ensure_version(made, NAMES, mine, waits)
+        apply_version(made, NAMES, mine, waiter=waits)
     assert raised.value.code == "conflict"
     assert "lambda:PublishVersion" not in cloud.changes
 
@@ -289,26 +293,26 @@ def test_what_another_deployment_made_is_not_published(made: Any, cloud: Loopbac
 def test_a_version_published_by_a_lost_answer_is_found(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
     """Where Lambda says that the function has changed since, but the newest version is equal, that one is it."""
     wanted = replace(WANTED, memory=512)
-    ensure_function(made, NAMES, wanted, waits)
+    apply_function(made, NAMES, wanted, waiter=waits)
 
     def publish_and_forget(request: Request, forward: Forward) -> Answer:
         forward(request)
         return refused(412, "PreconditionFailedException", "The RevisionId provided does not match")
 
     cloud.fail("lambda:PublishVersion", publish_and_forget, times=1)
-    assert ensure_version(made, NAMES, wanted, waits)[1] == "2"
+    assert apply_version(made, NAMES, wanted, waiter=waits)[1] == "2"
 
 
 def test_the_alias_is_not_taken_from_somebody(made: Any, waits: Waits) -> None:
     """When somebody has moved the alias since it was read, it stays where they moved it."""
-    move_alias(made, NAMES, None, "1")
+    apply_alias(made, NAMES, None, "1")
     there = read_alias(made, NAMES)
     wanted = replace(WANTED, memory=512)
-    ensure_function(made, NAMES, wanted, waits)
-    ensure_version(made, NAMES, wanted, waits)
+    apply_function(made, NAMES, wanted, waiter=waits)
+    apply_version(made, NAMES, wanted, waiter=waits)
     made.update_alias(FunctionName="mlinfer-cats", Name="live", FunctionVersion="$LATEST")
     with pytest.raises(RemoteError) as raised:
-        move_alias(made, NAMES, there, "2")
+        apply_alias(made, NAMES, there, "2")
     assert raised.value.code == "alias_moved"
     assert made.get_alias(FunctionName="mlinfer-cats", Name="live")["FunctionVersion"] == "$LATEST"
 
@@ -316,11 +320,11 @@ def test_the_alias_is_not_taken_from_somebody(made: Any, waits: Waits) -> None:
 def test_shared_traffic_goes_to_one_version(made: Any, waits: Waits) -> None:
     """An alias that shares its traffic by weights is changed, though it names the version."""
     wanted = replace(WANTED, memory=512)
-    ensure_function(made, NAMES, wanted, waits)
-    ensure_version(made, NAMES, wanted, waits)
+    apply_function(made, NAMES, wanted, waiter=waits)
+    apply_version(made, NAMES, wanted, waiter=waits)
     weights = {"AdditionalVersionWeights": {"2": 0.5}}
     made.create_alias(FunctionName="mlinfer-cats", Name="live", FunctionVersion="1", RoutingConfig=weights)
-    assert move_alias(made, NAMES, read_alias(made, NAMES), "1").outcome == "changed"
+    assert apply_alias(made, NAMES, read_alias(made, NAMES), "1").outcome == "changed"
     there = read_alias(made, NAMES)
     assert there is not None
     assert (there.version, there.weights) == ("1", {})
@@ -340,9 +344,9 @@ def permissions(client: Any) -> dict[str, dict[str, Any]]:
 
 def test_a_public_url_needs_both_permissions(made: Any, cloud: LoopbackAws) -> None:
     """Anybody may call the URL of the alias, which takes two permissions; again, nothing is changed."""
-    move_alias(made, NAMES, None, "1")
-    change, url = ensure_url(made, NAMES, "public")
-    assert (change.outcome, url[:8]) == ("made", "https://")
+    apply_alias(made, NAMES, None, "1")
+    change, url = apply_url(made, NAMES, "public")
+    assert (change.outcome, url[:8]) == ("created", "https://")
     held = permissions(made)
     assert {sid: (s["Action"], s["Principal"]) for sid, s in held.items()} == {
         "mlinfer-url": ("lambda:InvokeFunctionUrl", "*"),
@@ -352,19 +356,19 @@ def test_a_public_url_needs_both_permissions(made: Any, cloud: LoopbackAws) -> N
     assert held["mlinfer-url-invoke"]["InvokedViaFunctionUrl"] is True
     assert all(statement["Resource"].endswith(":live") for statement in held.values())
     cloud.calls.clear()
-    assert ensure_url(made, NAMES, "public")[0].outcome == "unchanged"
+    assert apply_url(made, NAMES, "public")[0].outcome == "unchanged"
     assert cloud.changes == []
 
 
 @pytest.mark.parametrize(("kind", "auth"), [("iam", "AWS_IAM"), ("none", None)])
 def test_a_url_that_is_no_longer_public(made: Any, cloud: LoopbackAws, kind: str, auth: str | None) -> None:
     """The permissions of everybody go first, then the URL asks for signatures or goes too; others' permissions stay."""
-    move_alias(made, NAMES, None, "1")
-    ensure_url(made, NAMES, "public")
+    apply_alias(made, NAMES, None, "1")
+    apply_url(made, NAMES, "public")
     other = {"StatementId": "theirs", "Action": "lambda:InvokeFunction", "Principal": "events.amazonaws.com"}
     made.add_permission(FunctionName="mlinfer-cats", Qualifier="live", **other)
     cloud.calls.clear()
-    change, url = ensure_url(made, NAMES, kind)
+    change, url = apply_url(made, NAMES, kind)
     assert (change.outcome, bool(url)) == ("changed", auth is not None)
     assert cloud.changes[:2] == ["lambda:RemovePermission"] * 2
     assert list(permissions(made)) == ["theirs"]
@@ -374,6 +378,6 @@ def test_a_url_that_is_no_longer_public(made: Any, cloud: LoopbackAws, kind: str
 
 def test_a_url_for_signed_calls_is_open_to_nobody(made: Any) -> None:
     """With iam the callers' own policies decide: no permission is given."""
-    move_alias(made, NAMES, None, "1")
-    assert ensure_url(made, NAMES, "iam")[0].outcome == "made"
+    apply_alias(made, NAMES, None, "1")
+    assert apply_url(made, NAMES, "iam")[0].outcome == "created"
     assert permissions(made) == {}

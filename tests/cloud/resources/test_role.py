@@ -10,8 +10,8 @@ import pytest
 
 from lambda_src.service import _covers
 from mlinfer.cloud.resources.policies import deployer_policy, role_policy, trust_policy
-from mlinfer.cloud.resources.role import ensure_readable, ensure_role
-from mlinfer.container_image.registry import pull_statement
+from mlinfer.cloud.resources.repository import pull_statement
+from mlinfer.cloud.resources.role import apply_readable, apply_role, plan_role
 from mlinfer.errors import RemoteError
 from mlinfer.names import Account, Names
 
@@ -125,13 +125,13 @@ def test_other_partitions() -> None:
 def test_the_role_is_made_kept_and_changed(past: Past) -> None:
     """A missing role is made with path and tag, an equal one is left alone, a changed policy is written again."""
     iam, policy = past("iam"), role_policy(HERE, NAMES, [MODEL], [])
-    assert ensure_role(iam, NAMES, policy).outcome == "made"
+    assert apply_role(iam, NAMES, policy).outcome == "created"
     role = iam.get_role(RoleName="mlinfer-cats")["Role"]
     assert role["Arn"] == HERE.role(NAMES)
     assert role["Tags"] == [{"Key": "mlinfer:project", "Value": "cats"}]
-    assert ensure_role(iam, NAMES, policy).outcome == "unchanged"
+    assert apply_role(iam, NAMES, policy).outcome == "unchanged"
     wider = role_policy(HERE, NAMES, [MODEL], [STAGING])
-    change = ensure_role(iam, NAMES, wider)
+    change = apply_role(iam, NAMES, wider)
     assert change.outcome == "changed"
     assert '+        "Sid": "ReadPictures"' in change.difference
     assert iam.get_role_policy(RoleName="mlinfer-cats", PolicyName="mlinfer")["PolicyDocument"] == wider
@@ -140,19 +140,17 @@ def test_the_role_is_made_kept_and_changed(past: Past) -> None:
 def test_a_role_that_was_changed_by_hand_is_set_right(past: Past) -> None:
     """Who may take the role is ours to say too."""
     iam, policy = past("iam"), role_policy(HERE, NAMES, [MODEL], [])
-    ensure_role(iam, NAMES, policy)
+    apply_role(iam, NAMES, policy)
     open_to_all = {**trust_policy(), "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "sts:AssumeRole"}]}
     iam.update_assume_role_policy(RoleName="mlinfer-cats", PolicyDocument=json.dumps(open_to_all))
-    assert ensure_role(iam, NAMES, policy).outcome == "changed"
+    assert apply_role(iam, NAMES, policy).outcome == "changed"
     assert iam.get_role(RoleName="mlinfer-cats")["Role"]["AssumeRolePolicyDocument"] == trust_policy()
 
 
-def test_a_dry_run_leaves_the_role_alone(past: Past) -> None:
-    """What would be made is said, and not made."""
-    iam = past("iam")
-    change = ensure_role(iam, NAMES, role_policy(HERE, NAMES, [MODEL], []), dry_run=True)
-    assert (change.outcome, '+    "Version": "2012-10-17"' in change.difference) == ("made", True)
-    assert iam.list_roles()["Roles"] == []
+def test_a_plan_of_the_role() -> None:
+    """What would be created is said, with all that it would hold."""
+    change = plan_role(None, role_policy(HERE, NAMES, [MODEL], []), names=NAMES, others=[])
+    assert (change.outcome, '+    "Version": "2012-10-17"' in change.difference) == ("created", True)
 
 
 def test_somebody_elses_role_is_left_alone(past: Past) -> None:
@@ -160,7 +158,7 @@ def test_somebody_elses_role_is_left_alone(past: Past) -> None:
     iam = past("iam")
     iam.create_role(RoleName="mlinfer-cats", AssumeRolePolicyDocument=json.dumps(trust_policy()))
     with pytest.raises(RemoteError) as raised:
-        ensure_role(iam, NAMES, role_policy(HERE, NAMES, [MODEL], []))
+        apply_role(iam, NAMES, role_policy(HERE, NAMES, [MODEL], []))
     assert raised.value.code == "not_ours"
     assert iam.list_role_policies(RoleName="mlinfer-cats")["PolicyNames"] == []
 
@@ -168,9 +166,9 @@ def test_somebody_elses_role_is_left_alone(past: Past) -> None:
 def test_one_more_model_becomes_readable(past: Past) -> None:
     """A version that goes live again must read its own model; nothing that the role has is lost."""
     iam = past("iam")
-    ensure_role(iam, NAMES, role_policy(HERE, NAMES, [MODEL], [STAGING]))
+    apply_role(iam, NAMES, role_policy(HERE, NAMES, [MODEL], [STAGING]))
     older = MODEL.replace("0123", "0000")
-    assert ensure_readable(iam, HERE, NAMES, MODEL).outcome == "unchanged"
-    assert ensure_readable(iam, HERE, NAMES, older).outcome == "changed"
+    assert apply_readable(iam, NAMES, HERE.s3(MODEL)).outcome == "unchanged"
+    assert apply_readable(iam, NAMES, HERE.s3(older)).outcome == "changed"
     there = iam.get_role_policy(RoleName="mlinfer-cats", PolicyName="mlinfer")["PolicyDocument"]
     assert there == role_policy(HERE, NAMES, [MODEL, older], [STAGING])

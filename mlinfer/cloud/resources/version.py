@@ -1,0 +1,71 @@
+"""The function's versions: each keeps an image and a configuration for good, and has a number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from botocore.exceptions import ClientError
+
+from ...clients.aws import Client
+from ...clients.aws_errors import error_code, explained, none_if_absent
+from ...clients.waiter import Waiter
+from ...errors import RemoteError
+from ...names import Names
+from ..plan import Change, Document
+from .function import Function, Wanted, read_function, reason_to_wait, snapshot, wait_until_ready
+
+
+def versions(client: Client, names: Names) -> list[Document]:
+    """Return Lambda's description of each published version, oldest first; [] without a function. Raises ClientError."""
+
+    def pages() -> list[Document]:
+        found = client.get_paginator("list_versions_by_function").paginate(FunctionName=names.function)
+        return [version for page in found for version in page["Versions"] if version["Version"] != "$LATEST"]
+
+    return sorted(none_if_absent(pages) or [], key=lambda version: int(version["Version"]))
+
+
+def newest_of(client: Client, names: Names, published: Sequence[Document]) -> Function | None:
+    """Return the last of the published versions; None without one. Raises RemoteError, ClientError."""
+    return read_function(client, names, published[-1]["Version"]) if published else None
+
+
+def plan_version(newest: Function | None, wanted: Wanted) -> tuple[Change, str]:
+    """Say which version the wanted function would be, and whether that is the newest one. Return its number too."""
+    if newest and snapshot(newest.settings) == snapshot(wanted):
+        return Change("unchanged", f"version {newest.version}"), newest.version
+    number = str(int(newest.version) + 1) if newest else "1"
+    return Change("created", f"version {number}"), number
+
+
+def apply_version(client: Client, names: Names, wanted: Wanted, *, waiter: Waiter) -> tuple[Change, str]:
+    """Publish the function as a version, unless the newest one is equal. Return its number too.
+
+    Raises RemoteError: also when the function is not as wanted any more, which another deployment has made of it.
+    """
+    with explained(f"the function {names.function}"):
+        latest = wait_until_ready(client, names, waiter)
+        if snapshot(latest.settings) != snapshot(wanted):
+            message = f"somebody else has changed the function {names.function} meanwhile, so it was not published"
+            raise RemoteError("conflict", message, "Let the other command end, and run this one again.")
+        if newest := _newest_if_equal(client, names, latest):
+            return Change("unchanged", f"version {newest}"), newest
+        try:
+            guard = {"RevisionId": latest.revision} if latest.revision else {}
+            number = waiter.retry(
+                lambda: client.publish_version(FunctionName=names.function, **guard)["Version"], reason_to_wait
+            )
+        except ClientError as error:
+            if error_code(error) != "PreconditionFailedException":
+                raise
+            number = _newest_if_equal(client, names, latest)  # published by a request whose answer was lost
+            if not number:
+                raise
+        wait_until_ready(client, names, waiter, str(number))
+    return Change("created", f"version {number}"), str(number)
+
+
+def _newest_if_equal(client: Client, names: Names, latest: Function) -> str:
+    """Return the number of the newest version if it is what the function is now; else ""."""
+    newest = newest_of(client, names, versions(client, names))
+    return newest.version if newest and snapshot(newest.settings) == snapshot(latest.settings) else ""
