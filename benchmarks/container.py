@@ -43,7 +43,8 @@ from mlinfer.container_image.contents import BuildSpec
 from mlinfer.container_image.docker_build import build
 from mlinfer.errors import RemoteError
 from mlinfer.local.address import post
-from mlinfer.local.container import LocalFunction, start
+from mlinfer.local.container import start
+from mlinfer.local.function import LocalFunction
 from mlinfer.model.modelfile import ModelFile, read_model_file
 from mlinfer.targets import make_event
 

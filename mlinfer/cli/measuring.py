@@ -163,8 +163,9 @@ def place_of(
 @contextmanager
 def _local_place(terminal: Terminal, config: Config, s3_environment: dict[str, str] | None) -> Iterator[Place]:
     from ..clients import docker as engine
-    from ..container_image.docker_build import make_build_spec
+    from ..container_image.contents import make_build_spec
     from ..local import address, container
+    from ..local.function import describe_shortage, make_function
     from ..local.ports import find_free_port
     from ..measure import container as emulated
 
@@ -173,10 +174,10 @@ def _local_place(terminal: Terminal, config: Config, s3_environment: dict[str, s
     built = build_image(terminal, docker, make_build_spec(config, os.environ))
 
     def start_with(memory: int) -> Start:
-        for note in container.describe_shortage(memory, docker.machine()):
+        for note in describe_shortage(memory, docker.machine()):
             terminal.note(note)
         chosen = replace(config, memory=memory, port=find_free_port(address.HOST))
-        function = container.make_function(chosen, built.tag, s3_environment)
+        function = make_function(chosen, built.tag, s3_environment)
         return partial(emulated.start, docker, function, terminal.detail)
 
     with file_lock(f"mlinfer-bench-{config.project}"):

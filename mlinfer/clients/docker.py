@@ -5,7 +5,6 @@ The Engine is found as the `docker` command finds it: DOCKER_HOST, then the curr
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import shutil
 import warnings
@@ -25,6 +24,7 @@ from requests.exceptions import RequestException
 
 from ..errors import MissingError, RemoteError
 from .docker_errors import build_error, engine_refusal, pull_error
+from .loopback import is_loopback
 
 # The Engine's words for Lambda's names: https://docs.docker.com/build/building/multi-platform/
 PLATFORMS = {"x86_64": "linux/amd64", "arm64": "linux/arm64"}
@@ -322,14 +322,6 @@ def failure_in(item: Mapping[str, Any]) -> str:
     """
     detail = item.get("errorDetail") or {}
     return str(item.get("error") or detail.get("message") or ("unknown error" if detail else ""))
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host name or address is this machine's own."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def connect(environment: Mapping[str, str], timeout_s: float = _READ_TIMEOUT_S) -> Engine:

@@ -10,11 +10,16 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
+from urllib.parse import urlsplit
 
 import lambda_src
 
-from ..errors import MissingError
+from ..clients.loopback import is_loopback
+from ..config import Config
+from ..errors import MissingError, UsageError
+from ..model.footprint import check_image
 from ..model.modelfile import ModelFile
+from ..model.path import model_path, read_configured_model
 from ..names import Names
 
 MODEL_PATH = "/var/task/model/model.onnx"
@@ -42,6 +47,46 @@ class BuildSpec:
             content = self.model.sha256 if self.model and path == self.model.path else _sha256(path)
             digest.update(f"\n{name} {content}".encode())
         return f"{Names(self.project).image}:{digest.hexdigest()[:16]}"
+
+
+def make_build_spec(config: Config, environment: Mapping[str, str]) -> BuildSpec:
+    """Return what the configured image is made of, and how pip gets its packages. Raises MissingError, UsageError."""
+    if config.model_source == "image":
+        check_image(model_path(config).stat().st_size)  # before gigabytes are read
+    model = read_configured_model(config) if config.model_source == "image" else None
+    ca_bundle = _ca_bundle(config) if config.ca_bundle else None
+    return BuildSpec(config.project, config.base_image, config.arch, model, ca_bundle, find_build_proxies(environment))
+
+
+def _ca_bundle(config: Config) -> Path:
+    """Return the configured certificates. Raises MissingError, UsageError."""
+    path = Path(config.ca_bundle)
+    named = f"{path} (ca_bundle from {config.origins['ca_bundle']})"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        hint = "Name the PEM file of your proxy's certificate, or leave ca_bundle out."
+        raise MissingError("ca_bundle_not_found", f"{named} cannot be read: {error.strerror}", hint) from error
+    if b"-----BEGIN CERTIFICATE-----" not in content:
+        hint = "Convert it: openssl x509 -inform der -in FILE -out ca.pem"
+        raise UsageError("invalid_ca_bundle", f"{named} holds no certificate in PEM format", hint)
+    return path
+
+
+def find_build_proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the proxy settings that a build can use: not those on loopback, which a container does not reach.
+
+    They become build arguments that Docker predefines: it keeps them out of the image and its history.
+    https://docs.docker.com/build/building/variables/#pre-defined-build-arguments
+    """
+    found = {}
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"):
+        value = environment.get(name, "")
+        host = urlsplit(value if "//" in value else f"//{value}").hostname or ""
+        if value and not is_loopback(host):
+            found[name] = value
+    spared = {name: environment[name] for name in ("NO_PROXY", "no_proxy") if environment.get(name)}
+    return found | spared if found else {}
 
 
 @contextmanager

@@ -7,35 +7,26 @@ and one request at a time is answered: a second one at the same moment ends the 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from lambda_src.settings import MB_PER_VCPU
-
-from ..clients.docker import Container, Engine, EngineMachine
+from ..clients.docker import Container, Engine
 from ..clients.invocation import failure, read_answer
-from ..config import Config
-from ..errors import MissingError, MlinferError, RemoteError, UsageError
-from ..model.path import read_configured_model
+from ..errors import MissingError, MlinferError, RemoteError
 from ..names import PROJECT_LABEL
-from .address import HOST, INVOCATIONS, address, listens, post
+from .address import HOST, listens, post
+from .function import LocalFunction, container_options, describe_shortage
 from .ports import find_port_holder
 
 Lock = Callable[[], AbstractContextManager[None]]
 
 FRESH_LABEL = "mlinfer.fresh"  # of containers that are measured
 _LABEL = "mlinfer.run-local"  # its value: a hash of how the container was started
-_INNER_PORT = 8080
-_MODEL_MOUNT = "/mnt/model.onnx"
-_LAMBDA_USER = "993:990"  # sbx_user1051
-_MAX_PROCESSES = 1024  # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 _MAX_RESTARTS = 5
 _BOOT_S = 20.0
 _POLL_S = 0.02
@@ -45,49 +36,6 @@ _NARRATION = re.compile(r"\(rapid\)|^(START|END|REPORT) RequestId: ")
 _EXIT = re.compile(r"\(rapid\) Process runtime-\d+ exited: (.+)")
 _MORE = "Give it more time or memory: timeout and memory in mlinfer.toml."
 _DESCRIBE = {"requestContext": {"http": {"method": "GET"}}}
-
-
-@dataclass(frozen=True)
-class LocalFunction:
-    """How the image is to run. memory, tmp: MB; timeout: s; model: a file to mount, or None for what environment names."""
-
-    image: str
-    project: str
-    port: int
-    memory: int
-    tmp: int
-    timeout: int
-    environment: Mapping[str, str]
-    model: Path | None = None
-    fetched_bytes: int = 0  # of a model that will be downloaded to /tmp, which takes memory here but not in Lambda
-
-    @property
-    def url(self) -> str:
-        """Return where events are posted to."""
-        return address(self.port) + INVOCATIONS
-
-
-def make_function(config: Config, tag: str, s3_environment: Mapping[str, str] | None = None) -> LocalFunction:
-    """Return how the image is to run: with the configured model mounted, inside the image or fetched.
-
-    s3_environment: what the function needs to fetch the model from S3, or None where it does not. Raises MlinferError.
-    """
-    environment, mounted, fetched = config.handler_environment() | dict(s3_environment or {}), None, 0
-    if config.model_source == "s3":
-        model = read_configured_model(config)
-        environment["MLINFER_MODEL_SHA256"] = model.sha256
-        mounted, fetched = (model.path, 0) if s3_environment is None else (None, model.bytes)
-    return LocalFunction(
-        image=tag,
-        project=config.project,
-        port=config.port,
-        memory=config.memory,
-        tmp=config.tmp,
-        timeout=config.timeout,
-        environment=environment,
-        model=mounted,
-        fetched_bytes=fetched,
-    )
 
 
 @dataclass(frozen=True)
@@ -115,7 +63,8 @@ def run(engine: Engine, function: LocalFunction, lock: Lock) -> tuple[RunningCon
     lock: makes the context in which each request is made: the emulator answers one at a time.
     """
     require_local(engine)
-    options, notes = _container_options(engine, function)
+    machine = engine.machine()
+    options, notes = container_options(function, machine, _LABEL), describe_shortage(function.memory, machine)
     for container in find(engine, function.project):
         if container.labels.get(_LABEL) == options["labels"][_LABEL] and container.state().status == "running":
             with suppress(RemoteError):  # it hangs, or has ended just now: another is started
@@ -138,7 +87,7 @@ def start(engine: Engine, function: LocalFunction, label: str = _LABEL) -> Conta
     """Start a container and wait until its emulator listens; the function is loaded by its first invocation only."""
     require_local(engine)
     _check_port(engine, function.port)
-    container = engine.start(function.image, **_container_options(engine, function, label)[0])
+    container = engine.start(function.image, **container_options(function, engine.machine(), label))
     try:
         _wait_until_listening(container, function)
     except BaseException:
@@ -205,60 +154,6 @@ def explain_crash(container: Container, happened: str) -> MlinferError:
     how = f"status {state.status}, exit code {state.exit_code}"
     hint = "The lines above are its last." if lines else "It wrote nothing."
     return RemoteError("container_crashed", f"{happened} ({how}){lines}", hint)
-
-
-def _container_options(
-    engine: Engine, function: LocalFunction, label: str = _LABEL
-) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return docker-py's options of the container, and what of the function's the machine cannot give."""
-    machine = engine.machine()
-    environment = {
-        "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory),
-        "AWS_LAMBDA_FUNCTION_TIMEOUT": str(function.timeout),
-        "AWS_LAMBDA_FUNCTION_NAME": "function",
-        **function.environment,
-    }
-    files = {}
-    if function.model:
-        _check_readable(function.model)
-        files = {str(function.model.resolve()): _MODEL_MOUNT}
-        environment["MLINFER_MODEL_URI"] = _MODEL_MOUNT
-    memory = function.memory * 2**20 + function.fetched_bytes
-    options: dict[str, Any] = {
-        "environment": environment,
-        "files": files,
-        "ports": {f"{_INNER_PORT}/tcp": (HOST, function.port)},
-        "read_only": True,
-        "tmpfs": {"/tmp": f"size={function.tmp}m,mode=1777"},
-        "user": _LAMBDA_USER,
-        "cap_drop": ["ALL"],
-        "security_opt": ["no-new-privileges"],
-        "pids_limit": _MAX_PROCESSES,
-        "mem_limit": memory,
-        "memswap_limit": memory,
-        "nano_cpus": int(min(function.memory / MB_PER_VCPU, machine.cores) * 1e9),
-        "name": f"mlinfer-{function.project}-{function.port}",
-    }
-    spec = json.dumps([function.image, options], sort_keys=True).encode()
-    options["labels"] = {PROJECT_LABEL: function.project, label: hashlib.sha256(spec).hexdigest()[:16]}
-    return options, describe_shortage(function.memory, machine)
-
-
-def describe_shortage(memory: int, machine: EngineMachine) -> tuple[str, ...]:
-    """Say what a machine cannot give to a function of that memory, in MB."""
-    notes = []
-    share = memory / MB_PER_VCPU
-    if share > machine.cores:
-        notes.append(f"{memory} MB give {share:.1f} vCPUs in Lambda; this machine has {machine.cores}.")
-    if memory * 2**20 > machine.memory:
-        notes.append(f"The function has {memory} MB; the Docker Engine's machine has {machine.memory // 2**20} MB.")
-    return tuple(notes)
-
-
-def _check_readable(model: Path) -> None:
-    if not model.stat().st_mode & 0o004:
-        message = f"{model} is readable only by you, and the function runs as Lambda's own user"
-        raise UsageError("model_unreadable", message, f"Let it be read: chmod o+r {model}")
 
 
 def _check_port(engine: Engine, port: int) -> None:

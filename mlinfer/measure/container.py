@@ -11,7 +11,8 @@ from ..clients.docker import Engine
 from ..clients.invocation import read_prediction
 from ..errors import InvocationError
 from ..local.address import post
-from ..local.container import FreshContainer, LocalFunction, explain_crash, select_handler_lines, start_fresh
+from ..local.container import FreshContainer, explain_crash, select_handler_lines, start_fresh
+from ..local.function import LocalFunction
 from .instance import Reported, Sample, check, cut, handlers_line, last_report, load_s
 
 _SLACK_S = 10  # beyond the function's timeout

@@ -43,7 +43,7 @@ def build(
 ) -> None:
     """Build the Lambda image, unless it is there:  mlinfer build"""
     from ...clients import docker as engine
-    from ...container_image.docker_build import make_build_spec
+    from ...container_image.contents import make_build_spec
 
     terminal = output.terminal()
     config = configuration(image, project=project, ca_bundle=ca_bundle)

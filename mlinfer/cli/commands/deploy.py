@@ -153,7 +153,7 @@ def _source(terminal: Terminal, order: Order, session: Session, given: _Given | 
     from ...clients import docker as engine
     from ...cloud.deploy import ImageSource
     from ...container_image import registry
-    from ...container_image.docker_build import make_build_spec
+    from ...container_image.contents import make_build_spec
 
     if given:
         return ImageSource(lambda _: given, lambda: given)

@@ -32,7 +32,8 @@ from ..views.model import warn_of_size
 
 if TYPE_CHECKING:
     from ...clients.docker import Container
-    from ...local.container import LocalFunction, RunningContainer
+    from ...local.container import RunningContainer
+    from ...local.function import LocalFunction
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,9 @@ def run_local(*, wanted: RunOptions, aws: AwsOptions, output: OutputOptions) -> 
     elif not wanted.from_s3:
         report_unused(terminal, config, "without --from-s3 the function uses no AWS", **vars(aws.account))
     from ...clients import docker as engine
-    from ...container_image.docker_build import make_build_spec
+    from ...container_image.contents import make_build_spec
     from ...local import container
+    from ...local.function import make_function
     from ...model.path import model_path
 
     if not wanted.stop:
@@ -90,7 +92,7 @@ def run_local(*, wanted: RunOptions, aws: AwsOptions, output: OutputOptions) -> 
     warn_of_size(terminal, config)
     s3_environment = aws.account.s3_environment(terminal, config) if wanted.from_s3 else None
     spec = make_build_spec(config, os.environ)
-    function = container.make_function(config, spec.tag(), s3_environment)
+    function = make_function(config, spec.tag(), s3_environment)
     build_image(terminal, docker, spec)
     with file_lock(f"mlinfer-run-local-{config.project}"):  # a second one at once finds what the first has started
         running, started = container.run(docker, function, one_at_a_time(config))

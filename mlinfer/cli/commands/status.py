@@ -111,7 +111,7 @@ def _image_here(config: Config, session: Session) -> str:
     from ...clients import docker as engine
     from ...cloud.resources.repository import read_repository
     from ...container_image import registry
-    from ...container_image.docker_build import make_build_spec
+    from ...container_image.contents import make_build_spec
 
     try:
         docker, tag = engine.connect(os.environ), make_build_spec(config, os.environ).tag()

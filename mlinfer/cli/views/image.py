@@ -49,7 +49,7 @@ def push_image(terminal: Terminal, docker: Engine, ecr: Client, config: Config) 
     """Bring the configured image to ECR, built first if it is not here, and say what was done."""
     from ...cloud.resources.repository import apply_repository
     from ...container_image import registry
-    from ...container_image.docker_build import make_build_spec
+    from ...container_image.contents import make_build_spec
 
     built = build_image(terminal, docker, make_build_spec(config, os.environ))
     registry.check_image(docker, built, config.arch)
