@@ -1,93 +1,35 @@
-"""Bring the image to ECR, and read back what Lambda will be given."""
+"""Read what lies in a registry, over the registry's own HTTP API, under the token that the push uses.
+
+docker pull reads the same way, so this shows what Lambda will be given.
+https://distribution.github.io/distribution/spec/api/
+"""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+import hashlib
+import json
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
 
 from ..clients.aws import Client
 from ..clients.aws_errors import explained
-from ..clients.docker import Engine
-from ..errors import MissingError, MlinferError, RemoteError, UsageError, VerificationError
-from .docker_build import BuiltImage
-from .manifest import Login, Registry, RemoteImage
+from ..errors import RemoteError, VerificationError
+from .manifest import IMAGE_TYPES, INDEX_TYPES, Manifest, RemoteImage, check_manifest, check_platform, find_child
 
-MAX_IMAGE_BYTES = 10 * 2**30  # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
-
-Show = Callable[[str, int, int], None]
+_TIMEOUTS_S = (10, 60)  # to connect, and of silence while reading
 
 
 @dataclass(frozen=True)
-class Pushed:
-    """An image in ECR as Lambda is given it. uri: REPOSITORY@digest. bytes: of its layers, compressed."""
+class Login:
+    """What opens a registry. The password shows in no message."""
 
-    uri: str
-    digest: str
-    tag: str
-    arch: str
-    outcome: Literal["pushed", "unchanged"]
-    bytes: int
-
-
-@dataclass(frozen=True)
-class PlannedPush:
-    """What a push would give. uri: REPOSITORY@digest if it is there, else REPOSITORY:tag."""
-
-    uri: str
-    outcome: Literal["created", "unchanged"]
-
-
-def plan_push(engine: Engine, ecr: Client, *, repository: str, tag: str, arch: str) -> PlannedPush:
-    """Say what `push` would find and do for an image of that local tag, which may not be built yet; change nothing.
-
-    repository: its URI, "" where there is none yet. Raises RemoteError, MissingError, UsageError, VerificationError.
-    """
-    here = engine.find_image(tag)
-    if not repository or here is None:
-        name = tag.rpartition(":")[2]
-        return PlannedPush(f"{repository}:{name}" if repository else tag, "created")
-    held, image = _find_pushed(_registry(ecr, repository, log_in(ecr)), here.id, tag, arch)
-    if image:
-        return PlannedPush(f"{repository}@{image.digest}", "unchanged")
-    return PlannedPush(f"{repository}:{held}", "created")
-
-
-def push(engine: Engine, ecr: Client, *, repository: str, built: BuiltImage, arch: str, show: Show) -> Pushed:
-    """Bring the image into the repository unless it is there, and check what lies there against what Lambda takes.
-
-    Its tag there is the local one; where that names another image (built anew from the same files), the image's id is
-    added. repository: its URI. show: takes a layer's name, the bytes sent and those to send. Raises MissingError,
-    RemoteError, UsageError, VerificationError.
-    """
-    check_image(engine, built, arch)
-    login = log_in(ecr)
-    tag, image = _find_pushed(_registry(ecr, repository, login), built.id, built.tag, arch)
-    outcome: Literal["pushed", "unchanged"] = "unchanged"
-    if image is None:
-        try:
-            digest = _send(engine, built, f"{repository}:{tag}", login=login, show=show)
-        except _ExpiredError:
-            login = log_in(ecr)
-            digest = _send(engine, built, f"{repository}:{tag}", login=login, show=show)
-        image, outcome = _registry(ecr, repository, login).find_image(digest or tag, arch), "pushed"
-    if image is None:
-        message = f"{repository}:{tag} was pushed, and the registry does not have it"
-        raise RemoteError("not_confirmed", message, "Push again.")
-    return Pushed(f"{repository}@{image.digest}", image.digest, tag, image.arch, outcome, image.bytes)
-
-
-def check_image(engine: Engine, built: BuiltImage, arch: str) -> None:
-    """Refuse before anything is sent what Lambda would refuse after. Raises UsageError, VerificationError."""
-    if built.arch != arch:
-        message = f"the image {built.tag} is for {built.arch}, and the function's architecture is {arch}"
-        raise VerificationError("wrong_architecture", message, f"Build for it: mlinfer build --arch {arch}")
-    size = sum(size for _, size in engine.layers(built.tag))
-    if size > MAX_IMAGE_BYTES:
-        message = f"the image has {size / 2**30:.1f} GB unpacked, and Lambda takes {MAX_IMAGE_BYTES // 2**30} at most"
-        raise UsageError("image_too_large", message, 'Keep the model in S3: model_source = "s3" in mlinfer.toml.')
+    username: str
+    password: str = field(repr=False)
 
 
 def log_in(ecr: Client) -> Login:
@@ -98,112 +40,115 @@ def log_in(ecr: Client) -> Login:
     return Login(username, password)
 
 
-def _registry(ecr: Client, repository: str, login: Login) -> Registry:
+def open_registry(ecr: Client, repository: str, login: Login) -> Registry:
     """Return the repository for reading, over the protocol that the token came by: HTTPS, but of an emulated AWS."""
     host, _, name = repository.partition("/")
     return Registry(f"{urlsplit(ecr.meta.endpoint_url).scheme}://{host}/v2/{name}", login)
 
 
-def _find_pushed(registry: Registry, image_id: str, local: str, arch: str) -> tuple[str, RemoteImage | None]:
-    """Return the tag that this image has or is to have in the repository, and the image if it is there."""
-    tag = local.rpartition(":")[2]
+class Registry:
+    """One repository of a registry, for reading. url: https://HOST/v2/NAME. Every method raises RemoteError."""
+
+    def __init__(self, url: str, login: Login) -> None:
+        self._url = url
+        self._host = url.split("/")[2]
+        self._login = login
+
+    def find_image(self, reference: str, arch: str) -> RemoteImage | None:
+        """Return the image of a tag or digest, of an index the one for `arch`; None if nothing is there.
+
+        Raises VerificationError for what Lambda would refuse, or start on the wrong processor.
+        """
+        top = self.find_manifest(reference)
+        if top is None:
+            return None
+        try:
+            manifest = self._resolve(top, arch)
+            check_manifest(manifest)
+            config, layers = str(manifest.content["config"]["digest"]), manifest.content["layers"]
+            check_platform(json.loads(self.read_blob(config)), arch)
+            size = sum(int(layer["size"]) for layer in layers)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise VerificationError("unsupported_manifest", f"{reference}: what lies there is no image") from error
+        return RemoteImage(manifest.digest, arch, frozenset({top.digest, manifest.digest, config}), size)
+
+    def _resolve(self, top: Manifest, arch: str) -> Manifest:
+        """Return the manifest itself, or of an index the one for an architecture."""
+        if top.media_type not in INDEX_TYPES:
+            return top
+        digest = find_child(top, arch)
+        manifest = self.find_manifest(digest)
+        if manifest is None:
+            raise VerificationError("unsupported_manifest", f"the index names the image {digest}, which is not there")
+        return manifest
+
+    def find_manifest(self, reference: str) -> Manifest | None:
+        """Return the manifest or index of a tag or digest; None if there is none."""
+        response = self._get(f"manifests/{reference}")
+        if response is None:
+            return None
+        digest = _digest(response.content)
+        if reference.startswith("sha256:") and digest != reference:
+            raise _altered(reference)
+        try:
+            content = json.loads(response.content)
+            media_type = content.get("mediaType") or response.headers.get("Content-Type", "").partition(";")[0]
+        except (ValueError, AttributeError) as error:
+            message = f"{self._host}: what answers is no registry"
+            raise RemoteError("registry_failed", message, "Does a proxy answer in its place?") from error
+        return Manifest(digest, media_type, content)
+
+    def read_blob(self, digest: str) -> bytes:
+        """Return what has this hash."""
+        response = self._get(f"blobs/{digest}")
+        if response is None or _digest(response.content) != digest:
+            raise _altered(digest)
+        return bytes(response.content)
+
+    def _get(self, path: str) -> requests.Response | None:
+        """Ask the registry; None stands for 404. A redirect to another host, as ECR's to S3, goes without the token."""
+        retries = Retry(3, backoff_factor=0.2, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False)
+        with requests.Session() as session:
+            session.mount(self._url, HTTPAdapter(max_retries=retries))
+            try:
+                response = session.get(
+                    f"{self._url}/{path}",
+                    headers={
+                        "Accept": ", ".join(IMAGE_TYPES + INDEX_TYPES) if path.startswith("manifests/") else "*/*"
+                    },
+                    auth=(self._login.username, self._login.password),
+                    timeout=_TIMEOUTS_S,
+                )
+            except requests.exceptions.SSLError as error:
+                hint = "Behind a proxy that has a certificate of its own: set REQUESTS_CA_BUNDLE."
+                raise RemoteError(
+                    "connection_failed", f"{self._host}: its certificate is not accepted here", hint
+                ) from error
+            except requests.RequestException as error:
+                message = f"{self._host}: the registry cannot be read: no connection, or it broke"
+                raise RemoteError("connection_failed", message, "Check the network and the proxy.") from error
+        if response.status_code == 404:
+            return None
+        if response.status_code in (401, 403):
+            hint = "These credentials need ecr:BatchGetImage and ecr:GetDownloadUrlForLayer on the repository."
+            raise RemoteError("access_denied", f"{self._host}: the registry refuses the token: {_said(response)}", hint)
+        if not response.ok:
+            raise RemoteError("registry_failed", f"{self._host}: the registry failed: {_said(response)}", "Try again.")
+        return response
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"
+
+
+def _said(response: requests.Response) -> str:
+    """Return the registry's own words: https://distribution.github.io/distribution/spec/api/#errors."""
     try:
-        image = registry.find_image(tag, arch)
-        if image is None or image_id in image.ids:
-            return tag, image
-    except VerificationError:
-        pass  # whatever has that tag, it is not this image, and the tag cannot move
-    tag += f"-{image_id.removeprefix('sha256:')[:12]}"
-    return tag, registry.find_image(tag, arch)
+        error = response.json()["errors"][0]
+        return f"{response.status_code} {error['code']}: {error.get('message', '')}".rstrip(": ")
+    except (ValueError, LookupError, TypeError):
+        return f"{response.status_code} {response.reason}"
 
 
-def _send(engine: Engine, built: BuiltImage, name: str, *, login: Login, show: Show) -> str:
-    """Push under a name that the Engine has for as long as that takes, and return the digest that it reports."""
-    uri, _, tag = name.rpartition(":")
-    engine.tag(built.tag, uri, tag)
-    try:
-        return _follow(engine.push(uri, tag, username=login.username, password=login.password), name, show)
-    finally:
-        engine.remove_image(name)
-
-
-def _follow(reports: Iterable[Mapping[str, Any]], subject: str, show: Show) -> str:
-    """Show each layer's progress and return the digest; a failed push raises nothing, it is one of the reports."""
-    digest, sizes = "", dict[str, int]()
-    for report in reports:
-        if "error" in report:
-            raise _refused(subject, str(report["error"]))
-        digest = str((report.get("aux") or {}).get("Digest", digest))
-        layer, detail = str(report.get("id", "")), report.get("progressDetail") or {}
-        if report.get("status") == "Pushing" and detail.get("total"):
-            sizes[layer] = int(detail["total"])
-            show(layer, min(int(detail.get("current", 0)), sizes[layer]), sizes[layer])
-        elif report.get("status") == "Pushed" and layer in sizes:
-            show(layer, sizes[layer], sizes[layer])
-    return digest
-
-
-class _ExpiredError(RemoteError):
-    """ECR no longer accepts the token."""
-
-
-# What the Engine repeats of the registry's answer, or says of the way there, in lower case; the first that fits counts.
-_REFUSALS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
-    (
-        ("token has expired",),
-        "expired_token",
-        "the registry's token has expired, and so had a fresh one",
-        "Is the clock of this machine right?",
-    ),
-    (
-        ("cannot be overwritten", "tag is immutable"),
-        "tag_taken",
-        "another push took the tag meanwhile",
-        "Push again: it finds that image, or takes another tag.",
-    ),
-    (
-        ("no basic auth credentials", "unauthorized", "authentication required", "incorrect username or password"),
-        "registry_login",
-        "the registry does not accept the token",
-        "Is the Region right, and AWS_ENDPOINT_URL that of the registry's account?",
-    ),
-    (
-        ("name unknown", "repository does not exist"),
-        "no_repository",
-        "the repository is not there any more",
-        "Push again: it is made anew.",
-    ),
-    (
-        ("denied", "forbidden"),
-        "access_denied",
-        "these credentials may not push there",
-        "They need ecr:BatchCheckLayerAvailability, ecr:InitiateLayerUpload, ecr:UploadLayerPart, "
-        "ecr:CompleteLayerUpload, ecr:PutImage, ecr:BatchGetImage and ecr:GetDownloadUrlForLayer on the repository.",
-    ),
-    (("toomanyrequests", "rate exceeded"), "throttled", "ECR asks to slow down", "Try again in a minute."),
-    (
-        ("x509", "certificate", "http response to https"),
-        "connection_failed",
-        "the Docker Engine does not trust the registry's certificate",
-        "A proxy's own certificate belongs into the trust store of the Engine's machine.",
-    ),
-    (
-        ("dial tcp", "no such host", "lookup ", "timeout", "eof", "connection re", "broken pipe", "proxyconnect"),
-        "connection_failed",
-        "the Docker Engine does not reach the registry",
-        "Check the network and proxy of the Engine, then push again: layers that have arrived are not sent twice.",
-    ),
-    (("unexpected http status: 5", "500 internal", "503 service"), "service_failed", "the registry failed", "Try again."),
-)  # fmt: skip
-
-
-def _refused(subject: str, said: str) -> MlinferError:
-    """Explain why a push failed."""
-    lower = said.lower()
-    if "no space left" in lower:
-        return MissingError("disk_full", f"{subject}: {said}", "Make room, for example: docker system prune")
-    for words, code, reason, hint in _REFUSALS:
-        if any(word in lower for word in words):
-            kind = _ExpiredError if code == "expired_token" else RemoteError
-            return kind(code, f"{subject}: {reason}: {said}", hint)
-    return RemoteError("push_failed", f"{subject}: the push failed: {said}")
+def _altered(digest: str) -> RemoteError:
+    return RemoteError("not_confirmed", f"the registry does not give back what has the hash {digest}", "Push again.")

@@ -152,9 +152,9 @@ def test_a_wrong_token(mlinfer: MlInfer, ecr: LoopbackS3, engine: Any) -> None:
 def test_the_engine_refused(engine: Any, ecr: LoopbackS3, moto_registry: Registry) -> None:
     """What the real Engine reports of a registry that refuses it is told as that, and no name is left."""
     from mlinfer.clients.docker import Engine
-    from mlinfer.container_image import registry as step
+    from mlinfer.container_image import push as step
     from mlinfer.container_image.docker_build import BuiltImage
-    from mlinfer.container_image.manifest import Login
+    from mlinfer.container_image.registry import Login
     from mlinfer.errors import RemoteError
 
     assert ecr.url

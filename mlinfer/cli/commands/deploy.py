@@ -152,8 +152,8 @@ def _source(terminal: Terminal, order: Order, session: Session, given: _Given | 
     """Return where the image comes from: the given one, or one that is built and pushed unless that is done."""
     from ...clients import docker as engine
     from ...cloud.deploy import ImageSource
-    from ...container_image import registry
     from ...container_image.contents import make_build_spec
+    from ...container_image.push import plan_push
 
     if given:
         return ImageSource(lambda _: given, lambda: given)
@@ -161,7 +161,7 @@ def _source(terminal: Terminal, order: Order, session: Session, given: _Given | 
 
     def plan(repository: str) -> PushedImage:
         tag = make_build_spec(config, os.environ).tag()
-        return registry.plan_push(docker, ecr, repository=repository, tag=tag, arch=config.arch)
+        return plan_push(docker, ecr, repository=repository, tag=tag, arch=config.arch)
 
     def push() -> PushedImage:
         _, pushed = push_image(terminal, docker, ecr, config)

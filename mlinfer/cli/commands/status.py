@@ -110,8 +110,8 @@ def _image_here(config: Config, session: Session) -> str:
     """Return how ECR names the image that is built here, or would once it is pushed; "" where nobody can tell."""
     from ...clients import docker as engine
     from ...cloud.resources.repository import read_repository
-    from ...container_image import registry
     from ...container_image.contents import make_build_spec
+    from ...container_image.push import plan_push
 
     try:
         docker, tag = engine.connect(os.environ), make_build_spec(config, os.environ).tag()
@@ -119,7 +119,7 @@ def _image_here(config: Config, session: Session) -> str:
             return ""
         ecr = session.client("ecr")
         there = read_repository(ecr, Names(config.project))
-        return registry.plan_push(docker, ecr, repository=there.uri if there else "", tag=tag, arch=config.arch).uri
+        return plan_push(docker, ecr, repository=there.uri if there else "", tag=tag, arch=config.arch).uri
     except MlinferError:
         return ""
 

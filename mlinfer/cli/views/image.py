@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ...cloud.resources.repository import Applied
     from ...container_image.contents import BuildSpec
     from ...container_image.docker_build import BuiltImage
-    from ...container_image.registry import Pushed
+    from ...container_image.push import PushedImage
 
 _REPOSITORY = {
     ("repository", "created"): "Made the repository: immutable tags, each image scanned when it is pushed.",
@@ -45,17 +45,17 @@ def build_image(
     return built
 
 
-def push_image(terminal: Terminal, docker: Engine, ecr: Client, config: Config) -> tuple[Applied, Pushed]:
+def push_image(terminal: Terminal, docker: Engine, ecr: Client, config: Config) -> tuple[Applied, PushedImage]:
     """Bring the configured image to ECR, built first if it is not here, and say what was done."""
     from ...cloud.resources.repository import apply_repository
-    from ...container_image import registry
+    from ...container_image import push
     from ...container_image.contents import make_build_spec
 
     built = build_image(terminal, docker, make_build_spec(config, os.environ))
-    registry.check_image(docker, built, config.arch)
+    push.check_image(docker, built, config.arch)
     repository = apply_repository(ecr, Names(config.project))
     with terminal.layer_bars() as show:
-        pushed = registry.push(docker, ecr, repository=repository.uri, built=built, arch=config.arch, show=show)
+        pushed = push.push_image(docker, ecr, repository=repository.uri, built=built, arch=config.arch, show=show)
     for name, outcome in repository.outcomes.items():
         if outcome != "unchanged":
             terminal.note(_REPOSITORY[name, outcome])
