@@ -23,8 +23,8 @@ import pytest
 
 from ..conftest import ROOT, Run
 from ..models import mean_colour, sparse
-from ..servers.engine import LoopbackEngine, serve
-from ..servers.http import Answer
+from ..servers.engine import LoopbackEngine
+from ..servers.http import Answer, serve
 
 MlInfer = Callable[..., Run]
 

@@ -17,9 +17,9 @@ from lambda_src.settings import Settings
 from mlinfer.model.path import STARTER
 
 from ..conftest import CAT, ROOT, Bucket
-from ..servers.engine import LoopbackEngine, serve
+from ..servers.engine import LoopbackEngine
 from ..servers.functions import LoopbackLambda, serving
-from ..servers.http import Answer, Request
+from ..servers.http import Answer, Request, serve
 
 Variables = dict[str, str]
 NAMES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")

@@ -32,8 +32,8 @@ from .. import models
 from ..conftest import IMAGE, OTHER_IMAGE, ROOT, Run
 from ..pictures import encoded, plain
 from ..servers.aws import ACCOUNT, REGION, LoopbackAws, failed, hides_tags, refused, with_body
-from ..servers.engine import LoopbackEngine, serve
-from ..servers.http import Answer, Forward, Request
+from ..servers.engine import LoopbackEngine
+from ..servers.http import Answer, Forward, Request, serve
 
 MlInfer = Callable[..., Run]
 Past = Callable[[str], Any]

@@ -26,8 +26,8 @@ from .. import models
 from ..conftest import CAT, OTHER_IMAGE, Run
 from ..pictures import encoded
 from ..servers.aws import ACCOUNT, REGION, LoopbackAws, simulation
-from ..servers.engine import LoopbackEngine, LoopbackRegistry, serve
-from ..servers.http import Answer, Forward, Request
+from ..servers.engine import LoopbackEngine, LoopbackRegistry
+from ..servers.http import Answer, Forward, Request, serve
 
 MlInfer = Callable[..., Run]
 Past = Callable[[str], Any]

@@ -32,10 +32,9 @@ from ..servers.engine import (
     OCI_ZSTD,
     LoopbackEngine,
     LoopbackRegistry,
-    serve,
 )
 from ..servers.engine import refusal as refused
-from ..servers.http import Answer, Forward, LoopbackS3, Request, loopback_s3
+from ..servers.http import Answer, Forward, LoopbackS3, Request, loopback_s3, serve
 
 MlInfer = Callable[..., Run]
 ACCOUNT, REGION, NAME = "123456789012", "eu-central-1", "mlinfer/shop"

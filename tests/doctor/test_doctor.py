@@ -20,8 +20,8 @@ from mlinfer.errors import MissingError
 
 from ..conftest import Run
 from ..servers.aws import identity, simulation
-from ..servers.engine import LoopbackEngine, serve
-from ..servers.http import Answer, Forward, LoopbackS3, Request, loopback_s3
+from ..servers.engine import LoopbackEngine
+from ..servers.http import Answer, Forward, LoopbackS3, Request, loopback_s3, serve
 
 MlInfer = Callable[..., Run]
 GB = 2**30

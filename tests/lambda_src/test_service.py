@@ -6,12 +6,10 @@ import base64
 import json
 import resource
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +25,7 @@ from lambda_src.settings import MAX_IMAGE_BYTES, Settings
 from .. import models
 from ..conftest import Bucket
 from ..pictures import encoded, plain
+from ..servers.http import Answer, Request, serve
 
 EVENTS = Path(__file__).parents[1] / "data" / "events"
 RED = encoded(plain((255, 0, 0)), "JPEG")
@@ -507,50 +506,32 @@ def test_short_write(bucket: Bucket, tmp_path: Path, log: Log, missing: int) -> 
         assert service.answer(sample("direct"))["statusCode"] == 200
 
 
-class _Cut(BaseHTTPRequestHandler):
-    """An S3 that keeps the headers of each request, and whose connection breaks in the middle of the object."""
-
-    requests: ClassVar[list[dict[str, str]]] = []
-
-    def do_GET(self) -> None:
-        self.requests.append(dict(self.headers))
-        self.send_response(200)
-        self.send_header("Content-Length", "1000")
-        self.send_header("Last-Modified", "Wed, 21 Oct 2015 07:28:00 GMT")
-        self.send_header("ETag", '"1"')
-        self.end_headers()
-        self.wfile.write(b"x" * 500)
-        self.close_connection = True
-
-    def log_message(self, *args: Any) -> None:
-        """Write nothing."""
-
-
 @pytest.fixture
-def broken_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Point the environment to an S3 whose connections break."""
-    server = HTTPServer(("127.0.0.1", 0), _Cut)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
+def broken_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Request]]:
+    """Point the environment to an S3 whose connections break in the middle of the object; return the requests to it."""
+    requests: list[Request] = []
+    half = {"content-length": "1000", "last-modified": "Wed, 21 Oct 2015 07:28:00 GMT", "etag": '"1"'}
+
+    def answer(request: Request) -> Answer:
+        requests.append(request)
+        return Answer(200, half, b"x" * 500)
+
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.setenv(name, f"the {name}")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{server.server_port}")
-    yield
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve(answer) as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
+        yield requests
 
 
-@pytest.mark.usefixtures("broken_s3")
-def test_download_that_breaks_off(tmp_path: Path, log: Log) -> None:
+def test_download_that_breaks_off(tmp_path: Path, log: Log, broken_s3: list[Request]) -> None:
     """A download that breaks off is a fault and leaves no file; it was asked for with Lambda's session token."""
     settings = Settings("s3://broken/model.onnx", "0" * 64, cache=tmp_path / "cache")
     with pytest.raises(Exception, match="Generic S3 error"):
         Service(settings, log.append).answer(sample("direct"))
     assert list(settings.cache.iterdir()) == []
     assert log.last()["outcome"] == "fault"
-    assert "Credential=the AWS_ACCESS_KEY_ID/" in _Cut.requests[0]["authorization"]
-    assert _Cut.requests[0]["x-amz-security-token"] == "the AWS_SESSION_TOKEN"
+    assert "Credential=the AWS_ACCESS_KEY_ID/" in broken_s3[0].headers["authorization"]
+    assert broken_s3[0].headers["x-amz-security-token"] == "the AWS_SESSION_TOKEN"
 
 
 # Images from S3

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -20,7 +20,8 @@ from lambda_src.settings import Settings
 from mlinfer.model.path import STARTER
 
 from ..conftest import CAT, Bucket, Run
-from ..servers.functions import Answer, LoopbackLambda, error, serving
+from ..servers.functions import LoopbackLambda, answered, error, serving
+from ..servers.http import Answer, Request
 
 MlInfer = Callable[..., Run]
 KEPT = {"MLINFER_MODEL_URI": "s3://models/starter.onnx"}
@@ -39,17 +40,16 @@ class ConfigurableLambda(LoopbackLambda):
         self.latest = Service(Settings(str(STARTER)), self.log.append)
         self.largest = 10240
 
-    def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+    def answer(self, request: Request) -> Answer | None:
         """Answer GetFunction, UpdateFunctionConfiguration and Invoke; the rest as a simpler API does."""
-        parts = urlsplit(path)
-        qualifier = parse_qs(parts.query).get("Qualifier", ["$LATEST"])[0]
-        if method == "PUT" and parts.path.endswith("/configuration"):
-            return self._update(json.loads(body))
-        if method == "GET" and parts.path.endswith("/functions/mlinfer-work"):
+        path, qualifier = urlsplit(request.target).path, request.query.get("Qualifier", "$LATEST")
+        if request.method == "PUT" and path.endswith("/configuration"):
+            return self._update(json.loads(request.body))
+        if request.method == "GET" and path.endswith("/functions/mlinfer-work"):
             return self._function(qualifier)
-        if parts.path.endswith("/invocations") and qualifier == "$LATEST":
-            return self._run(body)
-        return super().answer(method, path, headers, body)
+        if path.endswith("/invocations") and qualifier == "$LATEST":
+            return self._run(request.body)
+        return super().answer(request)
 
     def _update(self, wanted: dict[str, Any]) -> Answer:
         if wanted["MemorySize"] > self.largest:
@@ -58,7 +58,7 @@ class ConfigurableLambda(LoopbackLambda):
         self.changes.append(wanted)
         self.updating = True
         self.latest = Service(Settings(str(STARTER)), self.log.append)
-        return 200, {}, b"{}"
+        return answered({})
 
     def _function(self, qualifier: str) -> Answer:
         status = "InProgress" if self.updating else "Successful"
@@ -67,7 +67,7 @@ class ConfigurableLambda(LoopbackLambda):
         configuration |= {"Architectures": ["arm64"], "LastUpdateStatus": status}
         configuration |= self.configuration if qualifier == "$LATEST" else self.live
         document = {"Configuration": configuration, "Tags": {"mlinfer:project": "work"}}
-        return 200, {}, json.dumps(document).encode()
+        return answered(document)
 
     def _run(self, body: bytes) -> Answer:
         answer = self.latest.answer(json.loads(body))
@@ -77,7 +77,7 @@ class ConfigurableLambda(LoopbackLambda):
             f"REPORT RequestId: 1b\tDuration: 99.50 ms\tBilled Duration: {billed} ms\tMax Memory Used: 90 MB\t{init}"
         )
         tail = base64.b64encode(f"START RequestId: 1b\n{self.log[-1]}\n{report}\n".encode()).decode()
-        return 200, {"X-Amz-Log-Result": tail}, json.dumps(answer).encode()
+        return answered(answer, headers={"X-Amz-Log-Result": tail})
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_warm_requests_change_nothing(mlinfer: MlInfer, api: ConfigurableLambda)
     run = mlinfer(*command)
     assert run.code == 0
     assert json.loads(run.out)["figures"]["warm"]["count"] >= 11
-    assert {query["Qualifier"][0] for query, _, _ in api.invocations()} == {"live"}
+    assert {request.query["Qualifier"] for request in api.invocations()} == {"live"}
     assert 1 <= api.most_at_once <= 3
     assert api.changes == []
 

@@ -1,6 +1,6 @@
 """What stands in for a Docker Engine and for a registry where a test must say exactly what they answer.
 
-Both are HTTP servers on a free loopback port. The Engine's API: https://docs.docker.com/reference/api/engine/; the
+`http.serve` puts either on a free loopback port. The Engine's API: https://docs.docker.com/reference/api/engine/; the
 registry's: https://distribution.github.io/distribution/spec/api/.
 """
 
@@ -10,13 +10,10 @@ import base64
 import hashlib
 import json
 import re
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from .http import Answer, Request
 
@@ -27,53 +24,6 @@ OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 GZIP = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 OCI_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 OCI_ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
-
-
-@contextmanager
-def serve(answer: Callable[[Request], Answer | None]) -> Iterator[int]:
-    """Answer HTTP requests, None by cutting the connection; yield the port."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = -1  # an answer's head and body in one packet: the second would wait 40 ms for the first's receipt
-
-        def handle_one_request(self) -> None:
-            self.raw_requestline = self.rfile.readline(65537)
-            wanted = bool(self.raw_requestline) and self.parse_request()
-            self.close_connection = True  # which the parser has set anew
-            if not wanted:
-                return
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            query = {k: v[-1] for k, v in parse_qs(urlsplit(self.path).query, keep_blank_values=True).items()}
-            body = self.rfile.read(int(headers.get("content-length", 0)))
-            answered = answer(Request(self.command, self.path, query, headers, body))
-            if answered is None:
-                return
-            self.send_response_only(answered.status)
-            chunked = "transfer-encoding" in answered.headers
-            length = {} if chunked else {"content-length": str(len(answered.body))}
-            for name, value in (length | {"connection": "close"} | answered.headers).items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                body = answered.body
-                self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body)
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: object) -> None:
-            pass  # a client that breaks off is what the tests are about
-
-    server = Server(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def digest_of(content: bytes) -> str:

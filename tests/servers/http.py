@@ -1,4 +1,4 @@
-"""S3 on loopback: moto keeps the objects, and a proxy before it does what S3 does and moto does not.
+"""The HTTP server of the tests, and S3 on loopback by it: moto keeps the objects, and a proxy before it does what S3 does and moto does not.
 
 The proxy compares each SHA-256 that is sent along with what arrived, as S3 does; it remembers the requests; and it fails
 where a test tells it to. Error documents: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
@@ -12,7 +12,7 @@ import http.client
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
@@ -122,6 +122,7 @@ class LoopbackS3:
             connection.request(request.method, request.target, request.body, request.headers)
             response = connection.getresponse()
             headers = {name.lower(): value for name, value in response.getheaders()}
+            headers = {name: headers[name] for name in headers.keys() - {"connection", "transfer-encoding"}}
             return Answer(response.status, headers, response.read())
         finally:
             connection.close()
@@ -147,6 +148,23 @@ Proxy = TypeVar("Proxy", bound=LoopbackS3)
 @contextmanager
 def served(kind: type[Proxy], moto: str) -> Iterator[Proxy]:
     """Run a proxy before a moto server, on a free port."""
+    proxy = kind("", moto)
+    with serve(proxy.answer, proxy.read_limit, keep_alive=True) as port:
+        proxy.url = f"http://127.0.0.1:{port}"
+        yield proxy
+
+
+@contextmanager
+def serve(
+    answer: Callable[[Request], Answer | None],
+    read_limit: Callable[[Request], int | None] = lambda _: None,
+    *,
+    keep_alive: bool = False,
+) -> Iterator[int]:
+    """Answer HTTP requests on a free loopback port, None by cutting the connection; yield the port.
+
+    read_limit: after how many bytes of a request's body to cut the connection, or None.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -162,28 +180,33 @@ def served(kind: type[Proxy], moto: str) -> Iterator[Proxy]:
             query = {k: v[-1] for k, v in parse_qs(urlsplit(self.path).query, keep_blank_values=True).items()}
             request = Request(self.command, self.path, query, headers, b"")
             length = int(headers.get("content-length", 0))
-            limit = s3.read_limit(request)
+            limit = read_limit(request)
             body = self.rfile.read(length if limit is None else min(limit, length))
-            answer = s3.answer(Request(self.command, self.path, query, headers, body)) if limit is None else None
-            if answer is not None:
-                self._send(answer)
+            answered = answer(replace(request, body=body)) if limit is None else None
+            if answered is not None:
+                self._send(answered)
 
         def handle_expect_100(self) -> bool:
             super().handle_expect_100()
             self.wfile.flush()
             return True
 
-        def _send(self, answer: Answer) -> None:
-            self.send_response_only(answer.status)
-            headers = {"content-length": str(len(answer.body)), **answer.headers}
-            for name, value in headers.items():
-                if name not in ("connection", "transfer-encoding"):
-                    self.send_header(name, value)
+        def _send(self, answered: Answer) -> None:
+            self.send_response_only(answered.status)
+            body, given = answered.body, {name.lower(): value for name, value in answered.headers.items()}
+            chunked = "transfer-encoding" in given
+            headers = {} if chunked else {"content-length": str(len(body))}
+            headers |= {} if keep_alive else {"connection": "close"}
+            for name, value in (headers | given).items():
+                self.send_header(name, value)
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(answer.body)
+                self.wfile.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body) if chunked else body)
             self.wfile.flush()
-            self.close_connection = False
+            cut_off = (
+                self.command != "HEAD" and not chunked and given.get("content-length", str(len(body))) != str(len(body))
+            )
+            self.close_connection = not keep_alive or cut_off
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
@@ -192,11 +215,10 @@ def served(kind: type[Proxy], moto: str) -> Iterator[Proxy]:
             pass  # a client that breaks off is what the tests are about
 
     server = Server(("127.0.0.1", 0), Handler)
-    s3 = kind(f"http://127.0.0.1:{server.server_port}", moto)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
-        yield s3
+        yield server.server_port
     finally:
         server.shutdown()
         thread.join()

@@ -22,9 +22,9 @@ from mlinfer.targets.payload import reduce
 
 from ..conftest import CAT, Bucket, Run
 from ..pictures import encoded, plain
-from ..servers.functions import LOST, Answer, LoopbackLambda, error, failed, serving
+from ..servers.functions import LOST, LoopbackLambda, error, failed, serving
+from ..servers.http import Answer, loopback_s3
 from ..servers.http import error as s3_error
-from ..servers.http import loopback_s3
 
 MlInfer = Callable[..., Run]
 
@@ -62,9 +62,9 @@ def test_the_same_answer_as_here(mlinfer: MlInfer, api: LoopbackLambda) -> None:
     assert (there.code, json.loads(there.out)["predictions"]) == (0, json.loads(here.out)["predictions"])
     assert "target aws" in there.err
     assert "It knows CIFAR-10's ten classes" in there.err
-    query, headers, _ = api.invocations()[0]
-    assert query == {"Qualifier": ["live"]}
-    assert "X-Amz-Log-Type" not in headers
+    query, headers = api.invocations()[0].query, api.invocations()[0].headers
+    assert query == {"Qualifier": "live"}
+    assert "x-amz-log-type" not in headers
 
 
 def test_another_model_is_not_taken_for_the_starter(mlinfer: MlInfer, api: LoopbackLambda, tiny_model: Path) -> None:
@@ -80,7 +80,7 @@ def test_verbose_shows_the_functions_log(mlinfer: MlInfer, api: LoopbackLambda) 
     run = mlinfer("predict", CAT, "--target", "aws", "--verbose")
     assert "the handler's own line" in run.err
     assert "testing" not in run.err
-    assert api.invocations()[0][1]["X-Amz-Log-Type"] == "Tail"
+    assert api.invocations()[0].headers["x-amz-log-type"] == "Tail"
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_verbose_shows_the_functions_log(mlinfer: MlInfer, api: LoopbackLambda) 
     ],
 )  # fmt: skip
 def test_a_failure_is_told_as_what_it_is(
-    mlinfer: MlInfer, api: LoopbackLambda, answer: tuple[int, dict[str, str], bytes], code: str, sentence: str
+    mlinfer: MlInfer, api: LoopbackLambda, answer: Answer | None, code: str, sentence: str
 ) -> None:
     """A timeout, an end of memory, a crash, an exception and a refusal have each their code; and nothing is asked twice."""
     api.script = [answer]
@@ -116,9 +116,7 @@ def test_a_failure_is_told_as_what_it_is(
         (error(503, "ServiceUnavailableException", "Service is unavailable"), "busy"),
     ],
 )
-def test_what_has_not_run_is_asked_again(
-    mlinfer: MlInfer, api: LoopbackLambda, refusal: tuple[int, dict[str, str], bytes], wait: str
-) -> None:
+def test_what_has_not_run_is_asked_again(mlinfer: MlInfer, api: LoopbackLambda, refusal: Answer, wait: str) -> None:
     """A throttled request and a function that sleeps are waited for, visibly."""
     api.script = [refusal, refusal]
     run = mlinfer("predict", CAT, "--target", "aws", "--json")
@@ -144,7 +142,7 @@ def test_over_6_mb_by_s3(mlinfer: MlInfer, api: LoopbackLambda, bucket: Bucket, 
     assert json.loads(run.out)["predictions"] == json.loads(here.out)["predictions"]
     assert "over Lambda's 6 MB" in run.err
     assert "handed over by s3://pictures/mlinfer-staging/work/" in run.err
-    event = json.loads(api.invocations()[0][2])
+    event = json.loads(api.invocations()[0].body)
     assert set(event) == {"s3", "top_k"}
     assert "Contents" not in bucket.client.list_objects_v2(Bucket=bucket.name)  # type: ignore[attr-defined]
 
@@ -156,7 +154,7 @@ def test_one_picture_handed_over_twice(mlinfer: MlInfer, api: LoopbackLambda, bu
     Path("mlinfer.toml").write_text(f'bucket = "{bucket.name}"\n')
     run = mlinfer("predict", large, large, "--target", "aws", "--json", "--jobs", "2")
     assert run.code == 0, run.err
-    assert len({json.loads(body)["s3"] for _, _, body in api.invocations()}) == 2
+    assert len({json.loads(request.body)["s3"] for request in api.invocations()}) == 2
     left = client.list_object_versions(Bucket=bucket.name)
     assert not {"Versions", "DeleteMarkers"} & set(left)
 
@@ -166,7 +164,7 @@ def test_over_6_mb_reduced(mlinfer: MlInfer, api: LoopbackLambda, large: Path) -
     run = mlinfer("predict", large, "--target", "aws", "--json")
     assert run.code == 0
     assert "sent reduced to 1024 x 1024 pixels" in run.err
-    assert len(api.invocations()[0][2]) <= MAX_REQUEST_BYTES
+    assert len(api.invocations()[0].body) <= MAX_REQUEST_BYTES
 
 
 def test_many_at_once_in_order(mlinfer: MlInfer, api: LoopbackLambda) -> None:
@@ -204,19 +202,24 @@ def batch(mlinfer: MlInfer, *words: str) -> tuple[int, list[dict[str, Any]]]:
     [
         ([BUSY], 7, None),
         ([LOST], 6, "answer_lost"),
-        ([(200, {"Content-Length": "99"}, b"{")], 6, "answer_lost"),
+        ([Answer(200, {"content-length": "99"}, b"{")], 6, "answer_lost"),
         ([FAILED], 6, None),
-        ([(502, {}, b"<html>Bad Gateway</html>")], 6, None),
+        ([Answer(502, {}, b"<html>Bad Gateway</html>")], 6, None),
     ],
 )
 def test_a_batch_survives(
-    mlinfer: MlInfer, api: LoopbackLambda, words: list[str], script: list[Answer], requests: int, code: str | None
+    mlinfer: MlInfer,
+    api: LoopbackLambda,
+    words: list[str],
+    script: list[Answer | None],
+    requests: int,
+    code: str | None,
 ) -> None:
     """One 503 costs nothing; one lost answer or one 500 costs that picture alone, which is not asked about twice."""
     api.script = list(script)
     exit_code, lines = batch(mlinfer, "--jobs", "1", *words)
     failed = [line["error"]["code"] for line in lines if "error" in line]
-    assert len([line for line, _, _ in api.requests if line.startswith("POST ")]) == requests
+    assert len([request for request in api.requests if request.method == "POST"]) == requests
     if script == [BUSY]:
         assert (exit_code, failed) == (0, [])
     else:
@@ -292,35 +295,36 @@ def test_by_the_url(mlinfer: MlInfer, api: LoopbackLambda) -> None:
     """With --url the function's URL is asked by a signed request, and answers the same."""
     run = mlinfer("predict", CAT, "--target", "aws", "--url", "--json")
     assert (run.code, json.loads(run.out)["label"]) == (0, "cat")
-    line, headers, _ = api.requests[-1]
-    assert line == "POST /function-url-call"
-    assert headers["Authorization"].startswith("AWS4-HMAC-SHA256 Credential=testing/")
-    assert "/lambda/aws4_request" in headers["Authorization"]
+    request = api.requests[-1]
+    assert (request.method, request.target) == ("POST", "/function-url-call")
+    assert request.headers["authorization"].startswith("AWS4-HMAC-SHA256 Credential=testing/")
+    assert "/lambda/aws4_request" in request.headers["authorization"]
 
 
 @pytest.mark.parametrize(
     ("answer", "code"),
     [
-        ((403, {}, b'{"Message":"Forbidden"}'), "access_denied"),
-        ((403, {}, b'{"Message":"The security token included in the request is expired"}'), "expired_credentials"),
-        ((502, {}, b"Internal Server Error"), "function_failed"),
+        (Answer(403, {}, b'{"Message":"Forbidden"}'), "access_denied"),
+        (
+            Answer(403, {}, b'{"Message":"The security token included in the request is expired"}'),
+            "expired_credentials",
+        ),
+        (Answer(502, {}, b"Internal Server Error"), "function_failed"),
         (LOST, "answer_lost"),
     ],
 )
-def test_refused_by_the_url(
-    mlinfer: MlInfer, api: LoopbackLambda, answer: tuple[int, dict[str, str], bytes], code: str
-) -> None:
+def test_refused_by_the_url(mlinfer: MlInfer, api: LoopbackLambda, answer: Answer | None, code: str) -> None:
     """What the URL itself refuses, or loses, is told apart from what the handler answers, and is not asked again."""
     api.script = [answer]
     run = mlinfer("predict", CAT, "--target", "aws", "--url", "--json")
     assert (run.code, json.loads(run.out)["error"]["code"]) == (4, code)
-    assert len([line for line, _, _ in api.requests if "function-url-call" in line]) == 1
+    assert len([request for request in api.requests if "function-url-call" in request.target]) == 1
 
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_what_the_url_has_not_run_is_asked_again(mlinfer: MlInfer, api: LoopbackLambda, status: int) -> None:
     """A request that the URL did not take is sent again."""
-    api.script = [(status, {}, b'{"Message":"Rate Exceeded."}')]
+    api.script = [Answer(status, {}, b'{"Message":"Rate Exceeded."}')]
     assert mlinfer("predict", CAT, "--target", "aws", "--url").code == 0
 
 

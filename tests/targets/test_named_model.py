@@ -21,9 +21,9 @@ from mlinfer.local.serve import Server
 from mlinfer.model.path import STARTER
 
 from ..conftest import CAT, Run
-from ..servers.engine import LoopbackEngine, serve
+from ..servers.engine import LoopbackEngine
 from ..servers.functions import LoopbackLambda, serving
-from ..servers.http import Answer
+from ..servers.http import Answer, serve
 
 MlInfer = Callable[..., Run]
 
@@ -186,7 +186,7 @@ def test_another_function_in_aws(mlinfer: MlInfer, api: LoopbackLambda, answer: 
         (("predict", CAT, "--target", "aws", "--url"), body),
     ]
     for arguments, told in commands:
-        api.script.append((200 if told is content else int(answer["statusCode"]), {}, told))
+        api.script.append(Answer(200 if told is content else int(answer["statusCode"]), {}, told))
         run = mlinfer(*arguments, "--json")
         assert (run.code, json.loads(run.out)["error"]["code"]) == (4, "not_mlinfer"), arguments
 
@@ -198,7 +198,7 @@ def test_another_function_here(mlinfer: MlInfer, port: int, monkeypatch: pytest.
         monkeypatch.setenv("MLINFER_PORT", address.rpartition(":")[2])
         monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
         for answer in FOREIGN:
-            api.script.append((200, {}, json.dumps(answer).encode()))
+            api.script.append(Answer(200, {}, json.dumps(answer).encode()))
             run = mlinfer("predict", CAT, "--target", "local", "--json")
             error = json.loads(run.out)["error"]
             assert (run.code, error["code"]) == (4, "not_mlinfer"), answer
