@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, is_dataclass
 from functools import partial, wraps
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from ..clients.aws import Session
+    from ..targets import Picture
 
 # As the help and docs/commands.md list them: in the order of the way, then what looks after it. Each is a module of
 # `commands`, named as it is typed.
@@ -48,8 +49,6 @@ COMMANDS = (
     "bench",
     "tune",
 )
-
-SLACK_S = 15  # beyond the function's timeout: the start of a container and the way there
 
 
 class _InOrder(TyperGroup):
@@ -97,14 +96,6 @@ ModelSourceFlag = Annotated[
     str | None,
     typer.Option("--model-source", metavar="s3|image", help="Where the function finds the model.", show_default=False),
 ]
-ImagesArgument = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="[IMAGE]...", help="What to ask about, in turn; default: a drawn 500 x 375 JPEG."),
-]
-PlotFlag = Annotated[
-    Path | None, typer.Option("--plot", metavar="FILE.svg|png", help="Draw the figures.", show_default=False)
-]
-ForceFlag = Annotated[bool, typer.Option("--force", help="Replace files that mlinfer did not write.")]
 YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to what would be asked, as scripts must.")]
 
 
@@ -184,27 +175,6 @@ class ImageOptions:
     model: ModelFlag = None
     arch: ArchFlag = None
     model_source: ModelSourceFlag = None
-
-
-@dataclass(frozen=True)
-class MeasureOptions:
-    """What is measured, and what the cost is counted with."""
-
-    arch: ArchFlag = None
-    model_source: ModelSourceFlag = None
-    from_s3: Annotated[
-        bool, typer.Option("--from-s3", help="Target local: let the function fetch the uploaded model, as in Lambda.")
-    ] = False
-    cold_share: Annotated[
-        float,
-        typer.Option("--cold-share", min=0.0, max=1.0, help="How many of all predictions meet a cold start: 0 to 1."),
-    ] = 0.01
-    prices: Annotated[
-        str | None,
-        typer.Option(
-            "--prices", metavar="FILE", help="Price table; default: the package's, dated.", show_default=False
-        ),
-    ] = None
 
 
 def command(function: Callable[..., int | None]) -> Callable[..., int | None]:
@@ -292,6 +262,18 @@ def one_at_a_time(config: Config) -> Callable[[], AbstractContextManager[None]]:
 def model_words(config: Config) -> str:
     """Return the flag that a hint needs to name the model once more; "" where a variable or the file names it."""
     return f" --model {shlex.quote(config.model)}" if config.origins["model"] == COMMAND_LINE else ""
+
+
+def read_pictures(names: Sequence[str]) -> list[Picture]:
+    """Return the pictures, each of which is read when it is its turn."""
+    from ..targets import Picture
+
+    return [Picture(name, partial(read_image, name)) for name in names]
+
+
+def deploy_remedy(config: Config) -> str:
+    """Return the hint that lets target aws answer with the named model."""
+    return f"Deploy it: mlinfer deploy{model_words(config)}"
 
 
 def read_image(name: str) -> bytes:

@@ -14,6 +14,7 @@ from ..errors import InvocationError, RemoteError
 
 # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: 6 MB each, for request and response
 MAX_REQUEST_BYTES = 6 * 2**20
+SLACK_S = 15  # beyond the function's timeout: the start of a container and the way there
 
 _LAMBDAS = ("Runtime.", "Sandbox.", "Function.", "Extension.")  # errorType of what is not the handler's own exception
 

@@ -12,10 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from ..config import Config
+from ..errors import MlinferError
+from ..model.runtime import IMAGE_ONNXRUNTIME
+from .bench_target import BenchTarget
 from .instance import PARTS, Instance, Sample, Start
 from .latency import Latency, summarize
-from .machine import Machine
-from .prices import Prices, per_million
+from .machine import Machine, describe
+from .prices import TABLE, Prices, per_million, read_prices
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -31,6 +35,16 @@ class Amount:
     cold: int
     warm: int
     concurrency: int = 1
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the figures hold for. cold_share: how many of all predictions meet a cold start, 0..1."""
+
+    target: str
+    machine: Machine
+    prices: Prices
+    cold_share: float
 
 
 @dataclass(frozen=True)
@@ -73,6 +87,65 @@ class Report:
     layer_bytes: int | None
     machine: Machine
     percentiles: str = "nearest rank"
+
+
+class StoppedError(MlinferError):
+    """Ctrl-C ended a measurement early."""
+
+    exit_code = 130
+
+
+def read_conditions(config: Config, cold_share: float) -> Conditions:
+    """Return what the figures will hold for, on this machine as it is now. Raises UsageError."""
+    runtime = {
+        "embedded": "",  # this very Python
+        "local": f"{config.base_image}, onnxruntime {IMAGE_ONNXRUNTIME}",
+        "aws": "asking AWS Lambda",
+    }[config.target]
+    prices = read_prices(Path(config.prices) if config.prices else TABLE)
+    return Conditions(config.target, describe(runtime), prices, cold_share)
+
+
+def collect(items: Iterable[T], found: list[T]) -> MlinferError | None:
+    """Keep each item as it comes; return what ended them early, Ctrl-C or a failure. Raises it if nothing came before."""
+    try:
+        for item in items:
+            found.append(item)
+    except KeyboardInterrupt:
+        return StoppedError("interrupted", "interrupted")
+    except MlinferError as error:
+        if not found:
+            raise
+        return error
+    return None
+
+
+def make_report(
+    samples: Sequence[Sample],
+    ended: MlinferError | None,
+    target: BenchTarget,
+    *,
+    conditions: Conditions,
+    amount: Amount,
+    pictures: int,
+) -> Report:
+    """Return what the samples come to. ended: what ended them early."""
+    prices, cold_share = conditions.prices, conditions.cold_share
+    return Report(
+        target=conditions.target,
+        complete=ended is None,
+        error=ended.as_json() if ended else None,
+        memory=target.memory,
+        arch=target.arch,
+        amount=amount,
+        pictures=pictures,
+        cold_share=cold_share,
+        prices=prices,
+        figures=figures(samples, prices, target.memory, target.arch, cold_share),
+        image_bytes=target.image.bytes if target.image else None,
+        layer_bytes=sum(target.image.layers.values()) if target.image else None,
+        machine=conditions.machine,
+    )
 
 
 def measure(start: Start, bodies: Sequence[bytes], amount: Amount) -> Generator[Sample, None, None]:

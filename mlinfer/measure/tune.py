@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from lambda_src.settings import MB_PER_VCPU
 
-from ..errors import RemoteError
-from .bench import Figures
+from ..errors import MlinferError, RemoteError
+from .bench import Conditions, Figures, figures
 from .instance import Sample
 from .latency import summarize
 from .machine import Machine
@@ -17,6 +17,7 @@ from .prices import Prices
 
 # 1,769 MB are one vCPU; 3,008 are what new accounts may have; the last ones are three and six vCPUs.
 SIZES = (512, 1024, 1769, 3008, 5307, 10240)
+NEW_ACCOUNTS_MB = 3008  # what they may have at most
 ROUNDS = 5  # after which a recommendation that still changes is not decided
 TOLERANCE = 1.5  # how many times as slow as the fastest size a recommended one may be
 
@@ -118,6 +119,48 @@ class Judge:
         tails = [latency.p90_s for latency in map(summarize, warm) if latency]
         spread = {"low_s": min(tails), "high_s": max(tails), "requests": len(samples)}
         return Point(size, figures.warm.p90_s, figures.cold.p50_s, figures.per_million, **spread)  # type: ignore[arg-type]
+
+
+def make_judge(conditions: Conditions, arch: str, limit_s: float | None) -> Judge:
+    """Return who judges the sizes of a function of that architecture."""
+
+    def count(size: int, samples: Sequence[Sample]) -> Figures:
+        return figures(samples, conditions.prices, size, arch, conditions.cold_share)
+
+    return Judge(count, limit_s)
+
+
+def make_tuning(
+    trials: Sequence[Trial],
+    ended: MlinferError | None,
+    judge: Judge,
+    *,
+    sizes: Sequence[int],
+    arch: str,
+    conditions: Conditions,
+) -> Tuning:
+    """Return what the trials come to. ended: what ended them early. sizes: that were to be tried."""
+    points, decided = judge.points(trials), ended is None and judge.stands(trials)
+    chosen = recommend(points, judge.limit_s) if decided else None
+    if ended:
+        sentence = say_incomplete(points, len(sizes))
+    else:
+        sentence = say(points, chosen, judge.limit_s) if decided else say_undecided(judge.picks(trials))
+    return Tuning(
+        target=conditions.target,
+        complete=ended is None,
+        error=ended.as_json() if ended else None,
+        model=next((trial.sample.model for trial in trials if trial.sample), {}),
+        arch=arch,
+        cold_share=conditions.cold_share,
+        prices=conditions.prices,
+        rounds=max((trial.round for trial in trials), default=0),
+        points=points,
+        decided=decided,
+        recommended=chosen,
+        sentence=sentence,
+        machine=conditions.machine,
+    )
 
 
 def sizes_for(cores: int) -> list[int]:

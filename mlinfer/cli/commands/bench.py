@@ -9,34 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ...config import Config
 from ...errors import MissingError, UsageError
 from ...files import write_whole
-from ..measuring import (
-    answered,
-    check,
-    check_files,
-    exit_code,
-    gather,
-    named_model,
-    place_of,
-    prices_in_force,
-    refuse_unused,
-    requests,
-    runtime,
-)
-from ..options import (
-    AwsOptions,
+from ...terminal import Terminal
+from ..measure_options import (
     ForceFlag,
     ImagesArgument,
     MeasureOptions,
-    ModelFlag,
-    OutputOptions,
     PlotFlag,
-    command,
-    configuration,
-    report_unused,
+    check_files,
+    model_that_must_answer,
 )
-from ..views.measurements import draw_report, show_report
+from ..options import AwsOptions, ModelFlag, OutputOptions, command, configuration, read_pictures, report_unused
+from ..views.measurements import draw_report, show_end, show_report
 
 if TYPE_CHECKING:
     from ...measure.instance import Sample
@@ -72,50 +58,24 @@ def bench(images: ImagesArgument = None, *, wanted: BenchOptions, aws: AwsOption
     Ctrl-C ends it early, with what there is by then. The figures hold for the machine that they name.
     """
     from ...measure import bench as step
-    from ...measure.machine import describe
+    from ...measure.bench_target import open_target
+    from ...measure.events import check_answers, make_events
 
     terminal = output.terminal()
     config = configuration(wanted, wanted.measured, aws)
-    check(
-        config.target,
-        concurrency=wanted.at_once,
-        from_s3=wanted.measured.from_s3,
-        cold_share=wanted.measured.cold_share,
-    )
+    _check(terminal, config, wanted, aws)
     check_files(config, images or [], table=wanted.table, plot=wanted.plot, force=wanted.force)
-    if not wanted.cold + wanted.warm:
-        raise UsageError("usage", "--cold 0 with --warm 0 measures nothing", "Leave out one of them.")
-    refuse_unused(terminal, config, aws, from_s3=wanted.measured.from_s3)
-    report_unused(terminal, config, "there are no warm requests", concurrency=wanted.at_once > 1 and not wanted.warm)
-    amount, costs, machine = (
-        step.Amount(wanted.cold, wanted.warm, wanted.at_once),
-        prices_in_force(config),
-        describe(runtime(config)),
-    )
-    named, bodies = named_model(config), requests(config, images or [])
+    conditions = step.read_conditions(config, wanted.measured.cold_share)
+    named, events = model_that_must_answer(config), make_events(config, read_pictures(images or []))
+    amount = step.Amount(wanted.cold, wanted.warm, wanted.at_once)
     samples: list[Sample] = []
     with (
-        place_of(terminal, config, aws.account, from_s3=wanted.measured.from_s3, cold=wanted.cold) as place,
-        closing(step.measure(place.start(place.memory), bodies, amount)) as measured,
+        open_target(config, wanted.measured.tools(terminal, config, aws.account), wanted.cold) as target,
+        closing(step.measure(target.start(target.memory), events, amount)) as measured,
     ):
-        ended = gather(
-            terminal.track(answered(measured, named, config), wanted.cold + wanted.warm, "Measuring"), samples
-        )
-    report = step.Report(
-        target=config.target,
-        complete=ended is None,
-        error=ended.as_json() if ended else None,
-        memory=place.memory,
-        arch=place.arch,
-        amount=amount,
-        pictures=len(bodies),
-        cold_share=wanted.measured.cold_share,
-        prices=costs,
-        figures=step.figures(samples, costs, place.memory, place.arch, wanted.measured.cold_share),
-        image_bytes=place.image.bytes if place.image else None,
-        layer_bytes=sum(place.image.layers.values()) if place.image else None,
-        machine=machine,
-    )
+        answers = check_answers(measured, named, config.target)
+        ended = step.collect(terminal.track(answers, wanted.cold + wanted.warm, "Measuring"), samples)
+    report = step.make_report(samples, ended, target, conditions=conditions, amount=amount, pictures=len(events))
     try:  # before stdout, whose reader can be gone
         if wanted.table:
             write_whole(wanted.table, step.table(samples))
@@ -124,4 +84,15 @@ def bench(images: ImagesArgument = None, *, wanted: BenchOptions, aws: AwsOption
     except MissingError as error:  # the figures are shown all the same
         ended, report = ended or error, replace(report, error=report.error or error.as_json())
     show_report(terminal, report)
-    return exit_code(terminal, ended)
+    return show_end(terminal, ended)
+
+
+def _check(terminal: Terminal, config: Config, wanted: BenchOptions, aws: AwsOptions) -> None:
+    """Refuse what would measure nothing, or has no effect. Raises UsageError."""
+    if wanted.at_once > 1 and config.target != "aws":
+        message = f"--concurrency goes with --target aws; {config.target} answers one request at a time"
+        raise UsageError("usage", message, "Leave it out.")
+    if not wanted.cold + wanted.warm:
+        raise UsageError("usage", "--cold 0 with --warm 0 measures nothing", "Leave out one of them.")
+    wanted.measured.check(terminal, config, aws)
+    report_unused(terminal, config, "there are no warm requests", concurrency=wanted.at_once > 1 and not wanted.warm)

@@ -14,7 +14,6 @@ from ...errors import ImageError, InvocationError, MlinferError, UsageError
 from ...names import Names
 from ...terminal import Terminal
 from ..options import (
-    SLACK_S,
     AccountOptions,
     AwsOptions,
     ModelFlag,
@@ -22,9 +21,10 @@ from ..options import (
     PortFlag,
     command,
     configuration,
+    deploy_remedy,
     model_words,
     one_at_a_time,
-    read_image,
+    read_pictures,
     report_unused,
 )
 from ..views.predictions import result_line, say_who_answered, show_predictions
@@ -87,7 +87,7 @@ def predict(
     _check_flags(terminal, config, jobs, aws.project, url=by_url, **vars(aws.account))
     if images.count("-") > 1:
         raise UsageError("usage", "- is given more than once, and stdin holds one image", "Give - once.")
-    pictures = [targets.Picture(name, partial(read_image, name)) for name in images]
+    pictures = read_pictures(images)
     at_once = _within_memory(terminal, config, min(_jobs(config, len(pictures), jobs), len(pictures)))
     ask = _target(terminal, config, at_once, by_url=by_url, account=aws.account)
     results: list[Result] = []
@@ -178,6 +178,7 @@ def _target(terminal: Terminal, config: Config, jobs: int, *, by_url: bool, acco
     if config.target == "embedded":
         return embedded.make_target(config, terminal.detail, jobs)
     from ...clients import aws
+    from ...clients.invocation import SLACK_S
     from ...targets import payload
 
     reduce = payload.reduce_large(terminal.note, config.max_pixels)
@@ -195,7 +196,7 @@ def _target(terminal: Terminal, config: Config, jobs: int, *, by_url: bool, acco
     from ...clients.waiter import Waiter
     from ...targets import aws as aws_target
 
-    named = answers.find_named_model(config, f"Deploy it: mlinfer deploy{model_words(config)}")
+    named = answers.find_named_model(config, deploy_remedy(config))
     session = account.session(terminal)
     names, functions = Names(config.project), session.client("lambda")
     timeout = aws_target.read_live_timeout(functions, names) + SLACK_S

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,38 +15,21 @@ from ...config import COMMAND_LINE, FILE_NAME, Config, with_value
 from ...errors import MissingError, UsageError, VerificationError
 from ...files import read_text, write_whole
 from ...terminal import Terminal
-from ..measuring import (
-    answered,
-    check,
-    check_files,
-    exit_code,
-    gather,
-    named_model,
-    place_of,
-    prices_in_force,
-    refuse_unused,
-    requests,
-    runtime,
-)
-from ..options import (
-    AwsOptions,
+from ..measure_options import (
     ForceFlag,
     ImagesArgument,
     MeasureOptions,
-    ModelFlag,
-    OutputOptions,
     PlotFlag,
-    command,
-    configuration,
+    check_files,
+    model_that_must_answer,
+    require_number,
 )
-from ..views.measurements import draw_tuning, show_tuning
+from ..options import AwsOptions, ModelFlag, OutputOptions, command, configuration, read_pictures
+from ..views.measurements import draw_tuning, show_end, show_tuning
 
 if TYPE_CHECKING:
-    from ...measure.bench import Figures
     from ...measure.instance import Sample
-    from ...measure.tune import Trial
-
-NEW_ACCOUNTS_MB = 3008  # what they may have at most
+    from ...measure.tune import Trial, Tuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,74 +70,48 @@ def tune(images: ImagesArgument = None, *, wanted: TuneOptions, aws: AwsOptions,
     """
     from ...measure import bench as bench_step
     from ...measure import tune as step
-    from ...measure.machine import describe
+    from ...measure.bench_target import open_target
+    from ...measure.events import check_answers, make_events
 
     terminal = output.terminal()
     config = _tuned(configuration(wanted, wanted.measured, aws))
-    check(
-        config.target,
-        concurrency=1,
-        from_s3=wanted.measured.from_s3,
-        cold_share=wanted.measured.cold_share,
-        max_latency=wanted.max_latency,
-    )
+    wanted.measured.check(terminal, config, aws)
+    require_number("--max-latency-ms", wanted.max_latency)
     check_files(config, images or [], table=None, plot=wanted.plot, force=wanted.force)
-    refuse_unused(terminal, config, aws, from_s3=wanted.measured.from_s3)
-    costs, machine, limit_s = (
-        prices_in_force(config),
-        describe(runtime(config)),
-        None if wanted.max_latency is None else wanted.max_latency / 1000,
-    )
-    named, bodies = named_model(config), requests(config, images or [])
-    sizes = _sizes(terminal, config, wanted.sizes)
+    conditions = bench_step.read_conditions(config, wanted.measured.cold_share)
+    named, events = model_that_must_answer(config), make_events(config, read_pictures(images or []))
+    sizes, amount = _sizes(terminal, config, wanted.sizes), bench_step.Amount(wanted.cold, wanted.warm)
+    limit_s = None if wanted.max_latency is None else wanted.max_latency / 1000
     trials: list[Trial] = []
     with (
-        place_of(terminal, config, aws.account, from_s3=wanted.measured.from_s3, cold=wanted.cold) as place,
+        open_target(config, wanted.measured.tools(terminal, config, aws.account), wanted.cold) as target,
         terminal.progress("Measuring") as tell,
     ):
 
         def measure(size: int) -> Iterator[Sample]:
             tell(f"{size} MB, after {len(trials)} requests")
-            measured = bench_step.measure(place.start(size), bodies, bench_step.Amount(wanted.cold, wanted.warm))
-            return answered(measured, named, config)
+            return check_answers(bench_step.measure(target.start(size), events, amount), named, config.target)
 
-        def figures(size: int, samples: Sequence[Sample]) -> Figures:
-            return bench_step.figures(samples, costs, size, place.arch, wanted.measured.cold_share)
-
-        judge = step.Judge(figures, limit_s)
+        judge = step.make_judge(conditions, target.arch, limit_s)
         with closing(step.tune(sizes, measure, judge)) as tried:
-            ended = gather(tried, trials)
-    points, decided = judge.points(trials), ended is None and judge.stands(trials)
-    chosen = step.recommend(points, limit_s) if decided else None
-    sentence = step.say(points, chosen, limit_s) if decided else step.say_undecided(judge.picks(trials))
-    if ended:
-        sentence = step.say_incomplete(points, len(sizes))
-    tuning = step.Tuning(
-        target=config.target,
-        complete=ended is None,
-        error=ended.as_json() if ended else None,
-        model=next((trial.sample.model for trial in trials if trial.sample), {}),
-        arch=place.arch,
-        cold_share=wanted.measured.cold_share,
-        prices=costs,
-        rounds=max((trial.round for trial in trials), default=0),
-        points=points,
-        decided=decided,
-        recommended=chosen,
-        sentence=sentence,
-        machine=machine,
-    )
+            ended = bench_step.collect(tried, trials)
+    tuning = step.make_tuning(trials, ended, judge, sizes=sizes, arch=target.arch, conditions=conditions)
     try:
-        if wanted.plot and any(not point.failure for point in points):  # before stdout, whose reader can be gone
-            draw_tuning(wanted.plot, tuning)
-        if wanted.apply and chosen:
-            _apply(terminal, chosen.memory)
+        _keep(terminal, tuning, wanted)
     except (MissingError, UsageError) as error:  # the figures are shown all the same
         ended, tuning = ended or error, replace(tuning, error=tuning.error or error.as_json())
     show_tuning(terminal, tuning)
     if ended:
-        return exit_code(terminal, ended)
-    return 0 if chosen else VerificationError.exit_code
+        return show_end(terminal, ended)
+    return 0 if tuning.recommended else VerificationError.exit_code
+
+
+def _keep(terminal: Terminal, tuning: Tuning, wanted: TuneOptions) -> None:
+    """Write the picture and the recommendation, before stdout, whose reader can be gone. Raises UsageError, MissingError."""
+    if wanted.plot and any(not point.failure for point in tuning.points):
+        draw_tuning(wanted.plot, tuning)
+    if wanted.apply and tuning.recommended:
+        _apply(terminal, tuning.recommended.memory)
 
 
 def _tuned(config: Config) -> Config:
@@ -178,7 +135,7 @@ def _sizes(terminal: Terminal, config: Config, given: str | None) -> list[int]:
             raise UsageError("invalid_value", f"--memory is {given!r}, not whole numbers with commas", hint) from error
         return [configuration(memory=size).memory for size in sizes]
     if config.target == "aws":
-        return [size for size in tune.SIZES if size <= NEW_ACCOUNTS_MB]
+        return [size for size in tune.SIZES if size <= tune.NEW_ACCOUNTS_MB]
     from ...clients import docker as engine
 
     cores = engine.connect(os.environ).machine().cores

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ...errors import MlinferError
 from ...files import write_whole
 from ...measure.instance import PARTS
 from ...terminal import Terminal
@@ -36,6 +37,16 @@ def show_report(terminal: Terminal, report: Report) -> None:
     terminal.rows(rows, header=("", "cold".rjust(unit), "warm".rjust(unit)))
     terminal.rows(_facts(report))
     _show_conditions(terminal, report.target, report.machine, report.prices)
+
+
+def show_end(terminal: Terminal, ended: MlinferError | None) -> int:
+    """Say what ended the measurement early, if something did, and return the exit code."""
+    from ...measure.bench import StoppedError
+
+    if ended and not isinstance(ended, StoppedError):
+        terminal.failure(str(ended))
+        terminal.note(ended.hint)
+    return ended.exit_code if ended else 0
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:

@@ -1,0 +1,131 @@
+"""Where a function is measured: as a process, as a container of this machine, or in AWS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..config import COMMAND_LINE, Config
+from ..errors import UsageError
+from ..files import file_lock
+from ..names import ALIAS, Names
+from . import process
+from .instance import Start
+
+if TYPE_CHECKING:
+    from ..clients.aws import Session
+    from ..clients.docker import Engine
+    from ..clients.waiter import Waiter
+    from ..container_image.docker_build import BuiltImage
+
+
+@dataclass(frozen=True)
+class BenchTarget:
+    """Where the function is measured. start: starts instances with so much memory. image: None where there is none."""
+
+    start: Callable[[int], Start]
+    memory: int
+    arch: str
+    image: BuiltImage | None = None
+
+
+@dataclass(frozen=True)
+class BenchTools:
+    """What the targets need; each makes its own client. note: tells people something. log: takes the handler's lines."""
+
+    environment: Mapping[str, str]
+    connect: Callable[[], Engine]
+    build: Callable[[Engine], BuiltImage]
+    open_session: Callable[[], Session]
+    make_waiter: Callable[[], Waiter]
+    note: Callable[[str], None]
+    log: Callable[[str], None]
+    s3_environment: Callable[[], Mapping[str, str]] | None = None  # for a function that fetches its model
+
+
+@contextmanager
+def open_target(config: Config, tools: BenchTools, cold: int) -> Iterator[BenchTarget]:
+    """Yield the configured target; what that needs is gone afterwards. cold: starts. Raises MlinferError."""
+    if config.target == "embedded":
+        start = partial(process.start, config, tools.environment, tools.log)
+        yield BenchTarget(lambda _: start, config.memory, config.arch)
+    elif config.target == "local":
+        with _open_local(config, tools) as target:
+            yield target
+    elif cold:
+        with _borrow_latest(config, tools) as target:
+            yield target
+    else:
+        yield _find_live(config, tools)
+
+
+@contextmanager
+def _open_local(config: Config, tools: BenchTools) -> Iterator[BenchTarget]:
+    from ..local import address
+    from ..local.container import FRESH_LABEL, require_local
+    from ..local.container import stop as stop_containers
+    from ..local.function import describe_shortage, make_function
+    from ..local.ports import find_free_port
+    from . import container
+
+    s3_environment = tools.s3_environment() if tools.s3_environment else None
+    engine = tools.connect()
+    require_local(engine)
+    built = tools.build(engine)
+
+    def start_with(memory: int) -> Start:
+        for note in describe_shortage(memory, engine.machine()):
+            tools.note(note)
+        chosen = replace(config, memory=memory, port=find_free_port(address.HOST))
+        return partial(container.start, engine, make_function(chosen, built.tag, s3_environment), tools.log)
+
+    with file_lock(f"mlinfer-bench-{config.project}"):
+        stop_containers(engine, config.project, FRESH_LABEL)  # what a killed command has left
+        yield BenchTarget(start_with, config.memory, config.arch, built)
+
+
+@contextmanager
+def _borrow_latest(config: Config, tools: BenchTools) -> Iterator[BenchTarget]:
+    """Yield $LATEST, which can start cold; what is live is left alone. Raises MlinferError."""
+    from ..clients.invocation import SLACK_S
+    from ..targets.aws import read_live_timeout
+    from . import live
+
+    session, names, waiter = tools.open_session(), Names(config.project), tools.make_waiter()
+    functions = session.client("lambda")
+    invoker = session.client("lambda", read_timeout=read_live_timeout(functions, names) + SLACK_S)
+    with live.borrow(functions, names, waiter, tools.note) as before:
+        tools.note(f"Measuring $LATEST of {names.function}; what is live is left alone.")
+
+        def start_with(memory: int) -> Start:
+            return partial(live.start, functions, invoker, names, before, memory, waiter, tools.log)
+
+        yield BenchTarget(start_with, _given_memory(config) or before.memory, before.arch)
+
+
+def _find_live(config: Config, tools: BenchTools) -> BenchTarget:
+    """Return what is live, which nobody can make start cold, and change nothing. Raises MlinferError."""
+    from ..clients.aws_errors import explained
+    from ..clients.invocation import SLACK_S
+    from ..cloud.resources import function
+    from ..targets.aws import read_live_timeout
+    from . import live
+
+    session, names, waiter = tools.open_session(), Names(config.project), tools.make_waiter()
+    functions = session.client("lambda")
+    invoker = session.client("lambda", read_timeout=read_live_timeout(functions, names) + SLACK_S)
+    if _given_memory(config):
+        message = "--memory needs cold starts with --target aws: what is live has the memory that it has"
+        raise UsageError("usage", message, "Leave out --memory, or --cold 0.")
+    with explained(f"the function {names.function}", "lambda:GetFunction on the function"):
+        settings = function.wait_until_ready(functions, names, waiter, ALIAS).settings
+    asked = live.Latest(invoker, names, ALIAS, waiter, tools.log)
+    return BenchTarget(lambda _: lambda: nullcontext(asked), settings.memory, settings.arch)
+
+
+def _given_memory(config: Config) -> int:
+    """Return the memory that the command line asks for, 0 for none."""
+    return config.memory if config.origins["memory"] == COMMAND_LINE else 0
