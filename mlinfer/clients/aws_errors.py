@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from botocore import exceptions as boto
 from botocore.parsers import ResponseParserError
+from botocore.session import get_session
 
 from ..errors import MissingError, MlinferError, RemoteError, UsageError
 
@@ -281,26 +282,49 @@ def explain_botocore_error(error: boto.BotoCoreError, subject: str) -> MlinferEr
         return UsageError("invalid_value", f"{subject}: boto3 does not accept a value: {reason}", hint)
     if isinstance(error, _WRONG_SETTING):
         return _wrong_setting(error)
+    if told := _wrong_proxy_or_bundle(error):
+        return told
     if isinstance(error, _NO_CONNECTION):
-        message = f"{subject}: {_connection_reason(error)}"
-        return RemoteError("connection_failed", message, "Check the network, and AWS_ENDPOINT_URL if it is set.")
+        reason, hint = _connection_reason(error)
+        return RemoteError("connection_failed", f"{subject}: {reason}", hint)
     return RemoteError("aws_failed", f"{subject}: boto3 gave up: {error}", "Try again in a minute.")
 
 
-def _connection_reason(error: boto.BotoCoreError) -> str:
-    """Say what broke, naming the host alone: an endpoint's URL can hold a password."""
+def _wrong_proxy_or_bundle(error: boto.BotoCoreError) -> UsageError | None:
+    """Return the error for a setting of the environment that botocore meets only when it connects; None for another."""
+    cause = error.kwargs.get("error")
+    if isinstance(error, boto.SSLError) and re.search(r"\[Errno |NO_CERTIFICATE_OR_CRL_FOUND|PEM", str(cause)):
+        bundle = get_session().get_config_variable("ca_bundle") or "the file of ca_bundle"
+        message = f"{bundle} does not hold the certificates to trust: it is missing, unreadable or not PEM"
+        return UsageError("invalid_aws_setting", message, "Correct AWS_CA_BUNDLE, or ca_bundle in ~/.aws/config.")
+    proxy = re.match(r"https?://([a-z0-9]+)://", str(error.kwargs.get("proxy_url", "")))  # botocore puts its own before
+    if proxy or (type(error) is boto.HTTPClientError and isinstance(cause, ValueError)):
+        message = f"the proxy is one for {proxy[1]}" if proxy else "the address of the proxy is malformed"
+        return UsageError(
+            "invalid_aws_setting", message, "Write HTTPS_PROXY and HTTP_PROXY like this: http://HOST:PORT"
+        )
+    return None
+
+
+def _connection_reason(error: boto.BotoCoreError) -> tuple[str, str]:
+    """Return what broke and what to check, naming the host alone: an endpoint's URL can hold a password."""
     try:
         host = urlsplit(str(getattr(error, "kwargs", {}).get("endpoint_url", ""))).hostname
     except ValueError:
         host = None
     where = f" to {host}" if host else ""
+    network = "Check the network, and AWS_ENDPOINT_URL if it is set."
     if isinstance(error, boto.ProxyConnectionError):
-        return "the proxy cannot be reached"
+        return "the proxy cannot be reached", "Check HTTPS_PROXY and HTTP_PROXY."
+    if isinstance(error, boto.SSLError) and "WRONG_VERSION_NUMBER" in str(error.kwargs.get("error")):
+        hint = "If that service has no encryption, write http:// in AWS_ENDPOINT_URL."
+        return f"what answers the encrypted connection{where} does not encrypt", hint
     if isinstance(error, boto.SSLError):
-        return f"the encrypted connection{where} failed: its certificate is not accepted here"
+        reason = f"the encrypted connection{where} failed: its certificate is not accepted here"
+        return reason, "Name the certificates that your network needs in AWS_CA_BUNDLE: a PEM file."
     if isinstance(error, boto.EndpointConnectionError | boto.ConnectTimeoutError):
-        return f"no connection{where}"
-    return f"the connection{where} broke, also when it was tried again"
+        return f"no connection{where}", network
+    return f"the connection{where} broke, also when it was tried again", network
 
 
 def no_region() -> MissingError:

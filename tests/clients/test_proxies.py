@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
+from botocore.exceptions import ProxyConnectionError
 
 from lambda_src.proxies import spare_loopback
 from lambda_src.service import Service
 from lambda_src.settings import Settings
+from mlinfer.clients.aws_errors import explain_botocore_error
 from mlinfer.model.path import STARTER
 
 from ..conftest import CAT, ROOT, Bucket
@@ -148,3 +150,38 @@ def test_exceptions_are_kept() -> None:
     assert given == once
     assert {"a.example", "localhost", "127.0.0.1", "::1"} <= set(given["no_proxy"].split(","))
     assert {"b.example", "localhost", "127.0.0.1", "::1"} <= set(given["NO_PROXY"].split(","))
+
+
+@pytest.mark.parametrize(
+    ("variables", "code", "status", "named"),
+    [
+        ({"AWS_CA_BUNDLE": "nowhere.pem"}, "invalid_aws_setting", 2, "nowhere.pem"),
+        ({"AWS_CA_BUNDLE": str(CAT)}, "invalid_aws_setting", 2, "cat.jpg"),
+        ({}, "connection_failed", 4, "AWS_ENDPOINT_URL"),
+        ({"HTTP_PROXY": "http://[bad"}, "invalid_aws_setting", 2, "HTTP_PROXY"),
+        ({"HTTP_PROXY": "http://127.0.0.1:99999"}, "invalid_aws_setting", 2, "HTTP_PROXY"),
+        ({"HTTP_PROXY": "http://127.0.0.1:1"}, "connection_failed", 4, "HTTP_PROXY"),
+    ],
+)
+def test_what_is_wrong_with_the_connection(
+    proxy: Proxy, variables: dict[str, str], code: str, status: int, named: str
+) -> None:
+    """A wrong certificate file, a service without encryption and a wrong proxy are each told by the variable to correct."""
+    plain = proxy.variables["HTTP_PROXY"]  # a server without TLS
+    keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+    endpoint = "http://aws.example:4566" if "HTTP_PROXY" in variables else plain.replace("http:", "https:")
+    done = mlinfer(
+        "status", "--json", variables=variables | keys | {"AWS_ENDPOINT_URL": endpoint, "AWS_MAX_ATTEMPTS": "1"}
+    )
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["code"]) == (status, code), error
+    assert named in error["message"] + error["hint"]
+
+
+@pytest.mark.parametrize("scheme", ["socks5", "ftp"])
+def test_a_proxy_of_another_kind(scheme: str) -> None:
+    """A proxy that botocore does not know, before whose address it puts http://, is a wrong setting."""
+    error = ProxyConnectionError(proxy_url=f"http://{scheme}://127.0.0.1:1", error=OSError("no such host"))
+    told = explain_botocore_error(error, "AWS")
+    assert (told.code, told.exit_code) == ("invalid_aws_setting", 2)
+    assert scheme in str(told)

@@ -179,6 +179,29 @@ def test_another_image(mlinfer: MlInfer, live: LoopbackAws, past: Past, deploy_a
     assert live_version(past) == "2"
 
 
+def test_an_image_of_another_region(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
+    """An image of another Region, which Lambda does not take, is refused before anything is changed."""
+    elsewhere = IMAGE.replace(REGION, "ap-southeast-2")
+    for flags in ([], ["--dry-run"]):
+        run = mlinfer("deploy", *deploy_arguments[:-1], elsewhere, *flags, "--json")
+        assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "wrong_image_region")
+    assert cloud.changes == []
+
+
+def test_an_image_of_another_account(
+    mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This account's repository is no part of the plan; variables of a build have no effect, which is said."""
+    for name, value in (("BASE_IMAGE", "python:3.13"), ("CA_BUNDLE", "nowhere.pem")):
+        monkeypatch.setenv(f"MLINFER_{name}", value)
+    staging = IMAGE.replace(ACCOUNT, "210987654321")
+    run = mlinfer("deploy", *deploy_arguments[:-1], staging, "--dry-run", "--json")
+    assert run.code == 0, run.err
+    assert "repository" not in [step["name"] for step in json.loads(run.out)["steps"]]
+    assert not [call for call in cloud.calls if call.startswith("ecr:")]
+    assert run.err.count("has no effect") == 2
+
+
 def test_a_new_model_does_not_lock_out_the_old_one(
     mlinfer: MlInfer, live: LoopbackAws, past: Past, deploy_arguments: list[str], tiny_model: Path, other_model: Path
 ) -> None:

@@ -234,6 +234,21 @@ def test_status_without_the_model_file(mlinfer: MlInfer, once: LoopbackAws) -> N
     assert once.changes == []
 
 
+def test_status_without_a_bucket(mlinfer: MlInfer, cloud: LoopbackAws, tiny_model: Path) -> None:
+    """Of a model in the image and a configuration without a bucket, no model's address is made up: a bucket is missing."""
+    cloud.image_model = tiny_model
+    arguments = ("--model", tiny_model)
+    assert mlinfer("deploy", *arguments, "--image", IMAGE, "--model-source", "image").code == 0
+    run = mlinfer("status", *arguments)
+    assert run.code == 0, run.err
+    assert "no bucket is named" in run.err
+    assert "s3:///" not in run.out + run.err
+    run = mlinfer("status", *arguments, "--exit-code", "--json")
+    assert (run.code, json.loads(run.out.splitlines()[-1])["error"]["code"]) == (2, "no_bucket")
+    Path("mlinfer.toml").write_text("model_source = 'image'\n")
+    assert not json.loads(mlinfer("status", *arguments, "--image", IMAGE, "--json").out)["difference"]
+
+
 def test_the_state_in_words(mlinfer: MlInfer, once: LoopbackAws) -> None:
     """Lambda's states and their reasons are told in words."""
     for states, words in (

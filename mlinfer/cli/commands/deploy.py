@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +13,7 @@ import typer
 
 from ...config import Config
 from ...errors import UsageError
+from ...names import Account, Names
 from ...terminal import Terminal
 from ..inputs import account_of, cloud_clients, make_waiter
 from ..options import (
@@ -77,6 +79,9 @@ def deploy(*, wanted: DeployOptions, aws: AwsOptions, output: OutputOptions) -> 
     if config.model_source == "image":
         report_unused(terminal, config, "the image holds the model", "prefix")
         report_unused(terminal, config, "no bucket is named", create_bucket=wanted.create_bucket and not config.bucket)
+        report_unused(terminal, config, "no bucket is named", *([] if config.bucket else ["kms_key"]))
+    if wanted.image:
+        report_unused(terminal, config, "--image names an image that is built already", "base_image", "ca_bundle")
     _agree_to_public(terminal, config, asked=not (wanted.yes or wanted.dry_run))
     given = _Given(by_digest(wanted.image)) if wanted.image else None
     session = aws.account.session(terminal, *_needs(config, docker=not given))
@@ -86,14 +91,23 @@ def deploy(*, wanted: DeployOptions, aws: AwsOptions, output: OutputOptions) -> 
     if config.origins["model"] == "default":
         _agree_to_starter(order, session)
     source = _source(terminal, order, session, given)
-    elsewhere = given and f"/{order.names.image}@" not in given.uri
-    clients = replace(cloud_clients(session), ecr=None if elsewhere else session.client("ecr"))
+    own = not given or _is_own_repository(given.uri, order.account, order.names)
+    clients = replace(cloud_clients(session), ecr=session.client("ecr") if own else None)
     planned = step.plan_deployment(order, clients, step.Tools(source, here, make_waiter(terminal), terminal.bytes_bar))
     if wanted.dry_run:
         planned.try_image()
         _show_plan(terminal, planned.preview())
     else:
         _show_deployment(terminal, order, step.deploy(planned, partial(show_step, terminal, dry_run=False)))
+
+
+def _is_own_repository(image: str, account: Account, names: Names) -> bool:
+    """Tell whether an image is in the project's repository of this account. Raises UsageError for one of another Region."""
+    registry = re.match(r"(\d{12})\.dkr[.-]ecr\.([a-z0-9-]+)\.", image)
+    if registry and registry[2] != account.region:
+        message = f"the image is in Region {registry[2]}, and the function in {account.region}: Lambda does not take it"
+        raise UsageError("wrong_image_region", message, f"Push it there: mlinfer push --region {account.region}")
+    return f"/{names.image}@" in image and (not registry or registry[1] == account.id)
 
 
 def _agree_to_public(terminal: Terminal, config: Config, *, asked: bool) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ...config import Config
-from ...errors import MlinferError
+from ...errors import MlinferError, UsageError
 from ...names import Names
 from ..inputs import account_of, cloud_clients
 from ..options import (
@@ -51,7 +51,7 @@ def status(
     """
     from ...cloud import status as step
     from ...cloud.drift import find_drift
-    from ...model.path import model_path
+    from ...model.path import find_configured_model, model_path
 
     terminal = output.terminal()
     config = configuration(model=model, project=project)
@@ -80,18 +80,27 @@ def status(
             terminal.note("To repair what is missing or was changed in AWS: mlinfer deploy")
         equal = "The deployed configuration equals the local one." if drift else "What is live is what is here."
         told = f"What is live differs from what is here:\n{differs}" if differs else equal
-        terminal.note(told if here else "Not compared: the configured model file is not here.")
+        if here is None:
+            missing = (
+                "no bucket is named for the model"
+                if find_configured_model(config)
+                else "the configured model file is not here"
+            )
+            told = f"Not compared: {missing}."
+        terminal.note(told)
         if here and not here.image:
             terminal.note(
                 "The image was not compared: it is not built here, or the Docker Engine or ECR does not tell."
             )
     if exit_code and here is None:
         model_path(config)
+        hint = 'Set bucket, or model_source = "image", in mlinfer.toml.'
+        raise UsageError("no_bucket", "no S3 bucket is named for the model, so there is nothing to compare", hint)
     return DIFFERS if exit_code and (differs or drifted) else 0
 
 
 def _wanted_here(config: Config, session: Session, there: Status, image: str | None) -> Wanted | None:
-    """Return what `deploy` would make of what is here; None where there is no model file. Raises MlinferError."""
+    """Return what `deploy` would make of what is here; None without a model file, or a bucket for it. Raises MlinferError."""
     from ...cloud import deploy
     from ...cloud.resources.role import role_arn
     from ...model.path import find_configured_model
@@ -101,6 +110,8 @@ def _wanted_here(config: Config, session: Session, there: Status, image: str | N
         return None
     if not config.bucket:  # it was given by a flag of deploy, so there is none here to differ from
         config = replace(config, bucket=there.bucket)
+    if config.model_source == "s3" and not config.bucket:
+        return None
     order = deploy.Order(config, file, account_of(session))
     role = role_arn(session.client("iam"), order.account, order.names)
     return deploy.wanted(order, by_digest(image) if image else _image_here(config, session), role)
