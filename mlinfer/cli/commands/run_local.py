@@ -15,6 +15,7 @@ from ...errors import UsageError
 from ...files import file_lock
 from ...terminal import Terminal
 from ..options import (
+    AccountOptions,
     ArchFlag,
     AwsOptions,
     ModelFlag,
@@ -69,33 +70,35 @@ def run_local(*, wanted: RunOptions, aws: AwsOptions, output: OutputOptions) -> 
     if wanted.no_docker:
         _refuse_with_no_docker(terminal, config, wanted, aws)
         _serve(terminal, config)
-        return
-    if wanted.stop:
+    elif wanted.stop:
         others = {name: value for name, value in vars(wanted).items() if name != "stop"}
         report_unused(terminal, config, "--stop starts nothing", **others, **vars(aws.account))
-    elif not wanted.from_s3:
-        report_unused(terminal, config, "without --from-s3 the function uses no AWS", **vars(aws.account))
-    from ...clients import docker as engine
+        _stop(terminal, config)
+    else:
+        if not wanted.from_s3:
+            report_unused(terminal, config, "without --from-s3 the function uses no AWS", **vars(aws.account))
+        _run(terminal, config, wanted, aws.account)
+
+
+def _run(terminal: Terminal, config: Config, wanted: RunOptions, account: AccountOptions) -> None:
+    """Run the function in a container, built first if its image is not here. Raises MlinferError."""
+    from ...clients import docker
     from ...container_image.contents import make_build_spec
     from ...local import container
     from ...local.function import make_function
     from ...model.path import model_path
 
-    if not wanted.stop:
-        require(lambda: engine.connect(os.environ), lambda: model_path(config))
-    docker = engine.connect(os.environ)
-    if wanted.stop:
-        _stop(terminal, container.stop(docker, config.project))
-        return
-    container.require_local(docker)
+    require(lambda: docker.connect(os.environ), lambda: model_path(config))
+    engine = docker.connect(os.environ)
+    container.require_local(engine)
     # Before the build, so that what is wrong is said first.
     warn_of_size(terminal, config)
-    s3_environment = aws.account.s3_environment(terminal, config) if wanted.from_s3 else None
+    s3_environment = account.s3_environment(terminal, config) if wanted.from_s3 else None
     spec = make_build_spec(config, os.environ)
     function = make_function(config, spec.tag(), s3_environment)
-    build_image(terminal, docker, spec)
+    build_image(terminal, engine, spec)
     with file_lock(f"mlinfer-run-local-{config.project}"):  # a second one at once finds what the first has started
-        running, started = container.run(docker, function, one_at_a_time(config))
+        running, started = container.run(engine, function, one_at_a_time(config))
     with _until_left(started, keep=wanted.detach):
         _show_running(terminal, config, function, running)
         if not wanted.detach:
@@ -162,13 +165,19 @@ def _follow(terminal: Terminal, started: Container) -> None:
         raise
 
 
-def _stop(terminal: Terminal, names: list[str]) -> None:
+def _stop(terminal: Terminal, config: Config) -> None:
+    """Stop what runs of this project. Raises MlinferError."""
+    from ...clients import docker
+    from ...local import container
+
+    names = container.stop(docker.connect(os.environ), config.project)
     if terminal.as_json:
         terminal.document({"stopped": names})
     terminal.note(f"Stopped and removed {', '.join(names)}." if names else "Nothing of this project was running.")
 
 
 def _serve(terminal: Terminal, config: Config) -> None:
+    """Answer from this process until Ctrl-C. Raises MlinferError."""
     from ...local import address, serve
     from ...targets import embedded
 
