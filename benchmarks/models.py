@@ -97,7 +97,7 @@ def exported(arch: str, weights: Path, photos: Path, folder: Path) -> dict[str, 
 
 def int8(source: Path, path: Path, photos: Path, plan: str) -> Path:
     """Quantise by one plan, whatever it loses of random weights."""
-    quantize(source, path, find(photos, ()), Terminal(quiet=True).track, allow_drop=True, plans=[plan])
+    quantize(source, path, find(photos, ()), track=Terminal(quiet=True).track, allow_drop=True, plans=[plan])
     return path
 
 

@@ -33,7 +33,7 @@ from lambda_src.settings import Settings
 from mlinfer.model.graph import stamp, write_model_file
 from mlinfer.model.parity import compare, fixed_inputs
 from mlinfer.model.quantize import quantize
-from mlinfer.model.samples import Sample
+from mlinfer.model.samples import SamplePicture
 
 OPSET = 17
 Run = Callable[[NDArray[Any]], NDArray[Any]]
@@ -74,12 +74,12 @@ def export(weights: Path) -> tuple[onnx.ModelProto, dict[str, object], Run]:
     return onnx.load_from_string(buffer.getvalue()), provenance, run
 
 
-def training_pictures(archive: Path, count: int = 1000) -> list[Sample]:
+def training_pictures(archive: Path, count: int = 1000) -> list[SamplePicture]:
     """Return training images to calibrate with, evenly from all classes; unnamed, for what they say of accuracy is too good."""
     with zipfile.ZipFile(archive) as z:
         names = sorted(n for n in z.namelist() if "train/" in n and n.endswith(".jpg"))
         chosen = names[:: max(1, len(names) // count)]
-        return [Sample(name, "", partial(bytes, z.read(name))) for name in chosen]
+        return [SamplePicture(name, "", partial(bytes, z.read(name))) for name in chosen]
 
 
 def judge(path: Path, archive: Path) -> dict[str, object]:
@@ -113,7 +113,9 @@ def main() -> None:
         if not parity.holds:
             raise SystemExit(f"the exported file answers differently: {parity}")
         provenance["parity"] = asdict(parity)
-        figures = quantize(plain, quantized, training_pictures(args.data), lambda items, *_: items, allow_drop=False)
+        figures = quantize(
+            plain, quantized, training_pictures(args.data), track=lambda items, *_: items, allow_drop=False
+        )
         accuracy = judge(quantized, args.data) | {"float_top1": judge(plain, args.data)["top1"]}
         provenance |= {"precision": "int8", "quantization": asdict(figures), "accuracy": accuracy}
         stamp(quantized, metadata, args.out)

@@ -35,9 +35,9 @@ def parse_http(event: dict[str, Any]) -> Question:
             405, "method_not_allowed", f"POST an image, or GET the health document; the method was {quoted(method)}"
         )
     top_k = parse_top_k(
-        _first(event, "queryStringParameters", "multiValueQueryStringParameters", "top_k"), from_text=True
+        _first(event, "top_k", ("queryStringParameters", "multiValueQueryStringParameters")), from_text=True
     )
-    content_type = _first(event, "headers", "multiValueHeaders", "content-type") or ""
+    content_type = _first(event, "content-type", ("headers", "multiValueHeaders")) or ""
     media_type = content_type if isinstance(content_type, str) else quoted(content_type)
     media_type = media_type.partition(";")[0].strip().lower()
     body = event.get("body")
@@ -77,9 +77,9 @@ def answer_http(event: dict[str, Any], status: int, body: dict[str, Any]) -> dic
     return result
 
 
-def _first(event: Mapping[str, Any], single: str, multiple: str, name: str) -> object:
+def _first(event: Mapping[str, Any], name: str, fields: tuple[str, str]) -> object:
     """Return a header or query parameter by its lower-case name, from the single- or the multi-value field."""
-    for field in (single, multiple):
+    for field in fields:
         values = event.get(field)
         for key, value in values.items() if isinstance(values, dict) else ():
             if str(key).lower() == name:

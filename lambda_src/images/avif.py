@@ -35,7 +35,7 @@ def inner_pixels(data: bytes) -> int:
     coded = frozenset(_coded_item(data, start, stop) for kind, start, stop in boxes if kind == b"infe") - {-1}
     inside = [start for kind, start, _ in boxes if kind == b"idat"]
     indexes = [(start, stop) for kind, start, stop in boxes if kind == b"iloc"]
-    places = [place for start, stop in indexes for place in _places(data, start, stop, coded, inside)]
+    places = [place for start, stop in indexes for place in _places(data, start, stop, coded=coded, inside=inside)]
     places += [[sample] for sample in _first_samples(data, boxes)]
     if len(boxes) > MAX_BOXES or len(places) > MAX_ITEMS or sum(map(len, places)) > MAX_PIECES:
         raise ValueError("too many pictures inside, or in too many pieces")
@@ -58,7 +58,7 @@ def _joined(data: bytes, pieces: list[tuple[int, int]]) -> bytes | memoryview:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _boxes(data: bytes, position: int, end: int, depth: int = 0) -> Iterator[tuple[bytes, int, int]]:
+def _boxes(data: bytes, position: int, end: int, *, depth: int = 0) -> Iterator[tuple[bytes, int, int]]:
     """Yield (type, start, end) of the content of each box, and of those inside it that matter."""
     while position + 8 <= end:
         read = _reader(data, position, end)
@@ -72,7 +72,7 @@ def _boxes(data: bytes, position: int, end: int, depth: int = 0) -> Iterator[tup
         yield kind, position + head, stop
         if kind in _CONTAINERS:
             head += _CONTAINERS[kind] + 2 * (kind == b"iinf" and data[position + head] > 0)
-            yield from _boxes(data, position + head, stop, depth + 1)
+            yield from _boxes(data, position + head, stop, depth=depth + 1)
         position = stop
 
 
@@ -106,7 +106,7 @@ def _coded_item(data: bytes, start: int, stop: int) -> int:
 
 
 def _places(
-    data: bytes, start: int, stop: int, coded: frozenset[int], inside: list[int]
+    data: bytes, start: int, stop: int, *, coded: frozenset[int], inside: list[int]
 ) -> Iterator[list[tuple[int, int]]]:
     """Yield the pieces, each (first byte, length), of each AV1 picture that an iloc box lists (ISO/IEC 14496-12, 8.11.3).
 

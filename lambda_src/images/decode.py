@@ -91,7 +91,7 @@ def _decode_alone(data: bytes, max_pixels: int, target: int) -> Image.Image:
             warnings.simplefilter("ignore")  # of corrupt EXIF and large pictures: the answer says what matters
             if name == "TIFF" and _holds_thumbnail(data):
                 raise broken(_described(data, name))
-            return _decode(bounded(data, name, max_pixels), name, max_pixels, target)
+            return _decode(bounded(data, name, max_pixels), name, max_pixels=max_pixels, target=target)
     except Image.DecompressionBombError as error:
         raise too_many_pixels(max_pixels) from error
     except (RequestError, MemoryError):
@@ -139,7 +139,7 @@ def _silence_decoders() -> None:
         ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
-def _decode(data: bytes, name: str, max_pixels: int, target: int) -> Image.Image:
+def _decode(data: bytes, name: str, *, max_pixels: int, target: int) -> Image.Image:
     # Pillow raises DecompressionBombError above twice this figure, from the header, before a decoder is made.
     Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)
     image: Any = Image.open(io.BytesIO(data), formats=(name,))
@@ -153,7 +153,7 @@ def _decode(data: bytes, name: str, max_pixels: int, target: int) -> Image.Image
         raise broken("the TIFF keeps its 16-bit colours in separate planes, uncompressed: convert it to JPEG or PNG")
     width, height = image.size
     drafted = image.draft(None, _draft_size(image.size, target)) if target and name == "JPEG" else None
-    limit = pixel_limit(image, data, width * height, max_pixels)
+    limit = pixel_limit(image, data, pixels=width * height, max_pixels=max_pixels)
     if width * height > limit:
         raise too_many_pixels(limit, name if limit < max_pixels else "")
     if max(width, height) > MAX_SIDE:
@@ -166,7 +166,7 @@ def _decode(data: bytes, name: str, max_pixels: int, target: int) -> Image.Image
     if orientation in _ORIENTATIONS:
         image = image.transpose(_ORIENTATIONS[orientation])
     if drafted and drafted[1][2] != width:
-        keep_geometry(image, turned((width, height), drafted[1], image.size, orientation))
+        keep_geometry(image, turned(((width, height), drafted[1]), image.size, orientation))
     return image  # type: ignore[no-any-return]
 
 

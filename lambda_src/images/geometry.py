@@ -34,12 +34,12 @@ def keep_geometry(image: Image.Image, value: Geometry) -> None:
     image.info[_GEOMETRY] = value
 
 
-def turned(size: tuple[int, int], box: Box, decoded: tuple[int, int], orientation: int) -> Geometry:
-    """Return the geometry of a reduced picture after it was turned upright; size and box are those before.
+def turned(before: Geometry, decoded: tuple[int, int], orientation: int) -> Geometry:
+    """Return the geometry of a reduced picture after it was turned upright.
 
     decoded: width and height after. The last column and row of a reduced picture may stand for less than a whole pixel.
     """
-    width, height = box[2:]
+    size, (_, _, width, height) = before
     if orientation >= 5:
         size, width, height = size[::-1], height, width
     left = decoded[0] - width if orientation in (2, 3, 6, 7) else 0

@@ -67,7 +67,7 @@ def bounded(data: bytes, name: str, max_pixels: int) -> bytes:
     return data
 
 
-def pixel_limit(image: Any, data: bytes, pixels: int, max_pixels: int) -> int:
+def pixel_limit(image: Any, data: bytes, *, pixels: int, max_pixels: int) -> int:
     """Return how many pixels this picture may have, so that decoding keeps to `BYTES_PER_PIXEL`.
 
     image: opened, and by `draft` perhaps reduced; pixels: before that.

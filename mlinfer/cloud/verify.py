@@ -12,7 +12,7 @@ from ..clients.aws import Client
 from ..clients.invocation import read_prediction
 from ..clients.waiter import Waiter
 from ..errors import MlinferError, VerificationError
-from ..model.samples import Sample
+from ..model.samples import SamplePicture
 from ..names import Names
 from ..targets import Target, make_event
 from ..targets.aws import explained_invocation, send_until_accepted
@@ -70,7 +70,7 @@ def version_asker(client: Client, names: Names, version: str, waiter: Waiter) ->
     return ask
 
 
-def prove(ask: Ask, embedded: Target, sha256: str, pictures: Sequence[Sample]) -> str:
+def prove(ask: Ask, embedded: Target, sha256: str, pictures: Sequence[SamplePicture]) -> str:
     """Compare the version's answers with the embedded ones: model, labels in order, scores. Return what was shown.
 
     Classes whose scores are nearer to each other than the tolerance may change places. Raises VerificationError.
@@ -88,7 +88,7 @@ def prove(ask: Ask, embedded: Target, sha256: str, pictures: Sequence[Sample]) -
     return f"{len(pictures)} pictures answered as here, scores {f'within {largest:.1e}' if largest else 'equal'}"
 
 
-def prove_alone(ask: Ask, sha256: str, pictures: Sequence[Sample]) -> str:
+def prove_alone(ask: Ask, sha256: str, pictures: Sequence[SamplePicture]) -> str:
     """Where the model file is not to be had: each picture is answered, twice the same, by the model that it should be.
 
     Raises VerificationError.

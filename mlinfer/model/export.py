@@ -25,7 +25,7 @@ from .onnx_import import read_onnx
 from .parity import compare, fixed_inputs
 from .quantize import Track, quantize
 from .runtime import refusal
-from .samples import Sample, draw, find, spread
+from .samples import SamplePicture, draw, find, spread
 from .source import Answers, Source
 from .torchvision_import import read_torchvision
 
@@ -77,9 +77,9 @@ def _export(request: Request, tell: Callable[[str], None], track: Track) -> Mode
     _check_out(out, request, read)
     with workspace(out.resolve()) as folder:
         made = folder / "float.onnx"
-        _write_verified(source, metadata, made, pictures)
+        _write_verified(source, metadata, made, pictures=pictures)
         if request.quantize:
-            figures = quantize(made, made := folder / "int8.onnx", pictures, track, allow_drop=request.allow_drop)
+            figures = quantize(made, made := folder / "int8.onnx", pictures, track=track, allow_drop=request.allow_drop)
             for warning in figures.warnings():
                 tell(warning)
         os.replace(made, out.resolve())  # a link stays a link
@@ -118,10 +118,10 @@ def _is_file(model: str) -> bool:
 def _read(request: Request, tell: Callable[[str], None]) -> Source:
     if _is_file(request.model):
         return read_onnx(Path(request.model), request.answers, tell)
-    return read_torchvision(request.model, request.weights, request.answers, tell)
+    return read_torchvision(request.model, request.weights, request.answers, tell=tell)
 
 
-def _write_verified(source: Source, metadata: Metadata, path: Path, pictures: Sequence[Sample]) -> None:
+def _write_verified(source: Source, metadata: Metadata, path: Path, *, pictures: Sequence[SamplePicture]) -> None:
     """Write the file, ask it and its source the same things, and add the outcome to its metadata.
 
     The file is asked through the handler's own class, and after its source: the two are not in memory together. Raises
@@ -151,7 +151,7 @@ def _write_verified(source: Source, metadata: Metadata, path: Path, pictures: Se
     stamp(draft, replace(metadata, provenance={"parity": asdict(parity)} | metadata.provenance), path)
 
 
-def _inputs(source: Source, pictures: Sequence[Sample]) -> Iterator[NDArray[Any]]:
+def _inputs(source: Source, pictures: Sequence[SamplePicture]) -> Iterator[NDArray[Any]]:
     spec = source.metadata.preprocess
     fixed = fixed_inputs(spec, (1, 1, 1, 1) if source.one_by_one else (1, 3))
     return chain(fixed, (sample.tensor(spec) for sample in spread(pictures, PARITY_PICTURES)))

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lambda_src.errors import FaultError
+from lambda_src.images.preprocess import Preprocess
 from lambda_src.inference.classifier import Classifier
 from lambda_src.inference.metadata import Metadata
 from lambda_src.settings import default_threads
@@ -32,7 +33,7 @@ from ..errors import MlinferError, VerificationError
 from .graph import read_graph, stamp
 from .modelfile import read_ports
 from .nodes import int8_share, is_quantised, model_nodes, to_float32
-from .samples import Sample, spread
+from .samples import SamplePicture, spread
 from .source import missing_extra
 from .space_to_depth import fold_stem
 
@@ -57,7 +58,7 @@ class Track(Protocol):
 
 
 @dataclass(frozen=True)
-class Figures:
+class QuantizationFigures:
     """What int8 costs and gains. Shares are in 0..1; accuracies are None where no folder names a class.
 
     operators: the plan. held_out: the pictures that judge are not those that calibrated. speed_ratio: float's time by
@@ -87,24 +88,25 @@ class Figures:
 def quantize(
     source: Path,
     target: Path,
-    pictures: Sequence[Sample],
-    track: Track,
+    pictures: Sequence[SamplePicture],
     *,
+    track: Track,
     allow_drop: bool,
     plans: Sequence[str] = tuple(PLANS),
-) -> Figures:
+) -> QuantizationFigures:
     """Write an int8 form of a model file, with its figures in the metadata.
 
     plans: those of PLANS to try, in this order. Raises VerificationError, MlinferError.
     """
     metadata = _metadata_to_quantise(source)
     calibrating, judging = split(pictures)
-    tried: dict[Path, Figures] = {}
+    tried: dict[Path, QuantizationFigures] = {}
     for plan in plans:
         form = target.with_suffix(f".{plan}.onnx")
         try:
-            _write_int8(source, form, plan, metadata, track(iter(calibrating), len(calibrating), "Calibrating"))
-            tried[form] = _judge((source, form), plan, (calibrating, judging), track)
+            shown = track(iter(calibrating), len(calibrating), "Calibrating")
+            _write_int8(source, form, plan, metadata=metadata, pictures=shown)
+            tried[form] = _judge((source, form), plan, (calibrating, judging), track=track)
         except VerificationError:
             if plan == plans[-1] and not tried:
                 raise
@@ -124,7 +126,7 @@ def quantize(
     return figures
 
 
-def split(pictures: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+def split(pictures: Sequence[SamplePicture]) -> tuple[list[SamplePicture], list[SamplePicture]]:
     """Return the pictures to calibrate with and those to judge by: apart where there are enough, else the same."""
     if len(pictures) < ENOUGH_TO_HOLD_OUT:
         return list(pictures), list(pictures)
@@ -145,43 +147,16 @@ def _metadata_to_quantise(source: Path) -> Metadata:
     return replace(metadata, preprocess=spec, provenance=metadata.provenance | {"precision": "int8"})
 
 
-def _write_int8(source: Path, target: Path, plan: str, metadata: Metadata, pictures: Iterator[Sample]) -> None:
-    """Fold what can be folded, find each tensor's range on the pictures, and write the graph with QDQ pairs.
-
-    Raises VerificationError where the quantiser fails or leaves most weights as they are.
-    """
-    try:
-        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-        from onnxruntime.quantization.shape_inference import quant_pre_process
-    except ImportError as error:
-        raise missing_extra("onnx", "onnx") from error
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]  # untyped
-        def get_next(self) -> dict[str, NDArray[Any]] | None:
-            picture = next(pictures, None)
-            return None if picture is None else {name: picture.tensor(metadata.preprocess)}
-
-    inputs, _ = read_ports(source)
-    name = inputs[0].name
+def _write_int8(
+    source: Path, target: Path, plan: str, *, metadata: Metadata, pictures: Iterator[SamplePicture]
+) -> None:
+    """Write the graph with QDQ pairs for what the plan names. Raises VerificationError where most weights stay as they are."""
     folded, bare = target.with_suffix(".folded.onnx"), target.with_suffix(".bare.onnx")
     with _quiet():
         _write_float(source, folded)
         try:
             fold_stem(folded, metadata.preprocess)
-            quant_pre_process(folded, folded, skip_symbolic_shape=True)
-            left = _flatten_biases(folded)
-            quantize_static(
-                folded,
-                bare,
-                Reader(),
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=PLANS[plan],
-                nodes_to_exclude=left,
-                per_channel=True,
-                reduce_range=True,
-                activation_type=QuantType.QUInt8,
-                weight_type=QuantType.QInt8,
-            )
+            _add_pairs(folded, bare, plan, preprocess=metadata.preprocess, pictures=pictures)
         except MlinferError:
             raise
         except Exception as error:  # the quantiser raises what it likes of a graph that it does not know
@@ -190,6 +165,39 @@ def _write_int8(source: Path, target: Path, plan: str, metadata: Metadata, pictu
             raise VerificationError("not_quantizable", message, "Keep the model in float.") from error
     _check_int8(bare)
     stamp(bare, metadata, target)
+
+
+def _add_pairs(
+    folded: Path, bare: Path, plan: str, *, preprocess: Preprocess, pictures: Iterator[SamplePicture]
+) -> None:
+    """Let onnxruntime find each tensor's range on the pictures, and write the graph with pairs of QDQ nodes."""
+    try:
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+    except ImportError as error:
+        raise missing_extra("onnx", "onnx") from error
+
+    inputs, _ = read_ports(folded)
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # untyped
+        def get_next(self) -> dict[str, NDArray[Any]] | None:
+            picture = next(pictures, None)
+            return None if picture is None else {inputs[0].name: picture.tensor(preprocess)}
+
+    quant_pre_process(folded, folded, skip_symbolic_shape=True)
+    left = _flatten_biases(folded)
+    quantize_static(
+        folded,
+        bare,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=PLANS[plan],
+        nodes_to_exclude=left,
+        per_channel=True,
+        reduce_range=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
 
 
 def _check_int8(path: Path) -> None:
@@ -267,8 +275,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _judge(
-    files: tuple[Path, Path], plan: str, pictures: tuple[Sequence[Sample], Sequence[Sample]], track: Track
-) -> Figures:
+    files: tuple[Path, Path],
+    plan: str,
+    pictures: tuple[Sequence[SamplePicture], Sequence[SamplePicture]],
+    *,
+    track: Track,
+) -> QuantizationFigures:
     """Ask float and int8 about every picture to judge by, and time them in turns. Raises VerificationError."""
     calibrating, judging = pictures
     try:
@@ -280,7 +292,7 @@ def _judge(
     labelled = [i for i, picture in enumerate(judging) if picture.label]
     hits = [[labels[best[i, m]] == judging[i].label for i in labelled] for m in range(2)]
     accuracies = [float(f"{np.mean(hit):.4f}") if labelled else None for hit in hits]
-    return Figures(
+    return QuantizationFigures(
         operators=plan,
         calibrated_on=len(calibrating),
         judged_on=len(judging),
@@ -293,11 +305,11 @@ def _judge(
     )
 
 
-def _best(models: Sequence[Classifier], picture: Sample) -> list[int]:
+def _best(models: Sequence[Classifier], picture: SamplePicture) -> list[int]:
     return [int(model.run(picture.tensor(model.metadata.preprocess))[0].argmax()) for model in models]
 
 
-def _speed_ratio(files: tuple[Path, Path], pictures: Sequence[Sample]) -> float:
+def _speed_ratio(files: tuple[Path, Path], pictures: Sequence[SamplePicture]) -> float:
     """Return float's median time by int8's; they run in turns, so that another load on the machine slows both."""
     models = [Classifier(path, "", threads=1) for path in files]
     batches = [pictures[0].tensor(model.metadata.preprocess) for model in models]

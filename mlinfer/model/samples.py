@@ -25,7 +25,7 @@ SEED = 20261122
 
 
 @dataclass(frozen=True)
-class Sample:
+class SamplePicture:
     """One picture. label: the class that its folder names, "" if it names none. `read` returns its bytes."""
 
     name: str
@@ -42,7 +42,7 @@ class Sample:
             raise UsageError("file_unreadable", f"{self.name} cannot be read: {error.strerror}") from error
 
 
-def find(folder: Path, labels: Sequence[str]) -> list[Sample]:
+def find(folder: Path, labels: Sequence[str]) -> list[SamplePicture]:
     """Return the pictures in a folder and below it, by name; a subfolder that has a label's name gives that label.
 
     Raises UsageError.
@@ -55,18 +55,18 @@ def find(folder: Path, labels: Sequence[str]) -> list[Sample]:
         raise UsageError("no_pictures", f"{folder} holds no pictures", f"It needs: {', '.join(sorted(SUFFIXES))}")
     parts = [path.relative_to(folder).parts for path in paths]
     return [
-        Sample(str(path), part[0] if len(part) > 1 and part[0] in known else "", path.read_bytes)
+        SamplePicture(str(path), part[0] if len(part) > 1 and part[0] in known else "", path.read_bytes)
         for path, part in zip(paths, parts, strict=True)
     ]
 
 
-def draw(count: int = 8) -> list[Sample]:
+def draw(count: int = 8) -> list[SamplePicture]:
     """Draw pictures with smooth shapes and fine grain, the same ones every time."""
     return list(_drawn(count))
 
 
 @cache
-def _drawn(count: int) -> tuple[Sample, ...]:
+def _drawn(count: int) -> tuple[SamplePicture, ...]:
     random = np.random.default_rng(SEED)
     samples = []
     for i in range(count):
@@ -75,7 +75,7 @@ def _drawn(count: int) -> tuple[Sample, ...]:
         grain = random.normal(0, 4 * i, (image.height, image.width, 3))
         file = io.BytesIO()
         Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)).save(file, "PNG")
-        samples.append(Sample(f"drawn picture {i}", "", partial(bytes, file.getvalue())))
+        samples.append(SamplePicture(f"drawn picture {i}", "", partial(bytes, file.getvalue())))
     return tuple(samples)
 
 
@@ -88,7 +88,7 @@ def draw_jpeg() -> bytes:
     return file.getvalue()
 
 
-def spread(samples: Sequence[Sample], count: int) -> list[Sample]:
+def spread(samples: Sequence[SamplePicture], count: int) -> list[SamplePicture]:
     """Return at most `count` of the samples, evenly from the whole list."""
     step = max(1.0, len(samples) / count)
     return [samples[int(i * step)] for i in range(min(count, len(samples)))]

@@ -11,7 +11,7 @@ from typing import Any
 
 from lambda_src.inference.metadata import Metadata
 
-from ..errors import MissingError, UsageError
+from ..errors import MissingError, UsageError, VerificationError
 from ..files import read_text
 from .parity import Ask
 
@@ -50,6 +50,11 @@ def missing_extra(module: str, libraries: str) -> MissingError:
     """Return the error for a module of the `export` extra that is not installed; libraries: what to install."""
     hint = f"Install it with: pip install {libraries}"
     return MissingError("missing_extra", f"this needs {module}, which is not installed", hint)
+
+
+def no_classifier(reason: str) -> VerificationError:
+    """Return the error for a graph that does not answer one picture with one score for each class."""
+    return VerificationError("no_classifier", f"this is no image classifier: {reason}")
 
 
 def checked_name(name: str) -> str:

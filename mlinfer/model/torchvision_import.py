@@ -36,14 +36,14 @@ INPUT, OUTPUT = "input", "output"
 
 
 @dataclass(frozen=True)
-class _Zoo:
+class _Libraries:
     """The two libraries, imported only here: torch takes seconds."""
 
     torch: Any
     models: Any
 
 
-def read_torchvision(arch: str, weights: str | None, answers: Answers, tell: Callable[[str], None]) -> Source:
+def read_torchvision(arch: str, weights: str | None, answers: Answers, *, tell: Callable[[str], None]) -> Source:
     """Build a torchvision classifier and convert it to ONNX.
 
     weights: a name such as IMAGENET1K_V2, `random`, or a state-dict file; None for the architecture's default.
@@ -53,20 +53,20 @@ def read_torchvision(arch: str, weights: str | None, answers: Answers, tell: Cal
         hint = "For torchvision's models only --labels, --weights and --name can be given."
         raise UsageError("usage", f"the weights of {arch} say their own pre-processing and output", hint)
     with _quiet():
-        zoo = _import()
-        _check_arch(zoo, arch)
-        module, origin = _build(zoo, arch, weights, tell)
-        metadata = _metadata(zoo, arch, module, origin, answers)
-        program = _to_onnx(zoo, arch, module, metadata.preprocess)
+        libraries = _import()
+        _check_arch(libraries, arch)
+        module, origin = _build(libraries, arch, weights, tell=tell)
+        metadata = _metadata(libraries, arch, module, origin=origin, answers=answers)
+        program = _to_onnx(libraries, arch, module, crop=metadata.preprocess.crop)
 
     def ask(batches: Iterable[Any]) -> list[Any]:
-        with zoo.torch.inference_mode():
-            return [module(zoo.torch.from_numpy(batch)).numpy() for batch in batches]
+        with libraries.torch.inference_mode():
+            return [module(libraries.torch.from_numpy(batch)).numpy() for batch in batches]
 
     return Source(metadata, lambda metadata, path: _write(program, metadata, path), ask)
 
 
-def _import() -> _Zoo:
+def _import() -> _Libraries:
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
@@ -78,7 +78,7 @@ def _import() -> _Zoo:
         hint = "Install two that were made for each other: pip install --upgrade --force-reinstall torch torchvision"
         message = f"torch and torchvision do not work together here: {str(error).splitlines()[0]}"
         raise MissingError("broken_extra", message, hint) from error
-    return _Zoo(torch, torchvision.models)
+    return _Libraries(torch, torchvision.models)
 
 
 @contextmanager
@@ -95,8 +95,8 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _check_arch(zoo: _Zoo, arch: str) -> None:
-    names = zoo.models.list_models(module=zoo.models)
+def _check_arch(libraries: _Libraries, arch: str) -> None:
+    names = libraries.models.list_models(module=libraries.models)
     if arch in names:
         return
     path = Path(arch)
@@ -112,31 +112,31 @@ def _check_arch(zoo: _Zoo, arch: str) -> None:
     raise UsageError("unknown_architecture", message, hint)
 
 
-def _build(zoo: _Zoo, arch: str, weights: str | None, tell: Callable[[str], None]) -> tuple[Module, Any]:
+def _build(libraries: _Libraries, arch: str, weights: str | None, *, tell: Callable[[str], None]) -> tuple[Module, Any]:
     """Return the network in evaluation mode, and its weights' name: a member of the enum, or text."""
-    known = zoo.models.get_model_weights(arch)
+    known = libraries.models.get_model_weights(arch)
     name = (weights or "DEFAULT").removeprefix(f"{known.__name__}.")
     if name in known.__members__:
         chosen = known[name]
-        return _download(zoo, arch, chosen, tell).eval(), chosen
+        return _download(libraries, arch, chosen, tell=tell).eval(), chosen
     if name == "random":
-        with zoo.torch.random.fork_rng():
-            zoo.torch.manual_seed(RANDOM_SEED)
-            return zoo.models.get_model(arch, weights=None).eval(), f"random, seed {RANDOM_SEED}"
+        with libraries.torch.random.fork_rng():
+            libraries.torch.manual_seed(RANDOM_SEED)
+            return libraries.models.get_model(arch, weights=None).eval(), f"random, seed {RANDOM_SEED}"
     path = Path(name)
     if not path.exists():
         hint = f"Known for {arch}: {', '.join(known.__members__)}, random. Or name a file that holds a state dict."
         raise UsageError("unknown_weights", f"there are no weights {name} of {arch}, and no file of that name", hint)
-    return _from_file(zoo, arch, path).eval(), path.name
+    return _from_file(libraries, arch, path).eval(), path.name
 
 
-def _download(zoo: _Zoo, arch: str, chosen: Any, tell: Callable[[str], None]) -> Module:
+def _download(libraries: _Libraries, arch: str, chosen: Any, *, tell: Callable[[str], None]) -> Module:
     file = chosen.url.rpartition("/")[2]
-    if not (Path(zoo.torch.hub.get_dir()) / "checkpoints" / file).is_file():
+    if not (Path(libraries.torch.hub.get_dir()) / "checkpoints" / file).is_file():
         tell(f"Downloading {chosen.url} ({chosen.meta['_file_size']:.0f} MB).")
     try:
         with redirect_stdout(io.StringIO()):  # torch.hub announces the download there, `--json` or not
-            module: Module = zoo.models.get_model(arch, weights=chosen, progress=False)
+            module: Module = libraries.models.get_model(arch, weights=chosen, progress=False)
     except (OSError, RuntimeError) as error:  # RuntimeError: the hash in the file's name is not the content's
         hint = f"Download it elsewhere, bring {file} here, and: mlinfer export {arch} --weights {file}"
         message = f"the weights of {arch} cannot be downloaded from {chosen.url}: {error}"
@@ -144,14 +144,14 @@ def _download(zoo: _Zoo, arch: str, chosen: Any, tell: Callable[[str], None]) ->
     return module
 
 
-def _from_file(zoo: _Zoo, arch: str, path: Path) -> Module:
-    state = _state_dict(zoo, path)
+def _from_file(libraries: _Libraries, arch: str, path: Path) -> Module:
+    state = _state_dict(libraries, path)
     options: dict[str, Any] = {}
     if arch in ("googlenet", "inception_v3"):  # what torchvision sets when it loads its own weights of these two
         auxiliary = any(key.lower().startswith("aux") for key in state)
         options = {"transform_input": True, "init_weights": False, "aux_logits": auxiliary}
     classes = len(list(state.values())[-1])  # the last tensor is the classifier's bias, or its weight
-    module: Module = zoo.models.get_model(arch, weights=None, num_classes=classes, **options)
+    module: Module = libraries.models.get_model(arch, weights=None, num_classes=classes, **options)
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
@@ -160,12 +160,12 @@ def _from_file(zoo: _Zoo, arch: str, path: Path) -> Module:
     return module
 
 
-def _state_dict(zoo: _Zoo, path: Path) -> dict[str, Tensor]:
+def _state_dict(libraries: _Libraries, path: Path) -> dict[str, Tensor]:
     """Read a state dict, bare or as a training script wraps it, without running code from the file. Raises UsageError."""
     _check_weights(path)
     hint = "Save it with: torch.save(model.state_dict(), FILE)"
     try:
-        state = zoo.torch.load(path, map_location="cpu", weights_only=True)
+        state = libraries.torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file fails in pickle, zipfile or torch, which advises to unpickle it
         if "safetensors is not installed" in str(error):
             raise missing_extra("safetensors", "safetensors") from error
@@ -173,7 +173,7 @@ def _state_dict(zoo: _Zoo, path: Path) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
-    if not (isinstance(state, dict) and state and all(isinstance(v, zoo.torch.Tensor) for v in state.values())):
+    if not (isinstance(state, dict) and state and all(isinstance(v, libraries.torch.Tensor) for v in state.values())):
         raise UsageError("wrong_weights", f"{path} holds no state dict: names with tensors", hint)
     if not all(value.ndim for value in list(state.values())[-1:]):
         raise UsageError("wrong_weights", f"{path} does not end with the weights of a classifier")
@@ -198,9 +198,9 @@ def _check_weights(path: Path) -> None:
         raise UsageError("wrong_weights", f"{path} is an ONNX model, not weights", hint)
 
 
-def _metadata(zoo: _Zoo, arch: str, module: Module, origin: Any, answers: Answers) -> Metadata:
+def _metadata(libraries: _Libraries, arch: str, module: Module, *, origin: Any, answers: Answers) -> Metadata:
     """Take labels and pre-processing from the weights; for weights that are not torchvision's, from the default ones."""
-    enum = zoo.models.get_model_weights(arch)
+    enum = libraries.models.get_model_weights(arch)
     described = origin if isinstance(origin, enum) else enum["DEFAULT"]
     transform = described.transforms()
     height, width = (transform.crop_size * 2)[:2]
@@ -219,17 +219,17 @@ def _metadata(zoo: _Zoo, arch: str, module: Module, origin: Any, answers: Answer
     check_labels(labels, classes)
     provenance = {
         "source": {"library": "torchvision", "architecture": arch, "weights": str(origin)},
-        "exporter": f"mlinfer {__version__}, torch {zoo.torch.__version__}",
+        "exporter": f"mlinfer {__version__}, torch {libraries.torch.__version__}",
         "opset": OPSET,
         "precision": "float32",
     }
     return Metadata(checked_name(answers.name or arch), labels, preprocess, "logits", provenance)
 
 
-def _to_onnx(zoo: _Zoo, arch: str, module: Module, spec: Preprocess) -> Any:
+def _to_onnx(libraries: _Libraries, arch: str, module: Module, *, crop: tuple[int, int]) -> Any:
     """Convert with any batch size. Raises VerificationError."""
-    torch = zoo.torch
-    example = torch.zeros(2, 3, *spec.crop)  # a batch of one would be taken for a constant
+    torch = libraries.torch
+    example = torch.zeros(2, 3, *crop)  # a batch of one would be taken for a constant
     try:
         return torch.onnx.export(
             module,
