@@ -141,7 +141,7 @@ def make_report(
         pictures=pictures,
         cold_share=cold_share,
         prices=prices,
-        figures=figures(samples, prices, target.memory, target.arch, cold_share),
+        figures=figures(samples, prices=prices, memory=target.memory, arch=target.arch, cold_share=cold_share),
         image_bytes=target.image.bytes if target.image else None,
         layer_bytes=sum(target.image.layers.values()) if target.image else None,
         machine=conditions.machine,
@@ -182,7 +182,7 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T], at_once: int) -> It
         pool.shutdown(cancel_futures=True)
 
 
-def figures(samples: Sequence[Sample], prices: Prices, memory: int, arch: str, cold_share: float) -> Figures:
+def figures(samples: Sequence[Sample], *, prices: Prices, memory: int, arch: str, cold_share: float) -> Figures:
     """Return what the samples come to. memory: MB. cold_share: how many of all predictions meet a cold start, 0..1."""
     cold, warm = ([sample for sample in samples if sample.cold is kind] for kind in (True, False))
     middle_cold, middle_warm = middle(cold), middle(warm)
@@ -195,7 +195,7 @@ def figures(samples: Sequence[Sample], prices: Prices, memory: int, arch: str, c
         warm_parts=middle_warm.parts if middle_warm else {},
         throughput=_throughput(warm),
         peak_bytes=max((sample.peak_bytes for sample in samples if sample.peak_bytes), default=None),
-        per_million=per_million(prices, memory, arch, warm_s, cold_s, cold_share),
+        per_million=per_million(prices, warm_s, cold_s, memory=memory, arch=arch, cold_share=cold_share),
         model=samples[-1].model if samples else {},
     )
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ..clients.docker import Engine
     from ..clients.waiter import Waiter
     from ..container_image.docker_build import BuiltImage
+    from .live import DeployedFunction
 
 
 @dataclass(frozen=True)
@@ -90,18 +91,14 @@ def _open_local(config: Config, tools: BenchTools) -> Iterator[BenchTarget]:
 @contextmanager
 def _borrow_latest(config: Config, tools: BenchTools) -> Iterator[BenchTarget]:
     """Yield $LATEST, which can start cold; what is live is left alone. Raises MlinferError."""
-    from ..clients.invocation import SLACK_S
-    from ..targets.aws import read_live_timeout
     from . import live
 
-    session, names, waiter = tools.open_session(), Names(config.project), tools.make_waiter()
-    functions = session.client("lambda")
-    invoker = session.client("lambda", read_timeout=read_live_timeout(functions, names) + SLACK_S)
-    with live.borrow(functions, names, waiter, tools.note) as before:
-        tools.note(f"Measuring $LATEST of {names.function}; what is live is left alone.")
+    deployed = _find_function(config, tools)
+    with live.borrow(deployed, tools.note) as before:
+        tools.note(f"Measuring $LATEST of {deployed.names.function}; what is live is left alone.")
 
         def start_with(memory: int) -> Start:
-            return partial(live.start, functions, invoker, names, before, memory, waiter, tools.log)
+            return partial(live.start, deployed, before, memory)
 
         yield BenchTarget(start_with, _given_memory(config) or before.memory, before.arch)
 
@@ -109,21 +106,28 @@ def _borrow_latest(config: Config, tools: BenchTools) -> Iterator[BenchTarget]:
 def _find_live(config: Config, tools: BenchTools) -> BenchTarget:
     """Return what is live, which nobody can make start cold, and change nothing. Raises MlinferError."""
     from ..clients.aws_errors import explained
-    from ..clients.invocation import SLACK_S
-    from ..cloud.resources import function
-    from ..targets.aws import read_live_timeout
+    from ..cloud.resources.function import wait_until_ready
     from . import live
 
-    session, names, waiter = tools.open_session(), Names(config.project), tools.make_waiter()
-    functions = session.client("lambda")
-    invoker = session.client("lambda", read_timeout=read_live_timeout(functions, names) + SLACK_S)
+    deployed = _find_function(config, tools)
     if _given_memory(config):
         message = "--memory needs cold starts with --target aws: what is live has the memory that it has"
         raise UsageError("usage", message, "Leave out --memory, or --cold 0.")
-    with explained(f"the function {names.function}", "lambda:GetFunction on the function"):
-        settings = function.wait_until_ready(functions, names, waiter, ALIAS).settings
-    asked = live.Latest(invoker, names, ALIAS, waiter, tools.log)
+    with explained(f"the function {deployed.names.function}", "lambda:GetFunction on the function"):
+        settings = wait_until_ready(deployed.functions, deployed.names, deployed.waiter, ALIAS).settings
+    asked = live.LiveInstance(deployed, ALIAS)
     return BenchTarget(lambda _: lambda: nullcontext(asked), settings.memory, settings.arch)
+
+
+def _find_function(config: Config, tools: BenchTools) -> DeployedFunction:
+    from ..clients.invocation import SLACK_S
+    from ..targets.aws import read_live_timeout
+    from .live import DeployedFunction
+
+    session, names = tools.open_session(), Names(config.project)
+    functions = session.client("lambda")
+    invoker = session.client("lambda", read_timeout=read_live_timeout(functions, names) + SLACK_S)
+    return DeployedFunction(functions, invoker, names, tools.make_waiter(), tools.log)
 
 
 def _given_memory(config: Config) -> int:

@@ -13,7 +13,7 @@ from ..errors import InvocationError
 from ..local.address import post
 from ..local.container import FreshContainer, explain_crash, select_handler_lines, start_fresh
 from ..local.function import LocalFunction
-from .instance import Reported, Sample, check, cut, handlers_line, last_report, load_s
+from .instance import InvocationReport, Sample, handlers_line, last_report, load_s, require_prediction, split_time
 
 _SLACK_S = 10  # beyond the function's timeout
 _LOG_LINES = 60  # of one invocation, its start included
@@ -22,13 +22,13 @@ _INIT = re.compile(r"INIT REPORT\(durationMs: ([\d.]+)\)")
 
 
 @contextmanager
-def start(engine: Engine, function: LocalFunction, log: Callable[[str], None]) -> Iterator[Emulated]:
+def start(engine: Engine, function: LocalFunction, log: Callable[[str], None]) -> Iterator[ContainerInstance]:
     """Start the function in a container that nobody has asked yet, and remove it afterwards. log: takes the handler's lines."""
     with start_fresh(engine, function) as container:
-        yield Emulated(container, function, log)
+        yield ContainerInstance(container, function, log)
 
 
-class Emulated:
+class ContainerInstance:
     """The function in a container, which answers one request at a time."""
 
     def __init__(self, fresh: FreshContainer, function: LocalFunction, log: Callable[[str], None]) -> None:
@@ -52,23 +52,23 @@ class Emulated:
             raise explain_crash(self._fresh.container, "the container ended in the middle of a request") from error
         seconds = time.perf_counter() - started
         answer = read_prediction(payload, "the function")
-        check(answer)
+        require_prediction(answer)
         lines, report = self._logged()
         billed_s = report.duration_s if report else seconds
         model = answer["body"]["model"]
         if not answer["body"].get("cold_start"):
-            return Sample(False, started, seconds, billed_s, cut(seconds, answer["body"]), model)
+            return Sample(False, started, seconds, billed_s, split_time(seconds, answer["body"]), model)
         line = handlers_line(lines)
         init = _INIT.search("\n".join(lines))
         start_s = float(init[1]) / 1000 - load_s(line) if init else 0.0
-        parts = cut(seconds, line or answer["body"], start_s=start_s)
+        parts = split_time(seconds, line or answer["body"], start_s=start_s)
         return Sample(True, started, seconds, billed_s, parts, model, self._fresh.boot_s)
 
     def peak_bytes(self) -> int | None:
         """Return the most memory that the container has held, the page cache of its files included."""
         return self._fresh.container.peak_memory()
 
-    def _logged(self) -> tuple[list[str], Reported | None]:
+    def _logged(self) -> tuple[list[str], InvocationReport | None]:
         """Return the log of the last invocation and the emulator's REPORT of it; None if that does not come."""
         deadline = time.monotonic() + _LOG_S
         while True:

@@ -1,6 +1,6 @@
 """An instance of the function: what Lambda would start, ask once while it is cold, then keep warm. It is what gets measured.
 
-`process` starts one as a process, `emulated` as a container, `latest` in AWS.
+`process` starts one as a process, `container` as a container, `live` in AWS.
 """
 
 from __future__ import annotations
@@ -60,8 +60,10 @@ class Instance(Protocol):
 Start = Callable[[], AbstractContextManager[Instance]]
 
 
-def cut(seconds: float, line: Mapping[str, Any], start_s: float = 0.0, imports_s: float = 0.0) -> dict[str, float]:
-    """Cut a request's time into its PARTS. line: what the handler logged of it. start_s, imports_s: known from outside."""
+def split_time(
+    seconds: float, line: Mapping[str, Any], *, start_s: float = 0.0, imports_s: float = 0.0
+) -> dict[str, float]:
+    """Split a request's time into its PARTS. line: what the handler logged of it. start_s, imports_s: known from outside."""
     load, timings = line.get("load", {}), line.get("timings", {})
     parts = {
         "start_s": start_s,
@@ -79,7 +81,7 @@ def load_s(line: Mapping[str, Any]) -> float:
     return float(sum(line.get("load", {}).values()))
 
 
-def check(answer: Mapping[str, Any]) -> None:
+def require_prediction(answer: Mapping[str, Any]) -> None:
     """Refuse to measure what is no prediction. Raises ImageError."""
     if answer["statusCode"] != 200:
         error = answer["body"]["error"]
@@ -97,7 +99,7 @@ def handlers_line(lines: Iterable[str]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Reported:
+class InvocationReport:
     """What Lambda, or its emulator, logs of an invocation. request: its id. peak_bytes: made up by the emulator."""
 
     request: str
@@ -107,13 +109,13 @@ class Reported:
     peak_bytes: int
 
 
-def last_report(lines: Iterable[str]) -> Reported | None:
+def last_report(lines: Iterable[str]) -> InvocationReport | None:
     """Return the last REPORT of a log; None if there is none."""
     found = None
     for line in lines:
         if line.startswith("REPORT RequestId: "):
             values = {name: float(value) for name, value in _VALUE.findall(line)}
-            found = Reported(
+            found = InvocationReport(
                 request=line.split()[2],
                 duration_s=values.get("Duration", 0.0) / 1000,
                 billed_s=values.get("Billed Duration", 0.0) / 1000,

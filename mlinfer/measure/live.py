@@ -16,6 +16,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from ..clients.aws import Client
 from ..clients.aws_errors import explained
@@ -24,18 +25,30 @@ from ..clients.waiter import Waiter
 from ..cloud.resources.function import Wanted, before_bench, during_bench, reason_to_wait, wait_until_ready
 from ..names import Names
 from ..targets.aws import explained_invocation, send_until_accepted
-from .instance import Sample, check, cut, handlers_line, last_report, load_s
+from .instance import Sample, handlers_line, last_report, load_s, require_prediction, split_time
 
 LATEST = "$LATEST"
 
 _NEEDED = "lambda:GetFunction, lambda:UpdateFunctionConfiguration and lambda:InvokeFunction"
 
 
+@dataclass(frozen=True)
+class DeployedFunction:
+    """The function that is measured, and what asks it. invoker: a client that repeats no request. log: takes the handler's lines."""
+
+    functions: Client
+    invoker: Client
+    names: Names
+    waiter: Waiter
+    log: Callable[[str], None]
+
+
 @contextmanager
-def borrow(functions: Client, names: Names, waiter: Waiter, tell: Callable[[str], None]) -> Iterator[Wanted]:
+def borrow(deployed: DeployedFunction, tell: Callable[[str], None]) -> Iterator[Wanted]:
     """Yield how $LATEST is configured, and bring that back in the end, however this comes. Raises RemoteError."""
+    names = deployed.names
     with explained(f"the function {names.function}", _NEEDED):
-        there = wait_until_ready(functions, names, waiter).settings
+        there = wait_until_ready(deployed.functions, names, deployed.waiter).settings
     before = before_bench(there)
     if before != there:
         tell(f"An earlier measurement of {names.function} was interrupted. Its changes are undone at the end.")
@@ -43,69 +56,57 @@ def borrow(functions: Client, names: Names, waiter: Waiter, tell: Callable[[str]
         yield before
     finally:
         tell(f"Bringing {names.function} back to its configuration ({before.memory} MB) ...")
-        _configure(functions, names, before, waiter)
+        _configure(deployed, before)
 
 
 @contextmanager
-def start(
-    functions: Client,
-    invoker: Client,
-    names: Names,
-    before: Wanted,
-    memory: int,
-    waiter: Waiter,
-    log: Callable[[str], None],
-) -> Iterator[Latest]:
+def start(deployed: DeployedFunction, before: Wanted, memory: int) -> Iterator[LiveInstance]:
     """Make Lambda start a new instance of $LATEST at the next request. before: as borrowed. memory: the size to try, MB.
 
-    invoker: a client that repeats no request. log: takes the handler's lines. Raises RemoteError.
+    Raises RemoteError.
     """
-    _configure(functions, names, during_bench(before, memory, secrets.token_hex(4)), waiter)
-    yield Latest(invoker, names, LATEST, waiter, log)
+    _configure(deployed, during_bench(before, memory, secrets.token_hex(4)))
+    yield LiveInstance(deployed, LATEST)
 
 
-class Latest:
+class LiveInstance:
     """A function in Lambda, asked by one of its versions or aliases. Several threads may ask at once."""
 
-    def __init__(
-        self, client: Client, names: Names, qualifier: str, waiter: Waiter, log: Callable[[str], None]
-    ) -> None:
-        self._client = client
-        self._names = names
+    def __init__(self, deployed: DeployedFunction, qualifier: str) -> None:
+        self._deployed = deployed
         self._qualifier = qualifier
-        self._waiter = waiter
-        self._log = log
         self._peak: int | None = None
 
     def ask(self, body: bytes) -> Sample:
         """Send the JSON of an event, and measure from the request to the answer, the way there included. Raises MlinferError."""
-        subject, started = f"the function {self._names.function}", 0.0
+        name, started = self._deployed.names.function, 0.0
+        subject = f"the function {name}"
 
         def invoke() -> tuple[bytes, str]:
             nonlocal started
             started = time.perf_counter()
-            answer = self._client.invoke(
-                FunctionName=self._names.function, Qualifier=self._qualifier, LogType="Tail", Payload=body
+            answer = self._deployed.invoker.invoke(
+                FunctionName=name, Qualifier=self._qualifier, LogType="Tail", Payload=body
             )
             return answer["Payload"].read(), answer.get("LogResult", "")
 
         with explained_invocation(subject, _NEEDED):
-            payload, tail = send_until_accepted(invoke, self._waiter)
+            payload, tail = send_until_accepted(invoke, self._deployed.waiter)
         seconds = time.perf_counter() - started
         answer = read_prediction(payload, subject)
-        check(answer)
+        require_prediction(answer)
         lines = base64.b64decode(tail).decode(errors="replace").splitlines()
         line, report = handlers_line(lines), last_report(lines)
         for own in (own for own in lines if own.startswith("{")):
-            self._log(own)
+            self._deployed.log(own)
         billed_s = report.billed_s if report else seconds
         if report and report.peak_bytes:
             self._peak = max(self._peak or 0, report.peak_bytes)
         model = answer["body"]["model"]
         if not answer["body"].get("cold_start"):
-            return Sample(False, started, seconds, billed_s, cut(seconds, answer["body"]), model)
+            return Sample(False, started, seconds, billed_s, split_time(seconds, answer["body"]), model)
         start_s = max(0.0, report.init_s - load_s(line)) if report else 0.0
-        parts = cut(seconds, line or answer["body"], start_s=start_s)
+        parts = split_time(seconds, line or answer["body"], start_s=start_s)
         return Sample(True, started, seconds, billed_s, parts, model)
 
     def peak_bytes(self) -> int | None:
@@ -113,8 +114,9 @@ class Latest:
         return self._peak
 
 
-def _configure(functions: Client, names: Names, wanted: Wanted, waiter: Waiter) -> None:
+def _configure(deployed: DeployedFunction, wanted: Wanted) -> None:
     """Set memory and environment, and wait until that has taken effect. Raises RemoteError."""
+    functions, names, waiter = deployed.functions, deployed.names, deployed.waiter
     with explained(f"the function {names.function}", _NEEDED):
         waiter.retry(
             lambda: functions.update_function_configuration(

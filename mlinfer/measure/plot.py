@@ -52,7 +52,7 @@ def is_ours(path: Path) -> bool:
     return not begin or MARK.encode() in begin
 
 
-def draw_bench(samples: Sequence[Sample], figures: Figures, title: str, caption: str, kind: str) -> bytes:
+def draw_bench(samples: Sequence[Sample], figures: Figures, *, title: str, caption: str, kind: str) -> bytes:
     """Draw how the latencies are spread, and where a cold start and a warm request go. kind: svg or png."""
     with _style():
         from matplotlib.figure import Figure
@@ -67,7 +67,7 @@ def draw_bench(samples: Sequence[Sample], figures: Figures, title: str, caption:
         return _saved(figure, kind)
 
 
-def draw_tune(points: Sequence[Point], chosen: Point | None, title: str, caption: str, kind: str) -> bytes:
+def draw_tune(points: Sequence[Point], chosen: Point | None, *, title: str, caption: str, kind: str) -> bytes:
     """Draw latency against cost, the frontier as a line, the recommendation marked. kind: svg or png."""
     with _style():
         from matplotlib.figure import Figure

@@ -47,7 +47,7 @@ def read_prices(path: Path = TABLE) -> Prices:
 
 
 def per_million(
-    prices: Prices, memory: int, arch: str, warm_s: Sequence[float], cold_s: Sequence[float], cold_share: float
+    prices: Prices, warm_s: Sequence[float], cold_s: Sequence[float], *, memory: int, arch: str, cold_share: float
 ) -> float | None:
     """Return US dollars per million predictions, of which `cold_share` (0..1) meet a cold start.
 

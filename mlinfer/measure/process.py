@@ -19,7 +19,7 @@ from lambda_src.settings import default_threads
 from ..config import Config
 from ..errors import MlinferError
 from ..model.path import model_path
-from .instance import Sample, check, cut, handlers_line, load_s
+from .instance import Sample, handlers_line, load_s, require_prediction, split_time
 
 # perf_counter is one clock for all processes of a machine. VmHWM: getrusage would tell the parent's peak, too.
 _PROGRAM = """
@@ -45,7 +45,7 @@ for line in open(0, "rb"):
 
 
 @contextmanager
-def start(config: Config, environment: Mapping[str, str], log: Callable[[str], None]) -> Iterator[Process]:
+def start(config: Config, environment: Mapping[str, str], log: Callable[[str], None]) -> Iterator[ProcessInstance]:
     """Start the configured function as a process, and end it afterwards. log: takes the handler's lines."""
     handler = {
         **config.handler_environment(),
@@ -67,19 +67,20 @@ def start(config: Config, environment: Mapping[str, str], log: Callable[[str], N
             process_group=0,
         )
         try:
-            yield Process(process, spawned, errors, log)
+            yield ProcessInstance(process, spawned, errors=errors, log=log)
         finally:
             process.kill()  # it holds nothing that could be half written
             process.communicate()
 
 
-class Process:
+class ProcessInstance:
     """The function in a process, which answers one request at a time."""
 
     def __init__(
         self,
         process: subprocess.Popen[bytes],
         spawned: float,
+        *,
         errors: IO[bytes],
         log: Callable[[str], None],
     ) -> None:
@@ -94,15 +95,15 @@ class Process:
         """Send the JSON of an event, and measure; the first request's time begins with the process. Raises MlinferError."""
         line, told = self._exchange(body)
         clock, answer = told["clock"], told["answer"]
-        check(answer)
+        require_prediction(answer)
         self._peak = told["peak"]
         cold, since = self._spawned is not None, self._spawned or clock["asked"]
         self._spawned = None
         seconds, model = clock["ended"] - since, answer["body"]["model"]
         if not cold:
-            return Sample(False, since, seconds, seconds, cut(seconds, line), model)
+            return Sample(False, since, seconds, seconds, split_time(seconds, line), model)
         light_imports_s = clock["ready"] - clock["began"] - load_s(line)
-        parts = cut(seconds, line, start_s=clock["began"] - since, imports_s=light_imports_s)
+        parts = split_time(seconds, line, start_s=clock["began"] - since, imports_s=light_imports_s)
         return Sample(True, since, seconds, seconds, parts, model)
 
     def peak_bytes(self) -> int | None:

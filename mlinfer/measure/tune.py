@@ -125,7 +125,7 @@ def make_judge(conditions: Conditions, arch: str, limit_s: float | None) -> Judg
     """Return who judges the sizes of a function of that architecture."""
 
     def count(size: int, samples: Sequence[Sample]) -> Figures:
-        return figures(samples, conditions.prices, size, arch, conditions.cold_share)
+        return figures(samples, prices=conditions.prices, memory=size, arch=arch, cold_share=conditions.cold_share)
 
     return Judge(count, limit_s)
 

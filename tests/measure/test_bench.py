@@ -254,19 +254,23 @@ def test_cost_of_aws_examples() -> None:
     """The formula gives what AWS's own examples come to before the free tier, https://aws.amazon.com/lambda/pricing/."""
     prices = read_prices()
     # 3 million requests of 120 ms at 1,536 MB: 540,000 GB-s, $9.00, and $0.60 for the requests.
-    assert per_million(prices, 1536, "x86_64", [0.120], [], 0.0) == pytest.approx((9.000018 + 0.60) / 3)
+    assert per_million(prices, [0.120], [], memory=1536, arch="x86_64", cold_share=0.0) == pytest.approx(
+        (9.000018 + 0.60) / 3
+    )
     # 3 million requests of 1 s at 512 MB: 1,500,000 GB-s, $25.00, and $0.60 for the requests.
-    assert per_million(prices, 512, "x86_64", [1.0], [], 0.0) == pytest.approx((25.00005 + 0.60) / 3)
+    assert per_million(prices, [1.0], [], memory=512, arch="x86_64", cold_share=0.0) == pytest.approx(
+        (25.00005 + 0.60) / 3
+    )
 
 
 def test_cost_of_cold_starts_and_architecture() -> None:
     """Cold starts count by their share, with all that they bill; arm64 has its own price."""
     # 99 % of 10 ms and 1 % of 500 ms are 14.9 ms, of 1 GB: 14,900 GB-s for a million.
     prices = read_prices()
-    assert per_million(prices, 1024, "x86_64", [0.010], [0.400, 0.600], 0.01) == pytest.approx(
+    assert per_million(prices, [0.010], [0.400, 0.600], memory=1024, arch="x86_64", cold_share=0.01) == pytest.approx(
         0.20 + 14_900 * 0.0000166667
     )
-    assert per_million(prices, 1024, "arm64", [0.010], [0.400, 0.600], 0.01) == pytest.approx(
+    assert per_million(prices, [0.010], [0.400, 0.600], memory=1024, arch="arm64", cold_share=0.01) == pytest.approx(
         0.20 + 14_900 * 0.0000133334
     )
 
@@ -303,7 +307,9 @@ def test_percentiles_are_measured_values() -> None:
 def test_throughput_counts_the_time_in_which_requests_run() -> None:
     """Side by side, requests share their time; what lies between them does not count."""
     side_by_side = [sample(1.0, started=0.0), sample(1.0, started=0.5), sample(0.5, started=10.0)]
-    assert figures(side_by_side, read_prices(), 1769, "x86_64", 0.0).throughput == pytest.approx(3 / 2.0)
+    assert figures(
+        side_by_side, prices=read_prices(), memory=1769, arch="x86_64", cold_share=0.0
+    ).throughput == pytest.approx(3 / 2.0)
 
 
 def test_lambdas_own_report() -> None:
@@ -365,7 +371,9 @@ def judged(latencies: dict[int, list[float]], limit_s: float | None = None) -> t
         yield from [sample(seconds * 2, cold=True), sample(seconds)]
 
     prices = read_prices()
-    judge = Judge(lambda size, samples: figures(samples, prices, size, "x86_64", 0.01), limit_s)
+    judge = Judge(
+        lambda size, samples: figures(samples, prices=prices, memory=size, arch="x86_64", cold_share=0.01), limit_s
+    )
     return list(tune(list(latencies), measure, judge)), judge
 
 

@@ -114,7 +114,12 @@ def draw_report(path: Path, samples: Sequence[Sample], report: Report) -> None:
     ]
     title = f"{found.model['name']}, {report.target}: {', '.join(parts)}"
     cost = f"${found.per_million:,.2f} per million at {report.memory:,} MB. " if found.per_million is not None else ""
-    write_whole(path, plot.draw_bench(samples, found, title, cost + _machine(report.machine), path.suffix[1:].lower()))
+    write_whole(
+        path,
+        plot.draw_bench(
+            samples, found, title=title, caption=cost + _machine(report.machine), kind=path.suffix[1:].lower()
+        ),
+    )
 
 
 def draw_tuning(path: Path, tuning: Tuning) -> None:
@@ -123,7 +128,9 @@ def draw_tuning(path: Path, tuning: Tuning) -> None:
 
     title = f"{tuning.model['name']}, {tuning.target}, {tuning.arch}: latency and cost by memory size"
     caption = f"{tuning.cold_share:.1%} cold starts. {_machine(tuning.machine)}"
-    drawn = plot.draw_tune(tuning.points, tuning.recommended, title, caption, path.suffix[1:].lower())
+    drawn = plot.draw_tune(
+        tuning.points, tuning.recommended, title=title, caption=caption, kind=path.suffix[1:].lower()
+    )
     write_whole(path, drawn)
 
 
