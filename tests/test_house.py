@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -190,11 +191,63 @@ def test_ci_runs_the_readmes_commands() -> None:
 
 def test_no_address_of_a_machine_or_registry() -> None:
     """No committed file names a path of a developer's machine."""
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, tracked.split("\0")):
+    for name in tracked_files():
         path = ROOT / name
-        if path.suffix in (".py", ".md", ".toml", ".txt", ".in", ".json", ".yml", "") and path.is_file():
+        if path.suffix in (".py", ".md", ".toml", ".txt", ".in", ".json", ".yml", ""):
             assert not re.search(r"(?<!\w)/(home|root|Users|work)/", path.read_text(errors="replace")), name
+
+
+def tracked_files() -> list[str]:
+    """Return the names of the committed files that are here, with / between folders."""
+    found = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [name for name in found.split("\0") if name and (ROOT / name).is_file()]
+
+
+FILE = re.compile(r"(?<![\w/.*<])(?:[\w-]+/)*\w+\.py\b")
+MODULE = re.compile(r"(?<![\w/.])(?:mlinfer|lambda_src|tests|devtools|benchmarks)(?:\.[a-zA-Z_]\w*)+\b")
+
+
+def texts_of(name: str) -> Iterator[str]:
+    """Yield what a file says to people: a document whole, of a module its docstrings."""
+    path = ROOT / name
+    if name.endswith(".md") and name != "CHANGELOG.md":  # which tells of what was
+        yield path.read_text()
+    if name.endswith(".py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                yield ast.get_docstring(node) or ""
+
+
+def test_modules_that_are_named_exist() -> None:
+    """Each file and module of ours that a document or a docstring names is there."""
+    files = tracked_files()
+    missing = []
+    for name in files:
+        for text in texts_of(name):
+            named = set(FILE.findall(text))
+            missing += [(name, file) for file in named if not any(f"/{there}".endswith(f"/{file}") for there in files)]
+            for module in MODULE.findall(text):
+                path = module.replace(".", "/")
+                places = {f"{part}{end}" for part in (path, path.rpartition("/")[0]) for end in (".py", "/__init__.py")}
+                missing += [] if places & set(files) else [(name, module)]
+    assert not missing
+
+
+def test_ruffs_exceptions_are_needed() -> None:
+    """Each rule that pyproject.toml leaves out, everywhere or for a folder, would be broken there."""
+    lint = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
+    left_out = [("", rule) for rule in lint["ignore"]]
+    left_out += [(folder.rstrip("*"), rule) for folder, rules in lint["per-file-ignores"].items() for rule in rules]
+    rules = ",".join({rule for _, rule in left_out})
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--line-length=120", "--output-format=json"]
+    run = subprocess.run([*command, f"--select={rules}", "."], cwd=ROOT, capture_output=True, text=True)
+    broken = {(str(Path(found["filename"]).relative_to(ROOT)), found["code"]) for found in json.loads(run.stdout)}
+    needless = [
+        (folder, rule)
+        for folder, rule in left_out
+        if not any(name.startswith(folder) and code.startswith(rule) for name, code in broken)
+    ]
+    assert not needless
 
 
 def test_version_is_in_the_changelog() -> None:
