@@ -11,7 +11,7 @@ from ..terminal import Terminal
 if TYPE_CHECKING:
     from ..clients.aws import Session
     from ..clients.waiter import Waiter
-    from ..cloud.deploy import Clients
+    from ..cloud.deploy import DeploymentClients
 
 
 def account_of(session: Session) -> Account:
@@ -21,12 +21,12 @@ def account_of(session: Session) -> Account:
     return aws.find_account(session.client("sts"))
 
 
-def cloud_clients(session: Session) -> Clients:
+def cloud_clients(session: Session) -> DeploymentClients:
     """Return the clients of a deployment."""
-    from ..cloud.deploy import Clients
+    from ..cloud.deploy import DeploymentClients
 
     functions, iam, logs, s3 = (session.client(service) for service in ("lambda", "iam", "logs", "s3"))
-    return Clients(functions, iam, logs, s3, lambda seconds: session.client("lambda", read_timeout=seconds))
+    return DeploymentClients(functions, iam, logs, s3, lambda seconds: session.client("lambda", read_timeout=seconds))
 
 
 def make_waiter(terminal: Terminal) -> Waiter:

@@ -25,7 +25,7 @@ from ..targets import Target
 from .plan import Change, Document, Outcome, Plan, Step, StepResult, apply
 from .resources.alias import Alias, apply_alias, plan_alias, read_alias
 from .resources.bucket import apply_bucket, ensure_bucket, plan_bucket, read_bucket, require_bucket
-from .resources.function import Function, Wanted, apply_function, plan_function, read_function, try_image
+from .resources.function import Function, FunctionConfig, apply_function, plan_function, read_function, try_image
 from .resources.function_url import apply_url, plan_url, read_url
 from .resources.log_group import apply_log_group, plan_log_group, read_log_group
 from .resources.model_object import ModelObject, is_uploaded, object_key, plan_model, upload
@@ -34,14 +34,14 @@ from .resources.repository import Repository, apply_repository, plan_repository,
 from .resources.role import apply_role, other_policies, plan_role, read_role, role_facts
 from .resources.staging import apply_expiry, plan_expiry, read_expiry
 from .resources.version import apply_version, newest_of, plan_version, versions
-from .verify import NETWORK_S, PICTURES, prove, version_asker
+from .verify import NETWORK_S, PICTURES, verify_answers, version_asker
 
 READABLE_VERSIONS = 10  # whose models the role lets the function read, so that `rollback` needs no change of the role
 
 Bar = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
 
 
-class PushedImage(Protocol):
+class DeployableImage(Protocol):
     """What came of the image. uri: repository@sha256:..., or in a plan, where it is not there yet, repository:tag."""
 
     @property
@@ -54,12 +54,12 @@ class PushedImage(Protocol):
 class ImageSource:
     """Where the image comes from. plan: takes the repository's URI, "" without one, and says what `push` would give."""
 
-    plan: Callable[[str], PushedImage]
-    push: Callable[[], PushedImage]
+    plan: Callable[[str], DeployableImage]
+    push: Callable[[], DeployableImage]
 
 
 @dataclass(frozen=True)
-class Clients:
+class DeploymentClients:
     """invoker: makes a client that waits that many seconds for an answer, and repeats no request.
 
     ecr: of the project's own repository; None where the image is in another one.
@@ -74,7 +74,7 @@ class Clients:
 
 
 @dataclass(frozen=True)
-class Tools:
+class DeploymentTools:
     """What a deployment is carried out with, AWS aside. embedded: answers with the same model file in this process."""
 
     image: ImageSource
@@ -84,7 +84,7 @@ class Tools:
 
 
 @dataclass(frozen=True)
-class Order:
+class DeploymentSpec:
     """What is to be deployed."""
 
     config: Config
@@ -143,8 +143,8 @@ class _Facts:
 class DeploymentPlan:
     """The steps of a deployment, which `deploy` carries out."""
 
-    order: Order
-    clients: Clients
+    spec: DeploymentSpec
+    clients: DeploymentClients
     plan: Plan
     facts: _Facts
 
@@ -155,13 +155,13 @@ class DeploymentPlan:
     def deployment(self, steps: tuple[StepResult, ...]) -> Deployment:
         """Return what is live when these steps have ended."""
         facts = self.facts
-        function, model = self.order.names.function, self.order.model_uri
+        function, model = self.spec.names.function, self.spec.model_uri
         return Deployment(function, ALIAS, facts.version, facts.image, model, facts.url, steps)
 
     def try_image(self) -> None:
         """Let Lambda judge the image, which only Lambda can; nothing is changed. Raises RemoteError."""
-        facts, order = self.facts, self.order
-        try_image(self.clients.functions, order.names, wanted(order, facts.image, facts.role))
+        facts, spec = self.facts, self.spec
+        try_image(self.clients.functions, spec.names, function_config(spec, facts.image, facts.role))
 
 
 @dataclass(frozen=True)
@@ -186,33 +186,33 @@ def deploy(planned: DeploymentPlan, report: Callable[[StepResult], None]) -> Dep
     return planned.deployment(apply(planned.plan, report))
 
 
-def plan_deployment(order: Order, clients: Clients, tools: Tools) -> DeploymentPlan:
+def plan_deployment(spec: DeploymentSpec, clients: DeploymentClients, tools: DeploymentTools) -> DeploymentPlan:
     """Say what is left to do, and change nothing. Raises MlinferError.
 
     It refuses resources that have our names and are not the project's, and a bucket that is missing.
     """
-    there = _read(order, clients)
+    there = _read(spec, clients)
     image = tools.image.plan(there.repository.uri if there.repository else "")
     facts = _Facts(image.uri, there.role_arn)
     # The role comes before the bucket that its policy names: `destroy` then knows which bucket is this project's, even one
     # that was not tagged yet when the deployment was killed.
-    steps = [_counted(_role(order, clients.iam, there), facts)]
-    if order.config.bucket:
-        steps += _in_bucket(order, clients.s3, tools.bar, there=there, facts=facts)
+    steps = [_counted(_role(spec, clients.iam, there), facts)]
+    if spec.config.bucket:
+        steps += _in_bucket(spec, clients.s3, tools.bar, there=there, facts=facts)
     ecr = clients.ecr
     if ecr and (there.repository or image.outcome == "created"):
-        change = plan_repository(there.repository, order.names)
-        steps.append(Step("repository", change, lambda: apply_repository(ecr, order.names).change))
+        change = plan_repository(there.repository, spec.names)
+        steps.append(Step("repository", change, lambda: apply_repository(ecr, spec.names).change))
     steps.append(Step("image", Change(image.outcome, image.uri), lambda: _push(tools.image, facts)))
-    steps.append(_log_group(order, clients.logs, there))
-    steps += _of_function(order, clients, tools, there=there, facts=facts)
-    return DeploymentPlan(order, clients, Plan(tuple(steps)), facts)
+    steps.append(_log_group(spec, clients.logs, there))
+    steps += _of_function(spec, clients, tools, there=there, facts=facts)
+    return DeploymentPlan(spec, clients, Plan(tuple(steps)), facts)
 
 
-def _read(order: Order, clients: Clients) -> _There:
-    config, names, repository, bucket = order.config, order.names, None, False
+def _read(spec: DeploymentSpec, clients: DeploymentClients) -> _There:
+    config, names, repository, bucket = spec.config, spec.names, None, False
     if config.bucket:
-        bucket = require_bucket(clients.s3, config.bucket, names.project, create=order.create_bucket)
+        bucket = require_bucket(clients.s3, config.bucket, names.project, create=spec.create_bucket)
     with explained(f"the function {names.function}"):
         function = read_function(clients.functions, names)
         live, published = read_alias(clients.functions, names), versions(clients.functions, names)
@@ -224,7 +224,7 @@ def _read(order: Order, clients: Clients) -> _There:
         log_group = read_log_group(clients.logs, names)
     if clients.ecr:
         repository = read_repository(clients.ecr, names)
-    arn, created = role_facts(clients.iam, order.account, names)
+    arn, created = role_facts(clients.iam, spec.account, names)
     return _There(
         bucket, function, live, published, newest, role, others, arn, created, log_group, repository=repository
     )
@@ -246,35 +246,35 @@ def _does_something(change: Change) -> bool:
     return change.outcome in ("created", "changed")
 
 
-def _role(order: Order, iam: Client, there: _There) -> Step:
-    config, names, models = order.config, order.names, _models(order, there.published, there.live)
-    policy = role_policy(order.account, names, models, input_prefixes(config, names), config.kms_key)
+def _role(spec: DeploymentSpec, iam: Client, there: _There) -> Step:
+    config, names, models = spec.config, spec.names, _models(spec, there.published, there.live)
+    policy = role_policy(spec.account, names, models, input_prefixes(config, names), config.kms_key)
     change = plan_role(there.role, policy, names=names, others=there.other_policies)
     return Step("role", change, lambda: apply_role(iam, names, policy))
 
 
-def _in_bucket(order: Order, s3: Client, bar: Bar, *, there: _There, facts: _Facts) -> list[Step]:
+def _in_bucket(spec: DeploymentSpec, s3: Client, bar: Bar, *, there: _There, facts: _Facts) -> list[Step]:
     """Return what creates the bucket if that was asked for, brings the model there, and lets staged pictures expire."""
-    config, names, bucket = order.config, order.names, order.config.bucket
+    config, names, bucket = spec.config, spec.names, spec.config.bucket
     held = read_bucket(s3, names, bucket) if there.bucket else None
 
     def create_or_close() -> Change:
-        account = order.account.id
-        if order.create_bucket and ensure_bucket(
+        account = spec.account.id
+        if spec.create_bucket and ensure_bucket(
             s3, bucket, project=config.project, owner=lambda: account, kms_key=config.kms_key
         ):
             return Change("created", f"s3://{bucket}")
         return apply_bucket(s3, names, bucket)
 
     def bring_model() -> Change:
-        with bar(order.file.bytes, "Uploading") as advance:
-            uploaded = upload(s3, order.model, advance).outcome == "unchanged"
-        return plan_model(order.model, uploaded=uploaded)
+        with bar(spec.file.bytes, "Uploading") as advance:
+            uploaded = upload(s3, spec.model, advance).outcome == "unchanged"
+        return plan_model(spec.model, uploaded=uploaded)
 
     steps = [Step("bucket", plan_bucket(held, bucket), create_or_close)]
     if config.model_source == "s3":
-        uploaded = there.bucket and is_uploaded(s3, order.model)
-        steps.append(_counted(Step("model", plan_model(order.model, uploaded=uploaded), bring_model), facts))
+        uploaded = there.bucket and is_uploaded(s3, spec.model)
+        steps.append(_counted(Step("model", plan_model(spec.model, uploaded=uploaded), bring_model), facts))
     change = plan_expiry(read_expiry(s3, bucket) if there.bucket else [], names)
     return [*steps, Step("staging", change, lambda: apply_expiry(s3, bucket, names))]
 
@@ -285,41 +285,43 @@ def _push(source: ImageSource, facts: _Facts) -> Change:
     return Change(pushed.outcome, pushed.uri)
 
 
-def _log_group(order: Order, logs: Client, there: _There) -> Step:
-    names, days = order.names, order.config.log_days
+def _log_group(spec: DeploymentSpec, logs: Client, there: _There) -> Step:
+    names, days = spec.names, spec.config.log_days
     change = plan_log_group(there.log_group, names, days)
     return Step("log group", change, lambda: apply_log_group(logs, names, days))
 
 
-def _of_function(order: Order, clients: Clients, tools: Tools, *, there: _There, facts: _Facts) -> list[Step]:
+def _of_function(
+    spec: DeploymentSpec, clients: DeploymentClients, tools: DeploymentTools, *, there: _There, facts: _Facts
+) -> list[Step]:
     """Return what brings the function to what is wanted, proves the version that holds it, and lets that go live."""
-    names, functions, waiter, kind = order.names, clients.functions, tools.waiter, order.config.url
+    names, functions, waiter, kind = spec.names, clients.functions, tools.waiter, spec.config.url
 
     def configure() -> Change:
-        facts.role, created = role_facts(clients.iam, order.account, names)
-        to_be = wanted(order, facts.image, facts.role)
+        facts.role, created = role_facts(clients.iam, spec.account, names)
+        to_be = function_config(spec, facts.image, facts.role)
         return apply_function(functions, names, to_be, waiter=waiter, role_created=created)
 
     def publish() -> Change:
-        to_be = wanted(order, facts.image, facts.role)
+        to_be = function_config(spec, facts.image, facts.role)
         change, facts.version = apply_version(functions, names, to_be, waiter=waiter)
         return change
 
-    def is_proved() -> bool:
+    def is_verified() -> bool:
         return there.live is not None and there.live.version == facts.version and not facts.again
 
     def ask() -> Change:
-        if is_proved():
-            return _proved_before(facts.version)
-        invoker = clients.invoker(order.config.timeout + NETWORK_S)
+        if is_verified():
+            return _verified_before(facts.version)
+        invoker = clients.invoker(spec.config.timeout + NETWORK_S)
         asker = version_asker(invoker, names, facts.version, waiter)
-        return Change("created", prove(asker, tools.embedded, order.file.sha256, draw(PICTURES)))
+        return Change("created", verify_answers(asker, tools.embedded, spec.file.sha256, draw(PICTURES)))
 
     def give_url() -> Change:
         change, facts.url = apply_url(functions, names, kind)
         return change
 
-    to_be = wanted(order, facts.image, facts.role)
+    to_be = function_config(spec, facts.image, facts.role)
     function = plan_function(there.function, to_be, names=names, role_created=there.role_created)
     version, facts.version = plan_version(there.newest, to_be)
     with explained(f"the URL of {names.function}"):
@@ -329,7 +331,7 @@ def _of_function(order: Order, clients: Clients, tools: Tools, *, there: _There,
     return [
         configured,
         Step("version", version, publish),
-        Step("proof", _proved_before(facts.version) if is_proved() else asked, ask),
+        Step("proof", _verified_before(facts.version) if is_verified() else asked, ask),
         Step(
             "alias",
             plan_alias(there.live, facts.version),
@@ -339,32 +341,32 @@ def _of_function(order: Order, clients: Clients, tools: Tools, *, there: _There,
     ]
 
 
-def _proved_before(version: str) -> Change:
+def _verified_before(version: str) -> Change:
     return Change("skipped", f"version {version} was proved before it went live")
 
 
-def wanted(order: Order, image: str, role: str) -> Wanted:
+def function_config(spec: DeploymentSpec, image: str, role: str) -> FunctionConfig:
     """Return what the function is to be, by configuration and model file. role: its ARN."""
-    config = order.config
-    return Wanted(
+    config = spec.config
+    return FunctionConfig(
         image=image,
         arch=config.arch,
         role=role,
         memory=config.memory,
         timeout=config.timeout,
         tmp=config.tmp,
-        environment=_environment(order),
+        environment=_environment(spec),
         concurrency=config.concurrency or None,
     )
 
 
-def _environment(order: Order) -> dict[str, str]:
+def _environment(spec: DeploymentSpec) -> dict[str, str]:
     """Return the function's variables: see `lambda_src.settings`. What is left to its default there is not set here."""
-    where = {"MLINFER_MODEL_URI": order.model_uri, "MLINFER_MODEL_SHA256": order.file.sha256}
-    if endpoint := s3_endpoint(order.account.region):
+    where = {"MLINFER_MODEL_URI": spec.model_uri, "MLINFER_MODEL_SHA256": spec.file.sha256}
+    if endpoint := s3_endpoint(spec.account.region):
         where["AWS_ENDPOINT_URL_S3"] = endpoint
-    prefixes = " ".join(input_prefixes(order.config, order.names))
-    return {**where, **order.config.handler_environment(), **({"MLINFER_INPUT_PREFIXES": prefixes} if prefixes else {})}
+    prefixes = " ".join(input_prefixes(spec.config, spec.names))
+    return {**where, **spec.config.handler_environment(), **({"MLINFER_INPUT_PREFIXES": prefixes} if prefixes else {})}
 
 
 def input_prefixes(config: Config, names: Names) -> list[str]:
@@ -373,15 +375,15 @@ def input_prefixes(config: Config, names: Names) -> list[str]:
     return configured + ([f"s3://{config.bucket}/{names.staging_prefix}"] if config.bucket else [])
 
 
-def _models(order: Order, published: Sequence[dict[str, Any]], live: Alias | None) -> set[str]:
+def _models(spec: DeploymentSpec, published: Sequence[dict[str, Any]], live: Alias | None) -> set[str]:
     """Return the models that the function reads from S3: the new one, and those of versions that are or may go live.
 
     It is the same before and after the new version is published, so that a second deployment changes nothing.
     """
-    others = [version for version in published if model_uri(version) != order.model_uri]
+    others = [version for version in published if model_uri(version) != spec.model_uri]
     kept = [version for version in others if live and version["Version"] == live.version]
     uris = [model_uri(version) for version in [*kept, *others[1 - READABLE_VERSIONS :]]]
-    return {uri for uri in [order.model_uri, *uris] if uri.startswith("s3://")}
+    return {uri for uri in [spec.model_uri, *uris] if uri.startswith("s3://")}
 
 
 def model_uri(version: dict[str, Any]) -> str:

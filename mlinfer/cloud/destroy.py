@@ -1,6 +1,6 @@
 """Find and remove all of a project's in AWS: what carries its tag, or a name that only it gives.
 
-What has our name and not our tag stays, and so does what AWS does not tell the tags of. Each thing is found by asking,
+What has our name and not our tag stays, and so does what AWS does not tell the tags of. Each resource is found by asking,
 so that a run which was cut short is finished by the next.
 """
 
@@ -34,7 +34,7 @@ _AT_ONCE = 1000  # objects that S3 deletes in one request
 
 
 @dataclass(frozen=True)
-class Thing:
+class Resource:
     """Something of the project's, or with a name of the project's. remove: does it, and returns why it was kept, "" if it is gone.
 
     left: why it is not to be removed, "" if it is. remedy: what to do about that, "" for what is certainly not ours.
@@ -49,7 +49,7 @@ class Thing:
 
 
 @dataclass(frozen=True)
-class Clients:
+class RemovalClients:
     """The services that the project has something in."""
 
     functions: Client
@@ -60,7 +60,7 @@ class Clients:
 
 
 def find(
-    clients: Clients,
+    clients: RemovalClients,
     account: Account,
     names: Names,
     bucket: str,
@@ -68,7 +68,7 @@ def find(
     waiter: Waiter,
     *,
     keep_model: bool,
-) -> list[Thing]:
+) -> list[Resource]:
     """Return what is there, in the order in which it is to go. bucket "" = none is configured. Raises MlinferError.
 
     What is not the project's, or may not be, is among it with the reason why it is left. The role goes
@@ -83,23 +83,23 @@ def find(
     ]
 
 
-def _seen(kind: str, name: str, look: Callable[[], Iterator[Thing]]) -> list[Thing]:
+def _seen(kind: str, name: str, look: Callable[[], Iterator[Resource]]) -> list[Resource]:
     """Return what is found; where these credentials may not look, what stays for that reason. Raises MlinferError."""
     try:
         return list(look())
     except RemoteError as error:
         if error.code not in _UNSEEN:
             raise
-        return [Thing(kind, name, f"stays: {error}", lambda: "", str(error), error.hint)]
+        return [Resource(kind, name, f"stays: {error}", lambda: "", str(error), error.hint)]
 
 
-def _thing(owner: Owner, detail: str, remove: Callable[[], str]) -> Iterator[Thing]:
+def _resource(owner: Owner, detail: str, remove: Callable[[], str]) -> Iterator[Resource]:
     """Yield what is to be removed if it is ours, else what is left."""
     if owner.state == "ours":
-        yield Thing(owner.kind, owner.name, detail, remove)
+        yield Resource(owner.kind, owner.name, detail, remove)
     else:
         remedy = owner.remedy if owner.state == "unknown" else ""
-        yield Thing(owner.kind, owner.name, f"stays: {owner.reason}", lambda: owner.reason, owner.reason, remedy)
+        yield Resource(owner.kind, owner.name, f"stays: {owner.reason}", lambda: owner.reason, owner.reason, remedy)
 
 
 def bucket_in_use(functions: Client, iam: Client, names: Names) -> str:
@@ -139,38 +139,38 @@ def _staging(begin: str, names: Names) -> str:
 
 @dataclass(frozen=True)
 class Removal:
-    """What became of a thing. kept: why it is still there, "" if it is gone. remedy: set if it should have gone."""
+    """What became of a resource. kept: why it is still there, "" if it is gone. remedy: set if it should have gone."""
 
-    thing: Thing
+    resource: Resource
     kept: str = ""
     remedy: str = ""
 
 
-def remove(things: Iterable[Thing]) -> Iterator[Removal]:
+def remove(resources: Iterable[Resource]) -> Iterator[Removal]:
     """Remove one after another, unless it is to be left, and yield what became of it.
 
     What cannot be removed stops no other; after an error that every other would meet, the rest is kept for that reason.
     """
     ended: MlinferError | None = None
-    for thing in things:
-        if thing.left:
-            yield Removal(thing, thing.left, thing.remedy)
+    for resource in resources:
+        if resource.left:
+            yield Removal(resource, resource.left, resource.remedy)
             continue
         try:
             if ended:
                 raise ended
-            with explained(f"{thing.kind} {thing.name}"):
-                kept = thing.remove()
-            yield Removal(thing, kept)
+            with explained(f"{resource.kind} {resource.name}"):
+                kept = resource.remove()
+            yield Removal(resource, kept)
         except MlinferError as error:
             if error.code in _EVERYTHINGS:
                 ended = error
-            yield Removal(thing, str(error), error.hint or "Run this again.")
+            yield Removal(resource, str(error), error.hint or "Run this again.")
 
 
-def is_foreign(thing: Thing) -> bool:
+def is_foreign(resource: Resource) -> bool:
     """Tell whether it is certainly not the project's, so that nobody expects it to go."""
-    return bool(thing.left and not thing.remedy)
+    return bool(resource.left and not resource.remedy)
 
 
 def left_behind(removals: Sequence[Removal]) -> RemoteError | None:
@@ -178,11 +178,11 @@ def left_behind(removals: Sequence[Removal]) -> RemoteError | None:
     left = [removal for removal in removals if removal.remedy]
     if not left:
         return None
-    named = "; ".join(f"{removal.thing.kind} {removal.thing.name}: {removal.kept}" for removal in left)
+    named = "; ".join(f"{removal.resource.kind} {removal.resource.name}: {removal.kept}" for removal in left)
     return RemoteError("left_behind", f"not removed: {named}", left[0].remedy)
 
 
-def _function(client: Client, names: Names, waiter: Waiter) -> Iterator[Thing]:
+def _function(client: Client, names: Names, waiter: Waiter) -> Iterator[Resource]:
     which = {"FunctionName": names.function}
 
     def gone() -> str:
@@ -193,10 +193,10 @@ def _function(client: Client, names: Names, waiter: Waiter) -> Iterator[Thing]:
     with explained(f"the function {names.function}"):
         there = none_if_absent(lambda: client.get_function(**which))
         if there:
-            yield from _thing(owner_of_function(client, names, there), "with its versions, alias and URL", gone)
+            yield from _resource(owner_of_function(client, names, there), "with its versions, alias and URL", gone)
 
 
-def _role(iam: Client, names: Names) -> Iterator[Thing]:
+def _role(iam: Client, names: Names) -> Iterator[Resource]:
     which = {"RoleName": names.function}
 
     def gone() -> str:
@@ -218,7 +218,7 @@ def _role(iam: Client, names: Names) -> Iterator[Thing]:
             detail = (
                 f"with its policies, also those that were added: {', '.join(others)}" if others else "with its policy"
             )
-            yield from _thing(owner_of_role(names, there), detail, gone)
+            yield from _resource(owner_of_role(names, there), detail, gone)
 
 
 def _instance_profiles(iam: Client, names: Names) -> list[str]:
@@ -232,17 +232,17 @@ def _instance_profiles(iam: Client, names: Names) -> list[str]:
     return [profile["InstanceProfileName"] for profile in found]
 
 
-def _log_group(logs: Client, names: Names) -> Iterator[Thing]:
+def _log_group(logs: Client, names: Names) -> Iterator[Resource]:
     def gone() -> str:
         none_if_absent(lambda: logs.delete_log_group(logGroupName=names.log_group))
         return ""
 
     with explained(f"the log group {names.log_group}"):
         if there := find_log_group(logs, names):
-            yield from _thing(owner_of_log_group(logs, names, there), f"{there.get('storedBytes', 0):,} bytes", gone)
+            yield from _resource(owner_of_log_group(logs, names, there), f"{there.get('storedBytes', 0):,} bytes", gone)
 
 
-def _repository(ecr: Client, names: Names) -> Iterator[Thing]:
+def _repository(ecr: Client, names: Names) -> Iterator[Resource]:
     def gone() -> str:
         none_if_absent(lambda: ecr.delete_repository(repositoryName=names.image, force=True))
         return ""
@@ -255,12 +255,12 @@ def _repository(ecr: Client, names: Names) -> Iterator[Thing]:
         if owner.state == "ours":
             pages = ecr.get_paginator("describe_images").paginate(repositoryName=names.image)
             count = sum(len(page["imageDetails"]) for page in pages)
-        yield from _thing(owner, f"{count} images", gone)
+        yield from _resource(owner, f"{count} images", gone)
 
 
 def _bucket(
-    clients: Clients, account: Account, names: Names, bucket: str, prefix: str, keep_model: bool
-) -> Iterator[Thing]:
+    clients: RemovalClients, account: Account, names: Names, bucket: str, prefix: str, keep_model: bool
+) -> Iterator[Resource]:
     """Yield what is the project's in the bucket, and the bucket. bucket "": none is known."""
     if not bucket:
         return
@@ -268,15 +268,15 @@ def _bucket(
     with explained(f"s3://{bucket}", "s3:ListBucket and s3:ListBucketVersions on the bucket"):
         inside = list(_in_bucket(clients.s3, names, bucket, prefix, keep_model=keep_model))
         if named and not keep_model and (untagged := list(_untagged_bucket(clients.s3, account, names, bucket))):
-            inside = [*(thing for thing in inside if not is_foreign(thing)), *untagged]
+            inside = [*(resource for resource in inside if not is_foreign(resource)), *untagged]
     yield from inside
 
 
-def _in_bucket(s3: Client, names: Names, bucket: str, prefix: str, *, keep_model: bool) -> Iterator[Thing]:
+def _in_bucket(s3: Client, names: Names, bucket: str, prefix: str, *, keep_model: bool) -> Iterator[Resource]:
     """Yield the staged pictures; and in a bucket that is the project's own, the models and the bucket itself."""
     if none_if_absent(lambda: s3.head_bucket(Bucket=bucket)) is None:
         reason = "there is no such bucket"
-        yield Thing("bucket", f"s3://{bucket}", reason, lambda: reason, reason)
+        yield Resource("bucket", f"s3://{bucket}", reason, lambda: reason, reason)
         return
     staged, rules = _objects(s3, bucket, names.staging_prefix, "(?s:.*)"), read_rules(s3, bucket)[0]
     if staged or expiry_rule(names)["ID"] in [rule["ID"] for rule in rules]:
@@ -286,31 +286,33 @@ def _in_bucket(s3: Client, names: Names, bucket: str, prefix: str, *, keep_model
             remove_expiry(s3, bucket, names)
             return ""
 
-        yield Thing(
+        yield Resource(
             "staging", f"s3://{bucket}/{names.staging_prefix}", f"{len(staged)} pictures, and their rule", unstage
         )
     if keep_model:
         return
     owner = owner_of_bucket(s3, names, bucket)
     if owner.state != "ours":
-        yield from _thing(owner, "", lambda: "")
+        yield from _resource(owner, "", lambda: "")
         return
     if others := sorted(projects_with_expiry(rules) - {names.project}):
         reason = f"it also holds models and pictures of project {', '.join(others)}"
-        yield Thing("bucket", f"s3://{bucket}", f"stays with its models: {reason}", lambda: reason, reason)
+        yield Resource("bucket", f"s3://{bucket}", f"stays with its models: {reason}", lambda: reason, reason)
         return
     below = "/".join([*filter(None, prefix.split("/")), ""])
     if models := _objects(s3, bucket, below, _MODEL):
-        yield Thing("models", f"s3://{bucket}/{below}", f"{len(models)} objects", lambda: _delete(s3, bucket, models))
-    yield from _thing(owner, "if nothing else is in it", lambda: _delete_bucket(s3, bucket))
+        yield Resource(
+            "models", f"s3://{bucket}/{below}", f"{len(models)} objects", lambda: _delete(s3, bucket, models)
+        )
+    yield from _resource(owner, "if nothing else is in it", lambda: _delete_bucket(s3, bucket))
 
 
-def _untagged_bucket(s3: Client, account: Account, names: Names, bucket: str) -> Iterator[Thing]:
+def _untagged_bucket(s3: Client, account: Account, names: Names, bucket: str) -> Iterator[Resource]:
     """Yield the bucket that the role's policy names if it is as `deploy` leaves it when it is killed before the tags."""
     if none_if_absent(lambda: s3.head_bucket(Bucket=bucket)) is None or not is_untouched(s3, bucket, account.id):
         return
     if owner_of_bucket(s3, names, bucket).state == "foreign":
-        yield Thing("bucket", f"s3://{bucket}", "empty, not tagged yet", lambda: _delete_bucket(s3, bucket))
+        yield Resource("bucket", f"s3://{bucket}", "empty, not tagged yet", lambda: _delete_bucket(s3, bucket))
 
 
 def _objects(s3: Client, bucket: str, prefix: str, pattern: str) -> list[dict[str, Any]]:

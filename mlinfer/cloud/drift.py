@@ -13,7 +13,7 @@ from ..clients.aws import Client
 from ..clients.aws_errors import explained
 from ..errors import RemoteError
 from ..names import Account, Names
-from .deploy import READABLE_VERSIONS, Clients, model_uri
+from .deploy import READABLE_VERSIONS, DeploymentClients, model_uri
 from .plan import difference
 from .resources.bucket import is_bucket, plan_bucket, read_bucket
 from .resources.function import before_bench, is_older, snapshot
@@ -50,7 +50,7 @@ class Drift:
         return {**asdict(self), "mended_by_deploy": self.mended}
 
 
-def find_drift(clients: Clients, account: Account, names: Names, status: Status, kms_key: str) -> list[Drift]:
+def find_drift(clients: DeploymentClients, account: Account, names: Names, status: Status, kms_key: str) -> list[Drift]:
     """Return what differs from what `deploy` left for the live version. Raises MlinferError.
 
     kms_key: ARN of the bucket's key, "" = none.
@@ -109,7 +109,7 @@ def _function(names: Names, status: Status) -> Iterator[Drift]:
         yield Drift("function", names.function, "changed", "its reserved concurrency is 0: Lambda refuses each call")
 
 
-def _role(clients: Clients, account: Account, names: Names, status: Status, kms_key: str) -> Iterator[Drift]:
+def _role(clients: DeploymentClients, account: Account, names: Names, status: Status, kms_key: str) -> Iterator[Drift]:
     there, role = read_role(clients.iam, names), find_role(clients.iam, names)
     if there is None or role is None:
         yield Drift("role", names.function, "missing", "the function cannot read its model or write its log")
@@ -138,12 +138,12 @@ def _without_older_models(held: dict[str, Any], wanted: dict[str, Any]) -> dict[
     return {**held, "policy": {**held["policy"], "Statement": statements}}
 
 
-def _log_group(clients: Clients, names: Names) -> Iterator[Drift]:
+def _log_group(clients: DeploymentClients, names: Names) -> Iterator[Drift]:
     if read_log_group(clients.logs, names) is None:
         yield Drift("log group", names.log_group, "missing", "the function cannot write its log")
 
 
-def _model(clients: Clients, uri: str) -> Iterator[Drift]:
+def _model(clients: DeploymentClients, uri: str) -> Iterator[Drift]:
     there = is_object(clients.s3, uri)
     if there is None:
         yield Drift("model", uri, "unknown", "these credentials may not see whether it is there")
@@ -151,7 +151,7 @@ def _model(clients: Clients, uri: str) -> Iterator[Drift]:
         yield Drift("model", uri, "missing", "a new instance of the function cannot load it")
 
 
-def _in_bucket(clients: Clients, names: Names, bucket: str) -> Iterator[Drift]:
+def _in_bucket(clients: DeploymentClients, names: Names, bucket: str) -> Iterator[Drift]:
     if not is_bucket(clients.s3, bucket):
         yield Drift("bucket", f"s3://{bucket}", "missing", "the model and staged pictures were in it")
         return

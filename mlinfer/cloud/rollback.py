@@ -21,13 +21,13 @@ from ..model.modelfile import ModelFile
 from ..model.samples import draw
 from ..names import Account, Names
 from ..targets import Target
-from .deploy import Clients
+from .deploy import DeploymentClients
 from .plan import Change, Plan, Step, StepResult, apply
 from .resources.alias import apply_alias, plan_alias, read_alias
 from .resources.function import Function, read_function, wait_until_ready
 from .resources.role import apply_readable, plan_readable, read_role
 from .resources.version import versions
-from .verify import NETWORK_S, PICTURES, prove, prove_alone, version_asker
+from .verify import NETWORK_S, PICTURES, verify_alone, verify_answers, version_asker
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ def rollback(planned: RollbackPlan, report: Callable[[StepResult], None]) -> Rol
     return Rollback(planned.function, planned.version, planned.before, steps, planned.done_before)
 
 
-def plan_rollback(spec: RollbackSpec, clients: Clients, *, embedded: Embedded, waiter: Waiter) -> RollbackPlan:
+def plan_rollback(
+    spec: RollbackSpec, clients: DeploymentClients, *, embedded: Embedded, waiter: Waiter
+) -> RollbackPlan:
     """Say which version would go live and by which steps; change nothing. Raises MlinferError.
 
     Where the rollback to the newest before the live one is done already, it is not done again: it may have been killed
@@ -98,8 +100,10 @@ def plan_rollback(spec: RollbackSpec, clients: Clients, *, embedded: Embedded, w
     if number == live.version:
         return RollbackPlan(names.function, number, live.version, Plan((move,)))
     asked = Change("created", f"version {number} would be asked about {PICTURES} pictures")
-    proof = Step("proof", asked, lambda: _proof(spec, clients, chosen, embedded=embedded, waiter=waiter))
-    return RollbackPlan(names.function, number, live.version, Plan((_role(spec, clients.iam, chosen), proof, move)))
+    verification = Step("proof", asked, lambda: _verify(spec, clients, chosen, embedded=embedded, waiter=waiter))
+    return RollbackPlan(
+        names.function, number, live.version, Plan((_role(spec, clients.iam, chosen), verification, move))
+    )
 
 
 def _choose(published: Sequence[str], live: str, wanted: str) -> str:
@@ -127,17 +131,19 @@ def _role(spec: RollbackSpec, iam: Client, chosen: Function) -> Step:
     return Step("role", change, lambda: apply_readable(iam, names, model))
 
 
-def _proof(spec: RollbackSpec, clients: Clients, chosen: Function, *, embedded: Embedded, waiter: Waiter) -> Change:
+def _verify(
+    spec: RollbackSpec, clients: DeploymentClients, chosen: Function, *, embedded: Embedded, waiter: Waiter
+) -> Change:
     settings, pictures = chosen.settings, draw(PICTURES)
     uri = settings.environment.get("MLINFER_MODEL_URI", "")
     sha256 = settings.environment.get("MLINFER_MODEL_SHA256", "")
     ask = version_asker(clients.invoker(settings.timeout + NETWORK_S), spec.names, chosen.version, waiter)
     if spec.here and spec.here.sha256 == sha256:
-        return Change("created", prove(ask, embedded(spec.here.path), sha256, pictures))
+        return Change("created", verify_answers(ask, embedded(spec.here.path), sha256, pictures))
     if not uri.startswith("s3://"):
-        return Change("created", prove_alone(ask, sha256, pictures))
+        return Change("created", verify_alone(ask, sha256, pictures))
     with _downloaded(clients.s3, uri, sha256) as path:
-        return Change("created", prove(ask, embedded(path), sha256, pictures))
+        return Change("created", verify_answers(ask, embedded(path), sha256, pictures))
 
 
 @contextmanager

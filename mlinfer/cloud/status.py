@@ -12,7 +12,7 @@ from ..errors import RemoteError
 from ..names import Names
 from .plan import Document, difference
 from .resources.alias import read_alias
-from .resources.function import Function, Wanted, read_function, snapshot
+from .resources.function import Function, FunctionConfig, read_function, snapshot
 from .resources.function_url import read_url
 from .resources.version import newest_of, versions
 
@@ -92,7 +92,7 @@ def served_model(client: Client, names: Names) -> str:
     return served.settings.environment.get("MLINFER_MODEL_SHA256", "") if served else ""
 
 
-def differences(status: Status, here: Wanted, url_kind: str) -> str:
+def differences(status: Status, here: FunctionConfig, url_kind: str) -> str:
     """Return the unified diff from what is live to what is here; "" if they are equal. An image "" is not compared."""
     if status.live is None:
         return "no version is live"

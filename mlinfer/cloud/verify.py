@@ -70,7 +70,7 @@ def version_asker(client: Client, names: Names, version: str, waiter: Waiter) ->
     return ask
 
 
-def prove(ask: Ask, embedded: Target, sha256: str, pictures: Sequence[SamplePicture]) -> str:
+def verify_answers(ask: Ask, embedded: Target, sha256: str, pictures: Sequence[SamplePicture]) -> str:
     """Compare the version's answers with the embedded ones: model, labels in order, scores. Return what was shown.
 
     Classes whose scores are nearer to each other than the tolerance may change places. Raises VerificationError.
@@ -88,7 +88,7 @@ def prove(ask: Ask, embedded: Target, sha256: str, pictures: Sequence[SamplePict
     return f"{len(pictures)} pictures answered as here, scores {f'within {largest:.1e}' if largest else 'equal'}"
 
 
-def prove_alone(ask: Ask, sha256: str, pictures: Sequence[SamplePicture]) -> str:
+def verify_alone(ask: Ask, sha256: str, pictures: Sequence[SamplePicture]) -> str:
     """Where the model file is not to be had: each picture is answered, twice the same, by the model that it should be.
 
     Raises VerificationError.

@@ -22,7 +22,7 @@ from ..clients.aws import Client
 from ..clients.aws_errors import explained
 from ..clients.invocation import read_prediction
 from ..clients.waiter import Waiter
-from ..cloud.resources.function import Wanted, before_bench, during_bench, reason_to_wait, wait_until_ready
+from ..cloud.resources.function import FunctionConfig, before_bench, during_bench, reason_to_wait, wait_until_ready
 from ..names import Names
 from ..targets.aws import explained_invocation, send_until_accepted
 from .instance import Sample, handlers_line, last_report, load_s, require_prediction, split_time
@@ -44,7 +44,7 @@ class DeployedFunction:
 
 
 @contextmanager
-def borrow(deployed: DeployedFunction, tell: Callable[[str], None]) -> Iterator[Wanted]:
+def borrow(deployed: DeployedFunction, tell: Callable[[str], None]) -> Iterator[FunctionConfig]:
     """Yield how $LATEST is configured, and bring that back in the end, however this comes. Raises RemoteError."""
     names = deployed.names
     with explained(f"the function {names.function}", _NEEDED):
@@ -60,7 +60,7 @@ def borrow(deployed: DeployedFunction, tell: Callable[[str], None]) -> Iterator[
 
 
 @contextmanager
-def start(deployed: DeployedFunction, before: Wanted, memory: int) -> Iterator[LiveInstance]:
+def start(deployed: DeployedFunction, before: FunctionConfig, memory: int) -> Iterator[LiveInstance]:
     """Make Lambda start a new instance of $LATEST at the next request. before: as borrowed. memory: the size to try, MB.
 
     Raises RemoteError.
@@ -114,7 +114,7 @@ class LiveInstance:
         return self._peak
 
 
-def _configure(deployed: DeployedFunction, wanted: Wanted) -> None:
+def _configure(deployed: DeployedFunction, wanted: FunctionConfig) -> None:
     """Set memory and environment, and wait until that has taken effect. Raises RemoteError."""
     functions, names, waiter = deployed.functions, deployed.names, deployed.waiter
     with explained(f"the function {names.function}", _NEEDED):

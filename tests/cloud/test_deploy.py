@@ -20,7 +20,14 @@ import pytest
 from lambda_src.inference.download import sha256_of
 from mlinfer.clients.aws import Session
 from mlinfer.clients.waiter import Waiter
-from mlinfer.cloud.deploy import Clients, ImageSource, Order, Tools, deploy, plan_deployment
+from mlinfer.cloud.deploy import (
+    DeploymentClients,
+    DeploymentSpec,
+    DeploymentTools,
+    ImageSource,
+    deploy,
+    plan_deployment,
+)
 from mlinfer.cloud.plan import Outcome, StepResult
 from mlinfer.config import load_config
 from mlinfer.errors import MlinferError, RemoteError
@@ -112,7 +119,7 @@ def in_aws(past: Past) -> dict[str, Any]:
 
 
 def test_a_deployment_from_nothing(mlinfer: MlInfer, past: Past, deploy_arguments: list[str]) -> None:
-    """Each step makes what it should, in this order, and the last lines say how to call what is live."""
+    """Each step makes what it should, in this spec, and the last lines say how to call what is live."""
     run = mlinfer(
         "deploy", *deploy_arguments, "--memory", "512", "--timeout", "7", "--tmp", "1024", "--concurrency", "3"
     )
@@ -338,7 +345,7 @@ def test_a_score_may_differ_by_what_processors_differ(
 
 
 def test_classes_that_tie_may_change_places(mlinfer: MlInfer, cloud: LoopbackAws, tmp_path: Path) -> None:
-    """Where two scores are nearer than the tolerance, their order is nobody's mistake."""
+    """Where two scores are nearer than the tolerance, their spec is nobody's mistake."""
     from onnx import numpy_helper
 
     weights = numpy_helper.from_array(models._COLOURS[:1].repeat(5, 1)[:, :5] * 0, "logits")
@@ -437,11 +444,11 @@ def once(kind: str, call: str, request: Request, forward: Forward) -> Answer | N
 
 
 @cache  # of the session, as the address is: making five clients takes longer than a deployment
-def _clients() -> Clients:
+def _clients() -> DeploymentClients:
     session = Session(region=REGION, profile=None, ask=lambda _: "")
     functions, iam, logs, s3 = (session.client(name) for name in ("lambda", "iam", "logs", "s3"))
     invoker = session.client("lambda", read_timeout=30)
-    return Clients(functions, iam, logs, s3, lambda _: invoker)
+    return DeploymentClients(functions, iam, logs, s3, lambda _: invoker)
 
 
 class Pushed:
@@ -458,14 +465,14 @@ def by_hand(past: Past, tiny_model: Path) -> Callable[[], list[StepResult]]:
     flags = {"model": str(tiny_model), "bucket": BUCKET, "url": "public"}
     config = load_config(Path(), os.environ, flags)
     here = embedded.make_target(config, lambda _: None)
-    order = Order(config, read_model_file(tiny_model), Account(ACCOUNT, REGION))
+    spec = DeploymentSpec(config, read_model_file(tiny_model), Account(ACCOUNT, REGION))
 
     def run() -> list[StepResult]:
         done: list[StepResult] = []
         waiter = Waiter(lambda _: None, lambda _: None)
         image = ImageSource(lambda _: Pushed(), Pushed)
-        tools = Tools(image, here, waiter, lambda *_: nullcontext(lambda _: None))
-        deploy(plan_deployment(order, _clients(), tools), done.append)
+        tools = DeploymentTools(image, here, waiter, lambda *_: nullcontext(lambda _: None))
+        deploy(plan_deployment(spec, _clients(), tools), done.append)
         return done
 
     return run

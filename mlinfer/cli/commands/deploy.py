@@ -34,7 +34,7 @@ from ..views.plan import show_step, step_facts
 
 if TYPE_CHECKING:
     from ...clients.aws import Session
-    from ...cloud.deploy import Deployment, ImageSource, Order, PushedImage
+    from ...cloud.deploy import DeployableImage, Deployment, DeploymentSpec, ImageSource
     from ...cloud.plan import Outcome
 
 
@@ -87,18 +87,20 @@ def deploy(*, wanted: DeployOptions, aws: AwsOptions, output: OutputOptions) -> 
     session = aws.account.session(terminal, *_needs(config, docker=not given))
     warn_of_size(terminal, config)
     here = embedded.make_target(config, log=terminal.detail)
-    order = _order(config, session, create_bucket=wanted.create_bucket)
+    spec = _spec(config, session, create_bucket=wanted.create_bucket)
     if config.origins["model"] == "default":
-        _agree_to_starter(order, session)
-    source = _source(terminal, order, session, given)
-    own = not given or _is_own_repository(given.uri, order.account, order.names)
+        _agree_to_starter(spec, session)
+    source = _source(terminal, spec, session, given)
+    own = not given or _is_own_repository(given.uri, spec.account, spec.names)
     clients = replace(cloud_clients(session), ecr=session.client("ecr") if own else None)
-    planned = step.plan_deployment(order, clients, step.Tools(source, here, make_waiter(terminal), terminal.bytes_bar))
+    planned = step.plan_deployment(
+        spec, clients, step.DeploymentTools(source, here, make_waiter(terminal), terminal.bytes_bar)
+    )
     if wanted.dry_run:
         planned.try_image()
         _show_plan(terminal, planned.preview())
     else:
-        _show_deployment(terminal, order, step.deploy(planned, partial(show_step, terminal, dry_run=False)))
+        _show_deployment(terminal, spec, step.deploy(planned, partial(show_step, terminal, dry_run=False)))
 
 
 def _is_own_repository(image: str, account: Account, names: Names) -> bool:
@@ -134,24 +136,24 @@ def _require_bucket(config: Config) -> None:
         raise UsageError("no_bucket", "no S3 bucket is named for the model", hint)
 
 
-def _agree_to_starter(order: Order, session: Session) -> None:
+def _agree_to_starter(spec: DeploymentSpec, session: Session) -> None:
     """Refuse to replace another model by the starter that nobody named. Raises UsageError."""
     from ...cloud import status
 
-    served = status.served_model(session.client("lambda"), order.names)
-    if served and served != order.file.sha256:
-        message = f"function {order.names.function} serves another model ({served[:12]}), and no model is named here"
+    served = status.served_model(session.client("lambda"), spec.names)
+    if served and served != spec.file.sha256:
+        message = f"function {spec.names.function} serves another model ({served[:12]}), and no model is named here"
         hint = "Name yours with --model FILE. To deploy the built-in model: mlinfer deploy --model starter"
         raise UsageError("starter_not_named", message, hint)
 
 
-def _order(config: Config, session: Session, *, create_bucket: bool) -> Order:
+def _spec(config: Config, session: Session, *, create_bucket: bool) -> DeploymentSpec:
     from ...cloud import deploy
     from ...model import modelfile
     from ...model.path import model_path
 
     file = modelfile.read_model_file(model_path(config))
-    return deploy.Order(config, file, account_of(session), create_bucket)
+    return deploy.DeploymentSpec(config, file, account_of(session), create_bucket)
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ class _Given:
     outcome: Outcome = "unchanged"
 
 
-def _source(terminal: Terminal, order: Order, session: Session, given: _Given | None) -> ImageSource:
+def _source(terminal: Terminal, spec: DeploymentSpec, session: Session, given: _Given | None) -> ImageSource:
     """Return where the image comes from: the given one, or one that is built and pushed unless that is done."""
     from ...clients import docker as engine
     from ...cloud.deploy import ImageSource
@@ -171,13 +173,13 @@ def _source(terminal: Terminal, order: Order, session: Session, given: _Given | 
 
     if given:
         return ImageSource(lambda _: given, lambda: given)
-    docker, ecr, config = engine.connect(os.environ), session.client("ecr"), order.config
+    docker, ecr, config = engine.connect(os.environ), session.client("ecr"), spec.config
 
-    def plan(repository: str) -> PushedImage:
+    def plan(repository: str) -> DeployableImage:
         tag = make_build_spec(config, os.environ).tag()
         return plan_push(docker, ecr, repository=repository, tag=tag, arch=config.arch)
 
-    def push() -> PushedImage:
+    def push() -> DeployableImage:
         _, pushed = push_image(terminal, docker, ecr, config)
         return _Given(pushed.uri, "created" if pushed.outcome == "pushed" else "unchanged")
 
@@ -194,7 +196,7 @@ def _show_plan(terminal: Terminal, planned: Deployment) -> None:
         terminal.note("Nothing was changed. Without --dry-run it is.")
 
 
-def _show_deployment(terminal: Terminal, order: Order, made: Deployment) -> None:
+def _show_deployment(terminal: Terminal, spec: DeploymentSpec, made: Deployment) -> None:
     """End by saying how to call what is live."""
     if terminal.as_json:
         terminal.document(_as_document(made, dry_run=False))
@@ -203,7 +205,7 @@ def _show_deployment(terminal: Terminal, order: Order, made: Deployment) -> None
         terminal.text(made.url)
     terminal.note(f"Live: version {made.version} of {made.function}, proved. Ask it:")
     terminal.note("  mlinfer predict cat.jpg --target aws")
-    if made.url and order.config.url == "public":
+    if made.url and spec.config.url == "public":
         terminal.note(f"  curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' {made.url}")
 
 

@@ -46,28 +46,28 @@ def destroy(
     report_unused(terminal, config, "--keep-model keeps the models", prefix=prefix if keep_model else None)
     session = aws.account.session(terminal, *([partial(_require_project, config)] if yes else []))
     services = ("lambda", "iam", "logs", "ecr", "s3")
-    clients = step.Clients(*(session.client(service) for service in services))
+    clients = step.RemovalClients(*(session.client(service) for service in services))
     names, waiter = Names(config.project), make_waiter(terminal)
     account = account_of(session)
     in_use = step.bucket_in_use(clients.functions, clients.iam, names)
     step.require_bucket_in_use(config.bucket, in_use)
     looked_at = config.bucket or in_use
-    things = step.find(clients, account, names, looked_at, config.prefix, waiter, keep_model=keep_model)
+    resources = step.find(clients, account, names, looked_at, config.prefix, waiter, keep_model=keep_model)
     if not looked_at:
         terminal.note("S3 was not looked at, because no bucket is named: --bucket, or bucket in mlinfer.toml.")
-    for thing in things:
-        terminal.note(f"{thing.kind:<10} {thing.name}  ({thing.detail})")
-    things = [thing for thing in things if not step.is_foreign(thing)]
-    if not yes and not all(thing.left for thing in things):
+    for resource in resources:
+        terminal.note(f"{resource.kind:<10} {resource.name}  ({resource.detail})")
+    resources = [resource for resource in resources if not step.is_foreign(resource)]
+    if not yes and not all(resource.left for resource in resources):
         _agree_to_removal(terminal, config, account)
-    removals = [_shown(terminal, removal) for removal in step.remove(things)]
+    removals = [_shown(terminal, removal) for removal in step.remove(resources)]
     document = {"project": config.project, "things": [_removal_facts(removal) for removal in removals]}
     if error := step.left_behind(removals):
         terminal.error(error, beside=document)
         return error.exit_code
     if output.as_json:
         terminal.document(document)
-    if not things:
+    if not resources:
         terminal.note(f"There is nothing of the project {config.project}.")
     return 0
 
@@ -81,13 +81,13 @@ def _agree_to_removal(terminal: Terminal, config: Config, account: Account) -> N
 
 
 def _shown(terminal: Terminal, removal: Removal) -> Removal:
-    terminal.note(f"{removal.thing.kind:<10} {f'kept: {removal.kept}' if removal.kept else 'removed'}")
+    terminal.note(f"{removal.resource.kind:<10} {f'kept: {removal.kept}' if removal.kept else 'removed'}")
     return removal
 
 
 def _removal_facts(removal: Removal) -> dict[str, Any]:
-    thing, outcome = removal.thing, "kept" if removal.kept else "removed"
-    return {"kind": thing.kind, "name": thing.name, "outcome": outcome, "reason": removal.kept or None}
+    resource, outcome = removal.resource, "kept" if removal.kept else "removed"
+    return {"kind": resource.kind, "name": resource.name, "outcome": outcome, "reason": removal.kept or None}
 
 
 def _require_project(config: Config) -> None:

@@ -36,7 +36,7 @@ def init(
         )
     if before != content:
         write_whole(path, content)
-    outcome = "made" if before is None else "unchanged" if before == content else "replaced"
+    outcome = "created" if before is None else "unchanged" if before == content else "replaced"
     if output.as_json:
         terminal.document({"file": FILE_NAME, "outcome": outcome})
     terminal.note(f"{FILE_NAME}: {outcome}.")

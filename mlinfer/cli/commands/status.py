@@ -24,7 +24,7 @@ from ..options import (
 
 if TYPE_CHECKING:
     from ...clients.aws import Session
-    from ...cloud.resources.function import Wanted
+    from ...cloud.resources.function import FunctionConfig
     from ...cloud.status import Status
 
 DIFFERS = 6  # exit code of `status --exit-code`
@@ -99,7 +99,7 @@ def status(
     return DIFFERS if exit_code and (differs or drifted) else 0
 
 
-def _wanted_here(config: Config, session: Session, there: Status, image: str | None) -> Wanted | None:
+def _wanted_here(config: Config, session: Session, there: Status, image: str | None) -> FunctionConfig | None:
     """Return what `deploy` would make of what is here; None without a model file, or a bucket for it. Raises MlinferError."""
     from ...cloud import deploy
     from ...cloud.resources.role import role_arn
@@ -112,9 +112,9 @@ def _wanted_here(config: Config, session: Session, there: Status, image: str | N
         config = replace(config, bucket=there.bucket)
     if config.model_source == "s3" and not config.bucket:
         return None
-    order = deploy.Order(config, file, account_of(session))
-    role = role_arn(session.client("iam"), order.account, order.names)
-    return deploy.wanted(order, by_digest(image) if image else _image_here(config, session), role)
+    spec = deploy.DeploymentSpec(config, file, account_of(session))
+    role = role_arn(session.client("iam"), spec.account, spec.names)
+    return deploy.function_config(spec, by_digest(image) if image else _image_here(config, session), role)
 
 
 def _image_here(config: Config, session: Session) -> str:

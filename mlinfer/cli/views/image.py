@@ -12,7 +12,7 @@ from ...terminal import Terminal
 if TYPE_CHECKING:
     from ...clients.aws import Client
     from ...clients.docker import Engine
-    from ...cloud.resources.repository import Applied
+    from ...cloud.resources.repository import AppliedRepository
     from ...container_image.contents import BuildSpec
     from ...container_image.docker_build import BuiltImage
     from ...container_image.push import PushedImage
@@ -45,7 +45,9 @@ def build_image(
     return built
 
 
-def push_image(terminal: Terminal, docker: Engine, ecr: Client, config: Config) -> tuple[Applied, PushedImage]:
+def push_image(
+    terminal: Terminal, docker: Engine, ecr: Client, config: Config
+) -> tuple[AppliedRepository, PushedImage]:
     """Bring the configured image to ECR, built first if it is not here, and say what was done."""
     from ...cloud.resources.repository import apply_repository
     from ...container_image import push

@@ -26,7 +26,7 @@ ROLE_LIMIT_S = 60  # IAM needs about ten seconds to be known everywhere
 
 
 @dataclass(frozen=True)
-class Wanted:
+class FunctionConfig:
     """What the function is to be. image: repository@digest. memory, tmp: MB. timeout: s.
 
     concurrency: None = not reserved, 0 = Lambda refuses each call. image_config: what replaces the image's ENTRYPOINT, CMD
@@ -58,7 +58,7 @@ class Function:
     """What is there: the function as it was last changed ($LATEST), or one of its versions."""
 
     version: str
-    settings: Wanted
+    settings: FunctionConfig
     revision: str
     state: str
     reason: str
@@ -79,7 +79,7 @@ def read_function(client: Client, names: Names, version: str = "") -> Function |
     if told.get("PackageType", "Zip") != "Image":
         message = f"the function {names.function} is made of a ZIP file, and Lambda cannot change that to an image"
         raise RemoteError("wrong_package_type", message, "Delete it, or give the project another name in mlinfer.toml.")
-    settings = Wanted(
+    settings = FunctionConfig(
         image=code.get("ResolvedImageUri") or code.get("ImageUri", ""),
         arch=told.get("Architectures", ["x86_64"])[0],
         role=told["Role"],
@@ -143,7 +143,7 @@ def is_older(function: Function, created: datetime) -> bool:
 
 
 def plan_function(
-    there: Function | None, wanted: Wanted, *, names: Names, role_created: datetime | None = None
+    there: Function | None, wanted: FunctionConfig, *, names: Names, role_created: datetime | None = None
 ) -> Change:
     """Say what it takes from what is there to what is wanted.
 
@@ -160,7 +160,7 @@ def plan_function(
 
 
 def apply_function(
-    client: Client, names: Names, wanted: Wanted, *, waiter: Waiter, role_created: datetime | None = None
+    client: Client, names: Names, wanted: FunctionConfig, *, waiter: Waiter, role_created: datetime | None = None
 ) -> Change:
     """Create the function, or bring it to what is wanted: code, then configuration, then concurrency. Raises RemoteError.
 
@@ -180,7 +180,7 @@ def apply_function(
     return change
 
 
-def try_image(client: Client, names: Names, wanted: Wanted) -> None:
+def try_image(client: Client, names: Names, wanted: FunctionConfig) -> None:
     """Let Lambda itself judge the image, where there are a function and an image to ask about. Raises RemoteError.
 
     Nothing is changed: it is the part of a plan that only Lambda can tell.
@@ -197,12 +197,12 @@ def _is_renewed(there: Function, role_created: datetime | None) -> bool:
     return role_created is not None and is_older(there, role_created)
 
 
-def snapshot(settings: Wanted) -> Document:
+def snapshot(settings: FunctionConfig) -> Document:
     """Return what a version keeps: all but the reserved concurrency, which is the function's."""
     return {name: value for name, value in settings.document().items() if name != "concurrency"}
 
 
-def during_bench(before: Wanted, memory: int, mark: str) -> Wanted:
+def during_bench(before: FunctionConfig, memory: int, mark: str) -> FunctionConfig:
     """Return the configuration of a cold start with so much memory, which holds what `before_bench` needs.
 
     mark: differs each time, since Lambda starts a new instance only for a configuration that changes.
@@ -211,7 +211,7 @@ def during_bench(before: Wanted, memory: int, mark: str) -> Wanted:
     return replace(before, memory=memory, environment=environment)
 
 
-def before_bench(there: Wanted) -> Wanted:
+def before_bench(there: FunctionConfig) -> FunctionConfig:
     """Return the configuration without what `bench` and `tune` change for a while; the same one if there is nothing."""
     memory, unit, _ = there.environment.get(_BENCH, "").partition("MB-")
     environment = {name: value for name, value in there.environment.items() if name != _BENCH}
@@ -264,7 +264,7 @@ def _busy(names: Names, function: Function) -> str:
     return f"the function {names.function} {doing}{f' ({reason})' if reason else ''}"
 
 
-def _create(client: Client, names: Names, wanted: Wanted, waiter: Waiter) -> Function:
+def _create(client: Client, names: Names, wanted: FunctionConfig, waiter: Waiter) -> Function:
     try:
         waiter.retry(
             lambda: client.create_function(
@@ -284,7 +284,7 @@ def _create(client: Client, names: Names, wanted: Wanted, waiter: Waiter) -> Fun
     return wait_until_ready(client, names, waiter)
 
 
-def _update(client: Client, names: Names, there: Function, wanted: Wanted, waiter: Waiter) -> None:
+def _update(client: Client, names: Names, there: Function, wanted: FunctionConfig, waiter: Waiter) -> None:
     """Make each change that is left, and wait until it has taken effect."""
     is_, to_be = there.settings, wanted
     if (is_.image, is_.arch) != (to_be.image, to_be.arch) or there.updating == "Failed":
@@ -312,7 +312,7 @@ def _change(client: Client, names: Names, operation: str, values: dict[str, Any]
         raise RemoteError("update_failed", message, "The versions that are published go on running as they were.")
 
 
-def _configuration(wanted: Wanted) -> dict[str, Any]:
+def _configuration(wanted: FunctionConfig) -> dict[str, Any]:
     return {
         "Role": wanted.role,
         "MemorySize": wanted.memory,

@@ -50,7 +50,7 @@ class Repository:
 
 
 @dataclass(frozen=True)
-class Applied:
+class AppliedRepository:
     """The repository as it is now. outcomes: of its settings, its lifecycle and its policy; "kept" is somebody else's."""
 
     uri: str
@@ -99,7 +99,7 @@ def plan_parts(there: Repository | None, names: Names) -> dict[str, Outcome]:
     return {"repository": settings, "lifecycle": lifecycle, "policy": policy}
 
 
-def apply_repository(ecr: Client, names: Names) -> Applied:
+def apply_repository(ecr: Client, names: Names) -> AppliedRepository:
     """Create the project's repository, or finish or mend one that is there, writing only what differs.
 
     Tags are immutable, images are scanned on push, Lambda may pull for the project's function. Raises RemoteError,
@@ -120,7 +120,7 @@ def apply_repository(ecr: Client, names: Names) -> Applied:
             statements = [*others, pull_statement(there.arn, names.function)]
             text = json.dumps(there.policy | {"Statement": statements})
             ecr.set_repository_policy(repositoryName=names.image, policyText=text)
-    return Applied(there.uri, change, outcomes)
+    return AppliedRepository(there.uri, change, outcomes)
 
 
 def find_repository(ecr: Client, names: Names) -> dict[str, Any] | None:

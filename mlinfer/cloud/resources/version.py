@@ -12,7 +12,7 @@ from ...clients.waiter import Waiter
 from ...errors import RemoteError
 from ...names import Names
 from ..plan import Change, Document
-from .function import Function, Wanted, read_function, reason_to_wait, snapshot, wait_until_ready
+from .function import Function, FunctionConfig, read_function, reason_to_wait, snapshot, wait_until_ready
 
 
 def versions(client: Client, names: Names) -> list[Document]:
@@ -30,7 +30,7 @@ def newest_of(client: Client, names: Names, published: Sequence[Document]) -> Fu
     return read_function(client, names, published[-1]["Version"]) if published else None
 
 
-def plan_version(newest: Function | None, wanted: Wanted) -> tuple[Change, str]:
+def plan_version(newest: Function | None, wanted: FunctionConfig) -> tuple[Change, str]:
     """Say which version the wanted function would be, and whether that is the newest one. Return its number too."""
     if newest and snapshot(newest.settings) == snapshot(wanted):
         return Change("unchanged", f"version {newest.version}"), newest.version
@@ -38,7 +38,7 @@ def plan_version(newest: Function | None, wanted: Wanted) -> tuple[Change, str]:
     return Change("created", f"version {number}"), number
 
 
-def apply_version(client: Client, names: Names, wanted: Wanted, *, waiter: Waiter) -> tuple[Change, str]:
+def apply_version(client: Client, names: Names, wanted: FunctionConfig, *, waiter: Waiter) -> tuple[Change, str]:
     """Publish the function as a version, unless the newest one is equal. Return its number too.
 
     Raises RemoteError: also when the function is not as wanted any more, which another deployment has made of it.

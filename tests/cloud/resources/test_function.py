@@ -13,7 +13,7 @@ import pytest
 
 from mlinfer.clients.waiter import Waiter
 from mlinfer.cloud.resources.alias import apply_alias, read_alias
-from mlinfer.cloud.resources.function import Wanted, apply_function, plan_function, read_function, try_image
+from mlinfer.cloud.resources.function import FunctionConfig, apply_function, plan_function, read_function, try_image
 from mlinfer.cloud.resources.function_url import apply_url
 from mlinfer.cloud.resources.policies import role_policy
 from mlinfer.cloud.resources.role import apply_role
@@ -26,7 +26,7 @@ from ...servers.aws import ACCOUNT, REGION, LoopbackAws, refused
 from ...servers.http import Answer, Forward, Request
 
 NAMES, HERE = Names("cats"), Account(ACCOUNT, REGION)
-WANTED = Wanted(
+WANTED = FunctionConfig(
     image=IMAGE,
     arch="x86_64",
     role=HERE.role(NAMES),
