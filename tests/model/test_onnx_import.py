@@ -240,6 +240,17 @@ def test_no_input_is_replaced(mlinfer: MlInfer, out: str) -> None:
     assert Path(out).read_bytes() == before
 
 
+def test_a_link_to_another_folder_stays_a_link(export: Export) -> None:
+    """--out writes through a link, as `init` and `bench` do."""
+    Path("store").mkdir()
+    Path("link.onnx").symlink_to("store/real.onnx")
+    run = export(colour_model(Path("other.onnx")), "--out", "link.onnx")
+    assert run.code == 0, run.err
+    assert Path("link.onnx").is_symlink()
+    assert Path("store/real.onnx").is_file()
+    assert len(list(Path("store").iterdir())) == 1
+
+
 def test_another_file_is_replaced_only_by_force(export: Export) -> None:
     """--out replaces a model file of ours; another file, an ONNX file too, only with --force; a folder never."""
     model = colour_model(Path("other.onnx"))
