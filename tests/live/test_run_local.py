@@ -384,7 +384,9 @@ def test_a_container_that_is_removed_by_another(mlinfer: MlInfer, local: Local) 
     error = json.loads(out)["error"]
     assert error["code"] == "container_crashed"
     assert "it was removed" in error["message"]
-    assert "Traceback" not in said
+    # Of ours: what runs in the container can end with a traceback of its own, when the emulator is killed before it.
+    assert "mlinfer/cli/" not in said
+    assert "mlinfer/__main__" not in said
 
 
 def test_two_starts_at_once(mlinfer: MlInfer, local: Local) -> None:
