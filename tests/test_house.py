@@ -143,6 +143,17 @@ def test_what_stands_beside_the_tests_does_not_import_them(folder: str) -> None:
         assert not top & {"tests", "pytest"}, path
 
 
+def test_two_classes_never_share_a_name() -> None:
+    """A class is found by its name alone: no other module of the project defines one of that name."""
+    classes = [
+        node.name
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert sorted(set(classes)) == sorted(classes)
+
+
 def test_no_package_shadows_the_docker_sdk() -> None:
     """docker/ holds no __init__.py, which would shadow the SDK."""
     assert not (ROOT / "docker" / "__init__.py").exists()

@@ -57,7 +57,7 @@ class Owner:
 
 
 def owner_of(
-    kind: str, name: str, names: Names, permission: str, read_tags: Callable[[], Mapping[str, str] | None]
+    kind: str, name: str, names: Names, *, permission: str, read_tags: Callable[[], Mapping[str, str] | None]
 ) -> Owner:
     """Return who manages a resource. read_tags: returns its tags, or None where AWS hides them. Raises ClientError."""
     try:

@@ -25,7 +25,7 @@ def check_permissions(sts: Client, iam: Client, policy_for: PolicyFor) -> Iterat
                 said = "the account's root user may do everything"
                 yield Finding("permissions", "warning", said, "Use a user or role of your own for this.")
                 return
-            principal = _principal(iam, partition, account, who)
+            principal = _principal(iam, partition, account, who=who)
             refused = sorted(_refused(iam, principal, policy_for(Account(account, sts.meta.region_name, partition))))
     except MlinferError as error:
         if error.code in OF_CREDENTIALS:
@@ -39,7 +39,7 @@ def check_permissions(sts: Client, iam: Client, policy_for: PolicyFor) -> Iterat
         yield Finding("permissions", "ok", "all that is needed, by IAM's simulation")
 
 
-def _principal(iam: Client, partition: str, account: str, who: str) -> str:
+def _principal(iam: Client, partition: str, account: str, *, who: str) -> str:
     """Return the ARN that IAM simulates for: of a session, its role's, whose path only IAM knows."""
     if not who.startswith("assumed-role/"):
         return f"arn:{partition}:iam::{account}:{who}"

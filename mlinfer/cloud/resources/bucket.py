@@ -123,8 +123,8 @@ def owner_of_bucket(s3: Client, names: Names, bucket: str) -> Owner:
         "bucket",
         f"s3://{bucket}",
         names,
-        "s3:GetBucketTagging",
-        lambda: as_mapping(none_if_absent(lambda: s3.get_bucket_tagging(Bucket=bucket)["TagSet"]) or []),
+        permission="s3:GetBucketTagging",
+        read_tags=lambda: as_mapping(none_if_absent(lambda: s3.get_bucket_tagging(Bucket=bucket)["TagSet"]) or []),
     )
 
 

@@ -130,7 +130,7 @@ def owner_of_function(client: Client, names: Names, found: Mapping[str, Any]) ->
         listed: Mapping[str, str] = client.list_tags(Resource=found["Configuration"]["FunctionArn"]).get("Tags", {})
         return listed
 
-    return owner_of("function", names.function, names, "lambda:ListTags", tags)
+    return owner_of("function", names.function, names, permission="lambda:ListTags", read_tags=tags)
 
 
 def is_older(function: Function, created: datetime) -> bool:

@@ -52,7 +52,11 @@ def owner_of_log_group(logs: Client, names: Names, there: Mapping[str, Any]) -> 
     arn = there.get("logGroupArn") or there["arn"].removesuffix(":*")
     permission = "logs:ListTagsForResource"
     return owner_of(
-        "log group", names.log_group, names, permission, lambda: logs.list_tags_for_resource(resourceArn=arn)["tags"]
+        "log group",
+        names.log_group,
+        names,
+        permission=permission,
+        read_tags=lambda: logs.list_tags_for_resource(resourceArn=arn)["tags"],
     )
 
 

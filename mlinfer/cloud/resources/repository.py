@@ -138,8 +138,8 @@ def owner_of_repository(ecr: Client, names: Names, found: Mapping[str, Any]) -> 
         "repository",
         names.image,
         names,
-        permission,
-        lambda: as_mapping(ecr.list_tags_for_resource(resourceArn=arn)["tags"]),
+        permission=permission,
+        read_tags=lambda: as_mapping(ecr.list_tags_for_resource(resourceArn=arn)["tags"]),
     )
 
 

@@ -124,7 +124,9 @@ def role_facts(iam: Client, account: Account, names: Names) -> tuple[str, dateti
 
 def owner_of_role(names: Names, role: Mapping[str, Any]) -> Owner:
     """Return who manages the role; IAM always tells its tags with it."""
-    return owner_of("role", names.function, names, "iam:GetRole", lambda: as_mapping(role.get("Tags", [])))
+    return owner_of(
+        "role", names.function, names, permission="iam:GetRole", read_tags=lambda: as_mapping(role.get("Tags", []))
+    )
 
 
 def _create(iam: Client, names: Names) -> None:
