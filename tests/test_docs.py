@@ -138,10 +138,10 @@ def commands() -> dict[str, set[str]]:
     """Return the options of each command, from the program itself."""
     import typer
 
-    from mlinfer.cli import options, register
+    from mlinfer.cli import application, register
 
     register("--help")
-    return options_of(typer.main.get_command(options.app))
+    return options_of(typer.main.get_command(application.app))
 
 
 def test_every_command_is_documented(commands: dict[str, set[str]]) -> None:

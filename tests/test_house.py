@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mlinfer.cli.options import COMMANDS
+from mlinfer.cli.application import COMMANDS
 
 from .conftest import ROOT
 

@@ -24,7 +24,7 @@ from .. import __version__
 from ..config import unknown_variables
 from ..errors import MlinferError, ReaderGoneError, UsageError
 from ..terminal import Terminal
-from .options import COMMANDS, app
+from .application import COMMANDS, app
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,21 +1,20 @@
-"""What the commands share: the application that they belong to, the flags, and the configuration that these override."""
+"""The flags that several commands share, as bundles of those that travel together, and what is made of them."""
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields, is_dataclass
-from functools import partial, wraps
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from lambda_src.settings import MAX_IMAGE_BYTES
 
@@ -27,43 +26,11 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from ..clients.aws import Session
+    from ..clients.waiter import Waiter
+    from ..cloud.deploy import DeploymentClients
+    from ..names import Account
     from ..targets import Picture
 
-# As the help and docs/commands.md list them: in the order of the way, then what looks after it. Each is a module of
-# `commands`, named as it is typed.
-COMMANDS = (
-    "init",
-    "predict",
-    "export",
-    "inspect",
-    "build",
-    "run-local",
-    "deploy",
-    "upload",
-    "push",
-    "status",
-    "logs",
-    "rollback",
-    "destroy",
-    "doctor",
-    "bench",
-    "tune",
-)
-
-
-class _InOrder(TyperGroup):
-    def list_commands(self, _: object) -> list[str]:
-        return [name for name in COMMANDS if name in self.commands]
-
-
-app = typer.Typer(
-    name="mlinfer",
-    cls=_InOrder,
-    help="Take an image classifier from a laptop to AWS Lambda, and prove at each step that the answer has not changed.\n\n"
-    "Start with:  mlinfer predict cat.jpg",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
 ModelFlag = Annotated[
     str | None,
@@ -177,40 +144,6 @@ class ImageOptions:
     model_source: ModelSourceFlag = None
 
 
-def command(function: Callable[..., int | None]) -> Callable[..., int | None]:
-    """Make a function the command of its name. Of a parameter that is a bundle, a dataclass, each field is a flag."""
-    hints = get_type_hints(function, include_extras=True)
-    given = inspect.signature(function).parameters
-    parameters = [flag for name in given for flag in _flags(name, hints[name], given[name].default)]
-
-    @wraps(function)
-    def call(**values: object) -> int | None:
-        return function(**{name: _value(name, hints[name], values) for name in given})
-
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    app.command()(call)
-    return function
-
-
-def _flags(name: str, hint: Any, default: object) -> Iterator[inspect.Parameter]:
-    """Yield the parameter, or in place of a bundle those of its fields."""
-    if not is_dataclass(hint):
-        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)
-        return
-    hints = get_type_hints(hint, include_extras=True)
-    for field in fields(hint):
-        yield from _flags(field.name, hints[field.name], field.default)
-
-
-def _value(name: str, hint: Any, values: Mapping[str, object]) -> object:
-    """Return the parameter's value, or the bundle that its fields' values make."""
-    if not is_dataclass(hint):
-        return values[name]
-    hints = get_type_hints(hint)
-    return hint(**{field.name: _value(field.name, hints[field.name], values) for field in fields(hint)})  # type: ignore[operator]
-
-
 def configuration(*bundles: DataclassInstance, **flags: object) -> Config:
     """Return the configuration in force; a flag that is None was not given. Raises UsageError.
 
@@ -296,3 +229,25 @@ def by_digest(uri: str) -> str:
         hint = "It ends in @sha256: and 64 digits, as `mlinfer push` prints it: a tag can come to mean another image."
         raise UsageError("invalid_value", f"--image is {uri!r}, not an image by its digest", hint)
     return uri
+
+
+def account_of(session: Session) -> Account:
+    """Return whose credentials these are. Raises MlinferError."""
+    from ..clients import aws
+
+    return aws.find_account(session.client("sts"))
+
+
+def cloud_clients(session: Session) -> DeploymentClients:
+    """Return the clients of a deployment."""
+    from ..cloud.deploy import DeploymentClients
+
+    functions, iam, logs, s3 = (session.client(service) for service in ("lambda", "iam", "logs", "s3"))
+    return DeploymentClients(functions, iam, logs, s3, lambda seconds: session.client("lambda", read_timeout=seconds))
+
+
+def make_waiter(terminal: Terminal) -> Waiter:
+    """Return what waits for AWS, and says so."""
+    from ..clients.waiter import Waiter
+
+    return Waiter(time.sleep, terminal.note)

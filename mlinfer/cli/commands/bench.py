@@ -13,6 +13,7 @@ from ...config import Config
 from ...errors import MissingError, UsageError
 from ...files import write_whole
 from ...terminal import Terminal
+from ..application import command
 from ..measure_options import (
     ForceFlag,
     ImagesArgument,
@@ -21,7 +22,7 @@ from ..measure_options import (
     check_files,
     model_that_must_answer,
 )
-from ..options import AwsOptions, ModelFlag, OutputOptions, command, configuration, read_pictures, report_unused
+from ..options import AwsOptions, ModelFlag, OutputOptions, configuration, read_pictures, report_unused
 from ..views.measurements import draw_report, show_end, show_report
 
 if TYPE_CHECKING:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from ..application import command
 from ..options import (
     ImageOptions,
     OutputOptions,
     ProjectFlag,
-    command,
     configuration,
     require,
 )
 from ..views.image import build_image
 from ..views.model import warn_of_unused_model
-
-if TYPE_CHECKING:
-    pass
 
 
 @command
@@ -42,15 +39,15 @@ def build(
     output: OutputOptions,
 ) -> None:
     """Build the Lambda image, unless it is there:  mlinfer build"""
-    from ...clients import docker as engine
+    from ...clients import docker
     from ...container_image.contents import make_build_spec
 
     terminal = output.terminal()
     config = configuration(image, project=project, ca_bundle=ca_bundle)
-    require(lambda: make_build_spec(config, os.environ), lambda: engine.connect(os.environ))
+    require(lambda: make_build_spec(config, os.environ), lambda: docker.connect(os.environ))
     spec = make_build_spec(config, os.environ)
     warn_of_unused_model(terminal, config)
-    built = build_image(terminal, engine.connect(os.environ), spec, pull=pull, cache=not no_cache)
+    built = build_image(terminal, docker.connect(os.environ), spec, pull=pull, cache=not no_cache)
     if output.as_json:
         terminal.document(asdict(built))
     else:

@@ -15,7 +15,7 @@ from ...config import Config
 from ...errors import UsageError
 from ...names import Account, Names
 from ...terminal import Terminal
-from ..inputs import account_of, cloud_clients, make_waiter
+from ..application import command
 from ..options import (
     ArchFlag,
     AwsOptions,
@@ -23,9 +23,11 @@ from ..options import (
     ModelSourceFlag,
     OutputOptions,
     YesFlag,
+    account_of,
     by_digest,
-    command,
+    cloud_clients,
     configuration,
+    make_waiter,
     report_unused,
 )
 from ..views.image import push_image
@@ -84,7 +86,7 @@ def deploy(*, wanted: DeployOptions, aws: AwsOptions, output: OutputOptions) -> 
         report_unused(terminal, config, "--image names an image that is built already", "base_image", "ca_bundle")
     _agree_to_public(terminal, config, asked=not (wanted.yes or wanted.dry_run))
     given = _Given(by_digest(wanted.image)) if wanted.image else None
-    session = aws.account.session(terminal, *_needs(config, docker=not given))
+    session = aws.account.session(terminal, *_needs(config, builds=not given))
     warn_of_size(terminal, config)
     here = embedded.make_target(config, log=terminal.detail)
     spec = _spec(config, session, create_bucket=wanted.create_bucket)
@@ -121,12 +123,12 @@ def _agree_to_public(terminal: Terminal, config: Config, *, asked: bool) -> None
             raise UsageError("not_confirmed", "a public URL was not agreed to, and nothing was changed", hint)
 
 
-def _needs(config: Config, *, docker: bool) -> list[Callable[[], object]]:
+def _needs(config: Config, *, builds: bool) -> list[Callable[[], object]]:
     """Return the checks of what a deployment needs here, AWS aside."""
-    from ...clients import docker as engine
+    from ...clients import docker
     from ...model.path import model_path
 
-    connect = [lambda: engine.connect(os.environ)] if docker else []
+    connect = [lambda: docker.connect(os.environ)] if builds else []
     return [lambda: _require_bucket(config), lambda: model_path(config), *connect]
 
 
@@ -166,21 +168,21 @@ class _Given:
 
 def _source(terminal: Terminal, spec: DeploymentSpec, session: Session, given: _Given | None) -> ImageSource:
     """Return where the image comes from: the given one, or one that is built and pushed unless that is done."""
-    from ...clients import docker as engine
+    from ...clients import docker
     from ...cloud.deploy import ImageSource
     from ...container_image.contents import make_build_spec
     from ...container_image.push import plan_push
 
     if given:
         return ImageSource(lambda _: given, lambda: given)
-    docker, ecr, config = engine.connect(os.environ), session.client("ecr"), spec.config
+    engine, ecr, config = docker.connect(os.environ), session.client("ecr"), spec.config
 
     def plan(repository: str) -> DeployableImage:
         tag = make_build_spec(config, os.environ).tag()
-        return plan_push(docker, ecr, repository=repository, tag=tag, arch=config.arch)
+        return plan_push(engine, ecr, repository=repository, tag=tag, arch=config.arch)
 
     def push() -> DeployableImage:
-        _, pushed = push_image(terminal, docker, ecr, config)
+        _, pushed = push_image(terminal, engine, ecr, config)
         return _Given(pushed.uri, "created" if pushed.outcome == "pushed" else "unchanged")
 
     return ImageSource(plan, push)

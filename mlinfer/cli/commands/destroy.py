@@ -11,13 +11,14 @@ from ...config import Config
 from ...errors import UsageError
 from ...names import Account, Names
 from ...terminal import Terminal
-from ..inputs import account_of, make_waiter
+from ..application import command
 from ..options import (
     AwsOptions,
     OutputOptions,
     YesFlag,
-    command,
+    account_of,
     configuration,
+    make_waiter,
     report_unused,
 )
 

@@ -14,13 +14,13 @@ from ...config import Config
 from ...errors import MissingError, MlinferError
 from ...names import Account, Names
 from ...terminal import Terminal
+from ..application import command
 from ..options import (
     AccountOptions,
     ArchFlag,
     AwsOptions,
     ModelFlag,
     OutputOptions,
-    command,
     configuration,
     report_unused,
 )
@@ -46,7 +46,7 @@ def doctor(
 
     The exit code is 3 if something needed is missing. Nothing is changed anywhere.
     """
-    from ...clients import docker as engine
+    from ...clients import docker
     from ...doctor import Tools, examine
     from ...doctor.findings import ANSWER_S
 
@@ -58,7 +58,7 @@ def doctor(
         return 0
     make_client, is_set_up = _client_maker(terminal, aws.account, ANSWER_S)
     tools = Tools(
-        connect=lambda: engine.connect(os.environ, ANSWER_S),
+        connect=lambda: docker.connect(os.environ, ANSWER_S),
         make_client=make_client,
         policy=partial(_deployer_policy, config),
     )

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from ..application import command
 from ..options import (
     OutputOptions,
-    command,
 )
 from ..views.model import show_model
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ...config import FILE_NAME, template
 from ...errors import UsageError
 from ...files import write_whole
+from ..application import command
 from ..options import (
     OutputOptions,
-    command,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 @command

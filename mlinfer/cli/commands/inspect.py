@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ...config import Config
 from ...terminal import Terminal
+from ..application import command
 from ..options import (
     OutputOptions,
-    command,
     configuration,
 )
 from ..views.model import show_model
-
-if TYPE_CHECKING:
-    pass
 
 
 @command

@@ -5,21 +5,18 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ...names import Names
 from ...terminal import printable
+from ..application import command
 from ..options import (
     AwsOptions,
     OutputOptions,
-    command,
     configuration,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 @command

@@ -14,13 +14,13 @@ from ...config import COMMAND_LINE, Config
 from ...errors import ImageError, InvocationError, MlinferError, UsageError
 from ...names import Names
 from ...terminal import Terminal
+from ..application import command
 from ..options import (
     AccountOptions,
     AwsOptions,
     ModelFlag,
     OutputOptions,
     PortFlag,
-    command,
     configuration,
     deploy_remedy,
     model_words,

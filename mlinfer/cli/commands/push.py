@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
+from ..application import command
 from ..options import (
     AwsOptions,
     ImageOptions,
     OutputOptions,
-    command,
     configuration,
 )
 from ..views.image import push_image
 from ..views.model import warn_of_unused_model
-
-if TYPE_CHECKING:
-    pass
 
 
 @command
@@ -31,13 +27,13 @@ def push(
 
     Prints REPOSITORY@sha256:..., the one name of it that can never mean another image. What is there already is not sent again.
     """
-    from ...clients import docker as engine
+    from ...clients import docker
 
     terminal = output.terminal()
     config = configuration(image, aws)
     warn_of_unused_model(terminal, config)
-    ecr = aws.account.session(terminal, lambda: engine.connect(os.environ)).client("ecr")
-    repository, pushed = push_image(terminal, engine.connect(os.environ), ecr, config)
+    ecr = aws.account.session(terminal, lambda: docker.connect(os.environ)).client("ecr")
+    repository, pushed = push_image(terminal, docker.connect(os.environ), ecr, config)
     if output.as_json:
         terminal.document({**asdict(pushed), "repository": {"uri": repository.uri, **repository.outcomes}})
     else:

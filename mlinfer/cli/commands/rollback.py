@@ -10,13 +10,15 @@ import typer
 
 from ...names import Names
 from ...terminal import Terminal
-from ..inputs import account_of, cloud_clients, make_waiter
+from ..application import command
 from ..options import (
     AwsOptions,
     ModelFlag,
     OutputOptions,
-    command,
+    account_of,
+    cloud_clients,
     configuration,
+    make_waiter,
 )
 from ..views.plan import show_step, step_facts
 

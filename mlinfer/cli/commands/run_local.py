@@ -14,6 +14,7 @@ from ...config import COMMAND_LINE, Config
 from ...errors import UsageError
 from ...files import file_lock
 from ...terminal import Terminal
+from ..application import command
 from ..options import (
     AccountOptions,
     ArchFlag,
@@ -22,7 +23,6 @@ from ..options import (
     ModelSourceFlag,
     OutputOptions,
     PortFlag,
-    command,
     configuration,
     one_at_a_time,
     report_unused,

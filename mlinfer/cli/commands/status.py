@@ -11,14 +11,15 @@ import typer
 from ...config import Config
 from ...errors import MlinferError, UsageError
 from ...names import Names
-from ..inputs import account_of, cloud_clients
+from ..application import command
 from ..options import (
     AccountOptions,
     ModelFlag,
     OutputOptions,
     ProjectFlag,
+    account_of,
     by_digest,
-    command,
+    cloud_clients,
     configuration,
 )
 
@@ -119,18 +120,18 @@ def _wanted_here(config: Config, session: Session, there: Status, image: str | N
 
 def _image_here(config: Config, session: Session) -> str:
     """Return how ECR names the image that is built here, or would once it is pushed; "" where nobody can tell."""
-    from ...clients import docker as engine
+    from ...clients import docker
     from ...cloud.resources.repository import read_repository
     from ...container_image.contents import make_build_spec
     from ...container_image.push import plan_push
 
     try:
-        docker, tag = engine.connect(os.environ), make_build_spec(config, os.environ).tag()
-        if docker.find_image(tag) is None:
+        engine, tag = docker.connect(os.environ), make_build_spec(config, os.environ).tag()
+        if engine.find_image(tag) is None:
             return ""
         ecr = session.client("ecr")
         there = read_repository(ecr, Names(config.project))
-        return plan_push(docker, ecr, repository=there.uri if there else "", tag=tag, arch=config.arch).uri
+        return plan_push(engine, ecr, repository=there.uri if there else "", tag=tag, arch=config.arch).uri
     except MlinferError:
         return ""
 

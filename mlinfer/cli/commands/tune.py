@@ -15,6 +15,7 @@ from ...config import COMMAND_LINE, FILE_NAME, Config, with_value
 from ...errors import MissingError, UsageError, VerificationError
 from ...files import read_text, write_whole
 from ...terminal import Terminal
+from ..application import command
 from ..measure_options import (
     ForceFlag,
     ImagesArgument,
@@ -24,7 +25,7 @@ from ..measure_options import (
     model_that_must_answer,
     require_number,
 )
-from ..options import AwsOptions, ModelFlag, OutputOptions, command, configuration, read_pictures
+from ..options import AwsOptions, ModelFlag, OutputOptions, configuration, read_pictures
 from ..views.measurements import draw_tuning, show_end, show_tuning
 
 if TYPE_CHECKING:
@@ -136,9 +137,9 @@ def _sizes(terminal: Terminal, config: Config, given: str | None) -> list[int]:
         return [configuration(memory=size).memory for size in sizes]
     if config.target == "aws":
         return [size for size in tune.SIZES if size <= tune.NEW_ACCOUNTS_MB]
-    from ...clients import docker as engine
+    from ...clients import docker
 
-    cores = engine.connect(os.environ).machine().cores
+    cores = docker.connect(os.environ).machine().cores
     sizes = tune.sizes_for(cores)
     if left_out := [f"{size:,}" for size in tune.SIZES if size not in sizes]:
         terminal.note(

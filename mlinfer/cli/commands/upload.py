@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ...config import Config
 from ...errors import UsageError
+from ..application import command
 from ..options import (
     AwsOptions,
     OutputOptions,
-    command,
     configuration,
     require,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 @command

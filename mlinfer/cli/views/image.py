@@ -29,13 +29,13 @@ _REPOSITORY = {
 
 
 def build_image(
-    terminal: Terminal, docker: Engine, spec: BuildSpec, *, pull: bool = False, cache: bool = True
+    terminal: Terminal, engine: Engine, spec: BuildSpec, *, pull: bool = False, cache: bool = True
 ) -> BuiltImage:
     """Build an image, or find it there, and say so."""
     from ...container_image import docker_build
 
     with terminal.progress(f"Building {spec.tag()}") as tell:
-        built = docker_build.build(docker, spec, tell, pull=pull, cache=cache)
+        built = docker_build.build(engine, spec, tell, pull=pull, cache=cache)
     above = sum(built.layers.values())
     sizes = ", ".join(
         f"{name} {_megabytes(size)}" for name, size in built.layers.items() if name != "model" or spec.model
@@ -46,18 +46,18 @@ def build_image(
 
 
 def push_image(
-    terminal: Terminal, docker: Engine, ecr: Client, config: Config
+    terminal: Terminal, engine: Engine, ecr: Client, config: Config
 ) -> tuple[AppliedRepository, PushedImage]:
     """Bring the configured image to ECR, built first if it is not here, and say what was done."""
     from ...cloud.resources.repository import apply_repository
     from ...container_image import push
     from ...container_image.contents import make_build_spec
 
-    built = build_image(terminal, docker, make_build_spec(config, os.environ))
-    push.check_image(docker, built, config.arch)
+    built = build_image(terminal, engine, make_build_spec(config, os.environ))
+    push.check_image(engine, built, config.arch)
     repository = apply_repository(ecr, Names(config.project))
     with terminal.layer_bars() as show:
-        pushed = push.push_image(docker, ecr, repository=repository.uri, built=built, arch=config.arch, show=show)
+        pushed = push.push_image(engine, ecr, repository=repository.uri, built=built, arch=config.arch, show=show)
     for name, outcome in repository.outcomes.items():
         if outcome != "unchanged":
             terminal.note(_REPOSITORY[name, outcome])
