@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -35,9 +36,15 @@ JSONFileLoader.load_file = lambda _, path: _read(path)
 
 HANGS_UP = pytest.mark.skipif(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="under nohup nothing hangs up")
 ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "data" / "golden_text"
 LIVE = ROOT / "tests" / "live"
 PHOTOS = ROOT.parent / "shared" / "data" / "photos"
 CAT = ROOT / "examples" / "cat.jpg"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option that writes the golden texts anew."""
+    parser.addoption("--write-golden", action="store_true", help="write tests/data/golden_text anew; look at the diff")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
@@ -96,6 +103,33 @@ def mlinfer(capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
         return Run(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def golden_text(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str, Run], None]:
+    """Return a function that compares all that a command wrote with the golden text of that name.
+
+    Numbers with a unit of time, dates, hashes, ports and folders of the tests are masked. Where everything is
+    measured (`figures=True`), so is each number.
+    """
+
+    def check(name: str, run: Run, *, figures: bool = False) -> None:
+        text = f"{run.out}--- stderr, exit code {run.code}\n{run.err}".replace(str(tmp_path), "FOLDER")
+        text = re.sub(r"/\S*/pytest-\d+/\S*?/(?=\w+\.onnx)", "FOLDER/", text)
+        text = re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?(\.\d+)?Z?", "TIME", text)
+        text = re.sub(r"\b\d+(\.\d+)? (ms|s|min)\b", r"0 \2", text)
+        text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", text)
+        text = re.sub(r"\b(?!\d+\b)([0-9a-f]{64}|[0-9a-f]{16}|[0-9a-f]{12})\b", "HASH", text)
+        text = re.sub(r"onnxruntime: \S+", "onnxruntime: VERSION", text)
+        if figures:
+            text = re.sub(r"(?m)^machine .*", "machine  MACHINE", text)
+            text = re.sub(r"[ ─]{2,}", "  ", re.sub(r"\d+([.,]\d+)*", "0", text))
+        file = GOLDEN / f"{name}.txt"
+        if request.config.getoption("--write-golden"):
+            file.write_text(text)
+        assert text == file.read_text(), f"if this is meant: pytest --write-golden {request.node.nodeid}"
+
+    return check
 
 
 @pytest.fixture

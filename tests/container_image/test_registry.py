@@ -151,11 +151,12 @@ def error_of(run: Run) -> dict[str, str]:
 # What it does
 
 
-def test_prints_the_image_by_its_digest(mlinfer: MlInfer, cloud: Cloud) -> None:
+def test_prints_the_image_by_its_digest(mlinfer: MlInfer, cloud: Cloud, golden_text: Callable[..., None]) -> None:
     """The image lies in ECR under the local tag, and stdout holds REPOSITORY@digest alone."""
     run = mlinfer("push")
     assert run.code == 0, run.err
     assert run.out == f"{cloud.registry.host}/{NAME}@{cloud.registry.tags[HASH]}\n"
+    golden_text("push", run)
     assert [(repository, tag) for repository, tag, _ in cloud.engine.pushes] == [
         (f"{cloud.registry.host}/{NAME}", HASH)
     ]

@@ -1,0 +1,85 @@
+"""What a person reads of each command, whole: one golden text a command, in tests/data/golden_text.
+
+A change of what is shown changes these files (`pytest --write-golden tests/cli/test_golden_text.py`), and the difference
+belongs in a review. Other tests ask for codes, exit statuses and facts, not for sentences.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ..conftest import OTHER_IMAGE, Run
+from ..foreign import colour_model, labels_file
+
+MlInfer = Callable[..., Run]
+Golden = Callable[..., None]
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a wide screen, so that lines do not break."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+def test_init(mlinfer: MlInfer, golden_text: Golden) -> None:
+    """init names the file that it wrote."""
+    golden_text("init", mlinfer("init"))
+
+
+def test_predict(mlinfer: MlInfer, golden_text: Golden, tiny_model: Path, red: Path) -> None:
+    """predict shows the classes and their scores."""
+    golden_text("predict", mlinfer("predict", red, "--model", tiny_model))
+
+
+def test_export(mlinfer: MlInfer, golden_text: Golden) -> None:
+    """export shows what was made, and that it answers as its source does."""
+    run = mlinfer("export", colour_model(Path("net.onnx")), "--labels", labels_file(), "--preprocess", "none")
+    golden_text("export", run)
+
+
+def test_inspect(mlinfer: MlInfer, golden_text: Golden, tiny_model: Path) -> None:
+    """inspect shows what a model file says of itself."""
+    golden_text("inspect", mlinfer("inspect", tiny_model))
+
+
+def test_bench(mlinfer: MlInfer, golden_text: Golden, tiny_model: Path, red: Path) -> None:
+    """bench shows its table and what a million requests cost."""
+    run = mlinfer("bench", red, "--model", tiny_model, "--cold", "1", "--warm", "3")
+    golden_text("bench", run, figures=True)
+
+
+def test_build_without_an_engine(mlinfer: MlInfer, golden_text: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
+    """build says that no Docker Engine answers, and what to do."""
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+    golden_text("build", mlinfer("build"))
+
+
+@pytest.mark.usefixtures("cloud")
+def test_upload(mlinfer: MlInfer, golden_text: Golden, tiny_model: Path) -> None:
+    """upload shows where the model lies."""
+    golden_text("upload", mlinfer("upload", tiny_model, "--bucket", "cloud-models", "--create-bucket"))
+
+
+@pytest.mark.usefixtures("cloud")
+def test_the_life_of_a_function(
+    mlinfer: MlInfer, golden_text: Golden, deploy_arguments: list[str], past: Callable[[str], Any]
+) -> None:
+    """deploy (planned, new and again), status, rollback, logs and destroy, each in a line a step."""
+    golden_text("deploy-dry-run", mlinfer("deploy", *deploy_arguments, "--dry-run"))
+    golden_text("deploy", mlinfer("deploy", *deploy_arguments))
+    golden_text("deploy-again", mlinfer("deploy", *deploy_arguments))
+    changed = [*deploy_arguments[:-1], OTHER_IMAGE]
+    assert mlinfer("deploy", *changed).code == 0
+    golden_text("status", mlinfer("status"))
+    golden_text("rollback", mlinfer("rollback", "1"))
+    logs = past("logs")
+    group = {"logGroupName": "/aws/lambda/mlinfer-cats", "logStreamName": "instance"}
+    logs.create_log_stream(**group)
+    logs.put_log_events(**group, logEvents=[{"timestamp": int(time.time() * 1000), "message": "the function's line"}])
+    golden_text("logs", mlinfer("logs"))
+    golden_text("destroy", mlinfer("destroy", "--yes"))
