@@ -1,7 +1,7 @@
 """The bytes of a picture -> the model's input tensor: decode, resize and crop, scale to 0..1 and normalise.
 
 The result equals `torchvision.transforms` on `PIL.Image.open(...).convert("RGB")` bit for bit, because it takes the
-same steps with the same library and the same rounding; `tests/lambda_src/images/test_geometry.py` holds it to that.
+same steps with the same library and the same rounding; `tests/lambda_src/images/test_tensor.py` holds it to that.
 The two exceptions are stated where they are made: in `decode` and in `geometry`.
 """
 

@@ -75,7 +75,7 @@ def written_bytes(model: ModelProto) -> int:
     return int(model.ByteSize()) + sum(_weight(tensor).values.size for tensor in model.graph.initializer)
 
 
-def write_model_file(model: ModelProto, metadata: Metadata, path: Path, folder: Path = Path()) -> None:
+def write_model_file(model: ModelProto, metadata: Metadata, path: Path, *, folder: Path = Path()) -> None:
     """Write a model, its weights in it, with this metadata in place of any of ours. Raises OSError.
 
     folder: of the files that the model refers to.
@@ -101,7 +101,7 @@ def write_model_file(model: ModelProto, metadata: Metadata, path: Path, folder: 
 
 def stamp(source: Path, metadata: Metadata, target: Path) -> None:
     """Copy a model file to another name with this metadata. Raises OSError."""
-    write_model_file(read_graph(source), metadata, target, source.parent)
+    write_model_file(read_graph(source), metadata, target, folder=source.parent)
 
 
 def _refer(tensor: TensorProto, location: str, values: Span) -> None:

@@ -75,7 +75,7 @@ def read_onnx(path: Path, answers: Answers, tell: Callable[[str], None]) -> Sour
     metadata = Metadata(name, labels, preprocess, kind, _provenance(file, graph))
     return Source(
         metadata,
-        write=lambda metadata, target: write_model_file(graph, metadata, target, path.parent),
+        write=lambda metadata, target: write_model_file(graph, metadata, target, folder=path.parent),
         ask=partial(_ask, path=path, picture=picture, output=output.name),
         one_by_one=picture.batch == 1,
         files=tuple({path.parent / name for name in weight_files(graph)} - {path}),

@@ -255,7 +255,7 @@ def _write(program: Any, metadata: Metadata, path: Path) -> None:
     graph.ir_version = IR_VERSION
     graph.producer_name, graph.producer_version = "mlinfer", __version__
     _forget_origins(graph)
-    write_model_file(graph, metadata, path, path.parent)
+    write_model_file(graph, metadata, path, folder=path.parent)
 
 
 def _forget_origins(model: ModelProto) -> None:

@@ -1,0 +1,204 @@
+"""Decoding: every kind of picture that users send becomes upright RGB pixels."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from lambda_src.errors import RequestError
+from lambda_src.images.decode import decode
+from lambda_src.settings import MAX_PIXELS
+
+from ... import bombs
+from ...pictures import encoded, plain
+
+RED = (255, 0, 0)
+FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
+    "jpeg": ("JPEG", {"quality": 95}),
+    "progressive jpeg": ("JPEG", {"quality": 95, "progressive": True}),
+    "png": ("PNG", {}),
+    "lossy webp": ("WEBP", {"quality": 95}),
+    "lossless webp": ("WEBP", {"lossless": True}),
+    "gif": ("GIF", {}),
+    "bmp": ("BMP", {}),
+    "tiff": ("TIFF", {}),
+    "lzw tiff": ("TIFF", {"compression": "tiff_lzw"}),
+    "avif": ("AVIF", {"quality": 95}),
+}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_formats(kind: str) -> None:
+    """Each supported format is decoded to the picture that was encoded."""
+    codec, options = FORMATS[kind]
+    assert_close(decode(encoded(plain(RED), codec, **options), MAX_PIXELS), RED)
+
+
+def _alpha() -> Image.Image:
+    image = plain(RED).convert("RGBA")
+    image.putalpha(128)
+    return image
+
+
+def _palette_with_transparency() -> bytes:
+    image = plain(RED).convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
+    return encoded(image, "PNG", transparency=0)
+
+
+def _wide_grey(dtype: type[np.generic], value: float, codec: str) -> bytes:
+    return encoded(Image.fromarray(np.full((16, 20), value, dtype)), codec)
+
+
+def _animation(codec: str) -> bytes:
+    return encoded(plain(RED), codec, save_all=True, append_images=[plain((0, 0, 255))], duration=100)
+
+
+MODES: dict[str, tuple[Any, tuple[int, int, int]]] = {
+    "grey": (lambda: encoded(plain((90, 90, 90)).convert("L"), "JPEG"), (90, 90, 90)),
+    "grey with alpha": (lambda: encoded(plain((90, 90, 90)).convert("LA"), "PNG"), (90, 90, 90)),
+    "black and white": (lambda: encoded(Image.new("1", (20, 16), 1), "PNG"), (255, 255, 255)),
+    "palette": (lambda: encoded(plain(RED).convert("P", palette=Image.Palette.ADAPTIVE), "PNG"), RED),
+    "palette with transparency": (_palette_with_transparency, RED),
+    "cmyk jpeg": (lambda: encoded(plain(RED).convert("CMYK"), "JPEG", quality=95), RED),
+    "cmyk tiff": (lambda: encoded(plain(RED).convert("CMYK"), "TIFF"), RED),
+    "alpha png": (lambda: encoded(_alpha(), "PNG"), RED),
+    "alpha webp": (lambda: encoded(_alpha(), "WEBP", lossless=True, exact=True), RED),
+    "16-bit png": (lambda: _wide_grey(np.uint16, 200 * 257, "PNG"), (200, 200, 200)),
+    "16-bit tiff": (lambda: _wide_grey(np.uint16, 200 * 257, "TIFF"), (200, 200, 200)),
+    "32-bit tiff": (lambda: _wide_grey(np.int32, 200, "TIFF"), (200, 200, 200)),
+    "float tiff of 0..1": (lambda: _wide_grey(np.float32, 200 / 255, "TIFF"), (200, 200, 200)),
+    "float tiff of 0..255": (lambda: _wide_grey(np.float32, 200, "TIFF"), (200, 200, 200)),
+    "float tiff of nan": (lambda: _wide_grey(np.float32, float("nan"), "TIFF"), (0, 0, 0)),
+    "animated gif": (lambda: _animation("GIF"), RED),
+    "animated png": (lambda: _animation("PNG"), RED),
+    "animated webp": (lambda: _animation("WEBP"), RED),
+    "animated avif": (lambda: _animation("AVIF"), RED),
+    "tiff of two pages": (lambda: _animation("TIFF"), RED),
+}
+
+
+@pytest.mark.parametrize("kind", MODES)
+def test_modes(kind: str) -> None:
+    """Grey, palette, CMYK, 16-bit, alpha and animated pictures give their colours, of the first frame."""
+    make, expected = MODES[kind]
+    assert_close(decode(make(), MAX_PIXELS), expected)
+
+
+def assert_close(image: Image.Image, colour: tuple[int, int, int]) -> None:
+    """Check that a decoded picture is 20 x 16, RGB and of one colour but for the coding's loss."""
+    assert (image.mode, image.size) == ("RGB", (20, 16))
+    assert np.abs(np.asarray(image, np.int16) - np.asarray(colour, np.int16)).max() <= 6
+
+
+def test_a_format_loads_its_own_decoder_only() -> None:
+    """The first JPEG loads nothing for other formats, and others in the process still open and save what Pillow knows."""
+    code = (
+        "import io, sys; from PIL import Image; from lambda_src.images.decode import decode; from tests.conftest import CAT; "
+        "decode(CAT.read_bytes(), 10**7); before = {'PIL.PngImagePlugin', "
+        "'PIL.GifImagePlugin', 'lambda_src.images.formats', 'lambda_src.images.avif'} & set(sys.modules); "
+        "file = io.BytesIO(); Image.new('RGB', (2, 2)).save(file, 'PPM'); print(before, Image.open(file).format)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set() PPM\n"
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
+    """A 16-bit gradient keeps its greys; Pillow's own conversion would make nearly all of it white."""
+    ramp = np.tile(np.linspace(0, 65535, 20).astype(np.uint16), (16, 1))
+    values = np.asarray(decode(encoded(Image.fromarray(ramp), "PNG"), MAX_PIXELS))[0, :, 0]
+    assert values.tolist() == (ramp[0] >> 8).tolist()
+
+
+def _packed(bits: int, values: NDArray[Any]) -> bytes:
+    """Return rows of so many bits a number, the first bit first, as TIFF packs them."""
+    spread = values.astype(np.uint64)[..., None] >> np.arange(bits - 1, -1, -1, dtype=np.uint64) & np.uint64(1)
+    return b"".join(np.packbits(row.astype(np.uint8)).tobytes() for row in spread.reshape(len(values), -1))
+
+
+def ramp_tiff(
+    bits: int, *, photometric: int = 1, signed: bool = False, order: str = "<", compression: int = bombs.RAW
+) -> bytes:
+    """Return a grey TIFF, 48 x 40, of a ramp from black to white over the range of its type; darker than it is bright."""
+    ramp = np.linspace(0, 1, 48 * 40).reshape(40, 48) ** 2
+    values = np.round((1 - ramp if photometric == 0 else ramp) * (2 ** (bits - signed) - 1)).astype(np.uint64)
+    data = _packed(bits, values) if bits % 8 else values.astype(f"{order}u{bits // 8}").tobytes()
+    data = zlib.compress(data) if compression == bombs.DEFLATE else data
+    more: dict[str, Any] = {"t258": (bits,), "t262": (photometric,), "t339": (2 if signed else 1,)}
+    return bombs.grey_tiff(48, 40, compression, data, order=order, **more)
+
+
+RAMPS: dict[str, dict[str, Any]] = {
+    "8 bits": {"bits": 8},
+    "8 bits, white is 0": {"bits": 8, "photometric": 0},
+    "8 bits, signed": {"bits": 8, "signed": True},
+    "12 bits": {"bits": 12},
+    "12 bits, compressed": {"bits": 12, "compression": bombs.DEFLATE},
+    "16 bits": {"bits": 16},
+    "16 bits, big-endian": {"bits": 16, "order": ">"},
+    "16 bits, white is 0": {"bits": 16, "photometric": 0},
+    "16 bits, white is 0, compressed": {"bits": 16, "photometric": 0, "compression": bombs.DEFLATE},
+    "16 bits, signed": {"bits": 16, "signed": True},
+    "16 bits, signed, big-endian": {"bits": 16, "signed": True, "order": ">"},
+    "32 bits": {"bits": 32},
+    "32 bits, signed": {"bits": 32, "signed": True},
+}
+
+
+@pytest.mark.parametrize("kind", RAMPS)
+def test_greys_of_any_depth_are_equally_bright(kind: str) -> None:
+    """White is the largest number that the TIFF's BitsPerSample and SampleFormat allow, or 0 where the file says so."""
+    image = decode(ramp_tiff(**RAMPS[kind]), MAX_PIXELS)
+    expected = 255 * np.linspace(0, 1, 48 * 40).reshape(40, 48) ** 2
+    assert np.abs(np.asarray(image)[:, :, 0] - expected).max() <= 2
+
+
+def test_a_dark_grey_below_zero_is_black() -> None:
+    """Of signed numbers those below zero are black, not white."""
+    data = np.full(48 * 40, -300, "<i2").tobytes()
+    image = decode(bombs.grey_tiff(48, 40, bombs.RAW, data, t258=(16,), t339=(2,)), MAX_PIXELS)
+    assert image.getextrema() == ((0, 0), (0, 0), (0, 0))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("codec", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_exif_orientation(codec: str, orientation: int) -> None:
+    """A picture that its EXIF says was turned is classified upright: the red half is where the photographer saw it."""
+    upright = Image.new("RGB", (32, 16), (0, 0, 255))
+    upright.paste(RED, (0, 0, 16, 16))
+    # What a camera stores for each value: https://www.cipa.jp/std/documents/e/DC-008-2012_E.pdf, section 4.6.4 A
+    stored = {2: [0], 3: [3], 4: [1], 5: [5], 6: [2], 7: [6], 8: [4]}.get(orientation, [])
+    turned = upright
+    for method in stored:
+        turned = turned.transpose(Image.Transpose(method))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(turned, codec, exif=exif, **({"quality": 95} if codec in ("JPEG", "WEBP", "AVIF") else {}))
+    result = decode(data, MAX_PIXELS)
+    assert result.size == (32, 16)
+    left, right = np.asarray(result)[8, 4], np.asarray(result)[8, 28]
+    assert left[0] > 200 > 60 > left[2]
+    assert right[2] > 200 > 60 > right[0]
+
+
+def test_broken_exif_is_ignored() -> None:
+    """A picture with a damaged EXIF block is answered, without a warning on stderr."""
+    data = encoded(plain(RED), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert_close(decode(data, MAX_PIXELS), RED)
+
+
+def test_scans_without_end_are_refused() -> None:
+    """A progressive JPEG that asks for hundreds of passes over its pixels is refused before it is decoded."""
+    data = encoded(plain(RED), "JPEG", progressive=True)
+    scan = data.rindex(b"\xff\xda")
+    with pytest.raises(RequestError, match="scans"):
+        decode(data[:-2] + data[scan:-2] * 100 + b"\xff\xd9", MAX_PIXELS)
