@@ -248,7 +248,9 @@ def _does_something(change: Change) -> bool:
 
 def _role(spec: DeploymentSpec, iam: Client, there: _There) -> Step:
     config, names, models = spec.config, spec.names, _models(spec, there.published, there.live)
-    policy = role_policy(spec.account, names, models, input_prefixes(config, names), config.kms_key)
+    policy = role_policy(
+        spec.account, names, models=models, prefixes=input_prefixes(config, names), kms_key=config.kms_key
+    )
     change = plan_role(there.role, policy, names=names, others=there.other_policies)
     return Step("role", change, lambda: apply_role(iam, names, policy))
 
@@ -314,8 +316,10 @@ def _of_function(
         if is_verified():
             return _verified_before(facts.version)
         invoker = clients.invoker(spec.config.timeout + NETWORK_S)
-        asker = version_asker(invoker, names, facts.version, waiter)
-        return Change("created", verify_answers(asker, tools.embedded, spec.file.sha256, draw(PICTURES)))
+        asker = version_asker(invoker, names, version=facts.version, waiter=waiter)
+        return Change(
+            "created", verify_answers(asker, tools.embedded, sha256=spec.file.sha256, pictures=draw(PICTURES))
+        )
 
     def give_url() -> Change:
         change, facts.url = apply_url(functions, names, kind)
@@ -335,7 +339,7 @@ def _of_function(
         Step(
             "alias",
             plan_alias(there.live, facts.version),
-            lambda: apply_alias(functions, names, there.live, facts.version),
+            lambda: apply_alias(functions, names, there=there.live, version=facts.version),
         ),
         Step("url", plan_url(held, kind), give_url),
     ]

@@ -59,24 +59,27 @@ class RemovalClients:
     s3: Client
 
 
-def find(
-    clients: RemovalClients,
-    account: Account,
-    names: Names,
-    bucket: str,
-    prefix: str,
-    waiter: Waiter,
-    *,
-    keep_model: bool,
-) -> list[Resource]:
-    """Return what is there, in the order in which it is to go. bucket "" = none is configured. Raises MlinferError.
+@dataclass(frozen=True)
+class RemovalSpec:
+    """What is to be removed. bucket "" = none is known. prefix: that of the models in it."""
+
+    account: Account
+    names: Names
+    bucket: str
+    prefix: str
+    keep_model: bool
+
+
+def plan_removal(spec: RemovalSpec, clients: RemovalClients, waiter: Waiter) -> list[Resource]:
+    """Return what is there, in the order in which it is to go. Raises MlinferError.
 
     What is not the project's, or may not be, is among it with the reason why it is left. The role goes
     last, because its policy still names the bucket when the function is gone: see `bucket_in_use`.
     """
+    names = spec.names
     return [
         *_function(clients.functions, names, waiter),
-        *_seen("bucket", f"s3://{bucket}", lambda: _bucket(clients, account, names, bucket, prefix, keep_model)),
+        *_seen("bucket", f"s3://{spec.bucket}", lambda: _bucket(spec, clients)),
         *_seen("log group", names.log_group, lambda: _log_group(clients.logs, names)),
         *_seen("repository", names.image, lambda: _repository(clients.ecr, names)),
         *_role(clients.iam, names),
@@ -256,27 +259,26 @@ def _repository(ecr: Client, names: Names) -> Iterator[Resource]:
         yield from _resource(owner, f"{count} images", gone)
 
 
-def _bucket(
-    clients: RemovalClients, account: Account, names: Names, bucket: str, prefix: str, keep_model: bool
-) -> Iterator[Resource]:
-    """Yield what is the project's in the bucket, and the bucket. bucket "": none is known."""
-    if not bucket:
+def _bucket(spec: RemovalSpec, clients: RemovalClients) -> Iterator[Resource]:
+    """Yield what is the project's in the bucket, and the bucket."""
+    if not spec.bucket:
         return
-    named = bucket == _bucket_of_role(clients.iam, names)
-    with explained(f"s3://{bucket}", "s3:ListBucket and s3:ListBucketVersions on the bucket"):
-        inside = list(_in_bucket(clients.s3, names, bucket, prefix, keep_model=keep_model))
-        if named and not keep_model and (untagged := list(_untagged_bucket(clients.s3, account, names, bucket))):
+    named = spec.bucket == _bucket_of_role(clients.iam, spec.names)
+    with explained(f"s3://{spec.bucket}", "s3:ListBucket and s3:ListBucketVersions on the bucket"):
+        inside = list(_in_bucket(clients.s3, spec))
+        if named and not spec.keep_model and (untagged := list(_untagged_bucket(clients.s3, spec))):
             inside = [*(resource for resource in inside if not is_foreign(resource)), *untagged]
     yield from inside
 
 
-def _in_bucket(s3: Client, names: Names, bucket: str, prefix: str, *, keep_model: bool) -> Iterator[Resource]:
+def _in_bucket(s3: Client, spec: RemovalSpec) -> Iterator[Resource]:
     """Yield the staged pictures; and in a bucket that is the project's own, the models and the bucket itself."""
+    names, bucket = spec.names, spec.bucket
     if none_if_absent(lambda: s3.head_bucket(Bucket=bucket)) is None:
         reason = "there is no such bucket"
         yield Resource("bucket", f"s3://{bucket}", reason, lambda: reason, reason)
         return
-    staged, rules = _objects(s3, bucket, names.staging_prefix, "(?s:.*)"), read_rules(s3, bucket)[0]
+    staged, rules = _objects(s3, bucket, prefix=names.staging_prefix, pattern="(?s:.*)"), read_rules(s3, bucket)[0]
     if staged or expiry_rule(names)["ID"] in [rule["ID"] for rule in rules]:
 
         def unstage() -> str:
@@ -287,7 +289,7 @@ def _in_bucket(s3: Client, names: Names, bucket: str, prefix: str, *, keep_model
         yield Resource(
             "staging", f"s3://{bucket}/{names.staging_prefix}", f"{len(staged)} pictures, and their rule", unstage
         )
-    if keep_model:
+    if spec.keep_model:
         return
     owner = owner_of_bucket(s3, names, bucket)
     if owner.state != "ours":
@@ -297,23 +299,24 @@ def _in_bucket(s3: Client, names: Names, bucket: str, prefix: str, *, keep_model
         reason = f"it also holds models and pictures of project {', '.join(others)}"
         yield Resource("bucket", f"s3://{bucket}", f"stays with its models: {reason}", lambda: reason, reason)
         return
-    below = "/".join([*filter(None, prefix.split("/")), ""])
-    if models := _objects(s3, bucket, below, _MODEL):
+    below = "/".join([*filter(None, spec.prefix.split("/")), ""])
+    if models := _objects(s3, bucket, prefix=below, pattern=_MODEL):
         yield Resource(
             "models", f"s3://{bucket}/{below}", f"{len(models)} objects", lambda: _delete(s3, bucket, models)
         )
     yield from _resource(owner, "if nothing else is in it", lambda: _delete_bucket(s3, bucket))
 
 
-def _untagged_bucket(s3: Client, account: Account, names: Names, bucket: str) -> Iterator[Resource]:
+def _untagged_bucket(s3: Client, spec: RemovalSpec) -> Iterator[Resource]:
     """Yield the bucket that the role's policy names if it is as `deploy` leaves it when it is killed before the tags."""
-    if none_if_absent(lambda: s3.head_bucket(Bucket=bucket)) is None or not is_untouched(s3, bucket, account.id):
+    bucket = spec.bucket
+    if none_if_absent(lambda: s3.head_bucket(Bucket=bucket)) is None or not is_untouched(s3, bucket, spec.account.id):
         return
-    if owner_of_bucket(s3, names, bucket).state == "foreign":
+    if owner_of_bucket(s3, spec.names, bucket).state == "foreign":
         yield Resource("bucket", f"s3://{bucket}", "empty, not tagged yet", lambda: _delete_bucket(s3, bucket))
 
 
-def _objects(s3: Client, bucket: str, prefix: str, pattern: str) -> list[dict[str, Any]]:
+def _objects(s3: Client, bucket: str, *, prefix: str, pattern: str) -> list[dict[str, Any]]:
     """Return key and version of what lies below a prefix, older versions and marks of deletion included."""
     pages = s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix)
     found = [item for page in pages for kind in ("Versions", "DeleteMarkers") for item in page.get(kind, [])]

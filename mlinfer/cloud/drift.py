@@ -50,7 +50,9 @@ class Drift:
         return {**asdict(self), "mended_by_deploy": self.mended}
 
 
-def find_drift(clients: DeploymentClients, account: Account, names: Names, status: Status, kms_key: str) -> list[Drift]:
+def find_drift(
+    clients: DeploymentClients, *, account: Account, names: Names, status: Status, kms_key: str
+) -> list[Drift]:
     """Return what differs from what `deploy` left for the live version. Raises MlinferError.
 
     kms_key: ARN of the bucket's key, "" = none.
@@ -58,7 +60,7 @@ def find_drift(clients: DeploymentClients, account: Account, names: Names, statu
     uri = _environment(status).get("MLINFER_MODEL_URI", "")
     checks: list[tuple[str, str, Callable[[], Iterator[Drift]]]] = [
         ("function", names.function, lambda: _function(names, status)),
-        ("role", names.function, lambda: _role(clients, account, names, status, kms_key)),
+        ("role", names.function, lambda: _role(clients, account=account, names=names, status=status, kms_key=kms_key)),
         ("log group", names.log_group, lambda: _log_group(clients, names)),
     ]
     if uri.startswith("s3://"):
@@ -109,7 +111,9 @@ def _function(names: Names, status: Status) -> Iterator[Drift]:
         yield Drift("function", names.function, "changed", "its reserved concurrency is 0: Lambda refuses each call")
 
 
-def _role(clients: DeploymentClients, account: Account, names: Names, status: Status, kms_key: str) -> Iterator[Drift]:
+def _role(
+    clients: DeploymentClients, *, account: Account, names: Names, status: Status, kms_key: str
+) -> Iterator[Drift]:
     there, role = read_role(clients.iam, names), find_role(clients.iam, names)
     if there is None or role is None:
         yield Drift("role", names.function, "missing", "the function cannot read its model or write its log")
@@ -120,7 +124,9 @@ def _role(clients: DeploymentClients, account: Account, names: Names, status: St
     uris = {model_uri(version) for version in status.published[-READABLE_VERSIONS:]}
     uris.add(_environment(status).get("MLINFER_MODEL_URI", ""))
     prefixes = _environment(status).get("MLINFER_INPUT_PREFIXES", "").split()
-    policy = role_policy(account, names, {uri for uri in uris if uri.startswith("s3://")}, prefixes, kms_key)
+    policy = role_policy(
+        account, names, models={uri for uri in uris if uri.startswith("s3://")}, prefixes=prefixes, kms_key=kms_key
+    )
     held, wanted = ({"trust": t, "policy": p} for t, p in ((there["trust"], there["policy"]), (trust_policy(), policy)))
     if _without_older_models(held, wanted) != wanted:
         yield Drift("role", names.function, "changed", "its policies were changed", difference("role", held, wanted))

@@ -46,7 +46,7 @@ def read(client: Client, names: Names, start_ms: int) -> Iterator[Line]:
         yield line
 
 
-def follow(client: Client, names: Names, start_ms: int, sleep: Callable[[float], None]) -> Iterator[Line]:
+def follow(client: Client, names: Names, start_ms: int, *, sleep: Callable[[float], None]) -> Iterator[Line]:
     """Yield the lines from that time on, and then each new one, without end. Raises RemoteError, MissingError."""
     seen: dict[str, int] = {}
     while True:

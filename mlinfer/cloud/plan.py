@@ -66,7 +66,7 @@ def apply(plan: Plan, report: Callable[[StepResult], None]) -> tuple[StepResult,
     return tuple(done)
 
 
-def compare(name: str, there: Document | None, wanted: Document, detail: str = "") -> Change:
+def compare(name: str, there: Document | None, wanted: Document, *, detail: str = "") -> Change:
     """Say what it takes to get from what is there (None: nothing) to what is wanted."""
     if there == wanted:
         return Change("unchanged", detail)

@@ -90,12 +90,12 @@ def plan_rollback(
             plan = Plan((Step("alias", done, lambda: done),))
             return RollbackPlan(names.function, live.version, live.rolled_back_from, plan, done_before=True)
         number = _choose([v["Version"] for v in versions(functions, names)], live.version, spec.version)
-        chosen = wait_until_ready(functions, names, waiter, number)
+        chosen = wait_until_ready(functions, names, waiter, version=number)
     before = "" if spec.version else live.version
     move = Step(
         "alias",
         plan_alias(live, number),
-        lambda: apply_alias(functions, names, live, number, rolled_back_from=before),
+        lambda: apply_alias(functions, names, there=live, version=number, rolled_back_from=before),
     )
     if number == live.version:
         return RollbackPlan(names.function, number, live.version, Plan((move,)))
@@ -137,13 +137,15 @@ def _verify(
     settings, pictures = chosen.settings, draw(PICTURES)
     uri = settings.environment.get("MLINFER_MODEL_URI", "")
     sha256 = settings.environment.get("MLINFER_MODEL_SHA256", "")
-    ask = version_asker(clients.invoker(settings.timeout + NETWORK_S), spec.names, chosen.version, waiter)
+    ask = version_asker(
+        clients.invoker(settings.timeout + NETWORK_S), spec.names, version=chosen.version, waiter=waiter
+    )
     if spec.here and spec.here.sha256 == sha256:
-        return Change("created", verify_answers(ask, embedded(spec.here.path), sha256, pictures))
+        return Change("created", verify_answers(ask, embedded(spec.here.path), sha256=sha256, pictures=pictures))
     if not uri.startswith("s3://"):
         return Change("created", verify_alone(ask, sha256, pictures))
     with _downloaded(clients.s3, uri, sha256) as path:
-        return Change("created", verify_answers(ask, embedded(path), sha256, pictures))
+        return Change("created", verify_answers(ask, embedded(path), sha256=sha256, pictures=pictures))
 
 
 @contextmanager

@@ -40,7 +40,7 @@ class Answered:
 Ask = Callable[[bytes], Answered]
 
 
-def version_asker(client: Client, names: Names, version: str, waiter: Waiter) -> Ask:
+def version_asker(client: Client, names: Names, *, version: str, waiter: Waiter) -> Ask:
     """Return what asks a published version about a picture. client: one that repeats no request.
 
     Raises RemoteError, VerificationError.
@@ -70,7 +70,7 @@ def version_asker(client: Client, names: Names, version: str, waiter: Waiter) ->
     return ask
 
 
-def verify_answers(ask: Ask, embedded: Target, sha256: str, pictures: Sequence[SamplePicture]) -> str:
+def verify_answers(ask: Ask, embedded: Target, *, sha256: str, pictures: Sequence[SamplePicture]) -> str:
     """Compare the version's answers with the embedded ones: model, labels in order, scores. Return what was shown.
 
     Classes whose scores are nearer to each other than the tolerance may change places. Raises VerificationError.

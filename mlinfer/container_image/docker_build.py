@@ -49,7 +49,7 @@ def build(
     tag = spec.tag()
     image = engine.find_image(tag)
     if image and not pull and cache:
-        return _described(engine, image, tag, "unchanged")
+        return _described(engine, image, tag=tag, outcome="unchanged")
     _check_base(engine, spec, pull=pull)
     with open_context(spec) as context:
         args = {**spec.proxies, "BASE": spec.base}
@@ -64,7 +64,7 @@ def build(
     if image.arch != spec.arch:  # the classic builder takes a local base image of any architecture
         engine.remove_image(tag)
         raise _wrong_architecture(spec, image.arch)
-    return _described(engine, image, tag, "created")
+    return _described(engine, image, tag=tag, outcome="created")
 
 
 def _follow(log: Iterator[str], tell: Callable[[str], None]) -> None:
@@ -95,7 +95,7 @@ def _pip_hint(lines: str) -> str:
     return ""
 
 
-def _described(engine: Engine, image: Image, tag: str, outcome: Literal["created", "unchanged"]) -> BuiltImage:
+def _described(engine: Engine, image: Image, *, tag: str, outcome: Literal["created", "unchanged"]) -> BuiltImage:
     ours = [size for instruction, size in engine.layers(tag) if "COPY" in instruction][: len(_LAYERS)]
     layers = dict(reversed(list(zip(_LAYERS, ours, strict=False))))
     return BuiltImage(image.id, tag, image.arch, image.bytes, layers, outcome)

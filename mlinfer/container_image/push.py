@@ -45,7 +45,7 @@ def plan_push(engine: Engine, ecr: Client, *, repository: str, tag: str, arch: s
     if not repository or here is None:
         name = tag.rpartition(":")[2]
         return PlannedPush(f"{repository}:{name}" if repository else tag, "created")
-    held, image = _find_pushed(open_registry(ecr, repository, log_in(ecr)), here.id, tag, arch)
+    held, image = _find_pushed(open_registry(ecr, repository, log_in(ecr)), image_id=here.id, local=tag, arch=arch)
     if image:
         return PlannedPush(f"{repository}@{image.digest}", "unchanged")
     return PlannedPush(f"{repository}:{held}", "created")
@@ -62,7 +62,7 @@ def push_image(
     """
     check_image(engine, built, arch)
     login = log_in(ecr)
-    tag, image = _find_pushed(open_registry(ecr, repository, login), built.id, built.tag, arch)
+    tag, image = _find_pushed(open_registry(ecr, repository, login), image_id=built.id, local=built.tag, arch=arch)
     outcome: Literal["pushed", "unchanged"] = "unchanged"
     if image is None:
         try:
@@ -88,7 +88,7 @@ def check_image(engine: Engine, built: BuiltImage, arch: str) -> None:
         raise UsageError("image_too_large", message, 'Keep the model in S3: model_source = "s3" in mlinfer.toml.')
 
 
-def _find_pushed(registry: Registry, image_id: str, local: str, arch: str) -> tuple[str, RemoteImage | None]:
+def _find_pushed(registry: Registry, *, image_id: str, local: str, arch: str) -> tuple[str, RemoteImage | None]:
     """Return the tag that this image has or is to have in the repository, and the image if it is there."""
     tag = local.rpartition(":")[2]
     try:

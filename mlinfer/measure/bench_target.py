@@ -114,7 +114,7 @@ def _find_live(config: Config, tools: BenchTools) -> BenchTarget:
         message = "--memory needs cold starts with --target aws: what is live has the memory that it has"
         raise UsageError("usage", message, "Leave out --memory, or --cold 0.")
     with explained(f"the function {deployed.names.function}", "lambda:GetFunction on the function"):
-        settings = wait_until_ready(deployed.functions, deployed.names, deployed.waiter, ALIAS).settings
+        settings = wait_until_ready(deployed.functions, deployed.names, deployed.waiter, version=ALIAS).settings
     asked = live.LiveInstance(deployed, ALIAS)
     return BenchTarget(lambda _: lambda: nullcontext(asked), settings.memory, settings.arch)
 

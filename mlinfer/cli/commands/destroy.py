@@ -53,7 +53,8 @@ def destroy(
     in_use = step.bucket_in_use(clients.functions, clients.iam, names)
     step.require_bucket_in_use(config.bucket, in_use)
     looked_at = config.bucket or in_use
-    resources = step.find(clients, account, names, looked_at, config.prefix, waiter, keep_model=keep_model)
+    spec = step.RemovalSpec(account, names, looked_at, config.prefix, keep_model)
+    resources = step.plan_removal(spec, clients, waiter)
     if not looked_at:
         terminal.note("S3 was not looked at, because no bucket is named: --bucket, or bucket in mlinfer.toml.")
     for resource in resources:

@@ -105,7 +105,9 @@ def _raise(error: MlinferError, _: str) -> NoReturn:
 def _deployer_policy(config: Config, account: Account) -> dict[str, Any]:
     from ...cloud.resources.policies import deployer_policy
 
-    return deployer_policy(account, Names(config.project), config.bucket, config.prefix, config.kms_key)
+    return deployer_policy(
+        account, Names(config.project), bucket=config.bucket, prefix=config.prefix, kms_key=config.kms_key
+    )
 
 
 def _account(terminal: Terminal, options: AccountOptions) -> Account:

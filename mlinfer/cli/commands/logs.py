@@ -37,7 +37,7 @@ def logs(
     names = Names(configuration(aws).project)
     start = step.since_ms(since, int(time.time() * 1000))
     client = aws.account.session(terminal).client("logs")
-    lines = step.follow(client, names, start, time.sleep) if follow else step.read(client, names, start)
+    lines = step.follow(client, names, start, sleep=time.sleep) if follow else step.read(client, names, start)
     count = 0
     for line in lines:
         count += 1

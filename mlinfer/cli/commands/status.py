@@ -61,7 +61,9 @@ def status(
     here = _wanted_here(config, session, there, image)
     differs = step.differences(there, here, config.url) if here else None
     clients = replace(cloud_clients(session), ecr=session.client("ecr"))
-    drift = find_drift(clients, account_of(session), Names(config.project), there, config.kms_key)
+    drift = find_drift(
+        clients, account=account_of(session), names=Names(config.project), status=there, kms_key=config.kms_key
+    )
     drifted = any(found.mended for found in drift)
     facts = {**there.facts(), "as_here": None if here is None else not (differs or drifted), "difference": differs}
     facts["image_compared"] = bool(here and here.image)

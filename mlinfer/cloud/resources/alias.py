@@ -44,11 +44,11 @@ def plan_alias(there: Alias | None, version: str) -> Change:
     """Say what it takes until all traffic goes to the version."""
     held = {"version": there.version, **({"weights": there.weights} if there.weights else {})} if there else None
     before = f", before: {there.version}" if there and there.version != version else ""
-    return compare("alias", held, {"version": version}, f"{ALIAS} -> {version}{before}")
+    return compare("alias", held, {"version": version}, detail=f"{ALIAS} -> {version}{before}")
 
 
 def apply_alias(
-    client: Client, names: Names, there: Alias | None, version: str, *, rolled_back_from: str = ""
+    client: Client, names: Names, *, there: Alias | None, version: str, rolled_back_from: str = ""
 ) -> Change:
     """Send all traffic to the version, if the alias still is what `there` says. Raises RemoteError.
 

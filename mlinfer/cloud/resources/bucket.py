@@ -74,7 +74,7 @@ def plan_bucket(there: Bucket | None, bucket: str) -> Change:
         return Change("created", f"s3://{bucket}")
     if there.left:
         return Change("skipped", there.left)
-    return compare("bucket", there.block, dict.fromkeys(_CLOSED, True), f"s3://{bucket}")
+    return compare("bucket", there.block, dict.fromkeys(_CLOSED, True), detail=f"s3://{bucket}")
 
 
 def apply_bucket(s3: Client, names: Names, bucket: str) -> Change:

@@ -149,7 +149,7 @@ def plan_function(
 
     role_created: a role that was created again after the function's last change is given to it again, see `apply_function`.
     """
-    change = compare("function", there.settings.document() if there else None, wanted.document(), names.function)
+    change = compare("function", there.settings.document() if there else None, wanted.document(), detail=names.function)
     if there is None or change.outcome != "unchanged":
         return change
     if there.updating == "Failed":
@@ -173,10 +173,12 @@ def apply_function(
             there = wait_until_ready(client, names, waiter, first=there)
         change = plan_function(there, wanted, names=names, role_created=role_created)
         if there and _is_renewed(there, role_created):
-            _change(client, names, "update_function_configuration", {"Role": wanted.role}, waiter)
+            _change(
+                client, names, operation="update_function_configuration", values={"Role": wanted.role}, waiter=waiter
+            )
         if change.outcome != "unchanged":
-            there = there or _create(client, names, wanted, waiter)
-            _update(client, names, there, wanted, waiter)
+            there = there or _create(client, names, wanted, waiter=waiter)
+            _update(client, names, there=there, wanted=wanted, waiter=waiter)
     return change
 
 
@@ -219,7 +221,7 @@ def before_bench(there: FunctionConfig) -> FunctionConfig:
 
 
 def wait_until_ready(
-    client: Client, names: Names, waiter: Waiter, version: str = "", *, first: Function | None = None
+    client: Client, names: Names, waiter: Waiter, *, version: str = "", first: Function | None = None
 ) -> Function:
     """Ask until the function, or a version, has taken its last change in; `first` is a fresh answer. Raises RemoteError.
 
@@ -264,7 +266,7 @@ def _busy(names: Names, function: Function) -> str:
     return f"the function {names.function} {doing}{f' ({reason})' if reason else ''}"
 
 
-def _create(client: Client, names: Names, wanted: FunctionConfig, waiter: Waiter) -> Function:
+def _create(client: Client, names: Names, wanted: FunctionConfig, *, waiter: Waiter) -> Function:
     try:
         waiter.retry(
             lambda: client.create_function(
@@ -284,16 +286,18 @@ def _create(client: Client, names: Names, wanted: FunctionConfig, waiter: Waiter
     return wait_until_ready(client, names, waiter)
 
 
-def _update(client: Client, names: Names, there: Function, wanted: FunctionConfig, waiter: Waiter) -> None:
+def _update(client: Client, names: Names, *, there: Function, wanted: FunctionConfig, waiter: Waiter) -> None:
     """Make each change that is left, and wait until it has taken effect."""
     is_, to_be = there.settings, wanted
     if (is_.image, is_.arch) != (to_be.image, to_be.arch) or there.updating == "Failed":
         code = {"ImageUri": to_be.image, "Architectures": [to_be.arch]}
-        _change(client, names, "update_function_code", code, waiter)
+        _change(client, names, operation="update_function_code", values=code, waiter=waiter)
     mend: dict[str, Any] = {"ImageConfig": {}} if is_.image_config else {}
     mend |= {"LoggingConfig": _default_logging(names)} if is_.logging else {}
     if mend or _configuration(is_) != _configuration(to_be):
-        _change(client, names, "update_function_configuration", _configuration(to_be) | mend, waiter)
+        _change(
+            client, names, operation="update_function_configuration", values=_configuration(to_be) | mend, waiter=waiter
+        )
     if is_.concurrency == to_be.concurrency:
         return
     if to_be.concurrency is None:
@@ -302,7 +306,7 @@ def _update(client: Client, names: Names, there: Function, wanted: FunctionConfi
         client.put_function_concurrency(FunctionName=names.function, ReservedConcurrentExecutions=to_be.concurrency)
 
 
-def _change(client: Client, names: Names, operation: str, values: dict[str, Any], waiter: Waiter) -> None:
+def _change(client: Client, names: Names, *, operation: str, values: dict[str, Any], waiter: Waiter) -> None:
     waiter.retry(
         lambda: getattr(client, operation)(FunctionName=names.function, **values), reason_to_wait, ROLE_LIMIT_S
     )

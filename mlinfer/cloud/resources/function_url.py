@@ -34,7 +34,7 @@ def read_url(client: Client, names: Names) -> tuple[str, Document]:
 def plan_url(there: Document, kind: str) -> Change:
     """Say what it takes from what `read_url` found. kind: none, iam (callers sign, and their own policies must let them) or public."""
     missing = {"url": "none", "permissions": []}
-    return compare("url", None if there == missing and kind != "none" else there, _wanted(kind), kind)
+    return compare("url", None if there == missing and kind != "none" else there, _wanted(kind), detail=kind)
 
 
 def apply_url(client: Client, names: Names, kind: str) -> tuple[Change, str]:

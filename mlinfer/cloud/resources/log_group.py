@@ -17,7 +17,7 @@ from ..plan import Change, compare
 def plan_log_group(there: Mapping[str, Any] | None, names: Names, days: int) -> Change:
     """Say what it takes until the log group is there and keeps its lines for so many days."""
     held = {"retention_days": there.get("retentionInDays")} if there else None
-    return compare("log group", held, {"retention_days": days}, f"{names.log_group}, {days} days")
+    return compare("log group", held, {"retention_days": days}, detail=f"{names.log_group}, {days} days")
 
 
 def apply_log_group(logs: Client, names: Names, days: int) -> Change:

@@ -24,7 +24,7 @@ def trust_policy() -> Document:
 
 
 def role_policy(
-    account: Account, names: Names, models: Collection[str], prefixes: Collection[str], kms_key: str = ""
+    account: Account, names: Names, *, models: Collection[str], prefixes: Collection[str], kms_key: str = ""
 ) -> Document:
     """Return what the function may do: write its own log, read these models and what lies under these prefixes.
 
@@ -45,7 +45,7 @@ def with_models(statements: list[Document], keys: set[str]) -> Document:
     return _policy(statements + models)
 
 
-def deployer_policy(account: Account, names: Names, bucket: str, prefix: str, kms_key: str = "") -> Document:
+def deployer_policy(account: Account, names: Names, *, bucket: str, prefix: str, kms_key: str = "") -> Document:
     """Return what the user of `mlinfer` needs: the actions that our code calls, on this project's resources.
 
     bucket, kms_key "" = none is configured. What takes no resource in IAM stands alone, with *.
@@ -103,7 +103,7 @@ def _policy(statements: list[Document]) -> Document:
     return {"Version": _VERSION, "Statement": statements}
 
 
-def _statement(sid: str, actions: Sequence[str], resources: Sequence[str] = ("*",), principal: str = "") -> Document:
+def _statement(sid: str, actions: Sequence[str], resources: Sequence[str] = ("*",), *, principal: str = "") -> Document:
     """Return a statement that allows; one that names a principal stands in the resource's own policy."""
     subject = {"Principal": {"Service": principal}} if principal else {"Resource": list(resources)}
     return {"Sid": sid, "Effect": "Allow", "Action": list(actions), **subject}

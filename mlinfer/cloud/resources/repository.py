@@ -72,7 +72,7 @@ def plan_repository(there: Repository | None, names: Names) -> Change:
     """Say what it takes until the repository has the settings of a new one."""
     wanted = {"immutable": True, "scan_on_push": True, "lifecycle": lifecycle_policy()}
     if there is None:
-        return compare("repository", None, wanted, names.image)
+        return compare("repository", None, wanted, detail=names.image)
     wanted |= {"policy": [_in_order(pull_statement(there.arn, names.function))]}
     held = {
         "immutable": there.immutable,
@@ -80,7 +80,7 @@ def plan_repository(there: Repository | None, names: Names) -> Change:
         "policy": [_in_order(statement) for statement in _ours(there)],
         "lifecycle": wanted["lifecycle"] if _is_kept(there) else there.lifecycle,
     }
-    return compare("repository", held, wanted, names.image)
+    return compare("repository", held, wanted, detail=names.image)
 
 
 def plan_parts(there: Repository | None, names: Names) -> dict[str, Outcome]:

@@ -24,7 +24,7 @@ _DESCRIPTION = "What the Lambda function of the mlinfer project {} may do."
 def plan_role(there: Document | None, policy: Document, *, names: Names, others: Sequence[str]) -> Change:
     """Say what it takes until the role has the wanted policies. others: those that it has beside ours, which stay."""
     told = f"; not added by mlinfer, and kept: {', '.join(others)}" if others else ""
-    return compare("role", there, {"trust": trust_policy(), "policy": policy}, f"{names.function}{told}")
+    return compare("role", there, {"trust": trust_policy(), "policy": policy}, detail=f"{names.function}{told}")
 
 
 def apply_role(iam: Client, names: Names, policy: Document) -> Change:
@@ -50,7 +50,7 @@ def apply_role(iam: Client, names: Names, policy: Document) -> Change:
 def plan_readable(there: Document | None, names: Names, model: str) -> Change:
     """Say what it takes until the function may read one more model. model: its ARN."""
     held = there["policy"] if there else {}
-    return compare("policy", held, _with_model(held, model), names.function)
+    return compare("policy", held, _with_model(held, model), detail=names.function)
 
 
 def apply_readable(iam: Client, names: Names, model: str) -> Change:

@@ -24,7 +24,7 @@ def plan_expiry(rules: list[dict[str, Any]], names: Names) -> Change:
     """Say what it takes until the bucket of these rules lets what lies under the staging prefix expire."""
     rule = expiry_rule(names)
     there = next((held for held in rules if held["ID"] == rule["ID"]), None)
-    return compare("staging", there, rule, f"{names.staging_prefix} expires after a day")
+    return compare("staging", there, rule, detail=f"{names.staging_prefix} expires after a day")
 
 
 def apply_expiry(s3: Client, bucket: str, names: Names) -> Change:
@@ -34,7 +34,7 @@ def apply_expiry(s3: Client, bucket: str, names: Names) -> Change:
         change = plan_expiry(rules, names)
         if change.outcome != "unchanged":
             rule = expiry_rule(names)
-            write_rules(s3, bucket, [*(held for held in rules if held["ID"] != rule["ID"]), rule], more)
+            write_rules(s3, bucket, rules=[*(held for held in rules if held["ID"] != rule["ID"]), rule], more=more)
     return change
 
 
@@ -43,7 +43,7 @@ def remove_expiry(s3: Client, bucket: str, names: Names) -> None:
     rules, more = read_rules(s3, bucket)
     kept = [held for held in rules if held["ID"] != expiry_rule(names)["ID"]]
     if kept:
-        write_rules(s3, bucket, kept, more)
+        write_rules(s3, bucket, rules=kept, more=more)
     elif rules:
         s3.delete_bucket_lifecycle(Bucket=bucket)
 
@@ -67,7 +67,7 @@ def read_rules(s3: Client, bucket: str) -> tuple[list[dict[str, Any]], dict[str,
     return found.get("Rules", []), more
 
 
-def write_rules(s3: Client, bucket: str, rules: list[dict[str, Any]], more: dict[str, Any]) -> None:
+def write_rules(s3: Client, bucket: str, *, rules: list[dict[str, Any]], more: dict[str, Any]) -> None:
     """Write all rules, which S3 takes only together. Raises ClientError."""
     modern = [_modern(rule) for rule in rules]
     s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": modern}, **more)

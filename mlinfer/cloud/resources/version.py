@@ -61,7 +61,7 @@ def apply_version(client: Client, names: Names, wanted: FunctionConfig, *, waite
             number = _newest_if_equal(client, names, latest)  # published by a request whose answer was lost
             if not number:
                 raise
-        wait_until_ready(client, names, waiter, str(number))
+        wait_until_ready(client, names, waiter, version=str(number))
     return Change("created", f"version {number}"), str(number)
 
 

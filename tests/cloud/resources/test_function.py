@@ -55,7 +55,7 @@ def waits() -> Waits:
 @pytest.fixture
 def client(cloud: LoopbackAws, past: Callable[[str], Any]) -> Iterator[Any]:
     """Return a client of Lambda; the function's role is there."""
-    apply_role(past("iam"), NAMES, role_policy(HERE, NAMES, [], []))
+    apply_role(past("iam"), NAMES, role_policy(HERE, NAMES, models=[], prefixes=[]))
     cloud.calls.clear()
     with closing(boto3.client("lambda")) as made:
         yield made
@@ -305,14 +305,14 @@ def test_a_version_published_by_a_lost_answer_is_found(made: Any, cloud: Loopbac
 
 def test_the_alias_is_not_taken_from_somebody(made: Any, waits: Waits) -> None:
     """When somebody has moved the alias since it was read, it stays where they moved it."""
-    apply_alias(made, NAMES, None, "1")
+    apply_alias(made, NAMES, there=None, version="1")
     there = read_alias(made, NAMES)
     wanted = replace(WANTED, memory=512)
     apply_function(made, NAMES, wanted, waiter=waits)
     apply_version(made, NAMES, wanted, waiter=waits)
     made.update_alias(FunctionName="mlinfer-cats", Name="live", FunctionVersion="$LATEST")
     with pytest.raises(RemoteError) as raised:
-        apply_alias(made, NAMES, there, "2")
+        apply_alias(made, NAMES, there=there, version="2")
     assert raised.value.code == "alias_moved"
     assert made.get_alias(FunctionName="mlinfer-cats", Name="live")["FunctionVersion"] == "$LATEST"
 
@@ -324,7 +324,7 @@ def test_shared_traffic_goes_to_one_version(made: Any, waits: Waits) -> None:
     apply_version(made, NAMES, wanted, waiter=waits)
     weights = {"AdditionalVersionWeights": {"2": 0.5}}
     made.create_alias(FunctionName="mlinfer-cats", Name="live", FunctionVersion="1", RoutingConfig=weights)
-    assert apply_alias(made, NAMES, read_alias(made, NAMES), "1").outcome == "changed"
+    assert apply_alias(made, NAMES, there=read_alias(made, NAMES), version="1").outcome == "changed"
     there = read_alias(made, NAMES)
     assert there is not None
     assert (there.version, there.weights) == ("1", {})
@@ -344,7 +344,7 @@ def permissions(client: Any) -> dict[str, dict[str, Any]]:
 
 def test_a_public_url_needs_both_permissions(made: Any, cloud: LoopbackAws) -> None:
     """Anybody may call the URL of the alias, which takes two permissions; again, nothing is changed."""
-    apply_alias(made, NAMES, None, "1")
+    apply_alias(made, NAMES, there=None, version="1")
     change, url = apply_url(made, NAMES, "public")
     assert (change.outcome, url[:8]) == ("created", "https://")
     held = permissions(made)
@@ -363,7 +363,7 @@ def test_a_public_url_needs_both_permissions(made: Any, cloud: LoopbackAws) -> N
 @pytest.mark.parametrize(("kind", "auth"), [("iam", "AWS_IAM"), ("none", None)])
 def test_a_url_that_is_no_longer_public(made: Any, cloud: LoopbackAws, kind: str, auth: str | None) -> None:
     """The permissions of everybody go first, then the URL asks for signatures or goes too; others' permissions stay."""
-    apply_alias(made, NAMES, None, "1")
+    apply_alias(made, NAMES, there=None, version="1")
     apply_url(made, NAMES, "public")
     other = {"StatementId": "theirs", "Action": "lambda:InvokeFunction", "Principal": "events.amazonaws.com"}
     made.add_permission(FunctionName="mlinfer-cats", Qualifier="live", **other)
@@ -378,6 +378,6 @@ def test_a_url_that_is_no_longer_public(made: Any, cloud: LoopbackAws, kind: str
 
 def test_a_url_for_signed_calls_is_open_to_nobody(made: Any) -> None:
     """With iam the callers' own policies decide: no permission is given."""
-    apply_alias(made, NAMES, None, "1")
+    apply_alias(made, NAMES, there=None, version="1")
     assert apply_url(made, NAMES, "iam")[0].outcome == "created"
     assert permissions(made) == {}

@@ -40,7 +40,7 @@ def test_lambda_alone_takes_the_role() -> None:
 
 def test_the_function_may_write_its_log_and_read_its_model_and_pictures() -> None:
     """Its own log group's streams, one object, what lies under the prefixes: nothing else."""
-    policy = role_policy(HERE, NAMES, [MODEL], ["s3://pictures/inbox/", STAGING])
+    policy = role_policy(HERE, NAMES, models=[MODEL], prefixes=["s3://pictures/inbox/", STAGING])
     log = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:/aws/lambda/mlinfer-cats:*"
     assert statements(policy) == {
         "WriteItsLog": (["logs:CreateLogStream", "logs:PutLogEvents"], [log]),
@@ -54,7 +54,7 @@ def test_the_function_may_write_its_log_and_read_its_model_and_pictures() -> Non
 
 def test_a_function_without_a_bucket_may_only_write_its_log() -> None:
     """With the model in the image and no bucket there is nothing to read."""
-    assert list(statements(role_policy(HERE, NAMES, [], []))) == ["WriteItsLog"]
+    assert list(statements(role_policy(HERE, NAMES, models=[], prefixes=[]))) == ["WriteItsLog"]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_function_without_a_bucket_may_only_write_its_log() -> None:
 )
 def test_a_prefix_means_the_same_to_iam_as_to_the_handler(prefix: str, resource: str) -> None:
     """A bucket alone is all of it, a prefix ends with a /, and IAM's wildcards in it are plain characters."""
-    policy = role_policy(HERE, NAMES, [], [prefix])
+    policy = role_policy(HERE, NAMES, models=[], prefixes=[prefix])
     assert statements(policy)["ReadPictures"][1] == [f"arn:aws:s3:::{resource}"]
     folder = prefix.removeprefix("s3://pictures").strip("/")
     assert _covers(prefix, "pictures", f"{folder}/x.jpg".lstrip("/"))
@@ -78,11 +78,14 @@ def test_a_prefix_means_the_same_to_iam_as_to_the_handler(prefix: str, resource:
 def test_a_kms_key_adds_what_it_needs() -> None:
     """With the bucket's key the function may decrypt with it, and the deployer encrypt too; nothing without a bucket."""
     key = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1234"
-    assert statements(role_policy(HERE, NAMES, [MODEL], [], key))["Decrypt"] == (["kms:Decrypt"], [key])
-    assert "Decrypt" not in statements(role_policy(HERE, NAMES, [], [], key))
-    deployer = statements(deployer_policy(HERE, NAMES, "my-models", "models", key))
+    assert statements(role_policy(HERE, NAMES, models=[MODEL], prefixes=[], kms_key=key))["Decrypt"] == (
+        ["kms:Decrypt"],
+        [key],
+    )
+    assert "Decrypt" not in statements(role_policy(HERE, NAMES, models=[], prefixes=[], kms_key=key))
+    deployer = statements(deployer_policy(HERE, NAMES, bucket="my-models", prefix="models", kms_key=key))
     assert deployer["Key"] == (["kms:Decrypt", "kms:GenerateDataKey"], [key])
-    assert "Key" not in statements(deployer_policy(HERE, NAMES, "", "models", key))
+    assert "Key" not in statements(deployer_policy(HERE, NAMES, bucket="", prefix="models", kms_key=key))
 
 
 def test_lambda_may_pull_the_image_for_this_function() -> None:
@@ -100,7 +103,7 @@ def test_lambda_may_pull_the_image_for_this_function() -> None:
 
 def test_the_deployer_reaches_this_project_alone() -> None:
     """Whatever has a resource in IAM is bound to the project's; the role can be given to Lambda only."""
-    policy = deployer_policy(HERE, NAMES, "my-models", "models")
+    policy = deployer_policy(HERE, NAMES, bucket="my-models", prefix="models")
     named = statements(policy)
     wide = {sid for sid, (_, resources) in named.items() if "*" in resources}
     assert wide == {"FindLogs", "LogInToRepositories", "Doctor"}
@@ -117,20 +120,20 @@ def test_the_deployer_reaches_this_project_alone() -> None:
 
 def test_other_partitions() -> None:
     """In China and GovCloud the ARNs are those of the partition."""
-    policy = json.dumps(role_policy(Account("1", "cn-north-1", "aws-cn"), NAMES, [MODEL], []))
+    policy = json.dumps(role_policy(Account("1", "cn-north-1", "aws-cn"), NAMES, models=[MODEL], prefixes=[]))
     assert "arn:aws:" not in policy
     assert "arn:aws-cn:s3:::my-models" in policy
 
 
 def test_the_role_is_made_kept_and_changed(past: Past) -> None:
     """A missing role is made with path and tag, an equal one is left alone, a changed policy is written again."""
-    iam, policy = past("iam"), role_policy(HERE, NAMES, [MODEL], [])
+    iam, policy = past("iam"), role_policy(HERE, NAMES, models=[MODEL], prefixes=[])
     assert apply_role(iam, NAMES, policy).outcome == "created"
     role = iam.get_role(RoleName="mlinfer-cats")["Role"]
     assert role["Arn"] == HERE.role(NAMES)
     assert role["Tags"] == [{"Key": "mlinfer:project", "Value": "cats"}]
     assert apply_role(iam, NAMES, policy).outcome == "unchanged"
-    wider = role_policy(HERE, NAMES, [MODEL], [STAGING])
+    wider = role_policy(HERE, NAMES, models=[MODEL], prefixes=[STAGING])
     change = apply_role(iam, NAMES, wider)
     assert change.outcome == "changed"
     assert '+        "Sid": "ReadPictures"' in change.difference
@@ -139,7 +142,7 @@ def test_the_role_is_made_kept_and_changed(past: Past) -> None:
 
 def test_a_role_that_was_changed_by_hand_is_set_right(past: Past) -> None:
     """Who may take the role is ours to say too."""
-    iam, policy = past("iam"), role_policy(HERE, NAMES, [MODEL], [])
+    iam, policy = past("iam"), role_policy(HERE, NAMES, models=[MODEL], prefixes=[])
     apply_role(iam, NAMES, policy)
     open_to_all = {**trust_policy(), "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "sts:AssumeRole"}]}
     iam.update_assume_role_policy(RoleName="mlinfer-cats", PolicyDocument=json.dumps(open_to_all))
@@ -149,7 +152,7 @@ def test_a_role_that_was_changed_by_hand_is_set_right(past: Past) -> None:
 
 def test_a_plan_of_the_role() -> None:
     """What would be created is said, with all that it would hold."""
-    change = plan_role(None, role_policy(HERE, NAMES, [MODEL], []), names=NAMES, others=[])
+    change = plan_role(None, role_policy(HERE, NAMES, models=[MODEL], prefixes=[]), names=NAMES, others=[])
     assert (change.outcome, '+    "Version": "2012-10-17"' in change.difference) == ("created", True)
 
 
@@ -158,7 +161,7 @@ def test_somebody_elses_role_is_left_alone(past: Past) -> None:
     iam = past("iam")
     iam.create_role(RoleName="mlinfer-cats", AssumeRolePolicyDocument=json.dumps(trust_policy()))
     with pytest.raises(RemoteError) as raised:
-        apply_role(iam, NAMES, role_policy(HERE, NAMES, [MODEL], []))
+        apply_role(iam, NAMES, role_policy(HERE, NAMES, models=[MODEL], prefixes=[]))
     assert raised.value.code == "not_ours"
     assert iam.list_role_policies(RoleName="mlinfer-cats")["PolicyNames"] == []
 
@@ -166,9 +169,9 @@ def test_somebody_elses_role_is_left_alone(past: Past) -> None:
 def test_one_more_model_becomes_readable(past: Past) -> None:
     """A version that goes live again must read its own model; nothing that the role has is lost."""
     iam = past("iam")
-    apply_role(iam, NAMES, role_policy(HERE, NAMES, [MODEL], [STAGING]))
+    apply_role(iam, NAMES, role_policy(HERE, NAMES, models=[MODEL], prefixes=[STAGING]))
     older = MODEL.replace("0123", "0000")
     assert apply_readable(iam, NAMES, HERE.s3(MODEL)).outcome == "unchanged"
     assert apply_readable(iam, NAMES, HERE.s3(older)).outcome == "changed"
     there = iam.get_role_policy(RoleName="mlinfer-cats", PolicyName="mlinfer")["PolicyDocument"]
-    assert there == role_policy(HERE, NAMES, [MODEL, older], [STAGING])
+    assert there == role_policy(HERE, NAMES, models=[MODEL, older], prefixes=[STAGING])
