@@ -355,6 +355,20 @@ def test_classes_that_tie_may_change_places(mlinfer: MlInfer, cloud: LoopbackAws
     assert run.code == 0, run.err
 
 
+@pytest.mark.parametrize("answer", [{"statusCode": 200, "body": "Hello"}, {"statusCode": 500, "body": {"error": "x"}}])
+def test_another_handler_does_not_go_live(
+    mlinfer: MlInfer, live: LoopbackAws, past: Past, deploy_arguments: list[str], answer: dict[str, Any]
+) -> None:
+    """An image of another handler is no defect: it does not go live, and `bench` says that it is not mlinfer's."""
+    foreign = Answer(200, {"content-type": "application/json"}, json.dumps(answer).encode())
+    live.fail("lambda:Invoke", lambda *_: foreign)
+    run = mlinfer("deploy", *deploy_arguments, "--memory", "512", "--json")
+    assert (run.code, error_of(run)["code"]) == (5, "not_proved")
+    assert live_version(past) == "1"
+    run = mlinfer("bench", "--target", "aws", "--cold", "0", "--warm", "1", "--json")
+    assert (run.code, error_of(run)["code"]) == (4, "not_mlinfer")
+
+
 def test_a_function_that_fails_does_not_go_live(
     mlinfer: MlInfer, cloud: LoopbackAws, past: Past, tiny_model: Path, other_model: Path
 ) -> None:
