@@ -1,1 +1,1 @@
-"""TODO-DOC tests/container_image."""
+"""What an image is made of, and its way to a registry on loopback."""

@@ -1,1 +1,1 @@
-"""TODO-DOC tests/doctor."""
+"""What doctor finds here and in AWS, and the remedy it names."""

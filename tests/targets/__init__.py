@@ -1,1 +1,1 @@
-"""TODO-DOC tests/targets."""
+"""Predictions from each target: this process, the emulator, Lambda's Invoke API and the function's URL."""
