@@ -92,14 +92,18 @@ class AccountOptions:
         str | None, typer.Option("--profile", help="AWS profile; default: as boto3 finds it.", show_default=False)
     ] = None
 
+    def make_session(self, terminal: Terminal) -> Session:
+        """Return the session, in which nothing was looked for yet. Raises MlinferError."""
+        from ..clients.aws import Session
+
+        return Session(region=self.region, profile=self.profile, ask=terminal.ask_secret)
+
     def session(self, terminal: Terminal, *checks: Callable[[], object]) -> Session:
         """Return the session of a command that needs a Region and credentials, once the other checks hold, too.
 
         Tells all that is missing at once. Raises MlinferError.
         """
-        from ..clients import aws
-
-        session = aws.Session(region=self.region, profile=self.profile, ask=terminal.ask_secret)
+        session = self.make_session(terminal)
         require(*checks, session.require_region, session.require_credentials)
         return session
 

@@ -1,1 +1,1 @@
-"""The commands, a module each, named as it is typed: read the flags, make the clients, call one step, show its result."""
+"""The commands, a module each, named as it is typed: read the flags, make the clients, call one function, show its result."""

@@ -58,7 +58,7 @@ def bench(images: ImagesArgument = None, *, wanted: BenchOptions, aws: AwsOption
 
     Ctrl-C ends it early, with what there is by then. The figures hold for the machine that they name.
     """
-    from ...measure import bench as step
+    from ...measure.bench import Amount, collect, make_report, measure, read_conditions, table
     from ...measure.bench_target import open_target
     from ...measure.events import check_answers, make_events
 
@@ -66,20 +66,20 @@ def bench(images: ImagesArgument = None, *, wanted: BenchOptions, aws: AwsOption
     config = configuration(wanted, wanted.measured, aws)
     _check(terminal, config, wanted, aws)
     check_files(config, images or [], table=wanted.table, plot=wanted.plot, force=wanted.force)
-    conditions = step.read_conditions(config, wanted.measured.cold_share)
+    conditions = read_conditions(config, wanted.measured.cold_share)
     named, events = model_that_must_answer(config), make_events(config, read_pictures(images or []))
-    amount = step.Amount(wanted.cold, wanted.warm, wanted.at_once)
+    amount = Amount(wanted.cold, wanted.warm, wanted.at_once)
     samples: list[Sample] = []
     with (
         open_target(config, wanted.measured.tools(terminal, config, aws.account), wanted.cold) as target,
-        closing(step.measure(target.start(target.memory), events, amount)) as measured,
+        closing(measure(target.start(target.memory), events, amount)) as measured,
     ):
         answers = check_answers(measured, named, config.target)
-        ended = step.collect(terminal.track(answers, wanted.cold + wanted.warm, "Measuring"), samples)
-    report = step.make_report(samples, ended, target, conditions=conditions, amount=amount, pictures=len(events))
+        ended = collect(terminal.track(answers, wanted.cold + wanted.warm, "Measuring"), samples)
+    report = make_report(samples, ended, target, conditions=conditions, amount=amount, pictures=len(events))
     try:  # before stdout, whose reader can be gone
         if wanted.table:
-            write_whole(wanted.table, step.table(samples))
+            write_whole(wanted.table, table(samples))
         if wanted.plot and samples:
             draw_report(wanted.plot, samples, report)
     except MissingError as error:  # the figures are shown all the same

@@ -73,7 +73,8 @@ def deploy(*, wanted: DeployOptions, aws: AwsOptions, output: OutputOptions) -> 
 
     Each step changes only what differs; run again, it finishes what was cut short. Traffic moves to the new version only when this has answered sample pictures as the model does here.
     """
-    from ...cloud import deploy as step
+    from ...cloud.deploy import DeploymentTools, plan_deployment
+    from ...cloud.deploy import deploy as apply_deployment
     from ...targets import embedded
 
     terminal = output.terminal()
@@ -95,14 +96,12 @@ def deploy(*, wanted: DeployOptions, aws: AwsOptions, output: OutputOptions) -> 
     source = _source(terminal, spec, session, given)
     own = not given or _is_own_repository(given.uri, spec.account, spec.names)
     clients = replace(cloud_clients(session), ecr=session.client("ecr") if own else None)
-    planned = step.plan_deployment(
-        spec, clients, step.DeploymentTools(source, here, make_waiter(terminal), terminal.bytes_bar)
-    )
+    planned = plan_deployment(spec, clients, DeploymentTools(source, here, make_waiter(terminal), terminal.bytes_bar))
     if wanted.dry_run:
         planned.try_image()
         _show_plan(terminal, planned.preview())
     else:
-        _show_deployment(terminal, spec, step.deploy(planned, partial(show_step, terminal, dry_run=False)))
+        _show_deployment(terminal, spec, apply_deployment(planned, partial(show_step, terminal, dry_run=False)))
 
 
 def _is_own_repository(image: str, account: Account, names: Names) -> bool:

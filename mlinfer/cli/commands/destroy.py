@@ -40,31 +40,40 @@ def destroy(
 
     Of the bucket, only what `mlinfer` made: staged pictures; and in a bucket with this project's tag, the models and, if it is empty then, the bucket. Without --bucket it is the one that the function, or its role, uses.
     """
-    from ...cloud import destroy as step
+    from ...cloud.destroy import (
+        RemovalClients,
+        RemovalSpec,
+        bucket_in_use,
+        is_foreign,
+        left_behind,
+        plan_removal,
+        remove,
+        require_bucket_in_use,
+    )
 
     terminal = output.terminal()
     config = configuration(aws, bucket=bucket, prefix=prefix)
     report_unused(terminal, config, "--keep-model keeps the models", prefix=prefix if keep_model else None)
     session = aws.account.session(terminal, *([partial(_require_project, config)] if yes else []))
     services = ("lambda", "iam", "logs", "ecr", "s3")
-    clients = step.RemovalClients(*(session.client(service) for service in services))
+    clients = RemovalClients(*(session.client(service) for service in services))
     names, waiter = Names(config.project), make_waiter(terminal)
     account = account_of(session)
-    in_use = step.bucket_in_use(clients.functions, clients.iam, names)
-    step.require_bucket_in_use(config.bucket, in_use)
+    in_use = bucket_in_use(clients.functions, clients.iam, names)
+    require_bucket_in_use(config.bucket, in_use)
     looked_at = config.bucket or in_use
-    spec = step.RemovalSpec(account, names, looked_at, config.prefix, keep_model)
-    resources = step.plan_removal(spec, clients, waiter)
+    spec = RemovalSpec(account, names, looked_at, config.prefix, keep_model)
+    resources = plan_removal(spec, clients, waiter)
     if not looked_at:
         terminal.note("S3 was not looked at, because no bucket is named: --bucket, or bucket in mlinfer.toml.")
     for resource in resources:
         terminal.note(f"{resource.kind:<10} {resource.name}  ({resource.detail})")
-    resources = [resource for resource in resources if not step.is_foreign(resource)]
+    resources = [resource for resource in resources if not is_foreign(resource)]
     if not yes and not all(resource.left for resource in resources):
         _agree_to_removal(terminal, config, account)
-    removals = [_shown(terminal, removal) for removal in step.remove(resources)]
+    removals = [_shown(terminal, removal) for removal in remove(resources)]
     document = {"project": config.project, "things": [_removal_facts(removal) for removal in removals]}
-    if error := step.left_behind(removals):
+    if error := left_behind(removals):
         terminal.error(error, beside=document)
         return error.exit_code
     if output.as_json:

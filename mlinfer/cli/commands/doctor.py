@@ -81,10 +81,9 @@ def _client_maker(
 
     An MFA code is asked for now, before the checks' deadline.
     """
-    from ...clients import aws
 
     try:
-        session = aws.Session(region=options.region, profile=options.profile, ask=terminal.ask_secret)
+        session = options.make_session(terminal)
         if session.asks:
             session.require_credentials()
         is_set_up = session.is_set_up()

@@ -62,12 +62,13 @@ def export(
     output: OutputOptions,
 ) -> None:
     """Make one self-describing model file, and prove that it answers as its source does:  mlinfer export resnet18"""
-    from ...model import export as step
+    from ...model.export import Request
+    from ...model.export import export as export_model
     from ...model.source import Answers
 
     terminal = output.terminal()
     answers = Answers(wanted.name, None, wanted.preprocess, wanted.output_kind, wanted.output)
-    request = step.Request(
+    request = Request(
         model,
         wanted.weights,
         answers,
@@ -78,5 +79,5 @@ def export(
         wanted.labels,
         wanted.force,
     )
-    file = step.export(request, tell=terminal.note, track=terminal.track)
+    file = export_model(request, tell=terminal.note, track=terminal.track)
     show_model(terminal, file)

@@ -31,13 +31,14 @@ def logs(
 
     With --json each line is a document of its own: JSON Lines.
     """
-    from ...cloud import logs as step
+    from ...cloud.logs import follow as follow_log
+    from ...cloud.logs import read, since_ms
 
     terminal = output.terminal()
     names = Names(configuration(aws).project)
-    start = step.since_ms(since, int(time.time() * 1000))
+    start = since_ms(since, int(time.time() * 1000))
     client = aws.account.session(terminal).client("logs")
-    lines = step.follow(client, names, start, sleep=time.sleep) if follow else step.read(client, names, start)
+    lines = follow_log(client, names, start, sleep=time.sleep) if follow else read(client, names, start)
     count = 0
     for line in lines:
         count += 1

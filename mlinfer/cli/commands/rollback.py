@@ -40,21 +40,22 @@ def rollback(
 
     Without VERSION a second rollback changes nothing, since the first may have been cut short; to go further back name the version. The answers are compared with those of the version's own model file here, which is fetched from S3 if the configured one is another. Of a model that is in the image alone, it is proved that the version answers with that model, twice the same.
     """
-    from ...cloud import rollback as step
+    from ...cloud.rollback import RollbackSpec, plan_rollback
+    from ...cloud.rollback import rollback as apply_rollback
     from ...model.path import find_configured_model
     from ...targets import embedded
 
     terminal = output.terminal()
     config = configuration(aws, model=model)
     session = aws.account.session(terminal)
-    spec = step.RollbackSpec(account_of(session), Names(config.project), version or "", find_configured_model(config))
-    planned = step.plan_rollback(
+    spec = RollbackSpec(account_of(session), Names(config.project), version or "", find_configured_model(config))
+    planned = plan_rollback(
         spec,
         cloud_clients(session),
         embedded=lambda path: embedded.make_target(replace(config, model=str(path)), log=terminal.detail),
         waiter=make_waiter(terminal),
     )
-    made = step.rollback(planned, partial(show_step, terminal, dry_run=False))
+    made = apply_rollback(planned, partial(show_step, terminal, dry_run=False))
     _show_rollback(terminal, made)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ import typer
 from ...config import Config
 from ...errors import MlinferError, UsageError
 from ...names import Names
+from ...terminal import Terminal
 from ..application import command
 from ..options import (
     AccountOptions,
@@ -25,6 +27,7 @@ from ..options import (
 
 if TYPE_CHECKING:
     from ...clients.aws import Session
+    from ...cloud.drift import Drift
     from ...cloud.resources.function import FunctionConfig
     from ...cloud.status import Status
 
@@ -50,56 +53,85 @@ def status(
 
     It compares the model, the configuration, and the image where the Docker Engine has it. It also shows what is missing in AWS or was changed there by somebody else.
     """
-    from ...cloud import status as step
     from ...cloud.drift import find_drift
-    from ...model.path import find_configured_model, model_path
+    from ...cloud.status import differences, read_status
+    from ...model.path import model_path
 
     terminal = output.terminal()
     config = configuration(model=model, project=project)
     session = account.session(terminal)
-    there = step.read_status(session.client("lambda"), Names(config.project))
+    there = read_status(session.client("lambda"), Names(config.project))
     here = _wanted_here(config, session, there, image)
-    differs = step.differences(there, here, config.url) if here else None
+    differs = differences(there, here, config.url) if here else None
     clients = replace(cloud_clients(session), ecr=session.client("ecr"))
     drift = find_drift(
         clients, account=account_of(session), names=Names(config.project), status=there, kms_key=config.kms_key
     )
-    drifted = any(found.mended for found in drift)
-    facts = {**there.facts(), "as_here": None if here is None else not (differs or drifted), "difference": differs}
-    facts["image_compared"] = bool(here and here.image)
-    facts["drift"] = [found.as_json() for found in drift]
+    comparison = _Comparison(there, here, differs, drift)
     if output.as_json:
-        terminal.document(facts)
+        terminal.document(comparison.facts())
     else:
-        left_out = ("difference", "image_compared", "drift")
-        terminal.rows(
-            [(name.replace("_", " "), _in_words(value)) for name, value in facts.items() if name not in left_out]
-        )
-        for found in drift:
-            terminal.note(f"{found.resource} {found.name}: {found.problem}: {found.detail}")
-            if found.difference:
-                terminal.note("\n".join(f"    {line}" for line in found.difference.splitlines()))
-        if drifted:
-            terminal.note("To repair what is missing or was changed in AWS: mlinfer deploy")
-        equal = "The deployed configuration equals the local one." if drift else "What is live is what is here."
-        told = f"What is live differs from what is here:\n{differs}" if differs else equal
-        if here is None:
-            missing = (
-                "no bucket is named for the model"
-                if find_configured_model(config)
-                else "the configured model file is not here"
-            )
-            told = f"Not compared: {missing}."
-        terminal.note(told)
-        if here and not here.image:
-            terminal.note(
-                "The image was not compared: it is not built here, or the Docker Engine or ECR does not tell."
-            )
+        _show(terminal, config, comparison)
     if exit_code and here is None:
         model_path(config)
         hint = 'Set bucket, or model_source = "image", in mlinfer.toml.'
         raise UsageError("no_bucket", "no S3 bucket is named for the model, so there is nothing to compare", hint)
-    return DIFFERS if exit_code and (differs or drifted) else 0
+    return DIFFERS if exit_code and comparison.is_different else 0
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """What is live beside what is here. here: None where that is not known. difference: of the two, line by line."""
+
+    there: Status
+    here: FunctionConfig | None
+    difference: str | None
+    drift: Sequence[Drift]
+
+    @property
+    def is_drifted(self) -> bool:
+        return any(found.mended for found in self.drift)
+
+    @property
+    def is_different(self) -> bool:
+        return bool(self.difference or self.is_drifted)
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            **self.there.facts(),
+            "as_here": None if self.here is None else not self.is_different,
+            "difference": self.difference,
+            "image_compared": bool(self.here and self.here.image),
+            "drift": [found.as_json() for found in self.drift],
+        }
+
+
+def _show(terminal: Terminal, config: Config, comparison: _Comparison) -> None:
+    """Write what is live as a table, then how it differs."""
+    left_out = ("difference", "image_compared", "drift")
+    facts = {name: value for name, value in comparison.facts().items() if name not in left_out}
+    terminal.rows([(name.replace("_", " "), _in_words(value)) for name, value in facts.items()])
+    for found in comparison.drift:
+        terminal.note(f"{found.resource} {found.name}: {found.problem}: {found.detail}")
+        if found.difference:
+            terminal.note("\n".join(f"    {line}" for line in found.difference.splitlines()))
+    if comparison.is_drifted:
+        terminal.note("To repair what is missing or was changed in AWS: mlinfer deploy")
+    terminal.note(_summary(config, comparison))
+    if comparison.here and not comparison.here.image:
+        terminal.note("The image was not compared: it is not built here, or the Docker Engine or ECR does not tell.")
+
+
+def _summary(config: Config, comparison: _Comparison) -> str:
+    from ...model.path import find_configured_model
+
+    if comparison.here is None:
+        named = find_configured_model(config)
+        missing = "no bucket is named for the model" if named else "the configured model file is not here"
+        return f"Not compared: {missing}."
+    if comparison.difference:
+        return f"What is live differs from what is here:\n{comparison.difference}"
+    return "The deployed configuration equals the local one." if comparison.drift else "What is live is what is here."
 
 
 def _wanted_here(config: Config, session: Session, there: Status, image: str | None) -> FunctionConfig | None:

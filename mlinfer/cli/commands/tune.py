@@ -69,19 +69,20 @@ def tune(images: ImagesArgument = None, *, wanted: TuneOptions, aws: AwsOptions,
 
     It recommends the cheapest size whose warm p90 is within --max-latency-ms; without that, within 1.5 times the fastest's. It measures in rounds, until the recommendation stands; Ctrl-C shows what there is by then.
     """
-    from ...measure import bench as bench_step
-    from ...measure import tune as step
+    from ...measure.bench import Amount, collect, measure, read_conditions
     from ...measure.bench_target import open_target
     from ...measure.events import check_answers, make_events
+    from ...measure.tune import make_judge, make_tuning
+    from ...measure.tune import tune as measure_sizes
 
     terminal = output.terminal()
     config = _tuned(configuration(wanted, wanted.measured, aws))
     wanted.measured.check(terminal, config, aws)
     require_number("--max-latency-ms", wanted.max_latency)
     check_files(config, images or [], table=None, plot=wanted.plot, force=wanted.force)
-    conditions = bench_step.read_conditions(config, wanted.measured.cold_share)
+    conditions = read_conditions(config, wanted.measured.cold_share)
     named, events = model_that_must_answer(config), make_events(config, read_pictures(images or []))
-    sizes, amount = _sizes(terminal, config, wanted.sizes), bench_step.Amount(wanted.cold, wanted.warm)
+    sizes, amount = _sizes(terminal, config, wanted.sizes), Amount(wanted.cold, wanted.warm)
     limit_s = None if wanted.max_latency is None else wanted.max_latency / 1000
     trials: list[Trial] = []
     with (
@@ -89,14 +90,14 @@ def tune(images: ImagesArgument = None, *, wanted: TuneOptions, aws: AwsOptions,
         terminal.progress("Measuring") as tell,
     ):
 
-        def measure(size: int) -> Iterator[Sample]:
+        def measure_size(size: int) -> Iterator[Sample]:
             tell(f"{size} MB, after {len(trials)} requests")
-            return check_answers(bench_step.measure(target.start(size), events, amount), named, config.target)
+            return check_answers(measure(target.start(size), events, amount), named, config.target)
 
-        judge = step.make_judge(conditions, target.arch, limit_s)
-        with closing(step.tune(sizes, measure, judge)) as tried:
-            ended = bench_step.collect(tried, trials)
-    tuning = step.make_tuning(trials, ended, judge, sizes=sizes, arch=target.arch, conditions=conditions)
+        judge = make_judge(conditions, target.arch, limit_s)
+        with closing(measure_sizes(sizes, measure_size, judge)) as tried:
+            ended = collect(tried, trials)
+    tuning = make_tuning(trials, ended, judge, sizes=sizes, arch=target.arch, conditions=conditions)
     try:
         _keep(terminal, tuning, wanted)
     except (MissingError, UsageError) as error:  # the figures are shown all the same
