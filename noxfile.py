@@ -57,3 +57,12 @@ def docs(session: nox.Session) -> None:
     session.install("-e", ".[docs]")
     session.run("python", "tools/generate_docs.py")
     session.run("zensical", "build", "--clean", "--strict")
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Measure which lines and branches the tests run, in processes that they start too (of the image's none)."""
+    session.install("-e", ".[test]", "coverage>=7.10")
+    session.run("coverage", "run", "-m", "pytest", "-n", "auto", *session.posargs)
+    session.run("coverage", "combine", "--quiet")
+    session.run("coverage", "report", "--skip-covered", "--show-missing")

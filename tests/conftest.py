@@ -34,6 +34,7 @@ from .servers.http import served
 _read = cache(JSONFileLoader().load_file)
 JSONFileLoader.load_file = lambda _, path: _read(path)
 
+SLOW_FIXTURES = {"wheel", "torchvision", "deploy_arguments"}  # built in seconds; loaded in seconds; a whole deployment
 HANGS_UP = pytest.mark.skipif(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="under nohup nothing hangs up")
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "data" / "golden_text"
@@ -51,16 +52,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test as live, slow or fast, and keep together (on one worker of pytest-xdist) what shares one thing.
 
-    The tests of tests/live share the Docker Engine and port 80, those of a built wheel the wheel.
+    The tests of tests/live share the Docker Engine and port 80, those of a built wheel the wheel. Slow is what asks for
+    one of SLOW_FIXTURES or says so itself.
     """
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
         if LIVE in item.path.parents:
             item.add_marker("live")
             item.add_marker(pytest.mark.xdist_group("live"))
-        elif "wheel" in fixtures or item.get_closest_marker("slow"):
+        elif SLOW_FIXTURES & set(fixtures):
             item.add_marker("slow")
-        else:
+        elif not item.get_closest_marker("slow"):
             item.add_marker("fast")
         if "wheel" in fixtures and LIVE not in item.path.parents:
             item.add_marker(pytest.mark.xdist_group("wheel"))

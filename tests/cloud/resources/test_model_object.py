@@ -73,7 +73,7 @@ def parts_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return models.large_model(tmp_path_factory.mktemp("models") / "large.onnx", 35 * MB)
 
 
-@pytest.fixture(params=["one request", "several parts"])
+@pytest.fixture(params=["one request", pytest.param("several parts", marks=pytest.mark.slow)])
 def any_model(request: pytest.FixtureRequest, tiny_model: Path, parts_model: Path) -> Path:
     """Return a small model, and then a large one."""
     return tiny_model if request.param == "one request" else parts_model
