@@ -484,6 +484,7 @@ def test_nothing_is_cut_off_in_a_narrow_terminal(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [["predict", "none.jpg", "--json"], ["predict", "cat.jpg"], ["inspect"]])
+@pytest.mark.slow
 def test_full_disk_whatever_is_said(arguments: list[str]) -> None:
     """A full disk is reported as such, of a table, of a failure's document, with and without Python's buffer."""
     Path("cat.jpg").write_bytes(CAT.read_bytes())
@@ -506,6 +507,7 @@ def test_full_stderr(tiny_model: Path, red: Path) -> None:
     assert json.loads(result.stdout)["label"] == "red"
 
 
+@pytest.mark.slow
 def test_closed_streams(tiny_model: Path, red: Path) -> None:
     """Streams that the caller closed are no defect."""
     command = " ".join(map(str, [*COMMAND, "predict", red, "--model", tiny_model]))
@@ -534,6 +536,7 @@ def test_terminals_of_other_encodings(tiny_model: Path, red: Path, encoding: str
     assert result.stdout.decode(encoding).splitlines()[0].split() == ["red", "100.0%", "#" * 24]
 
 
+@pytest.mark.slow
 def test_endless_file(tiny_model: Path) -> None:
     """Of what is too large to be an image only as much is read as shows it."""
     result = subprocess.run([*COMMAND, "predict", "/dev/zero", "--model", tiny_model], capture_output=True, text=True)

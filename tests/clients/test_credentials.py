@@ -131,6 +131,7 @@ def test_the_doctor_says_it_once(mlinfer: MlInfer) -> None:
 
 
 @pytest.mark.parametrize("command", [["status"], ["doctor"]])
+@pytest.mark.slow
 def test_a_code_is_asked_for_once(profiles: LoopbackAws, command: list[str]) -> None:
     """In a terminal the code is asked for once, however many clients the command makes, and stdout stays JSON."""
     ours, theirs = pty.openpty()

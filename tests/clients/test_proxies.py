@@ -68,6 +68,7 @@ def function() -> Iterator[tuple[LoopbackLambda, str]]:
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_the_emulator(proxy: Proxy, function: tuple[LoopbackLambda, str], name: str) -> None:
     """Target local sends the picture to this machine, whichever variable names a proxy (case N)."""
     api, address = function
@@ -88,6 +89,7 @@ def test_the_engine(proxy: Proxy) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+@pytest.mark.slow
 def test_an_aws_on_this_machine(proxy: Proxy, bucket: Bucket, host: str) -> None:
     """An endpoint of AWS on this machine is asked without a proxy."""
     variables = proxy.variables | {"AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"].replace("127.0.0.1", host)}

@@ -505,6 +505,7 @@ def test_a_key_that_the_role_may_not_use(by_hand: Callable[[], list[StepResult]]
     assert cloud.calls.count("lambda:Invoke") > 2
 
 
+@pytest.mark.slow
 def test_killed_after_any_change_and_run_again(
     by_hand: Callable[[], list[StepResult]], cloud: LoopbackAws, past: Past, moto_endpoint: str
 ) -> None:
@@ -538,6 +539,7 @@ def _empty(moto_endpoint: str, past: Past) -> None:
     past("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
 
 
+@pytest.mark.slow
 def test_any_call_that_fails_is_an_error_that_says_so(
     by_hand: Callable[[], list[StepResult]], cloud: LoopbackAws, past: Past, moto_endpoint: str
 ) -> None:

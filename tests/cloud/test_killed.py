@@ -21,6 +21,7 @@ from ..servers.aws import LoopbackAws
 from ..servers.http import Answer, Forward, Request
 
 MlInfer = Callable[..., Run]
+pytestmark = pytest.mark.slow
 Past = Callable[[str], Any]
 BUCKET = "cloud-models"
 TAGS = [{"Key": "mlinfer:project", "Value": "cats"}]

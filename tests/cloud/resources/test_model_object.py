@@ -183,6 +183,7 @@ def test_what_kms_refuses_is_told(
     assert "kms_key" in shown["hint"]
 
 
+@pytest.mark.slow
 def test_an_upload_of_another_tool_counts(mlinfer: MlInfer, moto: Any, bucket: str, parts_model: Path) -> None:
     """A large file that came in one request, with S3's SHA-256 of the whole, is there all the same."""
     content = parts_model.read_bytes()
@@ -237,6 +238,7 @@ def test_quiet(mlinfer: MlInfer, bucket: str, tiny_model: Path) -> None:
     assert run.out.startswith("s3://")
 
 
+@pytest.mark.slow
 def test_a_person_sees_the_bytes_go(bucket: str, parts_model: Path) -> None:
     """On a terminal a bar counts the bytes."""
     ours, theirs = pty.openpty()
@@ -314,6 +316,7 @@ def test_the_answer_of_s3_is_compared(
         (33 * MB, "CreateMultipartUpload", (4, "checksum_mismatch")),
     ],
 )
+@pytest.mark.slow
 def test_a_file_that_changes_meanwhile_is_refused(
     mlinfer: MlInfer,
     s3: LoopbackS3,
@@ -366,6 +369,7 @@ def test_a_connection_that_stays_broken(
     assert unfinished(moto) == []
 
 
+@pytest.mark.slow
 def test_a_lost_answer_to_the_last_request(
     mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, parts_model: Path
 ) -> None:
@@ -380,6 +384,7 @@ def test_a_lost_answer_to_the_last_request(
     assert stored(moto) == {key_of(parts_model): parts_model.read_bytes()}
 
 
+@pytest.mark.slow
 def test_two_uploads_of_one_model_at_once(
     mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, parts_model: Path
 ) -> None:
@@ -440,6 +445,7 @@ def test_an_upload_that_vanished(mlinfer: MlInfer, s3: LoopbackS3, bucket: str, 
     assert (run.code, code_of(run)) == (4, "not_confirmed")
 
 
+@pytest.mark.slow
 def test_the_parts_of_a_killed_attempt_are_dropped(mlinfer: MlInfer, moto: Any, bucket: str, parts_model: Path) -> None:
     """An attempt that was killed leaves parts that cost money; the next one that succeeds removes them."""
     moto.create_multipart_upload(Bucket=bucket, Key=key_of(parts_model))
@@ -448,6 +454,7 @@ def test_the_parts_of_a_killed_attempt_are_dropped(mlinfer: MlInfer, moto: Any, 
     assert [upload["UploadId"] for upload in unfinished(moto)] == [other]
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing(s3: LoopbackS3, moto: Any, bucket: str, parts_model: Path) -> None:
     """Interrupted in the middle, the command ends with 130 and S3 holds no object and no part."""
     asked = threading.Event()
@@ -466,6 +473,7 @@ def test_ctrl_c_leaves_nothing(s3: LoopbackS3, moto: Any, bucket: str, parts_mod
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process's memory is read from Linux")
+@pytest.mark.slow
 def test_a_large_model_passes_in_bounded_memory(s3: LoopbackS3, bucket: str, tmp_path: Path) -> None:
     """A model of 1 GB is uploaded by a process of less than 200 MB."""
     model = models.large_model(tmp_path / "huge.onnx", 2**30, sparse=True)

@@ -98,6 +98,7 @@ def assert_close(image: Image.Image, colour: tuple[int, int, int]) -> None:
     assert np.abs(np.asarray(image, np.int16) - np.asarray(colour, np.int16)).max() <= 6
 
 
+@pytest.mark.slow
 def test_a_format_loads_its_own_decoder_only() -> None:
     """The first JPEG loads nothing for other formats, and others in the process still open and save what Pillow knows."""
     code = (

@@ -96,6 +96,7 @@ def test_violations_are_seen(answer: dict[str, Any], lines: list[str]) -> None:
         fuzz.check_line(lines, fuzz.check_answer(False, answer))
 
 
+@pytest.mark.slow
 def test_undamaged_pictures_are_answered() -> None:
     """Every picture that the random cases start from is sound: the bounds refuse none of them."""
     assert {line["outcome"] for line in ask(*fuzz.sound_pictures())} == {"ok"}
@@ -220,6 +221,7 @@ def test_too_large() -> None:
     assert max(line["seconds"] for line in lines.values()) < fuzz.HANG_S
 
 
+@pytest.mark.slow
 def test_structures_that_no_encoder_writes() -> None:
     """A small file that would keep a decoder busy, or fill the memory, is refused before it does."""
     lines = ask(*(make() for make, _ in REFUSED.values()))
@@ -228,6 +230,7 @@ def test_structures_that_no_encoder_writes() -> None:
     assert lines[-1]["peak_mb"] < QUICK_MB
 
 
+@pytest.mark.slow
 def test_ballast_is_left_out() -> None:
     """Segments and chunks that decoding does not need, however many or large, cost neither memory nor time nor the answer."""
     icc = bombs.chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**21)))
@@ -243,6 +246,7 @@ def test_ballast_is_left_out() -> None:
     assert lines[-1]["peak_mb"] < QUICK_MB
 
 
+@pytest.mark.slow
 def test_headers_that_claim_more_than_there_is() -> None:
     """A picture whose data end long before its claimed size is a broken picture, and takes no more than a whole one."""
     lines = ask(*(make() for make in LYING.values()))
@@ -357,6 +361,7 @@ AT_LIMIT: dict[str, Callable[[], bytes]] = {
 
 
 @pytest.mark.parametrize("kind", AT_LIMIT)
+@pytest.mark.slow
 def test_at_the_limit(kind: str) -> None:
     """The largest picture that is decoded, in the modes that take most memory, keeps the whole process below 512 MB."""
     [line] = ask(AT_LIMIT[kind]())
