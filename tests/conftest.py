@@ -32,7 +32,7 @@ from .servers.http import served
 
 # botocore would read and parse its descriptions of the services anew for each command that the tests run in this process.
 _read = cache(JSONFileLoader().load_file)
-JSONFileLoader.load_file = lambda _, path: _read(path)
+type.__setattr__(JSONFileLoader, "load_file", lambda _, path: _read(path))
 
 SLOW_FIXTURES = {"wheel", "torchvision", "deploy_arguments"}  # built in seconds; loaded in seconds; a whole deployment
 HANGS_UP = pytest.mark.skipif(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="under nohup nothing hangs up")

@@ -172,10 +172,11 @@ class Session:
         credentials = self._credentials()
         with explained_setup():
             certificates = self._core.get_config_variable("ca_bundle")
+        timeout: Any = (CONNECT_TIMEOUT_S, read_timeout)  # botocore takes both, and its stubs one
         http = URLLib3Session(
             verify=certificates or True,
             proxies=get_environ_proxies(url),
-            timeout=(CONNECT_TIMEOUT_S, read_timeout),
+            timeout=timeout,
             max_pool_connections=MAX_CONNECTIONS,
         )
 
@@ -259,6 +260,6 @@ def container_environment(*, region: str | None, profile: str | None, ask: Ask) 
     return {name: value for name, value in found.items() if value}
 
 
-def encryption(kms_key: str) -> dict[str, str]:
+def encryption(kms_key: str) -> dict[str, Any]:
     """Return the parameters of a request that stores an object; with kms_key "" the bucket's default applies."""
     return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}

@@ -7,13 +7,13 @@ changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ..clients.aws import Client, s3_endpoint
+from ..clients.aws import s3_endpoint
 from ..clients.aws_errors import explained
 from ..clients.waiter import Waiter
 from ..config import Config
@@ -35,6 +35,14 @@ from .resources.role import apply_role, other_policies, plan_role, read_role, ro
 from .resources.staging import apply_expiry, plan_expiry, read_expiry
 from .resources.version import apply_version, newest_of, plan_version, versions
 from .verify import NETWORK_S, PICTURES, verify_answers, version_asker
+
+if TYPE_CHECKING:
+    from mypy_boto3_ecr import ECRClient
+    from mypy_boto3_iam import IAMClient
+    from mypy_boto3_lambda import LambdaClient
+    from mypy_boto3_logs import CloudWatchLogsClient
+    from mypy_boto3_s3 import S3Client
+
 
 READABLE_VERSIONS = 10  # whose models the role lets the function read, so that `rollback` needs no change of the role
 
@@ -65,12 +73,12 @@ class DeploymentClients:
     ecr: of the project's own repository; None where the image is in another one.
     """
 
-    functions: Client
-    iam: Client
-    logs: Client
-    s3: Client
-    invoker: Callable[[float], Client]
-    ecr: Client | None = None
+    functions: LambdaClient
+    iam: IAMClient
+    logs: CloudWatchLogsClient
+    s3: S3Client
+    invoker: Callable[[float], LambdaClient]
+    ecr: ECRClient | None = None
 
 
 @dataclass(frozen=True)
@@ -177,7 +185,7 @@ class _There:
     other_policies: Sequence[str]
     role_arn: str
     role_created: datetime | None
-    log_group: Document | None
+    log_group: Mapping[str, Any] | None
     repository: Repository | None
 
 
@@ -246,7 +254,7 @@ def _does_something(change: Change) -> bool:
     return change.outcome in ("created", "changed")
 
 
-def _role(spec: DeploymentSpec, iam: Client, there: _There) -> Step:
+def _role(spec: DeploymentSpec, iam: IAMClient, there: _There) -> Step:
     config, names, models = spec.config, spec.names, _models(spec, there.published, there.live)
     policy = role_policy(
         spec.account, names, models=models, prefixes=input_prefixes(config, names), kms_key=config.kms_key
@@ -255,7 +263,7 @@ def _role(spec: DeploymentSpec, iam: Client, there: _There) -> Step:
     return Step("role", change, lambda: apply_role(iam, names, policy))
 
 
-def _in_bucket(spec: DeploymentSpec, s3: Client, bar: Bar, *, there: _There, facts: _Facts) -> list[Step]:
+def _in_bucket(spec: DeploymentSpec, s3: S3Client, bar: Bar, *, there: _There, facts: _Facts) -> list[Step]:
     """Return what creates the bucket if that was asked for, brings the model there, and lets staged pictures expire."""
     config, names, bucket = spec.config, spec.names, spec.config.bucket
     held = read_bucket(s3, names, bucket) if there.bucket else None
@@ -287,7 +295,7 @@ def _push(source: ImageSource, facts: _Facts) -> Change:
     return Change(pushed.outcome, pushed.uri)
 
 
-def _log_group(spec: DeploymentSpec, logs: Client, there: _There) -> Step:
+def _log_group(spec: DeploymentSpec, logs: CloudWatchLogsClient, there: _There) -> Step:
     names, days = spec.names, spec.config.log_days
     change = plan_log_group(there.log_group, names, days)
     return Step("log group", change, lambda: apply_log_group(logs, names, days))

@@ -10,11 +10,10 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from ..clients.aws import Client
 from ..clients.aws_errors import error_code, explained, none_if_absent
 from ..clients.ownership import Owner
 from ..clients.waiter import Waiter
@@ -26,6 +25,14 @@ from .resources.log_group import find_log_group, owner_of_log_group
 from .resources.repository import owner_of_repository
 from .resources.role import find_role, other_policies, owner_of_role, read_policy
 from .resources.staging import expiry_rule, projects_with_expiry, read_rules, remove_expiry
+
+if TYPE_CHECKING:
+    from mypy_boto3_ecr import ECRClient
+    from mypy_boto3_iam import IAMClient
+    from mypy_boto3_lambda import LambdaClient
+    from mypy_boto3_logs import CloudWatchLogsClient
+    from mypy_boto3_s3 import S3Client
+
 
 _MODEL = r"[^/]+/[0-9a-f]{64}\.onnx"  # what `upload` makes below its prefix
 _UNSEEN = ("access_denied", "wrong_region")  # it may not be looked at, or is another account's by now
@@ -52,11 +59,11 @@ class Resource:
 class RemovalClients:
     """The services that the project has something in."""
 
-    functions: Client
-    iam: Client
-    logs: Client
-    ecr: Client
-    s3: Client
+    functions: LambdaClient
+    iam: IAMClient
+    logs: CloudWatchLogsClient
+    ecr: ECRClient
+    s3: S3Client
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,7 @@ def _resource(owner: Owner, detail: str, remove: Callable[[], str]) -> Iterator[
         yield Resource(owner.kind, owner.name, f"stays: {owner.reason}", lambda: owner.reason, owner.reason, remedy)
 
 
-def bucket_in_use(functions: Client, iam: Client, names: Names) -> str:
+def bucket_in_use(functions: LambdaClient, iam: IAMClient, names: Names) -> str:
     """Return the bucket with the staging prefix that `deploy` gave to function and role; "" if none is known.
 
     Raises RemoteError.
@@ -126,7 +133,7 @@ def require_bucket_in_use(named: str, in_use: str) -> None:
         raise UsageError("another_bucket", message, f"Name it: --bucket {in_use}. Then remove {named} separately.")
 
 
-def _bucket_of_role(iam: Client, names: Names) -> str:
+def _bucket_of_role(iam: IAMClient, names: Names) -> str:
     """Return the bucket with the staging prefix that the project's role may read; "" without one. Raises RemoteError."""
     with explained(f"the role {names.function}"):
         role = find_role(iam, names)
@@ -185,7 +192,7 @@ def left_behind(removals: Sequence[Removal]) -> RemoteError | None:
     return RemoteError("left_behind", f"not removed: {named}", left[0].remedy)
 
 
-def _function(client: Client, names: Names, waiter: Waiter) -> Iterator[Resource]:
+def _function(client: LambdaClient, names: Names, waiter: Waiter) -> Iterator[Resource]:
     which = {"FunctionName": names.function}
 
     def gone() -> str:
@@ -199,8 +206,8 @@ def _function(client: Client, names: Names, waiter: Waiter) -> Iterator[Resource
             yield from _resource(owner_of_function(client, names, there), "with its versions, alias and URL", gone)
 
 
-def _role(iam: Client, names: Names) -> Iterator[Resource]:
-    which = {"RoleName": names.function}
+def _role(iam: IAMClient, names: Names) -> Iterator[Resource]:
+    which: dict[str, Any] = {"RoleName": names.function}
 
     def gone() -> str:
         if profiles := _instance_profiles(iam, names):
@@ -224,7 +231,7 @@ def _role(iam: Client, names: Names) -> Iterator[Resource]:
             yield from _resource(owner_of_role(names, there), detail, gone)
 
 
-def _instance_profiles(iam: Client, names: Names) -> list[str]:
+def _instance_profiles(iam: IAMClient, names: Names) -> list[str]:
     """Return the instance profiles that hold the role, for IAM deletes no such role; none where IAM does not tell."""
     try:
         found = iam.list_instance_profiles_for_role(RoleName=names.function)["InstanceProfiles"]
@@ -233,7 +240,7 @@ def _instance_profiles(iam: Client, names: Names) -> list[str]:
     return [profile["InstanceProfileName"] for profile in found]
 
 
-def _log_group(logs: Client, names: Names) -> Iterator[Resource]:
+def _log_group(logs: CloudWatchLogsClient, names: Names) -> Iterator[Resource]:
     def gone() -> str:
         none_if_absent(lambda: logs.delete_log_group(logGroupName=names.log_group))
         return ""
@@ -243,7 +250,7 @@ def _log_group(logs: Client, names: Names) -> Iterator[Resource]:
             yield from _resource(owner_of_log_group(logs, names, there), f"{there.get('storedBytes', 0):,} bytes", gone)
 
 
-def _repository(ecr: Client, names: Names) -> Iterator[Resource]:
+def _repository(ecr: ECRClient, names: Names) -> Iterator[Resource]:
     def gone() -> str:
         none_if_absent(lambda: ecr.delete_repository(repositoryName=names.image, force=True))
         return ""
@@ -271,7 +278,7 @@ def _bucket(spec: RemovalSpec, clients: RemovalClients) -> Iterator[Resource]:
     yield from inside
 
 
-def _in_bucket(s3: Client, spec: RemovalSpec) -> Iterator[Resource]:
+def _in_bucket(s3: S3Client, spec: RemovalSpec) -> Iterator[Resource]:
     """Yield the staged pictures; and in a bucket that is the project's own, the models and the bucket itself."""
     names, bucket = spec.names, spec.bucket
     if none_if_absent(lambda: s3.head_bucket(Bucket=bucket)) is None:
@@ -307,7 +314,7 @@ def _in_bucket(s3: Client, spec: RemovalSpec) -> Iterator[Resource]:
     yield from _resource(owner, "if nothing else is in it", lambda: _delete_bucket(s3, bucket))
 
 
-def _untagged_bucket(s3: Client, spec: RemovalSpec) -> Iterator[Resource]:
+def _untagged_bucket(s3: S3Client, spec: RemovalSpec) -> Iterator[Resource]:
     """Yield the bucket that the role's policy names if it is as `deploy` leaves it when it is killed before the tags."""
     bucket = spec.bucket
     if none_if_absent(lambda: s3.head_bucket(Bucket=bucket)) is None or not is_untouched(s3, bucket, spec.account.id):
@@ -316,15 +323,15 @@ def _untagged_bucket(s3: Client, spec: RemovalSpec) -> Iterator[Resource]:
         yield Resource("bucket", f"s3://{bucket}", "empty, not tagged yet", lambda: _delete_bucket(s3, bucket))
 
 
-def _objects(s3: Client, bucket: str, *, prefix: str, pattern: str) -> list[dict[str, Any]]:
+def _objects(s3: S3Client, bucket: str, *, prefix: str, pattern: str) -> list[dict[str, Any]]:
     """Return key and version of what lies below a prefix, older versions and marks of deletion included."""
-    pages = s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix)
+    pages: Iterable[Any] = s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix)
     found = [item for page in pages for kind in ("Versions", "DeleteMarkers") for item in page.get(kind, [])]
     named = [item for item in found if re.fullmatch(pattern, item["Key"].removeprefix(prefix))]
     return [{"Key": item["Key"], "VersionId": item["VersionId"]} for item in named]
 
 
-def _delete(s3: Client, bucket: str, objects: list[dict[str, Any]]) -> str:
+def _delete(s3: S3Client, bucket: str, objects: list[Any]) -> str:
     for start in range(0, len(objects), _AT_ONCE):
         answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects[start : start + _AT_ONCE], "Quiet": True})
         if errors := answer.get("Errors"):
@@ -336,7 +343,7 @@ def _delete(s3: Client, bucket: str, objects: list[dict[str, Any]]) -> str:
     return ""
 
 
-def _delete_bucket(s3: Client, bucket: str) -> str:
+def _delete_bucket(s3: S3Client, bucket: str) -> str:
     try:
         none_if_absent(lambda: s3.delete_bucket(Bucket=bucket))
     except ClientError as error:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..clients.aws import Client
 from ..clients.aws_errors import explained
 from ..errors import RemoteError
 from ..names import Account, Names
@@ -24,6 +23,9 @@ from .resources.repository import plan_repository, read_repository
 from .resources.role import find_role, other_policies, read_role
 from .resources.staging import plan_expiry, read_expiry
 from .status import Status
+
+if TYPE_CHECKING:
+    from mypy_boto3_ecr import ECRClient
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def _in_bucket(clients: DeploymentClients, names: Names, bucket: str) -> Iterato
         yield Drift("staging", f"s3://{bucket}/{names.staging_prefix}", "changed", told, expiry.difference)
 
 
-def _repository(ecr: Client, names: Names) -> Iterator[Drift]:
+def _repository(ecr: ECRClient, names: Names) -> Iterator[Drift]:
     there = read_repository(ecr, names)
     if there is None:
         yield Drift("repository", names.image, "missing", "the image of the live version was in it")

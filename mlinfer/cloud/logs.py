@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
-from ..clients.aws import Client
 from ..clients.aws_errors import error_code, explained
 from ..errors import RemoteError, UsageError
 from ..names import Names
+
+if TYPE_CHECKING:
+    from mypy_boto3_logs import CloudWatchLogsClient
+
 
 POLL_S = 2.0
 # An event can reach CloudWatch this much later than others that were written after it.
@@ -40,13 +44,15 @@ def since_ms(text: str, now_ms: int) -> int:
     return start
 
 
-def read(client: Client, names: Names, start_ms: int) -> Iterator[Line]:
+def read(client: CloudWatchLogsClient, names: Names, start_ms: int) -> Iterator[Line]:
     """Yield the lines from that time on, oldest first. Raises RemoteError, MissingError."""
     for _, line in _events(client, names, start_ms):
         yield line
 
 
-def follow(client: Client, names: Names, start_ms: int, *, sleep: Callable[[float], None]) -> Iterator[Line]:
+def follow(
+    client: CloudWatchLogsClient, names: Names, start_ms: int, *, sleep: Callable[[float], None]
+) -> Iterator[Line]:
     """Yield the lines from that time on, and then each new one, without end. Raises RemoteError, MissingError."""
     seen: dict[str, int] = {}
     while True:
@@ -59,7 +65,7 @@ def follow(client: Client, names: Names, start_ms: int, *, sleep: Callable[[floa
         sleep(POLL_S)
 
 
-def _events(client: Client, names: Names, start_ms: int) -> Iterator[tuple[str, Line]]:
+def _events(client: CloudWatchLogsClient, names: Names, start_ms: int) -> Iterator[tuple[str, Line]]:
     pages = client.get_paginator("filter_log_events").paginate(logGroupName=names.log_group, startTime=start_ms)
     with explained(f"the log {names.log_group}", "logs:FilterLogEvents on the log group"):
         try:

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
 from lambda_src.inference.download import sha256_of
 from lambda_src.inference.s3 import split_uri
 
-from ..clients.aws import Client
 from ..clients.aws_errors import error_code, explained
 from ..clients.waiter import Waiter
 from ..errors import RemoteError, UsageError, VerificationError
@@ -28,6 +28,10 @@ from .resources.function import Function, read_function, wait_until_ready
 from .resources.role import apply_readable, plan_readable, read_role
 from .resources.version import versions
 from .verify import NETWORK_S, PICTURES, verify_alone, verify_answers, version_asker
+
+if TYPE_CHECKING:
+    from mypy_boto3_iam import IAMClient
+    from mypy_boto3_s3 import S3Client
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def _choose(published: Sequence[str], live: str, wanted: str) -> str:
     return older[-1]
 
 
-def _role(spec: RollbackSpec, iam: Client, chosen: Function) -> Step:
+def _role(spec: RollbackSpec, iam: IAMClient, chosen: Function) -> Step:
     """Return what lets the function read the version's model."""
     uri, names = chosen.settings.environment.get("MLINFER_MODEL_URI", ""), spec.names
     if not uri.startswith("s3://"):
@@ -149,7 +153,7 @@ def _verify(
 
 
 @contextmanager
-def _downloaded(s3: Client, uri: str, sha256: str) -> Iterator[Path]:
+def _downloaded(s3: S3Client, uri: str, sha256: str) -> Iterator[Path]:
     """Give the model file of an older version for a while. Raises RemoteError, VerificationError."""
     bucket, key = split_uri(uri)
     with tempfile.TemporaryDirectory(prefix="mlinfer-") as folder:

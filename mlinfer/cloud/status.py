@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..clients.aws import Client
 from ..clients.aws_errors import explained
 from ..errors import RemoteError
 from ..names import Names
@@ -15,6 +14,10 @@ from .resources.alias import read_alias
 from .resources.function import Function, FunctionConfig, read_function, snapshot
 from .resources.function_url import read_url
 from .resources.version import newest_of, versions
+
+if TYPE_CHECKING:
+    from mypy_boto3_lambda import LambdaClient
+
 
 # https://docs.aws.amazon.com/lambda/latest/dg/functions-states.html
 _STATES = {
@@ -67,7 +70,7 @@ class Status:
         return {**facts, "url": self.url or None, "url_kind": self.url_kind, "updated": shown.updated}
 
 
-def read_status(client: Client, names: Names) -> Status:
+def read_status(client: LambdaClient, names: Names) -> Status:
     """Ask AWS. Raises RemoteError, also when nothing is deployed."""
     with explained(f"the function {names.function}"):
         latest = read_function(client, names)
@@ -83,7 +86,7 @@ def read_status(client: Client, names: Names) -> Status:
     return Status(names.function, latest, live, weights, newest, published, url, kind["url"])
 
 
-def served_model(client: Client, names: Names) -> str:
+def served_model(client: LambdaClient, names: Names) -> str:
     """Return the SHA-256 of the model that the function serves, "" where there is none. Raises RemoteError."""
     with explained(f"the function {names.function}"):
         there = read_function(client, names)

@@ -6,9 +6,8 @@ import base64
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..clients.aws import Client
 from ..clients.invocation import read_prediction
 from ..clients.waiter import Waiter
 from ..errors import MlinferError, VerificationError
@@ -17,6 +16,10 @@ from ..names import Names
 from ..targets import Target, make_event
 from ..targets.aws import explained_invocation, send_until_accepted
 from .resources.function import ROLE_LIMIT_S
+
+if TYPE_CHECKING:
+    from mypy_boto3_lambda import LambdaClient
+
 
 PICTURES = 3
 TOP_K = 5
@@ -40,12 +43,12 @@ class Answered:
 Ask = Callable[[bytes], Answered]
 
 
-def version_asker(client: Client, names: Names, *, version: str, waiter: Waiter) -> Ask:
+def version_asker(client: LambdaClient, names: Names, *, version: str, waiter: Waiter) -> Ask:
     """Return what asks a published version about a picture. client: one that repeats no request.
 
     Raises RemoteError, VerificationError.
     """
-    which = {"FunctionName": names.function, "Qualifier": version}
+    which: dict[str, Any] = {"FunctionName": names.function, "Qualifier": version}
     subject = f"version {version} of {names.function}"
 
     def invoke(data: bytes) -> tuple[bytes, str]:

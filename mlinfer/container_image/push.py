@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from ..clients.aws import Client
 from ..clients.docker import Engine
 from ..errors import MissingError, MlinferError, RemoteError, UsageError, VerificationError
 from .docker_build import BuiltImage
 from .manifest import MAX_IMAGE_BYTES, RemoteImage
 from .registry import Login, Registry, log_in, open_registry
+
+if TYPE_CHECKING:
+    from mypy_boto3_ecr import ECRClient
+
 
 Show = Callable[[str, int, int], None]
 
@@ -36,7 +39,7 @@ class PlannedPush:
     outcome: Literal["created", "unchanged"]
 
 
-def plan_push(engine: Engine, ecr: Client, *, repository: str, tag: str, arch: str) -> PlannedPush:
+def plan_push(engine: Engine, ecr: ECRClient, *, repository: str, tag: str, arch: str) -> PlannedPush:
     """Say what `push_image` would find and do for an image of that local tag, which may not be built yet; change nothing.
 
     repository: its URI, "" where there is none yet. Raises RemoteError, MissingError, UsageError, VerificationError.
@@ -52,7 +55,7 @@ def plan_push(engine: Engine, ecr: Client, *, repository: str, tag: str, arch: s
 
 
 def push_image(
-    engine: Engine, ecr: Client, *, repository: str, built: BuiltImage, arch: str, show: Show
+    engine: Engine, ecr: ECRClient, *, repository: str, built: BuiltImage, arch: str, show: Show
 ) -> PushedImage:
     """Bring the image into the repository unless it is there, and check what lies there against what Lambda takes.
 

@@ -10,16 +10,20 @@ import base64
 import hashlib
 import json
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
-from ..clients.aws import Client
 from ..clients.aws_errors import explained
 from ..errors import RemoteError, VerificationError
 from .manifest import IMAGE_TYPES, INDEX_TYPES, Manifest, RemoteImage, check_manifest, check_platform, find_child
+
+if TYPE_CHECKING:
+    from mypy_boto3_ecr import ECRClient
+
 
 _TIMEOUTS_S = (10, 60)  # to connect, and of silence while reading
 
@@ -32,7 +36,7 @@ class Login:
     password: str = field(repr=False)
 
 
-def log_in(ecr: Client) -> Login:
+def log_in(ecr: ECRClient) -> Login:
     """Get a token that opens the registry for twelve hours. Raises RemoteError, MissingError, UsageError."""
     with explained("the token of the ECR registry", "ecr:GetAuthorizationToken"):
         token = ecr.get_authorization_token()["authorizationData"][0]["authorizationToken"]
@@ -40,7 +44,7 @@ def log_in(ecr: Client) -> Login:
     return Login(username, password)
 
 
-def open_registry(ecr: Client, repository: str, login: Login) -> Registry:
+def open_registry(ecr: ECRClient, repository: str, login: Login) -> Registry:
     """Return the repository for reading, over the protocol that the token came by: HTTPS, but of an emulated AWS."""
     host, _, name = repository.partition("/")
     return Registry(f"{urlsplit(ecr.meta.endpoint_url).scheme}://{host}/v2/{name}", login)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
@@ -13,11 +14,16 @@ from ..config import Config
 from ..errors import MlinferError
 from .findings import OF_CREDENTIALS, Finding
 
+if TYPE_CHECKING:
+    from mypy_boto3_lambda import LambdaClient
+    from mypy_boto3_sts import STSClient
+
+
 NEW_ACCOUNT_MB = 3008  # what a new account's functions may be limited to
 ALWAYS_UNRESERVED = 100  # https://docs.aws.amazon.com/lambda/latest/dg/configuration-concurrency.html
 
 
-def check_identity(sts: Client) -> Iterator[Finding]:
+def check_identity(sts: STSClient) -> Iterator[Finding]:
     """Say who asks, and where. Raises MlinferError."""
     with explained("the identity of these credentials"):
         identity = sts.get_caller_identity()
@@ -39,7 +45,7 @@ def check_endpoints(clients: list[Client]) -> Iterator[Finding]:
         yield Finding("endpoints", "ok", "AWS's own")
 
 
-def check_quotas(functions: Client, config: Config) -> Iterator[Finding]:
+def check_quotas(functions: LambdaClient, config: Config) -> Iterator[Finding]:
     """Compare what the account may have with the configuration. What it may not ask is not known."""
     try:
         with explained("the account's quotas", "lambda:GetAccountSettings"):

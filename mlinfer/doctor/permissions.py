@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from ..clients.aws import Client
 from ..clients.aws_errors import error_code, explained
 from ..cloud.resources.policies import DOCTOR
 from ..errors import MlinferError
 from ..names import Account
 from .findings import OF_CREDENTIALS, Finding, PolicyFor
 
+if TYPE_CHECKING:
+    from mypy_boto3_iam import IAMClient
+    from mypy_boto3_sts import STSClient
 
-def check_permissions(sts: Client, iam: Client, policy_for: PolicyFor) -> Iterator[Finding]:
+
+def check_permissions(sts: STSClient, iam: IAMClient, policy_for: PolicyFor) -> Iterator[Finding]:
     """Let IAM simulate each action that deploying needs; without that right nothing is known, which is no failure."""
     try:
         with explained("the simulation of permissions", "iam:SimulatePrincipalPolicy and iam:GetRole"):
@@ -39,7 +42,7 @@ def check_permissions(sts: Client, iam: Client, policy_for: PolicyFor) -> Iterat
         yield Finding("permissions", "ok", "all that is needed, by IAM's simulation")
 
 
-def _principal(iam: Client, partition: str, account: str, *, who: str) -> str:
+def _principal(iam: IAMClient, partition: str, account: str, *, who: str) -> str:
     """Return the ARN that IAM simulates for: of a session, its role's, whose path only IAM knows."""
     if not who.startswith("assumed-role/"):
         return f"arn:{partition}:iam::{account}:{who}"
@@ -52,13 +55,13 @@ def _principal(iam: Client, partition: str, account: str, *, who: str) -> str:
         return f"arn:{partition}:iam::{account}:role/{name}"
 
 
-def _refused(iam: Client, principal: str, policy: Mapping[str, Any]) -> set[str]:
+def _refused(iam: IAMClient, principal: str, policy: Mapping[str, Any]) -> set[str]:
     """Return the actions of a policy that the principal may not do on the resources beside them."""
     refused = set()
     for statement in policy["Statement"]:
         if statement["Sid"].startswith(DOCTOR):
             continue  # what this check itself needs, and says if it lacks it
-        entries = [
+        entries: list[Any] = [
             {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}
             for condition in statement.get("Condition", {}).values()
             for key, value in condition.items()

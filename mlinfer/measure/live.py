@@ -17,8 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from ..clients.aws import Client
 from ..clients.aws_errors import explained
 from ..clients.invocation import read_prediction
 from ..clients.waiter import Waiter
@@ -26,6 +26,10 @@ from ..cloud.resources.function import FunctionConfig, before_bench, during_benc
 from ..names import Names
 from ..targets.aws import explained_invocation, send_until_accepted
 from .instance import Sample, handlers_line, last_report, load_s, require_prediction, split_time
+
+if TYPE_CHECKING:
+    from mypy_boto3_lambda import LambdaClient
+
 
 LATEST = "$LATEST"
 
@@ -36,8 +40,8 @@ _NEEDED = "lambda:GetFunction, lambda:UpdateFunctionConfiguration and lambda:Inv
 class DeployedFunction:
     """The function that is measured, and what asks it. invoker: a client that repeats no request. log: takes the handler's lines."""
 
-    functions: Client
-    invoker: Client
+    functions: LambdaClient
+    invoker: LambdaClient
     names: Names
     waiter: Waiter
     log: Callable[[str], None]

@@ -8,11 +8,10 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore import exceptions as boto
 
-from ..clients.aws import Client
 from ..clients.aws_errors import error_code, explained, refusal
 from ..clients.invocation import read_prediction
 from ..clients.waiter import Waiter
@@ -20,6 +19,10 @@ from ..errors import InvocationError, RemoteError
 from ..names import ALIAS, Names
 from . import Target
 from .payload import MakePayload
+
+if TYPE_CHECKING:
+    from mypy_boto3_lambda import LambdaClient
+
 
 T = TypeVar("T")
 
@@ -34,7 +37,7 @@ _NEVER_SENT = (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.Prox
 _INACTIVE = ("ResourceNotReadyException", "CodeArtifactUserPendingException")
 
 
-def read_live_timeout(functions: Client, names: Names) -> int:
+def read_live_timeout(functions: LambdaClient, names: Names) -> int:
     """Return the timeout of what is live, in seconds. Raises MlinferError."""
     with explained(f"the function {names.function}", "lambda:GetFunctionConfiguration on the function"):
         try:
@@ -50,13 +53,18 @@ def read_live_timeout(functions: Client, names: Names) -> int:
 
 
 def make_target(
-    client: Client, names: Names, make_payload: MakePayload, *, waiter: Waiter, log: Callable[[str], None] | None = None
+    client: LambdaClient,
+    names: Names,
+    make_payload: MakePayload,
+    *,
+    waiter: Waiter,
+    log: Callable[[str], None] | None = None,
 ) -> Target:
     """Return the target that asks what is live in Lambda. client: one that repeats no request.
 
     log: takes the end of the function's own log, line by line.
     """
-    which = {"FunctionName": names.function, "Qualifier": ALIAS, **({"LogType": "Tail"} if log else {})}
+    which: dict[str, Any] = {"FunctionName": names.function, "Qualifier": ALIAS, **({"LogType": "Tail"} if log else {})}
     subject = f"the function {names.function}"
 
     def ask(name: str, data: bytes, top_k: int) -> dict[str, Any]:

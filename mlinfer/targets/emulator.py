@@ -5,21 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from botocore import exceptions as boto
 
-from ..clients.aws import Client
 from ..clients.invocation import read_answer, require_prediction
 from ..errors import InvocationError, MissingError, RemoteError
 from ..local.address import INVOCATIONS, listens
 from . import Target
 from .payload import MakePayload
 
+if TYPE_CHECKING:
+    from mypy_boto3_lambda import LambdaClient
+
+
 RESTART_S = 10.0
 
 
-def make_target(client: Client, make_payload: MakePayload, lock: Callable[[], AbstractContextManager[None]]) -> Target:
+def make_target(
+    client: LambdaClient, make_payload: MakePayload, lock: Callable[[], AbstractContextManager[None]]
+) -> Target:
     """Return the target that asks the emulator, which answers one request at a time: each is made inside `lock()`."""
 
     url = client.meta.endpoint_url
@@ -45,7 +50,7 @@ def _wait_for_restart(url: str) -> None:
         time.sleep(0.05)
 
 
-def _payload(client: Client, body: bytes) -> bytes:
+def _payload(client: LambdaClient, body: bytes) -> bytes:
     """Invoke and return the body of the answer, of a 502 too: boto3 drops that, and it says how the function ended."""
     seen: dict[str, Any] = {}
 

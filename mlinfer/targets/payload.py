@@ -6,18 +6,23 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from lambda_src.errors import RequestError
 from lambda_src.images.decode import decode
 from lambda_src.images.geometry import geometry
 
-from ..clients.aws import Client, encryption
+from ..clients.aws import encryption
 from ..clients.aws_errors import explained
 from ..clients.invocation import MAX_REQUEST_BYTES
 from ..errors import ImageError, InvocationError, MlinferError, RemoteError
 from ..names import Names
 from . import make_event
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
 
 REDUCED_SIDE = 1024  # of a reduced picture's shorter side, px: four times what ResNet-18 resizes it to
 
@@ -44,7 +49,7 @@ def reduce_large(tell: Callable[[str], None], max_pixels: int) -> MakePayload:
 
 
 def stage_large(
-    s3: Client, bucket: str, names: Names, *, tell: Callable[[str], None], kms_key: str = ""
+    s3: S3Client, bucket: str, names: Names, *, tell: Callable[[str], None], kms_key: str = ""
 ) -> MakePayload:
     """Return what makes requests, and hands pictures over Lambda's 6 MB to the function by S3, unchanged.
 
@@ -58,7 +63,7 @@ def stage_large(
         if body is not None:
             yield body
             return
-        where = {"Bucket": bucket, "Key": f"{names.staging_prefix}{uuid4().hex}"}
+        where: dict[str, Any] = {"Bucket": bucket, "Key": f"{names.staging_prefix}{uuid4().hex}"}
         subject = f"s3://{bucket}/{where['Key']}"
         try:
             with explained(subject, "s3:PutObject and s3:DeleteObject on it"):
@@ -67,7 +72,7 @@ def stage_large(
             if error.code in _FOR_EVERY_PICTURE:
                 raise
             raise InvocationError(error.code, str(error), error.hint) from error
-        version = {"VersionId": made["VersionId"]} if "VersionId" in made else {}
+        version: dict[str, Any] = {"VersionId": made["VersionId"]} if "VersionId" in made else {}
         tell(f"{name} is over Lambda's 6 MB for a request: handed over by s3://{bucket}/{names.staging_prefix}.")
         try:
             yield json.dumps({"s3": subject, "top_k": top_k}).encode()

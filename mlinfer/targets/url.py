@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from botocore import exceptions as boto
 
-from ..clients.aws import Client, UrlCaller
+from ..clients.aws import UrlCaller
 from ..clients.aws_errors import explained, none_if_absent, refusal
 from ..clients.invocation import require_prediction
 from ..clients.waiter import Waiter
@@ -17,8 +17,11 @@ from . import Target
 from .aws import BUSY, TOO_MANY, explain_lost_answer, explained_invocation, send_until_accepted
 from .payload import MakePayload
 
+if TYPE_CHECKING:
+    from mypy_boto3_lambda import LambdaClient
 
-def read_live_url(functions: Client, names: Names) -> str:
+
+def read_live_url(functions: LambdaClient, names: Names) -> str:
     """Return the URL of what is live. Raises MlinferError."""
     which = {"FunctionName": names.function, "Qualifier": ALIAS}
     with explained(f"the URL of {names.function}", "lambda:GetFunctionUrlConfig on the function"):
@@ -35,9 +38,8 @@ def make_target(call: UrlCaller, url: str, make_payload: MakePayload, *, waiter:
         status, content = call(body)
         if status in (429, 503):  # as boto3 raises it of the Invoke API
             code = TOO_MANY if status == 429 else BUSY
-            raise boto.ClientError(
-                {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}, "InvokeFunctionUrl"
-            )
+            answer: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
+            raise boto.ClientError(answer, "InvokeFunctionUrl")
         return status, content
 
     def ask(name: str, data: bytes, top_k: int) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from ...names import Names
 from ...terminal import Terminal
 
 if TYPE_CHECKING:
-    from ...clients.aws import Client
+    from mypy_boto3_ecr import ECRClient
+
     from ...clients.docker import Engine
     from ...cloud.resources.repository import AppliedRepository
     from ...container_image.contents import BuildSpec
@@ -46,7 +47,7 @@ def build_image(
 
 
 def push_image(
-    terminal: Terminal, engine: Engine, ecr: Client, config: Config
+    terminal: Terminal, engine: Engine, ecr: ECRClient, config: Config
 ) -> tuple[AppliedRepository, PushedImage]:
     """Bring the configured image to ECR, built first if it is not here, and say what was done."""
     from ...cloud.resources.repository import apply_repository

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from ...clients.aws import Client
 from ...clients.aws_errors import error_code, explained, none_if_absent
 from ...errors import RemoteError
 from ...names import ALIAS, Names
 from ..plan import Change, Document, compare
+
+if TYPE_CHECKING:
+    from mypy_boto3_lambda import LambdaClient
+
 
 _ROLLED_BACK = re.compile(r"rolled back from (?P<before>\S+) to (?P<version>\d+)")
 
@@ -29,7 +33,7 @@ class Alias:
     rolled_back_from: str = ""
 
 
-def read_alias(client: Client, names: Names) -> Alias | None:
+def read_alias(client: LambdaClient, names: Names) -> Alias | None:
     """Return the alias, or None. Raises ClientError."""
     found = none_if_absent(lambda: client.get_alias(FunctionName=names.function, Name=ALIAS))
     if found is None:
@@ -48,7 +52,7 @@ def plan_alias(there: Alias | None, version: str) -> Change:
 
 
 def apply_alias(
-    client: Client, names: Names, *, there: Alias | None, version: str, rolled_back_from: str = ""
+    client: LambdaClient, names: Names, *, there: Alias | None, version: str, rolled_back_from: str = ""
 ) -> Change:
     """Send all traffic to the version, if the alias still is what `there` says. Raises RemoteError.
 
@@ -58,7 +62,8 @@ def apply_alias(
     if change.outcome == "unchanged":
         return change
     description = f"rolled back from {rolled_back_from} to {version}" if rolled_back_from else ""
-    which = {"FunctionName": names.function, "Name": ALIAS, "FunctionVersion": version, "Description": description}
+    which: dict[str, Any] = {"FunctionName": names.function, "Name": ALIAS, "FunctionVersion": version}
+    which |= {"Description": description}
     with explained(f"the alias {ALIAS} of {names.function}"):
         try:
             if there is None:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from ...clients.aws import Client
 from ...clients.aws_errors import error_code, explained, is_denied, none_if_absent, refusal
 from ...clients.ownership import Owner, as_mapping, owner_of
 from ...errors import RemoteError
 from ...names import TAG, Names
 from ..plan import Change, Document, compare
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import (
+        LifecycleRuleTypeDef,
+        PublicAccessBlockConfigurationTypeDef,
+        ServerSideEncryptionByDefaultTypeDef,
+        ServerSideEncryptionRuleTypeDef,
+        TagTypeDef,
+    )
+
 
 ABANDONED_PARTS_DAYS = 1  # after which a bucket of ours drops the parts of an upload that never ended
 
@@ -21,7 +31,6 @@ READ_AND_WRITE = (
     "s3:PutObject, s3:GetObject and s3:ListBucket on the bucket, and kms:GenerateDataKey and kms:Decrypt on its KMS key "
     "if it has one"
 )
-_CLOSED = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
 _CREATE = "s3:CreateBucket, s3:TagResource and the s3:PutBucket... and s3:Put...Configuration actions of its settings"
 _CLOSE = "s3:GetBucketPublicAccessBlock and s3:PutBucketPublicAccessBlock on the bucket"
 
@@ -34,13 +43,13 @@ class Bucket:
     left: str = ""
 
 
-def is_bucket(s3: Client, bucket: str) -> bool:
+def is_bucket(s3: S3Client, bucket: str) -> bool:
     """Tell whether there is such a bucket, whoever may use it. Raises RemoteError, MissingError."""
     with explained(f"s3://{bucket}", READ_AND_WRITE):
         return bucket_status(s3, bucket) != 404
 
 
-def require_bucket(s3: Client, bucket: str, project: str, *, create: bool) -> bool:
+def require_bucket(s3: S3Client, bucket: str, project: str, *, create: bool) -> bool:
     """Refuse a bucket that is missing, or with `create` one that is not ours to create. Return whether it is there.
 
     Raises RemoteError, MissingError.
@@ -54,13 +63,13 @@ def require_bucket(s3: Client, bucket: str, project: str, *, create: bool) -> bo
     return status != 404
 
 
-def read_bucket(s3: Client, names: Names, bucket: str) -> Bucket:
+def read_bucket(s3: S3Client, names: Names, bucket: str) -> Bucket:
     """Return what is told of a bucket that must be there. Raises RemoteError."""
     with explained(f"s3://{bucket}", _CLOSE):
         if owner_of_bucket(s3, names, bucket).state != "ours":
             return Bucket({}, f"s3://{bucket} is not managed by project {names.project}")
         try:
-            held = none_if_absent(lambda: s3.get_public_access_block(Bucket=bucket)) or {}
+            held: Mapping[str, Any] = none_if_absent(lambda: s3.get_public_access_block(Bucket=bucket)) or {}
         except ClientError as error:
             if not is_denied(error):
                 raise
@@ -74,26 +83,35 @@ def plan_bucket(there: Bucket | None, bucket: str) -> Change:
         return Change("created", f"s3://{bucket}")
     if there.left:
         return Change("skipped", there.left)
-    return compare("bucket", there.block, dict.fromkeys(_CLOSED, True), detail=f"s3://{bucket}")
+    return compare("bucket", there.block, dict(_block()), detail=f"s3://{bucket}")
 
 
-def apply_bucket(s3: Client, names: Names, bucket: str) -> Change:
+def apply_bucket(s3: S3Client, names: Names, bucket: str) -> Change:
     """Block public access to a bucket of the project again, if somebody has allowed it. Raises RemoteError."""
     change = plan_bucket(read_bucket(s3, names, bucket), bucket)
     if change.outcome == "changed":
         with explained(f"s3://{bucket}", _CLOSE):
-            s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(_CLOSED, True))
+            s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=_block())
     return change
 
 
-def ensure_bucket(s3: Client, bucket: str, *, project: str, owner: Callable[[], str], kms_key: str = "") -> bool:
+def _block() -> PublicAccessBlockConfigurationTypeDef:
+    return {
+        "BlockPublicAcls": True,
+        "IgnorePublicAcls": True,
+        "BlockPublicPolicy": True,
+        "RestrictPublicBuckets": True,
+    }
+
+
+def ensure_bucket(s3: S3Client, bucket: str, *, project: str, owner: Callable[[], str], kms_key: str = "") -> bool:
     """Create the bucket, private, encrypted, versioned and tagged, or finish one that was cut short.
 
     owner: returns the id of our AWS account, where it is needed. kms_key: ARN of the key of its default encryption, "" =
     S3's own. Return whether anything was done: a bucket that is there otherwise is left as it is. Raises RemoteError,
     MissingError.
     """
-    tags = [{"Key": TAG, "Value": project}]
+    tags: list[TagTypeDef] = [{"Key": TAG, "Value": project}]
     with explained(f"s3://{bucket}", _CREATE):
         status = bucket_status(s3, bucket)
         if (status == 404 and _create_bucket(s3, bucket, tags)) or (
@@ -104,12 +122,16 @@ def ensure_bucket(s3: Client, bucket: str, *, project: str, owner: Callable[[], 
             if status == 403:  # of whoever it is: our own credentials have just been found good
                 raise _taken(bucket)
             return False
-        s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=dict.fromkeys(_CLOSED, True))
+        s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=_block())
         s3.put_bucket_encryption(
             Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": [_default_encryption(kms_key)]}
         )
-        rule = {"ID": "mlinfer-abandoned-parts", "Status": "Enabled", "Filter": {"Prefix": ""}}
-        rule |= {"AbortIncompleteMultipartUpload": {"DaysAfterInitiation": ABANDONED_PARTS_DAYS}}
+        rule: LifecycleRuleTypeDef = {
+            "ID": "mlinfer-abandoned-parts",
+            "Status": "Enabled",
+            "Filter": {"Prefix": ""},
+            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": ABANDONED_PARTS_DAYS},
+        }
         s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": [rule]})
         s3.put_bucket_versioning(
             Bucket=bucket, VersioningConfiguration={"Status": "Enabled"}
@@ -117,7 +139,7 @@ def ensure_bucket(s3: Client, bucket: str, *, project: str, owner: Callable[[], 
     return True
 
 
-def owner_of_bucket(s3: Client, names: Names, bucket: str) -> Owner:
+def owner_of_bucket(s3: S3Client, names: Names, bucket: str) -> Owner:
     """Return who manages the bucket, which must be there. Raises ClientError."""
     return owner_of(
         "bucket",
@@ -128,13 +150,13 @@ def owner_of_bucket(s3: Client, names: Names, bucket: str) -> Owner:
     )
 
 
-def is_untouched(s3: Client, bucket: str, owner: str) -> bool:
+def is_untouched(s3: S3Client, bucket: str, owner: str) -> bool:
     """Tell whether the bucket is as CreateBucket leaves it: empty, and without tags, versioning and lifecycle rules.
 
     Where the service passes over the tags of CreateBucket, such a bucket is what a command leaves that was killed before
     it could tag it. owner: the id of the AWS account that it must belong to. Raises ClientError.
     """
-    which = {"Bucket": bucket, "ExpectedBucketOwner": owner}
+    which: dict[str, Any] = {"Bucket": bucket, "ExpectedBucketOwner": owner}
     try:
         if none_if_absent(lambda: s3.get_bucket_tagging(**which)) or "Status" in s3.get_bucket_versioning(**which):
             return False
@@ -147,20 +169,21 @@ def is_untouched(s3: Client, bucket: str, owner: str) -> bool:
         raise
 
 
-def _default_encryption(kms_key: str) -> dict[str, Any]:
+def _default_encryption(kms_key: str) -> ServerSideEncryptionRuleTypeDef:
     """Return the bucket's rule; with a key of its own, one data key serves many objects, which costs fewer requests."""
     if not kms_key:
         return {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
-    default = {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": kms_key}
+    default: ServerSideEncryptionByDefaultTypeDef = {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": kms_key}
     return {"ApplyServerSideEncryptionByDefault": default, "BucketKeyEnabled": True}
 
 
-def _create_bucket(s3: Client, bucket: str, tags: list[dict[str, str]]) -> bool:
+def _create_bucket(s3: S3Client, bucket: str, tags: list[TagTypeDef]) -> bool:
     """Make the bucket; return whether it was this request that made it, and not an earlier or a concurrent one."""
     region = s3.meta.region_name
     place = {} if region == "us-east-1" else {"LocationConstraint": region}  # S3 does not take that one's name
+    configuration: Any = {**place, "Tags": tags}
     try:
-        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={**place, "Tags": tags})
+        s3.create_bucket(Bucket=bucket, CreateBucketConfiguration=configuration)
     except ClientError as error:  # made by a request whose answer was lost
         if error_code(error) != "BucketAlreadyOwnedByYou":
             raise
@@ -168,7 +191,7 @@ def _create_bucket(s3: Client, bucket: str, tags: list[dict[str, str]]) -> bool:
     return True
 
 
-def _is_unfinished(s3: Client, bucket: str, tags: list[dict[str, str]]) -> bool:
+def _is_unfinished(s3: S3Client, bucket: str, tags: list[TagTypeDef]) -> bool:
     """Tell whether the bucket carries our tag, and not yet the last of our settings."""
     try:
         ours = tags[0] in s3.get_bucket_tagging(Bucket=bucket)["TagSet"]
@@ -179,10 +202,10 @@ def _is_unfinished(s3: Client, bucket: str, tags: list[dict[str, str]]) -> bool:
         raise
 
 
-def bucket_status(s3: Client, bucket: str) -> int:
+def bucket_status(s3: S3Client, bucket: str) -> int:
     """Return the HTTP status that asking for the bucket gives. Raises RemoteError when it is in another Region."""
     try:
-        answer = s3.head_bucket(Bucket=bucket)
+        answer: Mapping[str, Any] = s3.head_bucket(Bucket=bucket)
     except ClientError as error:  # what is wrong with us, and not the bucket, a later request with a body says better
         answer = error.response
     region = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", s3.meta.region_name)

@@ -9,17 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from ...clients.aws import Client
 from ...clients.aws_errors import error_code, explained, none_if_absent
 from ...clients.ownership import Owner, owner_of
 from ...clients.waiter import Waiter
 from ...errors import RemoteError
 from ...names import Names
 from ..plan import Change, Document, compare
+
+if TYPE_CHECKING:
+    from mypy_boto3_lambda import LambdaClient
+
 
 _BENCH = "MLINFER_BENCH"  # a variable of $LATEST while it is measured, which the handler does not read
 ROLE_LIMIT_S = 60  # IAM needs about ten seconds to be known everywhere
@@ -67,7 +70,7 @@ class Function:
     updated: str
 
 
-def read_function(client: Client, names: Names, version: str = "") -> Function | None:
+def read_function(client: LambdaClient, names: Names, version: str = "") -> Function | None:
     """Return the function, or that version; None if there is none. Raises RemoteError, ClientError."""
     which = {"Qualifier": version} if version else {}
     found = none_if_absent(lambda: client.get_function(FunctionName=names.function, **which))
@@ -118,7 +121,7 @@ def _default_logging(names: Names) -> dict[str, Any]:
     return {"LogFormat": "Text", "LogGroup": names.log_group}
 
 
-def owner_of_function(client: Client, names: Names, found: Mapping[str, Any]) -> Owner:
+def owner_of_function(client: LambdaClient, names: Names, found: Mapping[str, Any]) -> Owner:
     """Return who manages the function. found: the answer to GetFunction, which holds tags only with lambda:ListTags.
 
     Raises ClientError.
@@ -160,7 +163,7 @@ def plan_function(
 
 
 def apply_function(
-    client: Client, names: Names, wanted: FunctionConfig, *, waiter: Waiter, role_created: datetime | None = None
+    client: LambdaClient, names: Names, wanted: FunctionConfig, *, waiter: Waiter, role_created: datetime | None = None
 ) -> Change:
     """Create the function, or bring it to what is wanted: code, then configuration, then concurrency. Raises RemoteError.
 
@@ -182,7 +185,7 @@ def apply_function(
     return change
 
 
-def try_image(client: Client, names: Names, wanted: FunctionConfig) -> None:
+def try_image(client: LambdaClient, names: Names, wanted: FunctionConfig) -> None:
     """Let Lambda itself judge the image, where there are a function and an image to ask about. Raises RemoteError.
 
     Nothing is changed: it is the part of a plan that only Lambda can tell.
@@ -191,7 +194,7 @@ def try_image(client: Client, names: Names, wanted: FunctionConfig) -> None:
         there = read_function(client, names)
         if there and "@" in wanted.image and there.settings.image != wanted.image:
             client.update_function_code(
-                FunctionName=names.function, ImageUri=wanted.image, Architectures=[wanted.arch], DryRun=True
+                FunctionName=names.function, ImageUri=wanted.image, Architectures=_architectures(wanted), DryRun=True
             )
 
 
@@ -221,7 +224,7 @@ def before_bench(there: FunctionConfig) -> FunctionConfig:
 
 
 def wait_until_ready(
-    client: Client, names: Names, waiter: Waiter, *, version: str = "", first: Function | None = None
+    client: LambdaClient, names: Names, waiter: Waiter, *, version: str = "", first: Function | None = None
 ) -> Function:
     """Ask until the function, or a version, has taken its last change in; `first` is a fresh answer. Raises RemoteError.
 
@@ -252,7 +255,7 @@ def reason_to_wait(error: ClientError) -> str:
     return "the new role is not known everywhere yet" if code == "InvalidParameterValueException" and new_role else ""
 
 
-def _existing(client: Client, names: Names, version: str) -> Function:
+def _existing(client: LambdaClient, names: Names, version: str) -> Function:
     function = read_function(client, names, version)
     if function is None:
         what = f"version {version} of the function {names.function}" if version else f"function {names.function}"
@@ -266,14 +269,14 @@ def _busy(names: Names, function: Function) -> str:
     return f"the function {names.function} {doing}{f' ({reason})' if reason else ''}"
 
 
-def _create(client: Client, names: Names, wanted: FunctionConfig, *, waiter: Waiter) -> Function:
+def _create(client: LambdaClient, names: Names, wanted: FunctionConfig, *, waiter: Waiter) -> Function:
     try:
         waiter.retry(
             lambda: client.create_function(
                 FunctionName=names.function,
                 PackageType="Image",
                 Code={"ImageUri": wanted.image},
-                Architectures=[wanted.arch],
+                Architectures=_architectures(wanted),
                 Tags=names.tags,
                 **_configuration(wanted),
             ),
@@ -286,7 +289,7 @@ def _create(client: Client, names: Names, wanted: FunctionConfig, *, waiter: Wai
     return wait_until_ready(client, names, waiter)
 
 
-def _update(client: Client, names: Names, *, there: Function, wanted: FunctionConfig, waiter: Waiter) -> None:
+def _update(client: LambdaClient, names: Names, *, there: Function, wanted: FunctionConfig, waiter: Waiter) -> None:
     """Make each change that is left, and wait until it has taken effect."""
     is_, to_be = there.settings, wanted
     if (is_.image, is_.arch) != (to_be.image, to_be.arch) or there.updating == "Failed":
@@ -306,7 +309,7 @@ def _update(client: Client, names: Names, *, there: Function, wanted: FunctionCo
         client.put_function_concurrency(FunctionName=names.function, ReservedConcurrentExecutions=to_be.concurrency)
 
 
-def _change(client: Client, names: Names, *, operation: str, values: dict[str, Any], waiter: Waiter) -> None:
+def _change(client: LambdaClient, names: Names, *, operation: str, values: dict[str, Any], waiter: Waiter) -> None:
     waiter.retry(
         lambda: getattr(client, operation)(FunctionName=names.function, **values), reason_to_wait, ROLE_LIMIT_S
     )
@@ -314,6 +317,10 @@ def _change(client: Client, names: Names, *, operation: str, values: dict[str, A
     if function.updating == "Failed":
         message = f"Lambda could not take the change in: {function.update_reason or 'it gives no reason'}"
         raise RemoteError("update_failed", message, "The versions that are published go on running as they were.")
+
+
+def _architectures(wanted: FunctionConfig) -> list[Any]:
+    return [wanted.arch]
 
 
 def _configuration(wanted: FunctionConfig) -> dict[str, Any]:

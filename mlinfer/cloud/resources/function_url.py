@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal
 
 from botocore.exceptions import ClientError
 
-from ...clients.aws import Client
 from ...clients.aws_errors import error_code, explained, none_if_absent
 from ...names import ALIAS, Names
 from ..plan import Change, Document, compare
 
-_AUTH = {"iam": "AWS_IAM", "public": "NONE"}
+if TYPE_CHECKING:
+    from mypy_boto3_lambda import LambdaClient
+
+
+_AUTH: dict[str, Literal["AWS_IAM", "NONE"]] = {"iam": "AWS_IAM", "public": "NONE"}
 # Since October 2025 a URL without authentication needs both.
 # https://docs.aws.amazon.com/lambda/latest/dg/urls-auth.html
 _PUBLIC: dict[str, dict[str, Any]] = {
@@ -21,13 +25,13 @@ _PUBLIC: dict[str, dict[str, Any]] = {
 }
 
 
-def read_url(client: Client, names: Names) -> tuple[str, Document]:
+def read_url(client: LambdaClient, names: Names) -> tuple[str, Document]:
     """Return the alias's URL, "" without one, and what is compared: its kind, and which of our permissions it has."""
-    which = {"FunctionName": names.function, "Qualifier": ALIAS}
-    found = none_if_absent(lambda: client.get_function_url_config(**which)) or {}
+    which: dict[str, Any] = {"FunctionName": names.function, "Qualifier": ALIAS}
+    found: Mapping[str, Any] = none_if_absent(lambda: client.get_function_url_config(**which)) or {}
     policy = none_if_absent(lambda: client.get_policy(**which)["Policy"])
     sids = {statement.get("Sid") for statement in json.loads(policy)["Statement"]} if policy else set()
-    kind = {auth: kind for kind, auth in _AUTH.items()}.get(found.get("AuthType", ""), "none")
+    kind = {str(auth): kind for kind, auth in _AUTH.items()}.get(found.get("AuthType", ""), "none")
     return str(found.get("FunctionUrl", "")), {"url": kind, "permissions": sorted(sids & set(_PUBLIC))}
 
 
@@ -37,7 +41,7 @@ def plan_url(there: Document, kind: str) -> Change:
     return compare("url", None if there == missing and kind != "none" else there, _wanted(kind), detail=kind)
 
 
-def apply_url(client: Client, names: Names, kind: str) -> tuple[Change, str]:
+def apply_url(client: LambdaClient, names: Names, kind: str) -> tuple[Change, str]:
     """Give the alias a URL, or take it away with the permissions that it had. Return the URL too. Raises RemoteError."""
     with explained(f"the URL of {names.function}"):
         url, there = read_url(client, names)
@@ -56,9 +60,9 @@ def _wanted(kind: str) -> Document:
     return {"url": kind, "permissions": sorted(_PUBLIC) if kind == "public" else []}
 
 
-def _set_url(client: Client, names: Names, *, there: str, kind: str, url: str) -> str:
+def _set_url(client: LambdaClient, names: Names, *, there: str, kind: str, url: str) -> str:
     """Make, change or delete the URL itself, and return it."""
-    which = {"FunctionName": names.function, "Qualifier": ALIAS}
+    which: dict[str, Any] = {"FunctionName": names.function, "Qualifier": ALIAS}
     if there == kind:
         return url
     if kind == "none":
@@ -73,8 +77,8 @@ def _set_url(client: Client, names: Names, *, there: str, kind: str, url: str) -
     return str(client.update_function_url_config(**which, AuthType=_AUTH[kind])["FunctionUrl"])
 
 
-def _permit(client: Client, names: Names, statement: str) -> None:
-    which = {"FunctionName": names.function, "Qualifier": ALIAS, "StatementId": statement}
+def _permit(client: LambdaClient, names: Names, statement: str) -> None:
+    which: dict[str, Any] = {"FunctionName": names.function, "Qualifier": ALIAS, "StatementId": statement}
     try:
         client.add_permission(**which, Principal="*", **_PUBLIC[statement])
     except ClientError as error:  # added by a request whose answer was lost
@@ -82,6 +86,6 @@ def _permit(client: Client, names: Names, statement: str) -> None:
             raise
 
 
-def _forbid(client: Client, names: Names, statement: str) -> None:
-    which = {"FunctionName": names.function, "Qualifier": ALIAS, "StatementId": statement}
+def _forbid(client: LambdaClient, names: Names, statement: str) -> None:
+    which: dict[str, Any] = {"FunctionName": names.function, "Qualifier": ALIAS, "StatementId": statement}
     none_if_absent(lambda: client.remove_permission(**which))

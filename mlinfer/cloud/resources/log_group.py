@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from ...clients.aws import Client
 from ...clients.aws_errors import error_code, explained
 from ...clients.ownership import Owner, owner_of
 from ...names import Names
 from ..plan import Change, compare
+
+if TYPE_CHECKING:
+    from mypy_boto3_logs import CloudWatchLogsClient
 
 
 def plan_log_group(there: Mapping[str, Any] | None, names: Names, days: int) -> Change:
@@ -20,7 +22,7 @@ def plan_log_group(there: Mapping[str, Any] | None, names: Names, days: int) -> 
     return compare("log group", held, {"retention_days": days}, detail=f"{names.log_group}, {days} days")
 
 
-def apply_log_group(logs: Client, names: Names, days: int) -> Change:
+def apply_log_group(logs: CloudWatchLogsClient, names: Names, days: int) -> Change:
     """Create the log group, or set its retention. Raises RemoteError."""
     with explained(f"the log group {names.log_group}"):
         there = read_log_group(logs, names)
@@ -33,7 +35,7 @@ def apply_log_group(logs: Client, names: Names, days: int) -> Change:
     return change
 
 
-def read_log_group(logs: Client, names: Names) -> dict[str, Any] | None:
+def read_log_group(logs: CloudWatchLogsClient, names: Names) -> Mapping[str, Any] | None:
     """Return the project's log group; None without one. Raises RemoteError if it is not ours, ClientError."""
     there = find_log_group(logs, names)
     if there:
@@ -41,13 +43,13 @@ def read_log_group(logs: Client, names: Names) -> dict[str, Any] | None:
     return there
 
 
-def find_log_group(logs: Client, names: Names) -> dict[str, Any] | None:
+def find_log_group(logs: CloudWatchLogsClient, names: Names) -> Mapping[str, Any] | None:
     """Return what CloudWatch says of the log group. Raises ClientError."""
     found = logs.describe_log_groups(logGroupNamePrefix=names.log_group).get("logGroups", [])
     return next((group for group in found if group["logGroupName"] == names.log_group), None)
 
 
-def owner_of_log_group(logs: Client, names: Names, there: Mapping[str, Any]) -> Owner:
+def owner_of_log_group(logs: CloudWatchLogsClient, names: Names, there: Mapping[str, Any]) -> Owner:
     """Return who manages the log group. Raises ClientError."""
     arn = there.get("logGroupArn") or there["arn"].removesuffix(":*")
     permission = "logs:ListTagsForResource"
@@ -60,7 +62,7 @@ def owner_of_log_group(logs: Client, names: Names, there: Mapping[str, Any]) -> 
     )
 
 
-def _create(logs: Client, names: Names) -> None:
+def _create(logs: CloudWatchLogsClient, names: Names) -> None:
     try:
         logs.create_log_group(logGroupName=names.log_group, tags=names.tags)
     except ClientError as error:  # the answer to an earlier request was lost

@@ -14,18 +14,22 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from botocore.exceptions import BotoCoreError, ClientError
 from s3transfer.manager import TransferConfig, TransferManager
 from s3transfer.subscribers import BaseSubscriber
 
-from ...clients.aws import Client, encryption
+from ...clients.aws import encryption
 from ...clients.aws_errors import error_code, explained, is_denied, none_if_absent, refusal
 from ...errors import RemoteError, UsageError
 from ...model.modelfile import ModelFile, require_metadata
 from ..plan import Change
 from .bucket import READ_AND_WRITE, bucket_status
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
 
 PART_BYTES = 8 * 2**20
 MULTIPART_FROM = 32 * 2**20  # below, one request: S3 then keeps the SHA-256 of the whole object, not one of its parts'
@@ -66,7 +70,7 @@ def object_key(file: ModelFile, prefix: str) -> str:
     return "/".join([*filter(None, prefix.split("/")), name, f"{file.sha256}.onnx"])
 
 
-def is_uploaded(s3: Client, model: ModelObject) -> bool:
+def is_uploaded(s3: S3Client, model: ModelObject) -> bool:
     """Tell whether `upload` would find the file there; it is asked and not changed. Raises RemoteError, MissingError."""
     with explained(model.uri, READ_AND_WRITE):
         _require_bucket(s3, model)
@@ -78,7 +82,7 @@ def plan_model(model: ModelObject, *, uploaded: bool) -> Change:
     return Change("unchanged" if uploaded else "created", model.uri)
 
 
-def upload(s3: Client, model: ModelObject, progress: Callable[[int], None]) -> Upload:
+def upload(s3: S3Client, model: ModelObject, progress: Callable[[int], None]) -> Upload:
     """Bring the file to its key unless it is there; either way S3 has confirmed its SHA-256.
 
     progress: is called from several threads with numbers of bytes, negative ones for what has to be sent again. Raises
@@ -106,12 +110,12 @@ def upload(s3: Client, model: ModelObject, progress: Callable[[int], None]) -> U
     return Upload(model.uri, file.sha256, file.bytes, "uploaded")
 
 
-def _require_bucket(s3: Client, model: ModelObject) -> None:
+def _require_bucket(s3: S3Client, model: ModelObject) -> None:
     if bucket_status(s3, model.bucket) == 404:
         raise refusal("NoSuchBucket", f"s3://{model.bucket}")
 
 
-def is_object(s3: Client, uri: str) -> bool | None:
+def is_object(s3: S3Client, uri: str) -> bool | None:
     """Tell whether there is such an object; None where these credentials may not know. Raises ClientError."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     try:
@@ -122,7 +126,7 @@ def is_object(s3: Client, uri: str) -> bool | None:
         return None
 
 
-def _is_there(s3: Client, model: ModelObject) -> bool | None:
+def _is_there(s3: S3Client, model: ModelObject) -> bool | None:
     """Tell whether the object is there, None where there is none or S3 does not say."""
     try:
         return _holds(s3, model)
@@ -132,7 +136,7 @@ def _is_there(s3: Client, model: ModelObject) -> bool | None:
         raise
 
 
-def _holds(s3: Client, model: ModelObject) -> bool | None:
+def _holds(s3: S3Client, model: ModelObject) -> bool | None:
     """Tell whether S3's checksum of the object, or of the parts it came in, is the file's; None without an object."""
     try:
         head = s3.head_object(Bucket=model.bucket, Key=model.key, ChecksumMode="ENABLED")
@@ -188,7 +192,7 @@ class _Watch(BaseSubscriber):  # type: ignore[misc]
 
 
 def _try_to_send(
-    s3: Client, model: ModelObject, parts: list[str], *, progress: Callable[[int], None], new_only: bool
+    s3: S3Client, model: ModelObject, parts: list[str], *, progress: Callable[[int], None], new_only: bool
 ) -> bool:
     """Send the file. new_only: return False where S3 already has an object at the key, or cannot tell."""
     try:
@@ -203,7 +207,9 @@ def _try_to_send(
     return True
 
 
-def _send(s3: Client, model: ModelObject, parts: list[str], *, progress: Callable[[int], None], new_only: bool) -> None:
+def _send(
+    s3: S3Client, model: ModelObject, parts: list[str], *, progress: Callable[[int], None], new_only: bool
+) -> None:
     """Send the file from the disk, in parts if there are any; on any failure, or Ctrl-C, S3 keeps nothing of it.
 
     s3transfer repeats a request that broke, and a part alone where there are parts; it aborts a multipart upload.
@@ -241,7 +247,7 @@ def _add_part_checksum(parts: list[str], params: dict[str, Any], **_: Any) -> No
     params["ChecksumSHA256"] = parts[params["PartNumber"] - 1]
 
 
-def _abort_unfinished(s3: Client, model: ModelObject) -> None:
+def _abort_unfinished(s3: S3Client, model: ModelObject) -> None:
     """Drop the parts of earlier attempts that were killed: now that the object is there they can only cost money."""
     try:
         for attempt in s3.list_multipart_uploads(Bucket=model.bucket, Prefix=model.key).get("Uploads", []):

@@ -14,15 +14,18 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from botocore.exceptions import ClientError
 
-from ...clients.aws import Client
 from ...clients.aws_errors import error_code, explained
 from ...clients.ownership import Owner, as_mapping, owner_of
 from ...names import Names
 from ..plan import Change, Document, compare
+
+if TYPE_CHECKING:
+    from mypy_boto3_ecr import ECRClient
+
 
 UNTAGGED_DAYS = 14
 
@@ -58,7 +61,7 @@ class AppliedRepository:
     outcomes: Mapping[str, Outcome]
 
 
-def read_repository(ecr: Client, names: Names) -> Repository | None:
+def read_repository(ecr: ECRClient, names: Names) -> Repository | None:
     """Return the project's repository; None without one. Raises RemoteError: also if it is not ours; MissingError."""
     with explained(f"the ECR repository {names.image}", _PERMISSIONS):
         found = find_repository(ecr, names)
@@ -99,7 +102,7 @@ def plan_parts(there: Repository | None, names: Names) -> dict[str, Outcome]:
     return {"repository": settings, "lifecycle": lifecycle, "policy": policy}
 
 
-def apply_repository(ecr: Client, names: Names) -> AppliedRepository:
+def apply_repository(ecr: ECRClient, names: Names) -> AppliedRepository:
     """Create the project's repository, or finish or mend one that is there, writing only what differs.
 
     Tags are immutable, images are scanned on push, Lambda may pull for the project's function. Raises RemoteError,
@@ -123,15 +126,15 @@ def apply_repository(ecr: Client, names: Names) -> AppliedRepository:
     return AppliedRepository(there.uri, change, outcomes)
 
 
-def find_repository(ecr: Client, names: Names) -> dict[str, Any] | None:
+def find_repository(ecr: ECRClient, names: Names) -> Mapping[str, Any] | None:
     """Return what ECR says of the repository of our name; None without one. Raises ClientError."""
     with _unless("RepositoryNotFoundException"):
-        found: dict[str, Any] = ecr.describe_repositories(repositoryNames=[names.image])["repositories"][0]
+        found: Mapping[str, Any] = ecr.describe_repositories(repositoryNames=[names.image])["repositories"][0]
         return found
     return None
 
 
-def owner_of_repository(ecr: Client, names: Names, found: Mapping[str, Any]) -> Owner:
+def owner_of_repository(ecr: ECRClient, names: Names, found: Mapping[str, Any]) -> Owner:
     """Return who manages the repository. Raises ClientError."""
     arn, permission = found["repositoryArn"], "ecr:ListTagsForResource"
     return owner_of(
@@ -166,7 +169,7 @@ def pull_statement(repository_arn: str, function: str) -> dict[str, Any]:
     }
 
 
-def _read(ecr: Client, found: Mapping[str, Any]) -> Repository:
+def _read(ecr: ECRClient, found: Mapping[str, Any]) -> Repository:
     """Return the repository with its policies. found: what ECR says of it."""
     name, lifecycle = found["repositoryName"], None
     policy: Document = {"Version": "2012-10-17", "Statement": []}
@@ -184,7 +187,7 @@ def _read(ecr: Client, found: Mapping[str, Any]) -> Repository:
     )
 
 
-def _create(ecr: Client, names: Names) -> Repository:
+def _create(ecr: ECRClient, names: Names) -> Repository:
     try:
         ecr.create_repository(
             repositoryName=names.image,
@@ -198,13 +201,14 @@ def _create(ecr: Client, names: Names) -> Repository:
     return _read(ecr, ecr.describe_repositories(repositoryNames=[names.image])["repositories"][0])
 
 
-def _write_settings(ecr: Client, names: Names, there: Repository) -> None:
+def _write_settings(ecr: ECRClient, names: Names, there: Repository) -> None:
     """Bring the repository's own settings to what a new one has."""
     if not there.immutable:
         ecr.put_image_tag_mutability(repositoryName=names.image, imageTagMutability="IMMUTABLE")
     if not there.scans:
-        scans = {"scanOnPush": True}
-        ecr.put_image_scanning_configuration(repositoryName=names.image, imageScanningConfiguration=scans)
+        ecr.put_image_scanning_configuration(
+            repositoryName=names.image, imageScanningConfiguration={"scanOnPush": True}
+        )
 
 
 def _statements(there: Repository) -> list[Document]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from ...clients.aws import Client
 from ...clients.aws_errors import error_code, explained, is_denied, none_if_absent
 from ...clients.ownership import Owner, as_mapping, owner_of
 from ...names import ROLE_PATH, Account, Names
 from ..plan import Change, Document, compare
 from .policies import READ_MODELS, trust_policy, with_models
+
+if TYPE_CHECKING:
+    from mypy_boto3_iam import IAMClient
+
 
 POLICY = "mlinfer"  # the one inline policy's name
 
@@ -27,7 +30,7 @@ def plan_role(there: Document | None, policy: Document, *, names: Names, others:
     return compare("role", there, {"trust": trust_policy(), "policy": policy}, detail=f"{names.function}{told}")
 
 
-def apply_role(iam: Client, names: Names, policy: Document) -> Change:
+def apply_role(iam: IAMClient, names: Names, policy: Document) -> Change:
     """Create the role, or give it the wanted policies where it has others; equal ones are not written again.
 
     Raises RemoteError: also when a role of that name is not the project's.
@@ -53,7 +56,7 @@ def plan_readable(there: Document | None, names: Names, model: str) -> Change:
     return compare("policy", held, _with_model(held, model), detail=names.function)
 
 
-def apply_readable(iam: Client, names: Names, model: str) -> Change:
+def apply_readable(iam: IAMClient, names: Names, model: str) -> Change:
     """Let the function read one more model, if it may not yet; what else it may stays as it is. Raises RemoteError."""
     with explained(f"the role {names.function}"):
         there = read_role(iam, names)
@@ -74,7 +77,7 @@ def _with_model(policy: Document, model: str) -> Document:
     return with_models(others, readable | {model})
 
 
-def read_role(iam: Client, names: Names) -> Document | None:
+def read_role(iam: IAMClient, names: Names) -> Document | None:
     """Return the role's two policies, {} for one that is missing; None without a role. Raises RemoteError, ClientError."""
     role = find_role(iam, names)
     if role is None:
@@ -83,15 +86,16 @@ def read_role(iam: Client, names: Names) -> Document | None:
     return {"trust": role["AssumeRolePolicyDocument"], "policy": read_policy(iam, names)}
 
 
-def read_policy(iam: Client, names: Names) -> Document:
+def read_policy(iam: IAMClient, names: Names) -> Document:
     """Return the role's policy that `apply_role` writes, {} without it. Raises ClientError."""
     inline = none_if_absent(lambda: iam.get_role_policy(RoleName=names.function, PolicyName=POLICY))
-    return dict(inline["PolicyDocument"]) if inline else {}
+    document: Any = inline["PolicyDocument"] if inline else {}  # botocore has parsed the JSON
+    return dict(document)
 
 
-def other_policies(iam: Client, names: Names) -> list[str]:
+def other_policies(iam: IAMClient, names: Names) -> list[str]:
     """Return the names of the role's policies that are not ours; [] where IAM does not tell. Raises ClientError."""
-    which = {"RoleName": names.function}
+    which: dict[str, Any] = {"RoleName": names.function}
     try:
         inline = [policy for policy in iam.list_role_policies(**which)["PolicyNames"] if policy != POLICY]
         attached = iam.list_attached_role_policies(**which)["AttachedPolicies"]
@@ -102,12 +106,12 @@ def other_policies(iam: Client, names: Names) -> list[str]:
     return sorted([*inline, *(policy["PolicyName"] for policy in attached)])
 
 
-def find_role(iam: Client, names: Names) -> dict[str, Any] | None:
+def find_role(iam: IAMClient, names: Names) -> Mapping[str, Any] | None:
     """Return what IAM says of the role of our name, at whatever path; None without one. Raises ClientError."""
     return none_if_absent(lambda: iam.get_role(RoleName=names.function)["Role"])
 
 
-def role_arn(iam: Client, account: Account, names: Names) -> str:
+def role_arn(iam: IAMClient, account: Account, names: Names) -> str:
     """Return the role's ARN: of one that is there, at whatever path, else of the one that `apply_role` creates.
 
     Raises RemoteError.
@@ -115,7 +119,7 @@ def role_arn(iam: Client, account: Account, names: Names) -> str:
     return role_facts(iam, account, names)[0]
 
 
-def role_facts(iam: Client, account: Account, names: Names) -> tuple[str, datetime | None]:
+def role_facts(iam: IAMClient, account: Account, names: Names) -> tuple[str, datetime | None]:
     """Return the role's ARN as `role_arn` does, and when it was created; None without one. Raises RemoteError."""
     with explained(f"the role {names.function}"):
         there = find_role(iam, names)
@@ -129,8 +133,8 @@ def owner_of_role(names: Names, role: Mapping[str, Any]) -> Owner:
     )
 
 
-def _create(iam: Client, names: Names) -> None:
-    tags = [{"Key": key, "Value": value} for key, value in names.tags.items()]
+def _create(iam: IAMClient, names: Names) -> None:
+    tags: list[Any] = [{"Key": key, "Value": value} for key, value in names.tags.items()]
     trust = json.dumps(trust_policy())
     try:
         iam.create_role(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from ...clients.aws import Client
 from ...clients.aws_errors import explained, none_if_absent
 from ...names import Names
 from ..plan import Change, Document, compare
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
 
 DAYS = 1  # S3's shortest
 
 _PERMISSIONS = "s3:GetLifecycleConfiguration and s3:PutLifecycleConfiguration on the bucket"
 
 
-def read_expiry(s3: Client, bucket: str) -> list[dict[str, Any]]:
+def read_expiry(s3: S3Client, bucket: str) -> list[dict[str, Any]]:
     """Return the bucket's lifecycle rules; [] without a bucket. Raises RemoteError."""
     with explained(f"s3://{bucket}", _PERMISSIONS):
         return read_rules(s3, bucket)[0]
@@ -27,7 +31,7 @@ def plan_expiry(rules: list[dict[str, Any]], names: Names) -> Change:
     return compare("staging", there, rule, detail=f"{names.staging_prefix} expires after a day")
 
 
-def apply_expiry(s3: Client, bucket: str, names: Names) -> Change:
+def apply_expiry(s3: S3Client, bucket: str, names: Names) -> Change:
     """Let what lies under the staging prefix expire, beside the rules that the bucket has. Raises RemoteError."""
     with explained(f"s3://{bucket}", _PERMISSIONS):
         rules, more = read_rules(s3, bucket)
@@ -38,7 +42,7 @@ def apply_expiry(s3: Client, bucket: str, names: Names) -> Change:
     return change
 
 
-def remove_expiry(s3: Client, bucket: str, names: Names) -> None:
+def remove_expiry(s3: S3Client, bucket: str, names: Names) -> None:
     """Take the rule back, and leave the others. Raises ClientError."""
     rules, more = read_rules(s3, bucket)
     kept = [held for held in rules if held["ID"] != expiry_rule(names)["ID"]]
@@ -60,16 +64,16 @@ def projects_with_expiry(rules: list[dict[str, Any]]) -> set[str]:
     return {rule["ID"].removeprefix(begin) for rule in rules if rule["ID"].startswith(begin)}
 
 
-def read_rules(s3: Client, bucket: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def read_rules(s3: S3Client, bucket: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return the bucket's lifecycle rules, and what else must be written back with them. Raises ClientError."""
-    found = none_if_absent(lambda: s3.get_bucket_lifecycle_configuration(Bucket=bucket)) or {}
+    found: Mapping[str, Any] = none_if_absent(lambda: s3.get_bucket_lifecycle_configuration(Bucket=bucket)) or {}
     more = {name: found[name] for name in ("TransitionDefaultMinimumObjectSize",) if name in found}
     return found.get("Rules", []), more
 
 
-def write_rules(s3: Client, bucket: str, *, rules: list[dict[str, Any]], more: dict[str, Any]) -> None:
+def write_rules(s3: S3Client, bucket: str, *, rules: list[dict[str, Any]], more: dict[str, Any]) -> None:
     """Write all rules, which S3 takes only together. Raises ClientError."""
-    modern = [_modern(rule) for rule in rules]
+    modern: list[Any] = [_modern(rule) for rule in rules]
     s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": modern}, **more)
 
 

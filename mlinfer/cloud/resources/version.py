@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from ...clients.aws import Client
 from ...clients.aws_errors import error_code, explained, none_if_absent
 from ...clients.waiter import Waiter
 from ...errors import RemoteError
@@ -14,18 +14,21 @@ from ...names import Names
 from ..plan import Change, Document
 from .function import Function, FunctionConfig, read_function, reason_to_wait, snapshot, wait_until_ready
 
+if TYPE_CHECKING:
+    from mypy_boto3_lambda import LambdaClient
 
-def versions(client: Client, names: Names) -> list[Document]:
+
+def versions(client: LambdaClient, names: Names) -> list[Document]:
     """Return Lambda's description of each published version, oldest first; [] without a function. Raises ClientError."""
 
     def pages() -> list[Document]:
         found = client.get_paginator("list_versions_by_function").paginate(FunctionName=names.function)
-        return [version for page in found for version in page["Versions"] if version["Version"] != "$LATEST"]
+        return [dict(version) for page in found for version in page["Versions"] if version["Version"] != "$LATEST"]
 
     return sorted(none_if_absent(pages) or [], key=lambda version: int(version["Version"]))
 
 
-def newest_of(client: Client, names: Names, published: Sequence[Document]) -> Function | None:
+def newest_of(client: LambdaClient, names: Names, published: Sequence[Document]) -> Function | None:
     """Return the last of the published versions; None without one. Raises RemoteError, ClientError."""
     return read_function(client, names, published[-1]["Version"]) if published else None
 
@@ -38,7 +41,7 @@ def plan_version(newest: Function | None, wanted: FunctionConfig) -> tuple[Chang
     return Change("created", f"version {number}"), number
 
 
-def apply_version(client: Client, names: Names, wanted: FunctionConfig, *, waiter: Waiter) -> tuple[Change, str]:
+def apply_version(client: LambdaClient, names: Names, wanted: FunctionConfig, *, waiter: Waiter) -> tuple[Change, str]:
     """Publish the function as a version, unless the newest one is equal. Return its number too.
 
     Raises RemoteError: also when the function is not as wanted any more, which another deployment has made of it.
@@ -51,7 +54,7 @@ def apply_version(client: Client, names: Names, wanted: FunctionConfig, *, waite
         if newest := _newest_if_equal(client, names, latest):
             return Change("unchanged", f"version {newest}"), newest
         try:
-            guard = {"RevisionId": latest.revision} if latest.revision else {}
+            guard: dict[str, Any] = {"RevisionId": latest.revision} if latest.revision else {}
             number = waiter.retry(
                 lambda: client.publish_version(FunctionName=names.function, **guard)["Version"], reason_to_wait
             )
@@ -65,7 +68,7 @@ def apply_version(client: Client, names: Names, wanted: FunctionConfig, *, waite
     return Change("created", f"version {number}"), str(number)
 
 
-def _newest_if_equal(client: Client, names: Names, latest: Function) -> str:
+def _newest_if_equal(client: LambdaClient, names: Names, latest: Function) -> str:
     """Return the number of the newest version if it is what the function is now; else ""."""
     newest = newest_of(client, names, versions(client, names))
     return newest.version if newest and snapshot(newest.settings) == snapshot(latest.settings) else ""
