@@ -22,8 +22,8 @@ from PIL import Image, JpegImagePlugin, UnidentifiedImageError, _imaging
 
 from ..errors import RequestError, quoted
 from ..settings import MAX_IMAGE_BYTES
-from .geometry import keep_geometry, turned
-from .limits import bounded, broken, check_scans, pixel_limit, too_many_pixels
+from .geometry import keep_geometry, turn_geometry
+from .limits import bound_file, check_scans, find_pixel_limit, invalid_image, too_many_pixels
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,7 +70,7 @@ def decode(data: bytes, max_pixels: int, target: int = 0) -> Image.Image:
 
     With `target`, the length that the shorter side will be resized to, a JPEG that is much larger is decoded at 1/2,
     1/4 or 1/8 of its size, never below `DRAFT_MARGIN` times the target: the discrete cosine transform is inverted on
-    fewer coefficients; `geometry` says what its pixels stand for. Without it every pixel is decoded. Alpha is dropped,
+    fewer coefficients; `read_geometry` says what its pixels stand for. Without it every pixel is decoded. Alpha is dropped,
     as torchvision's loader does.
     Raises RequestError: image_too_large, invalid_image.
     """
@@ -90,16 +90,18 @@ def _decode_alone(data: bytes, max_pixels: int, target: int) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of corrupt EXIF and large pictures: the answer says what matters
             if name == "TIFF" and _holds_thumbnail(data):
-                raise broken(_described(data, name))
-            return _decode(bounded(data, name, max_pixels), name, max_pixels=max_pixels, target=target)
+                raise invalid_image(_describe_file(data, name))
+            return _decode(bound_file(data, name, max_pixels), name, max_pixels=max_pixels, target=target)
     except Image.DecompressionBombError as error:
         raise too_many_pixels(max_pixels) from error
     except (RequestError, MemoryError):
         raise
     except UnidentifiedImageError as error:  # its message holds an address in memory
-        raise broken(_described(data, name) or f"the {name}'s header is broken") from error
+        raise invalid_image(_describe_file(data, name) or f"the {name}'s header is broken") from error
     except Exception as error:  # Pillow's decoders raise nearly every type on hostile bytes
-        raise broken(_described(data, name) or f"the {name} cannot be decoded: {quoted(str(error))}") from error
+        raise invalid_image(
+            _describe_file(data, name) or f"the {name} cannot be decoded: {quoted(str(error))}"
+        ) from error
     finally:
         Image.MAX_IMAGE_PIXELS = elsewhere
 
@@ -110,7 +112,7 @@ def _format_of(data: bytes) -> str:
             importlib.import_module(plugin)
             return name
     none = "is not a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF" if data else "is empty"
-    raise broken(_described(data, "") or f"the image {none}")
+    raise invalid_image(_describe_file(data, "") or f"the image {none}")
 
 
 def _is_avif(data: bytes) -> bool:
@@ -125,10 +127,10 @@ def _holds_thumbnail(data: bytes) -> bool:
     return holds_thumbnail(data)
 
 
-def _described(data: bytes, name: str) -> str:
-    from .formats import described
+def _describe_file(data: bytes, name: str) -> str:
+    from .formats import describe_file
 
-    return described(data, name)
+    return describe_file(data, name)
 
 
 @cache
@@ -150,10 +152,12 @@ def _decode(data: bytes, name: str, *, max_pixels: int, target: int) -> Image.Im
         and not image.use_load_libtiff
     ):
         # Pillow reads each as 8 bits, and would decode something else.
-        raise broken("the TIFF keeps its 16-bit colours in separate planes, uncompressed: convert it to JPEG or PNG")
+        raise invalid_image(
+            "the TIFF keeps its 16-bit colours in separate planes, uncompressed: convert it to JPEG or PNG"
+        )
     width, height = image.size
     drafted = image.draft(None, _draft_size(image.size, target)) if target and name == "JPEG" else None
-    limit = pixel_limit(image, data, pixels=width * height, max_pixels=max_pixels)
+    limit = find_pixel_limit(image, data, pixels=width * height, max_pixels=max_pixels)
     if width * height > limit:
         raise too_many_pixels(limit, name if limit < max_pixels else "")
     if max(width, height) > MAX_SIDE:
@@ -166,7 +170,7 @@ def _decode(data: bytes, name: str, *, max_pixels: int, target: int) -> Image.Im
     if orientation in _ORIENTATIONS:
         image = image.transpose(_ORIENTATIONS[orientation])
     if drafted and drafted[1][2] != width:
-        keep_geometry(image, turned(((width, height), drafted[1]), image.size, orientation))
+        keep_geometry(image, turn_geometry(((width, height), drafted[1]), image.size, orientation))
     return image  # type: ignore[no-any-return]
 
 

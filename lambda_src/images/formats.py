@@ -149,7 +149,7 @@ def holds_thumbnail(data: bytes) -> bool:
     return kind == "CR2" or (kind != "" and tags.get(_SUBFILE_TYPE, (0,))[0] & 1 == 1)
 
 
-def described(data: bytes, name: str) -> str:
+def describe_file(data: bytes, name: str) -> str:
     """Return the sentence about a file that was not decoded; "" if it can only be a damaged picture.
 
     name: the supported format that it begins like, "" for none.

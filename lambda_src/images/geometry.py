@@ -13,13 +13,12 @@ from .preprocess import Preprocess
 MAX_RESIZED_PIXELS = 2**24
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
-Geometry = tuple[
-    tuple[int, int], Box
-]  # width and height in the file, and the box that they fill in the decoded picture
+# Width and height in the file, and the box that they fill in the decoded picture.
+Geometry = tuple[tuple[int, int], Box]
 _GEOMETRY = "mlinfer.geometry"  # in Pillow's `info`, which stays with a picture
 
 
-def geometry(image: Image.Image) -> Geometry:
+def read_geometry(image: Image.Image) -> Geometry:
     """Return the width and height that a decoded picture has in its file, and the box that it fills in `image`.
 
     Unless `decode` reduced it these are the picture's own size and all of it. A JPEG of 2048 x 1365 that is decoded at
@@ -34,7 +33,7 @@ def keep_geometry(image: Image.Image, value: Geometry) -> None:
     image.info[_GEOMETRY] = value
 
 
-def turned(before: Geometry, decoded: tuple[int, int], orientation: int) -> Geometry:
+def turn_geometry(before: Geometry, decoded: tuple[int, int], orientation: int) -> Geometry:
     """Return the geometry of a reduced picture after it was turned upright.
 
     decoded: width and height after. The last column and row of a reduced picture may stand for less than a whole pixel.
@@ -49,7 +48,7 @@ def turned(before: Geometry, decoded: tuple[int, int], orientation: int) -> Geom
 
 def resize_and_crop(image: Image.Image, spec: Preprocess) -> Image.Image:
     """Resize the shorter side and cut the centre, with torchvision's rounding (`Resize(int)`, `CenterCrop`)."""
-    size, box = geometry(image)
+    size, box = read_geometry(image)
     longest = min(size) * max(MAX_RESIZED_PIXELS // spec.resize**2, 2 * (max(spec.crop) // spec.resize + 1))
     if max(size) > longest:
         size, box = _middle(size, box, longest)

@@ -26,7 +26,7 @@ MAX_GIF_BLOCKS = 2**17
 BYTES_PER_PIXEL = 8
 # What Pillow holds at its peak for one pixel where that is more. WebP: two canvases, the picture as bytes, the picture,
 # and further copies of the file. AVIF: 12-bit planes with alpha, before and after film grain.
-_HUNGRY = {"WEBP": 20, "AVIF": 24, "TIFF": 10}
+_HELD_PER_PIXEL = {"WEBP": 20, "AVIF": 24, "TIFF": 10}
 # What an encoded picture takes beyond this, twice, is taken off. Requests are smaller, objects in S3 may be larger.
 FREE_BYTES = 8 * 2**20
 # Pillow decodes these in Python, five million pixels a second; they are icons.
@@ -37,7 +37,7 @@ MAX_TIFF_VALUES = 65_536
 MAX_SMALL_BLOCK = 2**20
 
 
-def broken(message: str) -> RequestError:
+def invalid_image(message: str) -> RequestError:
     """Return the error for a picture that cannot be decoded."""
     return RequestError(400, "invalid_image", message)
 
@@ -48,14 +48,14 @@ def too_many_pixels(limit: int, kind: str = "") -> RequestError:
     return RequestError(413, "image_too_large", f"the image has more than {limit:,} pixels{of}")
 
 
-def bounded(data: bytes, name: str, max_pixels: int) -> bytes:
+def bound_file(data: bytes, name: str, max_pixels: int) -> bytes:
     """Return the file as Pillow may see it. Raises RequestError where only a hostile file is like that."""
     if name == "JPEG":
-        return _lean_jpeg(data)
+        return _strip_jpeg(data)
     if name == "PNG":
-        return _lean_png(data)
+        return _strip_png(data)
     if name == "TIFF":
-        return _lean_tiff(data)
+        return _strip_tiff(data)
     if name == "GIF":
         _check_gif(data)
     if name == "AVIF":
@@ -67,13 +67,13 @@ def bounded(data: bytes, name: str, max_pixels: int) -> bytes:
     return data
 
 
-def pixel_limit(image: Any, data: bytes, *, pixels: int, max_pixels: int) -> int:
+def find_pixel_limit(image: Any, data: bytes, *, pixels: int, max_pixels: int) -> int:
     """Return how many pixels this picture may have, so that decoding keeps to `BYTES_PER_PIXEL`.
 
     image: opened, and by `draft` perhaps reduced; pixels: before that.
     """
     budget = BYTES_PER_PIXEL * max_pixels - 2 * max(0, len(data) - FREE_BYTES)
-    held: float = _HUNGRY.get(image.format, BYTES_PER_PIXEL)
+    held: float = _HELD_PER_PIXEL.get(image.format, BYTES_PER_PIXEL)
     if image.format in ("JPEG", "MPO"):
         reduced = image.width * image.height / max(pixels, 1)
         held = max(BYTES_PER_PIXEL * reduced, 4 * reduced + 2 * image.layers * _keeps_coefficients(image, data))
@@ -93,7 +93,7 @@ _SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
 _JPEG_SEGMENTS = frozenset({*range(0xC0, 0xD0), 0xDB, 0xDD, 0xE0, 0xEE} - {0xC8})
 
 
-def _lean_jpeg(data: bytes) -> bytes:
+def _strip_jpeg(data: bytes) -> bytes:
     """Return the JPEG with only the segments that decoding needs, its first EXIF and its first XMP block.
 
     Pillow keeps each segment as an object, and appends each EXIF block to all before it: 200,000 took a minute.
@@ -108,8 +108,8 @@ def _lean_jpeg(data: bytes) -> bytes:
             wanted.discard(kind)
             parts.append(bytes((0xFF, marker)) + data[start:stop])
         if len(parts) > MAX_PARTS:
-            raise broken(f"the JPEG has more than {MAX_PARTS} tables")
-    raise broken("the JPEG ends before its picture")
+            raise invalid_image(f"the JPEG has more than {MAX_PARTS} tables")
+    raise invalid_image("the JPEG ends before its picture")
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -132,7 +132,7 @@ def check_scans(image: Any, data: bytes) -> None:
     if not _keeps_coefficients(image, data) or data.count(b"\xff\xda") <= MAX_JPEG_SCANS:
         return
     if sum(marker == _SOS for marker, _, _ in jpeg_segments(data)) > MAX_JPEG_SCANS:
-        raise broken(f"the JPEG has more than {MAX_JPEG_SCANS} scans")
+        raise invalid_image(f"the JPEG has more than {MAX_JPEG_SCANS} scans")
 
 
 def _keeps_coefficients(image: Any, data: bytes) -> bool:
@@ -148,7 +148,7 @@ _PNG_CHUNKS = frozenset((b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"))
 _PNG_TEXTS = (b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
-def _lean_png(data: bytes) -> bytes:
+def _strip_png(data: bytes) -> bytes:
     """Return the PNG with only the chunks that decoding and the orientation need: Pillow unpacks and keeps all others."""
     kept: list[list[int]] = [[0, 8]]
     position = 8
@@ -162,7 +162,7 @@ def _lean_png(data: bytes) -> bytes:
                 kept.append([position, stop])
         position = stop
         if len(kept) > MAX_PARTS:
-            raise broken(f"the PNG's data lie in more than {MAX_PARTS} places")
+            raise invalid_image(f"the PNG's data lie in more than {MAX_PARTS} places")
     return b"".join(memoryview(data)[start:stop] for start, stop in kept)
 
 
@@ -182,7 +182,7 @@ def _check_gif(data: bytes) -> None:
                     break
             else:
                 break
-    raise broken(f"the GIF has more than {MAX_GIF_BLOCKS:,} blocks before its picture")
+    raise invalid_image(f"the GIF has more than {MAX_GIF_BLOCKS:,} blocks before its picture")
 
 
 # TIFF: TIFF 6.0, section 2; BigTIFF: https://www.awaresystems.be/imaging/tiff/bigtiff.html
@@ -194,11 +194,11 @@ _TIFF_TAGS = frozenset(
 )
 
 
-def _lean_tiff(data: bytes) -> bytes:
+def _strip_tiff(data: bytes) -> bytes:
     """Return the TIFF with one directory of only the tags that decoding needs, appended: Pillow unpacks all it finds."""
     entries = tiff_entries(data, _TIFF_TAGS)
     if any(values > MAX_TIFF_VALUES for _, _, values, _ in entries.values()):
-        raise broken(f"the TIFF has more than {MAX_TIFF_VALUES:,} strips or tiles")
+        raise invalid_image(f"the TIFF has more than {MAX_TIFF_VALUES:,} strips or tiles")
     order, number, counter, entry, start = tiff_forms(data)
     packed = b"".join(struct.pack(entry, *entries[tag]) for tag in sorted(entries))
     header = data[:start] + struct.pack(order + number, len(data))
@@ -227,7 +227,7 @@ def tiff_entries(data: bytes, wanted: frozenset[int]) -> dict[int, tuple[int, in
             if tag in wanted:
                 entries.setdefault(tag, (tag, kind, values, content))
     except (struct.error, OverflowError) as error:  # the second of an offset of 64 bits
-        raise broken("the TIFF's directory is cut off") from error
+        raise invalid_image("the TIFF's directory is cut off") from error
     return entries
 
 
@@ -236,11 +236,11 @@ def _check_blocks(image: Any, pixels: int, budget: int) -> None:
     tags = image.tag_v2
     width, length = tags.get(322, tags[256]), tags.get(323, tags.get(278, tags[257]))
     if not isinstance(width, int) or not isinstance(length, int):
-        raise broken("the TIFF's tiles have no size")
+        raise invalid_image("the TIFF's tiles have no size")
     if 322 not in tags and 323 not in tags:
         length = min(length, tags[257])
     if width * length > max(MAX_SMALL_BLOCK, (budget - 4 * pixels) // 8):  # a pixel of a block has up to 8 bytes
         raise RequestError(413, "image_too_large", f"a strip or tile of the TIFF has {width * length:,} pixels")
     covered = sum((right - left) * (bottom - top) for left, top, right, bottom in (t.extents for t in image.tile))
     if covered > 8 * pixels:  # each band may be stored by itself
-        raise broken("the TIFF's strips overlap")
+        raise invalid_image("the TIFF's strips overlap")

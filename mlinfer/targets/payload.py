@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from lambda_src.errors import RequestError
 from lambda_src.images.decode import decode
-from lambda_src.images.geometry import geometry
+from lambda_src.images.geometry import read_geometry
 
 from ..clients.aws import encryption
 from ..clients.aws_errors import explained
@@ -103,7 +103,7 @@ def reduce(data: bytes, max_pixels: int, limit: int) -> tuple[bytes, tuple[int, 
         image = decode(data, max_pixels, REDUCED_SIDE)
     except RequestError as error:
         raise ImageError(error.code, str(error)) from error
-    size, box = geometry(image)
+    size, box = read_geometry(image)
     scale = min(1.0, REDUCED_SIDE / min(size))
     width, height = (max(1, round(side * scale)) for side in size)
     image = image.resize((width, height), box=box, reducing_gap=3.0)

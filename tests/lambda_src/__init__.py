@@ -1,1 +1,1 @@
-"""TODO-DOC tests/lambda_src."""
+"""The handler package: each kind of event, hostile pictures, and where the model comes from."""

@@ -1,1 +1,1 @@
-"""TODO-DOC tests/model."""
+"""The model file: made of foreign and of torchvision's classifiers, quantised, read and checked."""

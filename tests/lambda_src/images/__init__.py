@@ -1,1 +1,1 @@
-"""TODO-DOC tests/lambda_src/images."""
+"""Pictures: what is decoded, to which tensor, and what a hostile file may cost."""
