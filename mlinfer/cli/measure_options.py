@@ -61,7 +61,7 @@ class MeasureOptions:
         require_number("--cold-share", self.cold_share)
         _refuse_unused(terminal, config, aws, from_s3=self.from_s3)
 
-    def tools(self, terminal: Terminal, config: Config, account: AccountOptions) -> BenchTools:
+    def make_tools(self, terminal: Terminal, config: Config, account: AccountOptions) -> BenchTools:
         """Return what the targets need."""
         from ..clients import docker
         from ..clients.waiter import Waiter
@@ -72,11 +72,11 @@ class MeasureOptions:
             environment=os.environ,
             connect=partial(docker.connect, os.environ),
             build=lambda engine: build_image(terminal, engine, make_build_spec(config, os.environ)),
-            open_session=partial(account.session, terminal),
+            open_session=partial(account.open_session, terminal),
             make_waiter=lambda: Waiter(time.sleep, terminal.note),
             note=terminal.note,
             log=terminal.detail,
-            s3_environment=partial(account.s3_environment, terminal, config) if self.from_s3 else None,
+            s3_environment=partial(account.read_s3_environment, terminal, config) if self.from_s3 else None,
         )
 
 
@@ -104,7 +104,7 @@ def check_files(config: Config, images: Sequence[str], *, table: Path | None, pl
         raise UsageError("usage", f"--csv and --plot name the same file, {plot}", "Name two files.")
 
 
-def model_that_must_answer(config: Config) -> NamedModel | None:
+def find_required_model(config: Config) -> NamedModel | None:
     """Return the model that must answer in AWS, if one is named: here it is started with that model. Raises MissingError."""
     from ..targets.answers import find_named_model
 

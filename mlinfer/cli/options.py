@@ -76,7 +76,7 @@ class OutputOptions:
         bool, typer.Option("--verbose", "-v", help="Show the handler's log lines, and the traceback of an error.")
     ] = False
 
-    def terminal(self) -> Terminal:
+    def make_terminal(self) -> Terminal:
         """Return what writes so. Raises UsageError."""
         return Terminal(as_json=self.as_json, quiet=self.quiet, verbose=self.verbose)
 
@@ -98,7 +98,7 @@ class AccountOptions:
 
         return Session(region=self.region, profile=self.profile, ask=terminal.ask_secret)
 
-    def session(self, terminal: Terminal, *checks: Callable[[], object]) -> Session:
+    def open_session(self, terminal: Terminal, *checks: Callable[[], object]) -> Session:
         """Return the session of a command that needs a Region and credentials, once the other checks hold, too.
 
         Tells all that is missing at once. Raises MlinferError.
@@ -107,7 +107,7 @@ class AccountOptions:
         require(*checks, session.require_region, session.require_credentials)
         return session
 
-    def s3_environment(self, terminal: Terminal, config: Config) -> dict[str, str]:
+    def read_s3_environment(self, terminal: Terminal, config: Config) -> dict[str, str]:
         """Return what lets a function on this machine fetch the uploaded model: where that is, and what boto3 finds here.
 
         That is credentials, Region and endpoint, as Lambda would give its own. Raises MlinferError.
@@ -148,7 +148,7 @@ class ImageOptions:
     model_source: ModelSourceFlag = None
 
 
-def configuration(*bundles: DataclassInstance, **flags: object) -> Config:
+def read_configuration(*bundles: DataclassInstance, **flags: object) -> Config:
     """Return the configuration in force; a flag that is None was not given. Raises UsageError.
 
     bundles: of their flags, those that are named as a key of the configuration.
@@ -189,7 +189,7 @@ def require(*checks: Callable[[], object]) -> None:
         raise MissingError("several_missing", f"{len(found)} things are missing or wrong:{told}")
 
 
-def one_at_a_time(config: Config) -> Callable[[], AbstractContextManager[None]]:
+def make_request_lock(config: Config) -> Callable[[], AbstractContextManager[None]]:
     """Return what makes the context of each request to the local function: a second one at once would end the emulator."""
     from ..files import file_lock
 
@@ -227,7 +227,7 @@ def read_image(name: str) -> bytes:
     return sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1)
 
 
-def by_digest(uri: str) -> str:
+def require_digest(uri: str) -> str:
     """Return an image's name that says which bytes it means. Raises UsageError."""
     if not re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", uri):
         hint = "It ends in @sha256: and 64 digits, as `mlinfer push` prints it: a tag can come to mean another image."
@@ -235,14 +235,14 @@ def by_digest(uri: str) -> str:
     return uri
 
 
-def account_of(session: Session) -> Account:
+def find_account(session: Session) -> Account:
     """Return whose credentials these are. Raises MlinferError."""
     from ..clients import aws
 
     return aws.find_account(session.client("sts"))
 
 
-def cloud_clients(session: Session) -> DeploymentClients:
+def make_deployment_clients(session: Session) -> DeploymentClients:
     """Return the clients of a deployment."""
     from ..cloud.deploy import DeploymentClients
 

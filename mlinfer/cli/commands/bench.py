@@ -20,9 +20,9 @@ from ..measure_options import (
     MeasureOptions,
     PlotFlag,
     check_files,
-    model_that_must_answer,
+    find_required_model,
 )
-from ..options import AwsOptions, ModelFlag, OutputOptions, configuration, read_pictures, report_unused
+from ..options import AwsOptions, ModelFlag, OutputOptions, read_configuration, read_pictures, report_unused
 from ..views.measurements import draw_report, show_end, show_report
 
 if TYPE_CHECKING:
@@ -62,16 +62,16 @@ def bench(images: ImagesArgument = None, *, wanted: BenchOptions, aws: AwsOption
     from ...measure.bench_target import open_target
     from ...measure.events import check_answers, make_events
 
-    terminal = output.terminal()
-    config = configuration(wanted, wanted.measured, aws)
+    terminal = output.make_terminal()
+    config = read_configuration(wanted, wanted.measured, aws)
     _check(terminal, config, wanted, aws)
     check_files(config, images or [], table=wanted.table, plot=wanted.plot, force=wanted.force)
     conditions = read_conditions(config, wanted.measured.cold_share)
-    named, events = model_that_must_answer(config), make_events(config, read_pictures(images or []))
+    named, events = find_required_model(config), make_events(config, read_pictures(images or []))
     amount = Amount(wanted.cold, wanted.warm, wanted.at_once)
     samples: list[Sample] = []
     with (
-        open_target(config, wanted.measured.tools(terminal, config, aws.account), wanted.cold) as target,
+        open_target(config, wanted.measured.make_tools(terminal, config, aws.account), wanted.cold) as target,
         closing(measure(target.start(target.memory), events, amount)) as measured,
     ):
         answers = check_answers(measured, named, config.target)

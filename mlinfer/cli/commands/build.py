@@ -13,7 +13,7 @@ from ..options import (
     ImageOptions,
     OutputOptions,
     ProjectFlag,
-    configuration,
+    read_configuration,
     require,
 )
 from ..views.image import build_image
@@ -42,8 +42,8 @@ def build(
     from ...clients import docker
     from ...container_image.contents import make_build_spec
 
-    terminal = output.terminal()
-    config = configuration(image, project=project, ca_bundle=ca_bundle)
+    terminal = output.make_terminal()
+    config = read_configuration(image, project=project, ca_bundle=ca_bundle)
     require(lambda: make_build_spec(config, os.environ), lambda: docker.connect(os.environ))
     spec = make_build_spec(config, os.environ)
     warn_of_unused_model(terminal, config)

@@ -23,16 +23,16 @@ from ..options import (
     ModelSourceFlag,
     OutputOptions,
     YesFlag,
-    account_of,
-    by_digest,
-    cloud_clients,
-    configuration,
+    find_account,
+    make_deployment_clients,
     make_waiter,
+    read_configuration,
     report_unused,
+    require_digest,
 )
 from ..views.image import push_image
 from ..views.model import warn_of_size
-from ..views.plan import show_step, step_facts
+from ..views.plan import describe_steps, show_step
 
 if TYPE_CHECKING:
     from ...clients.aws import Session
@@ -77,8 +77,8 @@ def deploy(*, wanted: DeployOptions, aws: AwsOptions, output: OutputOptions) -> 
     from ...cloud.deploy import deploy as apply_deployment
     from ...targets import embedded
 
-    terminal = output.terminal()
-    config = configuration(wanted, aws)
+    terminal = output.make_terminal()
+    config = read_configuration(wanted, aws)
     if config.model_source == "image":
         report_unused(terminal, config, "the image holds the model", "prefix")
         report_unused(terminal, config, "no bucket is named", create_bucket=wanted.create_bucket and not config.bucket)
@@ -86,8 +86,8 @@ def deploy(*, wanted: DeployOptions, aws: AwsOptions, output: OutputOptions) -> 
     if wanted.image:
         report_unused(terminal, config, "--image names an image that is built already", "base_image", "ca_bundle")
     _agree_to_public(terminal, config, asked=not (wanted.yes or wanted.dry_run))
-    given = _Given(by_digest(wanted.image)) if wanted.image else None
-    session = aws.account.session(terminal, *_needs(config, builds=not given))
+    given = _Given(require_digest(wanted.image)) if wanted.image else None
+    session = aws.account.open_session(terminal, *_needs(config, builds=not given))
     warn_of_size(terminal, config)
     here = embedded.make_target(config, log=terminal.detail)
     spec = _spec(config, session, create_bucket=wanted.create_bucket)
@@ -95,7 +95,7 @@ def deploy(*, wanted: DeployOptions, aws: AwsOptions, output: OutputOptions) -> 
         _agree_to_starter(spec, session)
     source = _source(terminal, spec, session, given)
     own = not given or _is_own_repository(given.uri, spec.account, spec.names)
-    clients = replace(cloud_clients(session), ecr=session.client("ecr") if own else None)
+    clients = replace(make_deployment_clients(session), ecr=session.client("ecr") if own else None)
     planned = plan_deployment(spec, clients, DeploymentTools(source, here, make_waiter(terminal), terminal.bytes_bar))
     if wanted.dry_run:
         planned.try_image()
@@ -154,7 +154,7 @@ def _spec(config: Config, session: Session, *, create_bucket: bool) -> Deploymen
     from ...model.path import model_path
 
     file = modelfile.read_model_file(model_path(config))
-    return deploy.DeploymentSpec(config, file, account_of(session), create_bucket)
+    return deploy.DeploymentSpec(config, file, find_account(session), create_bucket)
 
 
 @dataclass(frozen=True)
@@ -213,4 +213,4 @@ def _show_deployment(terminal: Terminal, spec: DeploymentSpec, made: Deployment)
 def _as_document(made: Deployment, *, dry_run: bool) -> dict[str, Any]:
     facts = {"function": made.function, "alias": made.alias, "version": made.version, "image": made.image}
     more: dict[str, Any] = {"model": made.model, "url": made.url or None, "dry_run": dry_run}
-    return {**facts, **more, "steps": step_facts(made.steps, dry_run=dry_run)}
+    return {**facts, **more, "steps": describe_steps(made.steps, dry_run=dry_run)}

@@ -16,9 +16,9 @@ from ..options import (
     AwsOptions,
     OutputOptions,
     YesFlag,
-    account_of,
-    configuration,
+    find_account,
     make_waiter,
+    read_configuration,
     report_unused,
 )
 
@@ -51,14 +51,14 @@ def destroy(
         require_bucket_in_use,
     )
 
-    terminal = output.terminal()
-    config = configuration(aws, bucket=bucket, prefix=prefix)
+    terminal = output.make_terminal()
+    config = read_configuration(aws, bucket=bucket, prefix=prefix)
     report_unused(terminal, config, "--keep-model keeps the models", prefix=prefix if keep_model else None)
-    session = aws.account.session(terminal, *([partial(_require_project, config)] if yes else []))
+    session = aws.account.open_session(terminal, *([partial(_require_project, config)] if yes else []))
     services = ("lambda", "iam", "logs", "ecr", "s3")
     clients = RemovalClients(*(session.client(service) for service in services))
     names, waiter = Names(config.project), make_waiter(terminal)
-    account = account_of(session)
+    account = find_account(session)
     in_use = bucket_in_use(clients.functions, clients.iam, names)
     require_bucket_in_use(config.bucket, in_use)
     looked_at = config.bucket or in_use

@@ -21,10 +21,10 @@ from ..options import (
     AwsOptions,
     ModelFlag,
     OutputOptions,
-    configuration,
+    read_configuration,
     report_unused,
 )
-from ..views.findings import finding_rows
+from ..views.findings import list_findings
 
 if TYPE_CHECKING:
     from ...clients.aws import Client
@@ -50,8 +50,8 @@ def doctor(
     from ...doctor import Tools, examine
     from ...doctor.findings import ANSWER_S
 
-    terminal = output.terminal()
-    config = configuration(aws, model=model, arch=arch, bucket=bucket)
+    terminal = output.make_terminal()
+    config = read_configuration(aws, model=model, arch=arch, bucket=bucket)
     if policy:
         report_unused(terminal, config, "--policy looks at nothing", model=model, arch=arch)
         terminal.document(_deployer_policy(config, _account(terminal, aws.account)))
@@ -68,7 +68,7 @@ def doctor(
     if output.as_json:
         terminal.document({"missing": missing, "findings": [asdict(finding) for finding in findings]})
     else:
-        terminal.rows(finding_rows(findings), header=("", "check", "finding"))
+        terminal.rows(list_findings(findings), header=("", "check", "finding"))
     counted = "1 required item is" if missing == 1 else f"{missing or 'No'} required items are"
     terminal.note(f"{counted} missing.")
     return MissingError.exit_code if missing else 0

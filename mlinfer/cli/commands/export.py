@@ -66,7 +66,7 @@ def export(
     from ...model.export import export as export_model
     from ...model.source import Answers
 
-    terminal = output.terminal()
+    terminal = output.make_terminal()
     answers = Answers(wanted.name, None, wanted.preprocess, wanted.output_kind, wanted.output)
     request = Request(
         model,

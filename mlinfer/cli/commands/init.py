@@ -23,7 +23,7 @@ def init(
     output: OutputOptions,
 ) -> None:
     """Write a commented mlinfer.toml here:  mlinfer init"""
-    terminal = output.terminal()
+    terminal = output.make_terminal()
     path = Path(FILE_NAME)
     before = _content(path)
     content = template().encode()

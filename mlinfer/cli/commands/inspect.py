@@ -11,7 +11,7 @@ from ...terminal import Terminal
 from ..application import command
 from ..options import (
     OutputOptions,
-    configuration,
+    read_configuration,
 )
 from ..views.model import show_model
 
@@ -28,8 +28,8 @@ def inspect(
     output: OutputOptions,
 ) -> None:
     """Show what a model file says of itself:  mlinfer inspect models/resnet18.onnx"""
-    terminal = output.terminal()
-    values = configuration(model=model)
+    terminal = output.make_terminal()
+    values = read_configuration(model=model)
     if config:
         _show_config(terminal, values)
         return

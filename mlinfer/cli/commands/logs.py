@@ -15,7 +15,7 @@ from ..application import command
 from ..options import (
     AwsOptions,
     OutputOptions,
-    configuration,
+    read_configuration,
 )
 
 
@@ -34,10 +34,10 @@ def logs(
     from ...cloud.logs import follow as follow_log
     from ...cloud.logs import read, since_ms
 
-    terminal = output.terminal()
-    names = Names(configuration(aws).project)
+    terminal = output.make_terminal()
+    names = Names(read_configuration(aws).project)
     start = since_ms(since, int(time.time() * 1000))
-    client = aws.account.session(terminal).client("logs")
+    client = aws.account.open_session(terminal).client("logs")
     lines = follow_log(client, names, start, sleep=time.sleep) if follow else read(client, names, start)
     count = 0
     for line in lines:

@@ -21,14 +21,14 @@ from ..options import (
     ModelFlag,
     OutputOptions,
     PortFlag,
-    configuration,
     deploy_remedy,
+    make_request_lock,
     model_words,
-    one_at_a_time,
+    read_configuration,
     read_pictures,
     report_unused,
 )
-from ..views.predictions import result_line, say_who_answered, show_predictions
+from ..views.predictions import describe_result, say_who_answered, show_predictions
 
 if TYPE_CHECKING:
     from ...targets import Result, Target
@@ -88,8 +88,8 @@ def predict(
     """
     from ...measure.jobs import choose_jobs
 
-    terminal = output.terminal()
-    config = configuration(wanted, aws)
+    terminal = output.make_terminal()
+    config = read_configuration(wanted, aws)
     _refuse_unused(terminal, config, wanted, aws)
     if images.count("-") > 1:
         raise UsageError("usage", "- is given more than once, and stdin holds one image", "Give - once.")
@@ -116,7 +116,7 @@ def _ask(terminal: Terminal, config: Config, target: Target, images: list[str], 
         for result in terminal.track(answers, len(images), "Predicting"):
             results.append(result)
             if terminal.as_json and len(images) > 1:
-                terminal.document(result_line(result), lines=True)
+                terminal.document(describe_result(result), lines=True)
     finally:  # an interrupted batch shows what it has
         if not terminal.as_json:
             show_predictions(terminal, results, config, alone=len(images) == 1)
@@ -179,7 +179,9 @@ def _make_local_target(terminal: Terminal, config: Config) -> Target:
 
     require_own_project(config.port, config.project, partial(docker.connect, os.environ, _ENGINE_S))
     client = aws.make_emulator_client(address(config.port), read_timeout=config.timeout + SLACK_S)
-    return emulator.make_target(client, payload.reduce_large(terminal.note, config.max_pixels), one_at_a_time(config))
+    return emulator.make_target(
+        client, payload.reduce_large(terminal.note, config.max_pixels), make_request_lock(config)
+    )
 
 
 def _make_aws_target(terminal: Terminal, config: Config, account: AccountOptions, *, by_url: bool) -> Target:
@@ -187,7 +189,7 @@ def _make_aws_target(terminal: Terminal, config: Config, account: AccountOptions
     from ...clients.waiter import Waiter
     from ...targets import aws, payload, url
 
-    session = account.session(terminal)
+    session = account.open_session(terminal)
     names, functions = Names(config.project), session.client("lambda")
     timeout = aws.read_live_timeout(functions, names) + SLACK_S
     make_payload = payload.reduce_large(terminal.note, config.max_pixels)

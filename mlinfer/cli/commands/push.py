@@ -10,7 +10,7 @@ from ..options import (
     AwsOptions,
     ImageOptions,
     OutputOptions,
-    configuration,
+    read_configuration,
 )
 from ..views.image import push_image
 from ..views.model import warn_of_unused_model
@@ -29,10 +29,10 @@ def push(
     """
     from ...clients import docker
 
-    terminal = output.terminal()
-    config = configuration(image, aws)
+    terminal = output.make_terminal()
+    config = read_configuration(image, aws)
     warn_of_unused_model(terminal, config)
-    ecr = aws.account.session(terminal, lambda: docker.connect(os.environ)).client("ecr")
+    ecr = aws.account.open_session(terminal, lambda: docker.connect(os.environ)).client("ecr")
     repository, pushed = push_image(terminal, docker.connect(os.environ), ecr, config)
     if output.as_json:
         terminal.document({**asdict(pushed), "repository": {"uri": repository.uri, **repository.outcomes}})

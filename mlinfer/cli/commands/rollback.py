@@ -15,12 +15,12 @@ from ..options import (
     AwsOptions,
     ModelFlag,
     OutputOptions,
-    account_of,
-    cloud_clients,
-    configuration,
+    find_account,
+    make_deployment_clients,
     make_waiter,
+    read_configuration,
 )
-from ..views.plan import show_step, step_facts
+from ..views.plan import describe_steps, show_step
 
 if TYPE_CHECKING:
     from ...cloud.rollback import Rollback
@@ -45,13 +45,13 @@ def rollback(
     from ...model.path import find_configured_model
     from ...targets import embedded
 
-    terminal = output.terminal()
-    config = configuration(aws, model=model)
-    session = aws.account.session(terminal)
-    spec = RollbackSpec(account_of(session), Names(config.project), version or "", find_configured_model(config))
+    terminal = output.make_terminal()
+    config = read_configuration(aws, model=model)
+    session = aws.account.open_session(terminal)
+    spec = RollbackSpec(find_account(session), Names(config.project), version or "", find_configured_model(config))
     planned = plan_rollback(
         spec,
-        cloud_clients(session),
+        make_deployment_clients(session),
         embedded=lambda path: embedded.make_target(replace(config, model=str(path)), log=terminal.detail),
         waiter=make_waiter(terminal),
     )
@@ -62,7 +62,7 @@ def rollback(
 def _show_rollback(terminal: Terminal, made: Rollback) -> None:
     if terminal.as_json:
         facts = {"function": made.function, "version": made.version, "before": made.before}
-        terminal.document({**facts, "steps": step_facts(made.steps)})
+        terminal.document({**facts, "steps": describe_steps(made.steps)})
     if made.done_before:
         terminal.note(f"Version {made.version} is live already: it was rolled back to from version {made.before}.")
         terminal.note("To go further back, name the version: mlinfer rollback VERSION")

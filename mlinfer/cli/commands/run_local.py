@@ -23,8 +23,8 @@ from ..options import (
     ModelSourceFlag,
     OutputOptions,
     PortFlag,
-    configuration,
-    one_at_a_time,
+    make_request_lock,
+    read_configuration,
     report_unused,
     require,
 )
@@ -65,8 +65,8 @@ def run_local(*, wanted: RunOptions, aws: AwsOptions, output: OutputOptions) -> 
 
     It listens on http://127.0.0.1:9000/2015-03-31/functions/function/invocations until Ctrl-C, or --stop.
     """
-    terminal = output.terminal()
-    config = configuration(wanted, aws)
+    terminal = output.make_terminal()
+    config = read_configuration(wanted, aws)
     if wanted.no_docker:
         _refuse_with_no_docker(terminal, config, wanted, aws)
         _serve(terminal, config)
@@ -93,12 +93,12 @@ def _run(terminal: Terminal, config: Config, wanted: RunOptions, account: Accoun
     container.require_local(engine)
     # Before the build, so that what is wrong is said first.
     warn_of_size(terminal, config)
-    s3_environment = account.s3_environment(terminal, config) if wanted.from_s3 else None
+    s3_environment = account.read_s3_environment(terminal, config) if wanted.from_s3 else None
     spec = make_build_spec(config, os.environ)
     function = make_function(config, spec.tag(), s3_environment)
     build_image(terminal, engine, spec)
     with file_lock(f"mlinfer-run-local-{config.project}"):  # a second one at once finds what the first has started
-        running, started = container.run(engine, function, one_at_a_time(config))
+        running, started = container.run(engine, function, make_request_lock(config))
     with _until_left(started, keep=wanted.detach):
         _show_running(terminal, config, function, running)
         if not wanted.detach:

@@ -19,10 +19,10 @@ from ..options import (
     ModelFlag,
     OutputOptions,
     ProjectFlag,
-    account_of,
-    by_digest,
-    cloud_clients,
-    configuration,
+    find_account,
+    make_deployment_clients,
+    read_configuration,
+    require_digest,
 )
 
 if TYPE_CHECKING:
@@ -57,15 +57,15 @@ def status(
     from ...cloud.status import differences, read_status
     from ...model.path import model_path
 
-    terminal = output.terminal()
-    config = configuration(model=model, project=project)
-    session = account.session(terminal)
+    terminal = output.make_terminal()
+    config = read_configuration(model=model, project=project)
+    session = account.open_session(terminal)
     there = read_status(session.client("lambda"), Names(config.project))
     here = _wanted_here(config, session, there, image)
     differs = differences(there, here, config.url) if here else None
-    clients = replace(cloud_clients(session), ecr=session.client("ecr"))
+    clients = replace(make_deployment_clients(session), ecr=session.client("ecr"))
     drift = find_drift(
-        clients, account=account_of(session), names=Names(config.project), status=there, kms_key=config.kms_key
+        clients, account=find_account(session), names=Names(config.project), status=there, kms_key=config.kms_key
     )
     comparison = _Comparison(there, here, differs, drift)
     if output.as_json:
@@ -147,9 +147,9 @@ def _wanted_here(config: Config, session: Session, there: Status, image: str | N
         config = replace(config, bucket=there.bucket)
     if config.model_source == "s3" and not config.bucket:
         return None
-    spec = deploy.DeploymentSpec(config, file, account_of(session))
+    spec = deploy.DeploymentSpec(config, file, find_account(session))
     role = role_arn(session.client("iam"), spec.account, spec.names)
-    return deploy.function_config(spec, by_digest(image) if image else _image_here(config, session), role)
+    return deploy.function_config(spec, require_digest(image) if image else _image_here(config, session), role)
 
 
 def _image_here(config: Config, session: Session) -> str:

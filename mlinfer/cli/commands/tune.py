@@ -22,10 +22,10 @@ from ..measure_options import (
     MeasureOptions,
     PlotFlag,
     check_files,
-    model_that_must_answer,
+    find_required_model,
     require_number,
 )
-from ..options import AwsOptions, ModelFlag, OutputOptions, configuration, read_pictures
+from ..options import AwsOptions, ModelFlag, OutputOptions, read_configuration, read_pictures
 from ..views.measurements import draw_tuning, show_end, show_tuning
 
 if TYPE_CHECKING:
@@ -75,18 +75,18 @@ def tune(images: ImagesArgument = None, *, wanted: TuneOptions, aws: AwsOptions,
     from ...measure.tune import make_judge, make_tuning
     from ...measure.tune import tune as measure_sizes
 
-    terminal = output.terminal()
-    config = _tuned(configuration(wanted, wanted.measured, aws))
+    terminal = output.make_terminal()
+    config = _tuned(read_configuration(wanted, wanted.measured, aws))
     wanted.measured.check(terminal, config, aws)
     require_number("--max-latency-ms", wanted.max_latency)
     check_files(config, images or [], table=None, plot=wanted.plot, force=wanted.force)
     conditions = read_conditions(config, wanted.measured.cold_share)
-    named, events = model_that_must_answer(config), make_events(config, read_pictures(images or []))
+    named, events = find_required_model(config), make_events(config, read_pictures(images or []))
     sizes, amount = _sizes(terminal, config, wanted.sizes), Amount(wanted.cold, wanted.warm)
     limit_s = None if wanted.max_latency is None else wanted.max_latency / 1000
     trials: list[Trial] = []
     with (
-        open_target(config, wanted.measured.tools(terminal, config, aws.account), wanted.cold) as target,
+        open_target(config, wanted.measured.make_tools(terminal, config, aws.account), wanted.cold) as target,
         terminal.progress("Measuring") as tell,
     ):
 
@@ -135,7 +135,7 @@ def _sizes(terminal: Terminal, config: Config, given: str | None) -> list[int]:
         except ValueError as error:
             hint = "Write it like this: --memory 512,1024,1769"
             raise UsageError("invalid_value", f"--memory is {given!r}, not whole numbers with commas", hint) from error
-        return [configuration(memory=size).memory for size in sizes]
+        return [read_configuration(memory=size).memory for size in sizes]
     if config.target == "aws":
         return [size for size in tune.SIZES if size <= tune.NEW_ACCOUNTS_MB]
     from ...clients import docker
@@ -155,6 +155,6 @@ def _apply(terminal: Terminal, memory: int) -> None:
     text = read_text(path, keep_ends=True) if path.exists() else ""
     write_whole(path, with_value(text, "memory", memory).encode())
     terminal.note(f"{FILE_NAME}: memory = {memory}.")
-    origin = configuration().origins["memory"]
+    origin = read_configuration().origins["memory"]
     if origin != FILE_NAME:
         terminal.note(f"{origin} overrides it.")

@@ -15,8 +15,8 @@ from ..application import command
 from ..options import (
     AwsOptions,
     OutputOptions,
-    account_of,
-    configuration,
+    find_account,
+    read_configuration,
     require,
 )
 
@@ -47,8 +47,8 @@ def upload(
     from ...model.modelfile import read_model_file
     from ...model.path import model_path
 
-    terminal = output.terminal()
-    config = configuration(aws, model=model, bucket=bucket, prefix=prefix)
+    terminal = output.make_terminal()
+    config = read_configuration(aws, model=model, bucket=bucket, prefix=prefix)
     session = aws.account.make_session(terminal)
     places = [session.require_region] if create_bucket else []
     require(partial(_require_bucket, config), lambda: model_path(config), *places, session.require_credentials)
@@ -75,7 +75,7 @@ def _create_bucket(terminal: Terminal, config: Config, session: Session) -> None
         s3,
         config.bucket,
         project=config.project,
-        owner=lambda: account_of(session).id,
+        owner=lambda: find_account(session).id,
         kms_key=config.kms_key,
     )
     if is_new:

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from ...doctor.findings import Finding
 
 
-def finding_rows(findings: list[Finding]) -> Iterator[tuple[str, str, str]]:
+def list_findings(findings: list[Finding]) -> Iterator[tuple[str, str, str]]:
     """Yield a line for each finding, and one for its remedy."""
     for finding in findings:
         yield finding.state, finding.check, finding.finding

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def show_step(terminal: Terminal, step: StepResult, *, dry_run: bool) -> None:
     """Write the line of a step that has ended; in a plan, with what would change."""
-    outcome = outcome_words(step, dry_run=dry_run).replace("_", " ")
+    outcome = describe_outcome(step, dry_run=dry_run).replace("_", " ")
     write = terminal.text if dry_run and not terminal.as_json else terminal.note  # a plan is the result
     detail = re.sub("([0-9a-f]{12})[0-9a-f]{52}", r"\1...", step.change.detail)
     took = "" if dry_run else f" {step.seconds:>6.1f} s"
@@ -23,18 +23,18 @@ def show_step(terminal: Terminal, step: StepResult, *, dry_run: bool) -> None:
         write(printable("\n".join(f"    {line}" for line in step.change.difference.splitlines())))
 
 
-def outcome_words(step: StepResult, *, dry_run: bool) -> str:
+def describe_outcome(step: StepResult, *, dry_run: bool) -> str:
     """Return what became of a step, or would."""
     plan = {"created": "would_create", "changed": "would_change"} if dry_run else {}
     return plan.get(step.change.outcome, step.change.outcome)
 
 
-def step_facts(done: Sequence[StepResult], *, dry_run: bool = False) -> list[dict[str, Any]]:
+def describe_steps(done: Sequence[StepResult], *, dry_run: bool = False) -> list[dict[str, Any]]:
     """Return the steps for a JSON document."""
     return [
         {
             "name": step.name,
-            "outcome": outcome_words(step, dry_run=dry_run),
+            "outcome": describe_outcome(step, dry_run=dry_run),
             "detail": step.change.detail,
             "seconds": step.seconds,
         }

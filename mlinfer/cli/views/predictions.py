@@ -20,7 +20,7 @@ def _short_names(results: Sequence[Result]) -> dict[str, str]:
     return short if len(set(short.values())) == len(full) else {name: name for name in full}
 
 
-def result_line(result: Result) -> dict[str, Any]:
+def describe_result(result: Result) -> dict[str, Any]:
     """Return the line of JSON Lines for one image of several."""
     return {"image": result.name, **({"error": result.error.as_json()} if result.error else result.body)}
 
