@@ -1,4 +1,4 @@
-"""The daily tasks: `nox` formats, lints, checks the types and runs the fast tests; `nox -l` lists the rest."""
+"""The daily tasks: `nox` checks format, lint rules and types, and runs the fast tests; `nox -l` lists all sessions."""
 
 import nox
 
@@ -39,7 +39,7 @@ def fast(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run all tests; those that need a Docker Engine are skipped without one."""
+    """Run all tests. Those that need a Docker Engine are skipped without one."""
     session.install("-e", ".[test]")
     session.run("pytest", "-n", "auto", *session.posargs)
 
@@ -61,7 +61,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def coverage(session: nox.Session) -> None:
-    """Measure which lines and branches the tests run, in processes that they start too (of the image's none)."""
+    """Measure which lines and branches the tests run, also in the processes that they start, but not in containers."""
     session.install("-e", ".[test]", "coverage>=7.10")
     session.run("coverage", "run", "-m", "pytest", "-n", "auto", *session.posargs)
     session.run("coverage", "combine", "--quiet")

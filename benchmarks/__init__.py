@@ -1,1 +1,1 @@
-"""Measurements of mlinfer: each module is a program."""
+"""Benchmarks of mlinfer: each module is a program."""

@@ -1,1 +1,1 @@
-"""TODO-DOC devtools."""
+"""Tools that tests and benchmarks share: the stand-in base image, the emulator, networks."""

@@ -1,1 +1,1 @@
-"""The specification of mlinfer, as tests."""
+"""The tests of mlinfer."""

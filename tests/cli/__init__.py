@@ -1,1 +1,1 @@
-"""TODO-DOC tests/cli."""
+"""Tests of the command line: usage, golden texts and Ctrl-C."""

@@ -1,1 +1,1 @@
-"""How AWS's and the Docker Engine's errors, credentials and proxies reach the user, at servers on loopback."""
+"""Tests of credentials, proxies and error messages of the AWS and Docker clients."""

@@ -1,1 +1,1 @@
-"""TODO-DOC tests/cloud."""
+"""Tests of deploy, rollback, status, logs and destroy against an AWS on loopback."""

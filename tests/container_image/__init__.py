@@ -1,1 +1,1 @@
-"""What an image is made of, and its way to a registry on loopback."""
+"""Tests of the image's pinned dependencies and of the push to a registry."""

@@ -1,1 +1,1 @@
-"""What doctor finds here and in AWS, and the remedy it names."""
+"""Tests of the checks of doctor."""

@@ -1,1 +1,1 @@
-"""The handler package: each kind of event, hostile pictures, and where the model comes from."""
+"""Tests of the handler package."""

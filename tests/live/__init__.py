@@ -1,1 +1,1 @@
-"""Tests against the real parts: the Docker Engine, AWS's Runtime Interface Emulator, a registry, an emulated AWS."""
+"""Tests against a Docker Engine, AWS's Runtime Interface Emulator, a registry and an emulated AWS."""

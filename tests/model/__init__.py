@@ -1,1 +1,1 @@
-"""The model file: made of foreign and of torchvision's classifiers, quantised, read and checked."""
+"""Tests of the model file: export, import, quantization, formats and memory."""

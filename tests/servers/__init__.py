@@ -1,1 +1,1 @@
-"""TODO-DOC tests/servers."""
+"""Servers on loopback for the tests: AWS, Docker Engine, registry, function, HTTP."""

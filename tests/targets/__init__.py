@@ -1,1 +1,1 @@
-"""Predictions from each target: this process, the emulator, Lambda's Invoke API and the function's URL."""
+"""Tests of predictions from each target: this process, the emulator, Lambda's Invoke API, the function URL."""

@@ -1,1 +1,1 @@
-"""TODO-DOC mlinfer/cloud/resources."""
+"""The AWS resources of a project, one module each: read, plan, apply."""

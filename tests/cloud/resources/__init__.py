@@ -1,1 +1,1 @@
-"""TODO-DOC tests/cloud/resources."""
+"""Tests of single AWS resources: the function, the stored model, the role."""

@@ -1,1 +1,1 @@
-"""Pictures: what is decoded, to which tensor, and what a hostile file may cost."""
+"""Tests of image decoding, limits and pre-processing."""
