@@ -1,1 +1,1 @@
-"""TODO-DOC tests/cloud."""
+"""What happens in AWS: the commands, each against an AWS on loopback."""

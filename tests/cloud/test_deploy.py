@@ -460,9 +460,14 @@ def once(kind: str, call: str, request: Request, forward: Forward) -> Answer | N
 @cache  # of the session, as the address is: making five clients takes longer than a deployment
 def _clients() -> DeploymentClients:
     session = Session(region=REGION, profile=None, ask=lambda _: "")
-    functions, iam, logs, s3 = (session.client(name) for name in ("lambda", "iam", "logs", "s3"))
     invoker = session.client("lambda", read_timeout=30)
-    return DeploymentClients(functions, iam, logs, s3, lambda _: invoker)
+    return DeploymentClients(
+        functions=session.client("lambda"),
+        iam=session.client("iam"),
+        logs=session.client("logs"),
+        s3=session.client("s3"),
+        invoker=lambda _: invoker,
+    )
 
 
 class Pushed:

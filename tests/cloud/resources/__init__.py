@@ -1,1 +1,1 @@
-"""TODO-DOC tests/cloud/resources."""
+"""One resource of AWS each: what is there, what is wanted, and what is changed."""
