@@ -15,7 +15,6 @@ from ..errors import MlinferError
 from .findings import OF_CREDENTIALS, Finding
 
 if TYPE_CHECKING:
-    from botocore.client import BaseClient
     from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_sts import STSClient
 
@@ -32,7 +31,7 @@ def check_identity(sts: STSClient) -> Iterator[Finding]:
     yield Finding("credentials", "ok", f"{identity['Arn']}, {where}")
 
 
-def check_endpoints(clients: list[BaseClient]) -> Iterator[Finding]:
+def check_endpoints(clients: list[Any]) -> Iterator[Finding]:
     """Name the services that boto3 is told to look for elsewhere than at AWS, by their host alone."""
     moved: dict[str, list[str]] = {}
     for client in clients:
