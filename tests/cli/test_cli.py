@@ -448,6 +448,7 @@ def stopped_batch(model: Path, image: Path, by: signal.Signals) -> tuple[int, by
     return process.returncode, first + rest, errors
 
 
+@pytest.mark.slow
 def test_interrupt_shows_what_there_is(tiny_model: Path, red: Path) -> None:
     """Ctrl-C in a batch ends with exit code 130, and every line that was written is whole."""
     code, output, errors = stopped_batch(tiny_model, red, signal.SIGINT)
@@ -520,6 +521,7 @@ def test_closed_streams(tiny_model: Path, red: Path) -> None:
     ("arguments", "code"),
     [(["predict", "-"], "no_input"), (["init"], "file_exists"), (["deploy", "--url", "public"], "not_confirmed")],
 )
+@pytest.mark.slow
 def test_closed_stdin(arguments: list[str], code: str) -> None:
     """With a closed stdin, as of some daemons, nobody can be asked and nothing read: wrong usage, and no defect."""
     Path("mlinfer.toml").write_text("top_k = 3\nmodel_source = 'image'\n")
@@ -547,6 +549,7 @@ def test_endless_file(tiny_model: Path) -> None:
 
 
 @pytest.mark.parametrize(("by", "expected"), [(signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=HANGS_UP)])
+@pytest.mark.slow
 def test_kill_ends_in_order(tiny_model: Path, red: Path, by: signal.Signals, expected: int) -> None:
     """SIGTERM, and a terminal that is closed, end a command as a shell expects, after it has cleaned up."""
     code, _, errors = stopped_batch(tiny_model, red, by)
