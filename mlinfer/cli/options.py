@@ -246,8 +246,13 @@ def make_deployment_clients(session: Session) -> DeploymentClients:
     """Return the clients of a deployment."""
     from ..cloud.deploy import DeploymentClients
 
-    functions, iam, logs, s3 = (session.client(service) for service in ("lambda", "iam", "logs", "s3"))
-    return DeploymentClients(functions, iam, logs, s3, lambda seconds: session.client("lambda", read_timeout=seconds))
+    return DeploymentClients(
+        functions=session.client("lambda"),
+        iam=session.client("iam"),
+        logs=session.client("logs"),
+        s3=session.client("s3"),
+        invoker=lambda seconds: session.client("lambda", read_timeout=seconds),
+    )
 
 
 def make_waiter(terminal: Terminal) -> Waiter:

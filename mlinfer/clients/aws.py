@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 from urllib.parse import urlsplit
 
 import boto3
@@ -37,7 +37,15 @@ from .aws_errors import (
     no_region,
 )
 
-Client = Any  # boto3 makes its clients' classes at run time
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
+    from mypy_boto3_ecr import ECRClient
+    from mypy_boto3_iam import IAMClient
+    from mypy_boto3_lambda import LambdaClient
+    from mypy_boto3_logs import CloudWatchLogsClient
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_sts import STSClient
+
 # Asks for a code that is not shown, and returns it; "" where nobody can be asked.
 Ask = Callable[[str], str]
 # Sends a body to a function's URL by POST and returns status and body of the answer. Raises BotoCoreError.
@@ -155,7 +163,21 @@ class Session:
         name = self._session.profile_name
         return "" if name == "default" else f" --profile {shlex.quote(name)}"
 
-    def client(self, service: str, *, read_timeout: float | None = None) -> Client:
+    @overload
+    def client(self, service: Literal["ecr"], *, read_timeout: float | None = None) -> ECRClient: ...
+    @overload
+    def client(self, service: Literal["iam"], *, read_timeout: float | None = None) -> IAMClient: ...
+    @overload
+    def client(self, service: Literal["lambda"], *, read_timeout: float | None = None) -> LambdaClient: ...
+    @overload
+    def client(self, service: Literal["logs"], *, read_timeout: float | None = None) -> CloudWatchLogsClient: ...
+    @overload
+    def client(self, service: Literal["s3"], *, read_timeout: float | None = None) -> S3Client: ...
+    @overload
+    def client(self, service: Literal["sts"], *, read_timeout: float | None = None) -> STSClient: ...
+    @overload
+    def client(self, service: str, *, read_timeout: float | None = None) -> Any: ...
+    def client(self, service: str, *, read_timeout: float | None = None) -> Any:
         """Make a client. Raises MlinferError.
 
         read_timeout: s, for one whose requests are never repeated: that would invoke a function twice.
@@ -190,12 +212,12 @@ class Session:
         return call
 
 
-def make_client(service: str, *, region: str | None, profile: str | None, ask: Ask) -> Client:
+def make_client(service: str, *, region: str | None, profile: str | None, ask: Ask) -> Any:
     """Make the only client of a command, which needs a Region. Raises MlinferError."""
     return Session(region=region, profile=profile, ask=ask, needs_region=True).client(service)
 
 
-def find_account(sts: Client) -> Account:
+def find_account(sts: STSClient) -> Account:
     """Return whose credentials these are, and the Region in force. Raises MlinferError."""
     with explained("the AWS account"):
         arn = str(sts.get_caller_identity()["Arn"])
@@ -203,11 +225,12 @@ def find_account(sts: Client) -> Account:
     return Account(number, sts.meta.region_name, partition)
 
 
-def make_emulator_client(url: str, read_timeout: float) -> Client:
+def make_emulator_client(url: str, read_timeout: float) -> LambdaClient:
     """Make a Lambda client for the emulator at `url`: no account's, and without retries, which would run the function again."""
     config = Config(read_timeout=read_timeout, connect_timeout=CONNECT_TIMEOUT_S, retries={"total_max_attempts": 1})
     session = boto3.Session(aws_access_key_id="local", aws_secret_access_key="local", region_name="us-east-1")  # noqa: S106
-    return session.client("lambda", endpoint_url=url, config=config)
+    client: LambdaClient = session.client("lambda", endpoint_url=url, config=config)
+    return client
 
 
 def partition_of(region: str) -> str:
@@ -218,7 +241,7 @@ def partition_of(region: str) -> str:
         return "aws"
 
 
-def is_aws(client: Client) -> bool:
+def is_aws(client: BaseClient) -> bool:
     """Tell whether a client asks AWS itself, by how the names of its Region's hosts end."""
     resolver, host = _endpoints(), urlsplit(client.meta.endpoint_url).hostname or ""
     suffixes = [resolver.get_partition_dns_suffix(client.meta.partition, variant) for variant in ([], ["dualstack"])]

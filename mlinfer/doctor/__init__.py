@@ -10,8 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
-from ..clients.aws import Client
 from ..clients.docker import Engine
 from ..config import Config
 from ..errors import MlinferError
@@ -31,7 +31,7 @@ class Tools:
     """How the checks get what they ask. policy: what the deployer must be allowed in an account."""
 
     connect: Callable[[], Engine]
-    make_client: Callable[[str], Client]
+    make_client: Callable[[str], Any]
     policy: PolicyFor
 
 

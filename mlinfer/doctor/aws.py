@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
-from ..clients.aws import Client, is_aws
+from ..clients.aws import is_aws
 from ..clients.aws_errors import error_code, explained
 from ..config import Config
 from ..errors import MlinferError
@@ -31,7 +31,7 @@ def check_identity(sts: STSClient) -> Iterator[Finding]:
     yield Finding("credentials", "ok", f"{identity['Arn']}, {where}")
 
 
-def check_endpoints(clients: list[Client]) -> Iterator[Finding]:
+def check_endpoints(clients: list[Any]) -> Iterator[Finding]:
     """Name the services that boto3 is told to look for elsewhere than at AWS, by their host alone."""
     moved: dict[str, list[str]] = {}
     for client in clients:
@@ -69,7 +69,7 @@ def check_quotas(functions: LambdaClient, config: Config) -> Iterator[Finding]:
         yield Finding("quotas", "warning", f"memory {config.memory:,} MB: {said}", "Ask AWS's support to lift it.")
 
 
-def check_bucket(make_client: Callable[[str], Client], config: Config) -> Iterator[Finding]:
+def check_bucket(make_client: Callable[[str], Any], config: Config) -> Iterator[Finding]:
     """Look whether the bucket of the models is there, and in the function's Region. Raises MlinferError."""
     if not config.bucket:
         needed = config.model_source == "s3"

@@ -137,6 +137,7 @@ def test_a_context_without_an_engine(
     assert (error["code"], "the context far" in error["message"]) == ("docker_unreachable", True)
 
 
+@pytest.mark.slow
 def test_a_socket_without_permission(dead_socket: Path) -> None:
     """The user is not in the group that may use the Engine."""
     dead_socket.chmod(0)
@@ -151,6 +152,7 @@ def test_a_socket_without_permission(dead_socket: Path) -> None:
     assert (error["code"], "usermod -aG docker" in error["hint"]) == ("docker_forbidden", True)
 
 
+@pytest.mark.slow
 def test_not_running(tmp_path: Path) -> None:
     """Docker is installed, but no Engine listens where one does by default."""
     (tmp_path / "docker").write_text("#!/bin/sh\n")
@@ -392,6 +394,7 @@ def remote_engine(engine: LoopbackEngine, monkeypatch: pytest.MonkeyPatch) -> Lo
 @pytest.mark.parametrize(
     "command", [["run-local", "--detach"], ["run-local"], ["bench", "--target", "local"]], ids=" ".join
 )
+@pytest.mark.slow
 def test_a_remote_engine_runs_no_container(mlinfer: MlInfer, remote_engine: LoopbackEngine, command: list[str]) -> None:
     """An Engine on another machine cannot mount the model: that is said before anything is made there."""
     run = mlinfer(*command, "--json")

@@ -108,6 +108,7 @@ def test_the_handlers_s3(proxy: Proxy, bucket: Bucket) -> None:
     assert proxy.asked == []
 
 
+@pytest.mark.slow
 def test_aws_takes_the_proxy(proxy: Proxy) -> None:
     """An endpoint elsewhere is asked by the proxy."""
     keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -117,6 +118,7 @@ def test_aws_takes_the_proxy(proxy: Proxy) -> None:
     assert all("//aws.example:4566/" in line for line in proxy.asked)
 
 
+@pytest.mark.slow
 def test_the_functions_url_takes_the_proxy(proxy: Proxy, function: tuple[LoopbackLambda, str]) -> None:
     """The URL of a function in AWS is asked by the proxy."""
     api, address = function

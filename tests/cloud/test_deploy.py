@@ -222,6 +222,7 @@ def test_a_new_model_does_not_lock_out_the_old_one(
     assert live.calls.index("iam:PutRolePolicy") < live.calls.index("lambda:UpdateFunctionConfiguration")
 
 
+@pytest.mark.slow
 def test_a_model_inside_the_image(mlinfer: MlInfer, cloud: LoopbackAws, past: Past, tiny_model: Path) -> None:
     """With --model-source image no bucket is needed, and the role reads nothing."""
     cloud.image_model = tiny_model
@@ -344,6 +345,7 @@ def test_a_score_may_differ_by_what_processors_differ(
     assert live_version(past) == "2"
 
 
+@pytest.mark.slow
 def test_classes_that_tie_may_change_places(mlinfer: MlInfer, cloud: LoopbackAws, tmp_path: Path) -> None:
     """Where two scores are nearer than the tolerance, their spec is nobody's mistake."""
     from onnx import numpy_helper
@@ -460,9 +462,14 @@ def once(kind: str, call: str, request: Request, forward: Forward) -> Answer | N
 @cache  # of the session, as the address is: making five clients takes longer than a deployment
 def _clients() -> DeploymentClients:
     session = Session(region=REGION, profile=None, ask=lambda _: "")
-    functions, iam, logs, s3 = (session.client(name) for name in ("lambda", "iam", "logs", "s3"))
     invoker = session.client("lambda", read_timeout=30)
-    return DeploymentClients(functions, iam, logs, s3, lambda _: invoker)
+    return DeploymentClients(
+        functions=session.client("lambda"),
+        iam=session.client("iam"),
+        logs=session.client("logs"),
+        s3=session.client("s3"),
+        invoker=lambda _: invoker,
+    )
 
 
 class Pushed:
@@ -492,6 +499,7 @@ def by_hand(past: Past, tiny_model: Path) -> Callable[[], list[StepResult]]:
     return run
 
 
+@pytest.mark.slow
 def test_a_key_that_the_role_may_not_use(by_hand: Callable[[], list[StepResult]], cloud: LoopbackAws) -> None:
     """Where S3 refuses the model because of its KMS key, the proof waits, then shows S3's own reason and the remedy."""
     said = (
@@ -651,6 +659,7 @@ def test_an_answer_that_is_not_of_aws(mlinfer: MlInfer, cloud: LoopbackAws, depl
         (["--bucket", BUCKET, "--image", IMAGE, "--model", "nowhere.onnx"], 3, "model_not_found"),
     ],
 )
+@pytest.mark.slow
 def test_wrong_usage(mlinfer: MlInfer, cloud: LoopbackAws, arguments: list[str], code: int, name: str) -> None:
     """What is wrong here is said before anything is changed; a public URL needs a yes."""
     run = mlinfer("deploy", *arguments, "--json")

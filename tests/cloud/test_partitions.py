@@ -13,7 +13,7 @@ from mlinfer.clients.aws import container_environment
 from mlinfer.doctor.aws import check_endpoints
 
 from ..conftest import Run
-from ..servers.aws import ACCOUNT, LoopbackAws, identity
+from ..servers.aws import ACCOUNT, REGION, LoopbackAws, identity
 
 MlInfer = Callable[..., Run]
 REGIONS = [
@@ -39,7 +39,8 @@ def test_the_function_gets_s3s_address(
     """Where S3's host name does not end in amazonaws.com the function is told it; ARNs have the account's partition."""
     arn = f"arn:{partition}:iam::{ACCOUNT}:user/me"
     cloud.fail("sts:GetCallerIdentity", lambda *_: identity(arn))
-    run = mlinfer("deploy", *deploy_arguments, "--dry-run", "--region", region, "--json")
+    image = deploy_arguments[-1].replace(REGION, region)
+    run = mlinfer("deploy", *deploy_arguments[:-1], image, "--dry-run", "--region", region, "--json")
     assert run.code == 0, run.err
     steps = {step["name"]: step.get("difference", "") for step in json.loads(run.out)["steps"]}
     assert f"arn:{partition}:iam::{ACCOUNT}:role/mlinfer/mlinfer-cats" in steps["function"]

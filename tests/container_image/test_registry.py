@@ -151,6 +151,7 @@ def error_of(run: Run) -> dict[str, str]:
 # What it does
 
 
+@pytest.mark.slow
 def test_prints_the_image_by_its_digest(mlinfer: MlInfer, cloud: Cloud, golden_text: Callable[..., None]) -> None:
     """The image lies in ECR under the local tag, and stdout holds REPOSITORY@digest alone."""
     run = mlinfer("push")
@@ -162,6 +163,7 @@ def test_prints_the_image_by_its_digest(mlinfer: MlInfer, cloud: Cloud, golden_t
     ]
 
 
+@pytest.mark.slow
 def test_json(mlinfer: MlInfer, cloud: Cloud) -> None:
     """--json says what was pushed, and what became of each part of the repository."""
     digest = cloud.registry.put_image(AMD64)
@@ -171,6 +173,7 @@ def test_json(mlinfer: MlInfer, cloud: Cloud) -> None:
     assert json.loads(mlinfer("push", "--json").out) == {**image, "outcome": "pushed", "repository": made}
 
 
+@pytest.mark.slow
 def test_nothing_is_sent_twice(mlinfer: MlInfer, cloud: Cloud) -> None:
     """The second push finds the image by its id, sends nothing and changes nothing."""
     first = mlinfer("push")
@@ -182,6 +185,7 @@ def test_nothing_is_sent_twice(mlinfer: MlInfer, cloud: Cloud) -> None:
     assert set(cloud.api.operations) == READS
 
 
+@pytest.mark.slow
 def test_an_image_built_anew_takes_another_tag(mlinfer: MlInfer, cloud: Cloud) -> None:
     """Tags cannot move: another image of the same files gets its id added, and is found under that the next time."""
     first = mlinfer("push")
@@ -227,6 +231,7 @@ def test_no_trace_in_the_engine(mlinfer: MlInfer, cloud: Cloud) -> None:
     assert cloud.engine.requests[-1] == removed
 
 
+@pytest.mark.slow
 def test_a_bar_for_each_layer(cloud: Cloud, tmp_path: Path) -> None:
     """On a terminal each layer that is sent has its bar."""
     assert cloud.engine.pushes == []
@@ -277,6 +282,7 @@ def test_only_lambda_may_pull_and_for_this_function(mlinfer: MlInfer, cloud: Clo
     ]
 
 
+@pytest.mark.slow
 def test_what_drifted_is_mended(mlinfer: MlInfer, cloud: Cloud) -> None:
     """Each setting that is not as a new repository's is written, and only that."""
     assert mlinfer("push").code == 0
@@ -325,6 +331,7 @@ def test_what_somebody_else_set_stays(mlinfer: MlInfer, cloud: Cloud) -> None:
     assert [statement["Sid"] for statement in cloud.policy["Statement"]] == [theirs["Sid"], "MlinferLambdaPull"]
 
 
+@pytest.mark.slow
 def test_another_functions_statement_is_replaced(mlinfer: MlInfer, cloud: Cloud) -> None:
     """Of a statement of ours there is one, whatever it said before; the order of its lists does not matter."""
     assert mlinfer("push").code == 0
@@ -339,6 +346,7 @@ def test_another_functions_statement_is_replaced(mlinfer: MlInfer, cloud: Cloud)
     assert "StringLike" in cloud.policy["Statement"][0]["Condition"]
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_make_one_repository(mlinfer: MlInfer, cloud: Cloud) -> None:
     """A repository that another run makes in the same moment is taken."""
 
@@ -524,6 +532,7 @@ def test_a_token_that_expires_twice(mlinfer: MlInfer, cloud: Cloud) -> None:
     assert len(cloud.engine.pushes) == 2
 
 
+@pytest.mark.slow
 def test_the_token_goes_to_the_engine_alone(
     mlinfer: MlInfer, cloud: Cloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -591,6 +600,7 @@ def test_a_permission_that_is_missing(mlinfer: MlInfer, cloud: Cloud, operation:
 
 
 @pytest.mark.parametrize("operation", ["CreateRepository", "PutLifecyclePolicy", "SetRepositoryPolicy"])
+@pytest.mark.slow
 def test_cut_short_it_is_finished_by_the_next(mlinfer: MlInfer, cloud: Cloud, operation: str) -> None:
     """Wherever making the repository broke off, the next run completes it."""
     cloud.api.fail(operation, lambda *_: None, times=2)

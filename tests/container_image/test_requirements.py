@@ -30,6 +30,7 @@ def test_every_requirement_has_its_hashes() -> None:
 
 
 @pytest.mark.parametrize(("machine", "oldest"), [("x86_64", 5), ("aarch64", 17)])
+@pytest.mark.slow
 def test_wheels_that_lambda_can_load(tmp_path: Path, machine: str, oldest: int) -> None:
     """pip finds a wheel of each requirement for Lambda's Python and glibc, and it is one whose hash is locked."""
     lines = [f"{name}=={version}" for name, (version, _) in REQUIREMENTS.items()]  # hashes would make pip load them all

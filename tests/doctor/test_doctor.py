@@ -92,6 +92,7 @@ def finding(run: Run, check: str) -> dict[str, str]:
     return found
 
 
+@pytest.mark.slow
 def test_nothing_is_missing(mlinfer: MlInfer, world: World) -> None:
     """Where all is there each check says what it found, nothing is changed, and the exit code is 0."""
     run = mlinfer("doctor")
@@ -105,6 +106,7 @@ def test_nothing_is_missing(mlinfer: MlInfer, world: World) -> None:
     assert {request.split()[0] for request in world.engine.requests} == {"GET"}
 
 
+@pytest.mark.slow
 def test_json(mlinfer: MlInfer, world: World) -> None:
     """--json has every check once at least, in order, each with its state, what was found and the remedy."""
     assert world.limits
@@ -115,6 +117,7 @@ def test_json(mlinfer: MlInfer, world: World) -> None:
     assert {item["state"] for item in document["findings"]} == {"ok", "warning"}  # of the endpoint, which is loopback
 
 
+@pytest.mark.slow
 def test_without_docker(mlinfer: MlInfer, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without an Engine that is what is missing; what depends on it is not known, and AWS is looked at all the same."""
     assert world.limits
@@ -162,6 +165,7 @@ def test_an_expired_login(mlinfer: MlInfer, world: World) -> None:
     assert finding(run, "permissions")["state"] == "warning"
 
 
+@pytest.mark.slow
 def test_a_base_image_out_of_reach(mlinfer: MlInfer, world: World) -> None:
     """A base image that is neither here nor in its registry is missing."""
     no = Answer(404, {"content-type": "application/json"}, b'{"message": "No such image"}')
@@ -173,6 +177,7 @@ def test_a_base_image_out_of_reach(mlinfer: MlInfer, world: World) -> None:
 
 
 @pytest.mark.parametrize(("arch", "state"), [("x86_64", "ok"), ("arm64", "missing")])
+@pytest.mark.slow
 def test_a_base_image_in_its_registry(mlinfer: MlInfer, world: World, arch: str, state: str) -> None:
     """What is not here is looked for in the registry, for the configured architecture."""
     no = Answer(404, {"content-type": "application/json"}, b'{"message": "No such image"}')
@@ -186,6 +191,7 @@ def test_a_base_image_in_its_registry(mlinfer: MlInfer, world: World, arch: str,
     ("facts", "state"),
     [({"MemTotal": GB}, "warning"), ({"NCPU": 1}, "warning"), ({"NCPU": 2, "MemTotal": 4 * GB}, "ok")],
 )
+@pytest.mark.slow
 def test_the_machine_against_the_function(
     mlinfer: MlInfer, world: World, facts: dict[str, int], state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +204,7 @@ def test_the_machine_against_the_function(
 @pytest.mark.parametrize(
     ("decisive", "state"), [("ok", "ok"), ("refused", "missing"), ("unknown", "warning"), ("root", "warning")]
 )
+@pytest.mark.slow
 def test_permissions(mlinfer: MlInfer, world: World, decisive: str, state: str) -> None:
     """What IAM's simulation refuses is missing, by name; who may not ask IAM learns that it is not known."""
     if decisive == "refused":
@@ -214,6 +221,7 @@ def test_permissions(mlinfer: MlInfer, world: World, decisive: str, state: str) 
     assert run.code == (3 if decisive == "refused" else 0)
 
 
+@pytest.mark.slow
 def test_a_session_is_simulated_as_its_role(mlinfer: MlInfer, world: World, moto_endpoint: str) -> None:
     """The principal of an assumed role is the role, with the path that only IAM knows."""
     iam = boto3.client("iam", endpoint_url=moto_endpoint, region_name="eu-central-1")
@@ -228,6 +236,7 @@ def test_a_session_is_simulated_as_its_role(mlinfer: MlInfer, world: World, moto
     assert world.simulated[-1]["PolicySourceArn"] == [f"arn:aws:iam::{ACCOUNT}:role/dev"]
 
 
+@pytest.mark.slow
 def test_quotas(mlinfer: MlInfer, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """More reserved concurrency than the account has left, and a memory size that new accounts lack, are warnings."""
     monkeypatch.setenv("MLINFER_CONCURRENCY", "850")
@@ -241,6 +250,7 @@ def test_quotas(mlinfer: MlInfer, world: World, monkeypatch: pytest.MonkeyPatch)
     assert world.limits
 
 
+@pytest.mark.slow
 def test_the_bucket(mlinfer: MlInfer, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bucket that is not there, in another Region or not configured is missing, unless the image has the model."""
     assert finding(mlinfer("doctor", "--json"), "bucket")["state"] == "ok"
@@ -257,6 +267,7 @@ def test_the_bucket(mlinfer: MlInfer, world: World, monkeypatch: pytest.MonkeyPa
     assert world.limits
 
 
+@pytest.mark.slow
 def test_the_model(mlinfer: MlInfer, world: World, tiny_model: Path) -> None:
     """A model that can predict is named; one that is not there is missing."""
     assert world.limits
@@ -266,6 +277,7 @@ def test_the_model(mlinfer: MlInfer, world: World, tiny_model: Path) -> None:
     assert (run.code, finding(run, "model")["state"]) == (3, "missing")
 
 
+@pytest.mark.slow
 def test_endpoints_are_named_by_their_host(mlinfer: MlInfer, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that is not AWS's is a warning, which does not repeat what else its URL holds."""
     assert world.limits

@@ -46,6 +46,7 @@ def invoke(*events: object, **environment: str) -> tuple[list[str], list[dict[st
     return answers, [json.loads(line) for line in lines if line not in answers], result.stderr
 
 
+@pytest.mark.slow
 def test_invocations(tiny_model: Path) -> None:
     """Two invocations give two answers and one log line each; only the first is cold, and nothing is on stderr."""
     answers, lines, errors = invoke({"image": IMAGE}, {"image": IMAGE}, MLINFER_MODEL_URI=str(tiny_model))
@@ -57,6 +58,7 @@ def test_invocations(tiny_model: Path) -> None:
     assert errors == ""
 
 
+@pytest.mark.slow
 def test_model_from_s3_with_lambdas_environment(bucket: Bucket, tiny_model: Path) -> None:
     """The handler finds its model in S3 with the credentials, Region and endpoint of its environment."""
     sha256 = sha256_of(tiny_model)
@@ -65,6 +67,7 @@ def test_model_from_s3_with_lambdas_environment(bucket: Bucket, tiny_model: Path
     assert json.loads(answers[0].removeprefix("ANSWER "))["body"]["model"]["sha256"] == sha256
 
 
+@pytest.mark.slow
 def test_fault_at_start_is_raised_by_each_invocation(tmp_path: Path) -> None:
     """A model that cannot be had does not break the start: each invocation raises, and logs its fault."""
     answers, lines, _ = invoke({"image": IMAGE}, {"image": IMAGE}, MLINFER_MODEL_URI=str(tmp_path / "none.onnx"))
@@ -72,6 +75,7 @@ def test_fault_at_start_is_raised_by_each_invocation(tmp_path: Path) -> None:
     assert [line["outcome"] for line in lines] == ["init_failed", "fault", "fault"]
 
 
+@pytest.mark.slow
 def test_queued_event_is_raised(tiny_model: Path) -> None:
     """A message from SQS leaves the handler as an exception, which keeps it in the queue; the next request is answered."""
     queued = json.loads((Path(__file__).parents[1] / "data" / "events" / "queued" / "sqs_with_s3.json").read_text())
@@ -89,6 +93,7 @@ def test_missing_configuration_is_raised_and_logged() -> None:
     assert lines[1]["request_id"] == "request-1"
 
 
+@pytest.mark.slow
 def test_telemetry_is_off(tiny_model: Path) -> None:
     """onnxruntime's telemetry is switched off before its import, whatever the environment says."""
     code = "import os, lambda_src.handler; print(os.environ['ORT_DISABLE_TELEMETRY'])"

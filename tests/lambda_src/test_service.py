@@ -436,6 +436,7 @@ def test_model_from_s3(bucket: Bucket, tiny_model: Path, tmp_path: Path, log: Lo
     assert [p.name for p in settings.cache.iterdir()] == [f"{settings.model_sha256}.onnx"]
 
 
+@pytest.mark.slow
 def test_warm_cache_is_used_without_s3(bucket: Bucket, tiny_model: Path, tmp_path: Path, log: Log) -> None:
     """A model that is already in /tmp with the right hash is used although S3 no longer has it."""
     settings = from_s3(bucket, tiny_model, tmp_path / "cache")
@@ -570,6 +571,7 @@ KEYS += [
 UNREADABLE = ["in//red.png", "in/red.png/", "in/", "in/./red.png", "in/../in/red.png", "in/.."]
 
 
+@pytest.mark.slow
 def test_exactly_the_object_that_is_named(bucket: Bucket, tiny_model: Path, log: Log) -> None:
     """Each key of many alike ones is answered with its own object, or with 404 and the reason, and never with another."""
     service = Service(Settings(str(tiny_model), input_prefixes=("s3://pictures",)), log.append)
@@ -616,6 +618,7 @@ def test_missing_image_object(bucket: Bucket, reading_service: Service) -> None:
     assert (answer["statusCode"], answer["body"]["error"]["code"]) == (404, "s3_not_found")
 
 
+@pytest.mark.slow
 def test_huge_image_object(bucket: Bucket, reading_service: Service) -> None:
     """An object over the byte limit is refused before it is read."""
     answer = reading_service.answer({"s3": bucket.put("in/huge.jpg", bytes(MAX_IMAGE_BYTES + 1))})

@@ -36,6 +36,7 @@ def sample(seconds: float, *, cold: bool = False, started: float = 0.0, billed_s
 # bench
 
 
+@pytest.mark.slow
 def test_the_report(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
     """Cold starts and warm requests with their percentiles, throughput, memory, cost, model and machine."""
     run = mlinfer("bench", red, "--model", tiny_model, "--cold", "2", "--warm", "5")
@@ -50,6 +51,7 @@ def test_the_report(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
     assert "this machine's alone" in run.err
 
 
+@pytest.mark.slow
 def test_the_report_as_json(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
     """With --json everything is one document; the parts of a cold start and of a warm request add up to it."""
     report = json.loads(mlinfer("bench", red, "--model", tiny_model, "--cold", "2", "--warm", "3", "--json").out)
@@ -68,6 +70,7 @@ def test_the_report_as_json(mlinfer: MlInfer, tiny_model: Path, red: Path) -> No
     assert report["prices"]["date"]
 
 
+@pytest.mark.slow
 def test_every_request_in_a_file(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
     """--csv writes a line for each request, cold and warm, whose parts add up to its time."""
     assert mlinfer("bench", red, "--model", tiny_model, "--cold", "2", "--warm", "3", "--csv", "all.csv").code == 0
@@ -78,6 +81,7 @@ def test_every_request_in_a_file(mlinfer: MlInfer, tiny_model: Path, red: Path) 
         assert sum(float(row[part]) for part in PARTS) == pytest.approx(float(row["seconds"]), abs=1e-4)
 
 
+@pytest.mark.slow
 def test_files_are_written_before_stdout(tiny_model: Path, red: Path) -> None:
     """A reader that is gone, as `head -1` is, costs neither the table nor the picture."""
     flags = ["--model", str(tiny_model), "--cold", "1", "--warm", "1", "--csv", "a.csv", "--plot", "a.svg"]
@@ -90,6 +94,7 @@ def test_files_are_written_before_stdout(tiny_model: Path, red: Path) -> None:
     assert Path("a.svg").is_file()
 
 
+@pytest.mark.slow
 def test_pictures(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
     """--plot draws an SVG that says what it shows, or a PNG."""
     command = ("bench", red, "--model", tiny_model, "--cold", "1", "--warm", "2", "--plot")
@@ -101,6 +106,7 @@ def test_pictures(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
     assert Path("a.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_picture_without_the_extra(tiny_model: Path, red: Path) -> None:
     """Without matplotlib --plot ends with exit code 3 and the library's name, before anything is measured."""
     code = "import sys; sys.modules['matplotlib'] = None; from mlinfer.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -161,6 +167,7 @@ def test_a_file_for_the_figures_that_is_an_input(mlinfer: MlInfer, tiny_model: P
     assert {path: path.read_bytes() for path in before} == before
 
 
+@pytest.mark.slow
 def test_a_file_for_the_figures_that_mlinfer_did_not_write(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
     """Another file is replaced with --force alone; an empty one and earlier figures need none."""
     command = ("bench", red, "--model", tiny_model, "--cold", "1", "--warm", "1", "--csv", "a.csv", "--plot", "a.png")
@@ -176,6 +183,7 @@ def test_a_file_for_the_figures_that_mlinfer_did_not_write(mlinfer: MlInfer, tin
         assert Path(name).read_bytes() != b"mine"
 
 
+@pytest.mark.slow
 def test_a_pipe_for_the_figures(mlinfer: MlInfer, red: Path) -> None:
     """What is no regular file is refused before anything is measured, and stays what it is."""
     os.mkfifo("pipe.csv")
@@ -187,6 +195,7 @@ def test_a_pipe_for_the_figures(mlinfer: MlInfer, red: Path) -> None:
         assert subprocess.run(command, stdout=out, stderr=subprocess.DEVNULL).returncode == 2
 
 
+@pytest.mark.slow
 def test_figures_that_cannot_be_written(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
     """Where the file cannot be written after all, the figures are shown with the reason, and the exit code is 3."""
     folder = Path("folder")
@@ -199,6 +208,7 @@ def test_figures_that_cannot_be_written(mlinfer: MlInfer, tiny_model: Path, red:
     assert report["complete"] is True
 
 
+@pytest.mark.slow
 def test_a_link_stays_a_link(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
     """Figures are written through a link, and a file with a name such as a temporary one's is left alone."""
     Path("link.csv").symlink_to("real.csv")
@@ -218,6 +228,7 @@ def test_a_file_that_is_no_picture(mlinfer: MlInfer) -> None:
     assert (run.code, run.out) == (5, "")
 
 
+@pytest.mark.slow
 def test_without_cold_starts_or_warm_requests(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
     """Only warm requests are measured with --cold 0, only cold starts with --warm 0; a cost needs what its share needs."""
     flags = ("--model", tiny_model, "--json")
@@ -228,6 +239,7 @@ def test_without_cold_starts_or_warm_requests(mlinfer: MlInfer, tiny_model: Path
     assert cold["per_million"] > 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_shows_what_there_is(tiny_model: Path, red: Path) -> None:
     """Ctrl-C ends with exit code 130, the figures until then, whole files, and no process left."""
     flags = ["--model", str(tiny_model), "--cold", "1", "--warm", "1000000", "--json", "--verbose", "--csv", "a.csv"]
@@ -280,6 +292,7 @@ def test_what_is_billed_is_rounded_up() -> None:
     assert [billed(s) for s in (0.0, 0.0001, 0.001, 0.0010001, 0.12)] == [0.0, 0.001, 0.001, 0.002, 0.12]
 
 
+@pytest.mark.slow
 def test_prices_of_ones_own(mlinfer: MlInfer, tiny_model: Path, red: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A flag, or the configuration, names another table of prices; a broken one is refused."""
     text = 'date = "2030-01-01"\nregion = "moon-1"\nrequest = 0.001\n[gb_second]\nx86_64 = 0.0\narm64 = 0.0\n'
@@ -436,6 +449,7 @@ def test_tune_refuses(mlinfer: MlInfer, flags: list[str], message: str) -> None:
     assert message in run.err
 
 
+@pytest.mark.slow
 def test_drawn_picture_is_the_same_every_time(mlinfer: MlInfer, tiny_model: Path) -> None:
     """Without an image a drawn one is asked about, a JPEG of 500 x 375 pixels."""
     from mlinfer.model.samples import draw_jpeg
@@ -447,6 +461,7 @@ def test_drawn_picture_is_the_same_every_time(mlinfer: MlInfer, tiny_model: Path
     assert 30_000 < len(draw_jpeg()) < 200_000
 
 
+@pytest.mark.slow
 def test_the_cat_takes_turns_with_the_others(red: Path) -> None:
     """Several images are asked about in turn."""
     command = [*COMMAND, "bench", str(CAT), str(red), "--cold", "1", "--warm", "3", "--json", "--verbose"]

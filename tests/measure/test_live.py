@@ -132,6 +132,7 @@ def test_warm_requests_change_nothing(mlinfer: MlInfer, api: ConfigurableLambda)
     assert api.changes == []
 
 
+@pytest.mark.slow
 def test_tune_brings_the_memory_size_back(mlinfer: MlInfer, api: ConfigurableLambda) -> None:
     """tune tries each size on $LATEST in two rounds, restores it, and --apply writes the recommendation, not the function."""
     Path("mlinfer.toml").write_text('# ours\ntarget = "aws"  # always\nmemory = 1769  # as ever\n')
@@ -163,6 +164,7 @@ def test_tune_brings_the_memory_size_back(mlinfer: MlInfer, api: ConfigurableLam
     assert Path("mlinfer.toml").read_text() == f'# ours\ntarget = "aws"  # always\nmemory = {memory}  # as ever\n'
 
 
+@pytest.mark.slow
 def test_an_interrupted_tune_shows_what_it_has(api: ConfigurableLambda) -> None:
     """Ctrl-C ends with exit code 130, the sizes measured until then, marked incomplete, and the function as it was."""
     flags = ["--target", "aws", "--memory", "512,1024,1769", "--cold", "1", "--warm", "20", "--json", "--verbose"]
@@ -198,6 +200,7 @@ def test_a_size_that_the_account_may_not_have(mlinfer: MlInfer, api: Configurabl
     assert api.configuration == api.live
 
 
+@pytest.mark.slow
 def test_ctrl_c_brings_the_function_back(api: ConfigurableLambda) -> None:
     """After Ctrl-C the function is as it was, and what was measured is shown."""
     flags = ["--target", "aws", "--cold", "1", "--warm", "100000", "--json", "--verbose"]
@@ -219,6 +222,7 @@ def test_ctrl_c_brings_the_function_back(api: ConfigurableLambda) -> None:
     assert api.configuration == api.live
 
 
+@pytest.mark.slow
 def test_without_a_function(mlinfer: MlInfer, bucket: Bucket) -> None:
     """Where nothing is deployed the remedy is named."""
     assert bucket

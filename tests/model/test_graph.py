@@ -37,6 +37,7 @@ def refused(run: Run, code: str) -> dict[str, str]:
     return error
 
 
+@pytest.mark.slow
 def test_weights_inside_branches(mlinfer: MlInfer) -> None:
     """With --output, weights that only the branches of an `If` use stay in the file."""
     run = export(mlinfer, branches(Path("other.onnx")), "--output", "scores")
@@ -48,6 +49,7 @@ def test_weights_inside_branches(mlinfer: MlInfer) -> None:
 @pytest.mark.parametrize(
     ("batch", "shape"), [("N", (1, 3)), ("N", (1, -1)), (1, (1, 3)), (4, (4, 3)), (4, (4, -1)), ("N", (-1, 3))]
 )
+@pytest.mark.slow
 def test_a_batch_that_is_fixed_inside(mlinfer: MlInfer, batch: int | str, shape: tuple[int, ...]) -> None:
     """A `Reshape` to a fixed batch does not keep a model from answering single pictures."""
     run = export(mlinfer, reshaping(Path("other.onnx"), batch=batch, shape=shape))
@@ -105,6 +107,7 @@ def wide_convolution(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_graph_that_onnxruntime_optimised(mlinfer: MlInfer, pictures: Path) -> None:
     """A graph with onnxruntime's own fused operators is taken; int8 of it is refused with that reason."""
     model = optimised(wide_convolution(Path("wide.onnx")), "ORT_ENABLE_EXTENDED")

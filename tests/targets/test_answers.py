@@ -118,6 +118,7 @@ def test_answers_are_passed_on() -> None:
 
 
 @pytest.mark.parametrize(("limit", "codec"), [(MAX_REQUEST_BYTES // 4 * 3 - 1024, "PNG"), (900_000, "JPEG")])
+@pytest.mark.slow
 def test_reduced(limit: int, codec: str) -> None:
     """A large picture keeps its shape and gets a shorter side of 1,024 pixels; it is coded without loss if that fits."""
     data = encoded(gradient(3000, 2000), "PNG", compress_level=0)
@@ -147,6 +148,7 @@ def test_reduced_keeps_what_is_seen() -> None:
     assert difference <= 3
 
 
+@pytest.mark.slow
 def test_reduced_does_not_shift() -> None:
     """A JPEG whose sides do not divide by the scale of its fast decode keeps every edge in its place."""
     plane = waves(4105, 4099, 240)
@@ -156,6 +158,7 @@ def test_reduced_does_not_shift() -> None:
 
 
 @pytest.mark.parametrize("limit", [2_000])
+@pytest.mark.slow
 def test_what_cannot_be_reduced(limit: int) -> None:
     """A picture that stays over the limit, and what is no picture, are refused for the image's sake."""
     with pytest.raises(ImageError) as caught:

@@ -116,6 +116,7 @@ def test_a_failure_is_told_as_what_it_is(
         (error(503, "ServiceUnavailableException", "Service is unavailable"), "busy"),
     ],
 )
+@pytest.mark.slow
 def test_what_has_not_run_is_asked_again(mlinfer: MlInfer, api: LoopbackLambda, refusal: Answer, wait: str) -> None:
     """A throttled request and a function that sleeps are waited for, visibly."""
     api.script = [refusal, refusal]
@@ -127,6 +128,7 @@ def test_what_has_not_run_is_asked_again(mlinfer: MlInfer, api: LoopbackLambda, 
 
 
 @pytest.mark.usefixtures("bucket")
+@pytest.mark.slow
 def test_not_deployed(mlinfer: MlInfer) -> None:
     """Where nothing is deployed the error says so and names the Region."""
     run = mlinfer("predict", CAT, "--target", "aws", "--region", "us-east-1", "--json")
@@ -134,6 +136,7 @@ def test_not_deployed(mlinfer: MlInfer) -> None:
     assert "us-east-1" in run.err
 
 
+@pytest.mark.slow
 def test_over_6_mb_by_s3(mlinfer: MlInfer, api: LoopbackLambda, bucket: Bucket, large: Path) -> None:
     """A picture over 6 MB is handed over by S3 unchanged, and removed there afterwards."""
     Path("mlinfer.toml").write_text(f'bucket = "{bucket.name}"\n')
@@ -147,6 +150,7 @@ def test_over_6_mb_by_s3(mlinfer: MlInfer, api: LoopbackLambda, bucket: Bucket, 
     assert "Contents" not in bucket.client.list_objects_v2(Bucket=bucket.name)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_one_picture_handed_over_twice(mlinfer: MlInfer, api: LoopbackLambda, bucket: Bucket, large: Path) -> None:
     """Each request has an object of its own, which no other takes away; a bucket that keeps versions keeps none of it."""
     client: Any = bucket.client
@@ -159,6 +163,7 @@ def test_one_picture_handed_over_twice(mlinfer: MlInfer, api: LoopbackLambda, bu
     assert not {"Versions", "DeleteMarkers"} & set(left)
 
 
+@pytest.mark.slow
 def test_over_6_mb_reduced(mlinfer: MlInfer, api: LoopbackLambda, large: Path) -> None:
     """Without a bucket it is sent reduced, and that is said."""
     run = mlinfer("predict", large, "--target", "aws", "--json")
@@ -260,6 +265,7 @@ def test_the_table_of_a_batch_that_ended(mlinfer: MlInfer, api: LoopbackLambda) 
 
 
 @pytest.mark.usefixtures("api")
+@pytest.mark.slow
 def test_a_copy_that_cannot_be_removed(
     mlinfer: MlInfer, bucket: Bucket, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

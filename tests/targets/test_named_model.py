@@ -191,6 +191,7 @@ def test_another_function_in_aws(mlinfer: MlInfer, api: LoopbackLambda, answer: 
         assert (run.code, json.loads(run.out)["error"]["code"]) == (4, "not_mlinfer"), arguments
 
 
+@pytest.mark.slow
 def test_another_function_here(mlinfer: MlInfer, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another handler behind the local port is told as that, with the port to check."""
     assert port

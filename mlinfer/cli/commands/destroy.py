@@ -23,7 +23,7 @@ from ..options import (
 )
 
 if TYPE_CHECKING:
-    from ...cloud.destroy import Removal
+    from ...cloud.destroy import Removal, RemovalClients, Resource
 
 
 @command
@@ -40,16 +40,7 @@ def destroy(
 
     Of the bucket, only what `mlinfer` made: staged pictures; and in a bucket with this project's tag, the models and, if it is empty then, the bucket. Without --bucket it is the one that the function, or its role, uses.
     """
-    from ...cloud.destroy import (
-        RemovalClients,
-        RemovalSpec,
-        bucket_in_use,
-        is_foreign,
-        left_behind,
-        plan_removal,
-        remove,
-        require_bucket_in_use,
-    )
+    from ...cloud.destroy import RemovalClients, is_foreign, remove
 
     terminal = output.make_terminal()
     config = read_configuration(aws, bucket=bucket, prefix=prefix)
@@ -57,28 +48,45 @@ def destroy(
     session = aws.account.open_session(terminal, *([partial(_require_project, config)] if yes else []))
     services = ("lambda", "iam", "logs", "ecr", "s3")
     clients = RemovalClients(*(session.client(service) for service in services))
-    names, waiter = Names(config.project), make_waiter(terminal)
     account = find_account(session)
+    planned = _plan(terminal, config, clients, account, keep_model=keep_model)
+    resources = [resource for resource in planned if not is_foreign(resource)]
+    if not yes and not all(resource.left for resource in resources):
+        _agree_to_removal(terminal, config, account)
+    removals = [_shown(terminal, removal) for removal in remove(resources)]
+    return _show_outcome(terminal, config, removals)
+
+
+def _plan(
+    terminal: Terminal, config: Config, clients: RemovalClients, account: Account, *, keep_model: bool
+) -> list[Resource]:
+    """Return what there is of the project, and list it. Raises MlinferError."""
+    from ...cloud.destroy import RemovalSpec, bucket_in_use, plan_removal, require_bucket_in_use
+
+    names = Names(config.project)
     in_use = bucket_in_use(clients.functions, clients.iam, names)
     require_bucket_in_use(config.bucket, in_use)
     looked_at = config.bucket or in_use
     spec = RemovalSpec(account, names, looked_at, config.prefix, keep_model)
-    resources = plan_removal(spec, clients, waiter)
+    resources = plan_removal(spec, clients, make_waiter(terminal))
     if not looked_at:
         terminal.note("S3 was not looked at, because no bucket is named: --bucket, or bucket in mlinfer.toml.")
     for resource in resources:
         terminal.note(f"{resource.kind:<10} {resource.name}  ({resource.detail})")
-    resources = [resource for resource in resources if not is_foreign(resource)]
-    if not yes and not all(resource.left for resource in resources):
-        _agree_to_removal(terminal, config, account)
-    removals = [_shown(terminal, removal) for removal in remove(resources)]
+    return resources
+
+
+def _show_outcome(terminal: Terminal, config: Config, removals: list[Removal]) -> int:
+    """Write what became of each resource as JSON, say what is left behind, and return the exit code."""
+    from ...cloud.destroy import left_behind
+
     document = {"project": config.project, "things": [_removal_facts(removal) for removal in removals]}
     if error := left_behind(removals):
         terminal.error(error, beside=document)
         return error.exit_code
-    if output.as_json:
+    if terminal.as_json:
         terminal.document(document)
-    if not resources:
+    if not removals:
         terminal.note(f"There is nothing of the project {config.project}.")
     return 0
 

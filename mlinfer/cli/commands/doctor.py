@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -25,9 +25,6 @@ from ..options import (
     report_unused,
 )
 from ..views.findings import list_findings
-
-if TYPE_CHECKING:
-    from ...clients.aws import Client
 
 
 @command
@@ -76,7 +73,7 @@ def doctor(
 
 def _client_maker(
     terminal: Terminal, options: AccountOptions, read_timeout: float
-) -> tuple[Callable[[str], Client], bool]:
+) -> tuple[Callable[[str], Any], bool]:
     """Return what makes the clients of one session, and whether a Region or credentials are set up here.
 
     An MFA code is asked for now, before the checks' deadline.
@@ -90,7 +87,7 @@ def _client_maker(
     except MlinferError as error:  # set up, and wrong: the checks tell how
         return partial(_raise, error), True
 
-    def make(service: str) -> Client:
+    def make(service: str) -> Any:
         session.require_region()
         return session.client(service, read_timeout=read_timeout)
 

@@ -198,6 +198,7 @@ def test_a_change_of_somebody_else_is_waited_for(made: Any, cloud: LoopbackAws, 
     assert len(waits.pauses_s) == 2
 
 
+@pytest.mark.slow
 def test_a_function_that_never_becomes_ready(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
     """After five minutes it is an error that says what the function was doing, and how to go on."""
     cloud.states = {"State": "Pending", "StateReason": "The function is being created."}

@@ -103,6 +103,7 @@ def code_of(run: Run) -> str:
 # What it does
 
 
+@pytest.mark.slow
 def test_a_model_lies_under_its_hash(mlinfer: MlInfer, moto: Any, bucket: str, any_model: Path) -> None:
     """The object is the file, byte for byte, at PREFIX/NAME/SHA256.onnx, and stdout holds its URI alone."""
     run = mlinfer("upload", any_model, "--bucket", bucket)
@@ -401,6 +402,7 @@ def test_two_uploads_of_one_model_at_once(
     assert stored(moto) == {key_of(parts_model): parts_model.read_bytes()}
 
 
+@pytest.mark.slow
 def test_two_first_uploads_store_one_version(
     mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, any_model: Path
 ) -> None:

@@ -59,6 +59,7 @@ def ask(*pictures: bytes) -> list[dict[str, Any]]:
 # Random cases
 
 
+@pytest.mark.slow
 def test_random_cases() -> None:
     """Of 2,500 hostile events each is answered as documented, with one log line, silently, within 512 MB."""
     summary = run("--cases", "2500", "--seed", "1")
@@ -213,6 +214,7 @@ LYING: dict[str, Callable[[], bytes]] = {
 }
 
 
+@pytest.mark.slow
 def test_too_large() -> None:
     """A picture that claims more than the limit, in any format, is 413 from its header: at once and without its memory."""
     lines = dict(zip(TOO_LARGE, ask(*(make() for make in TOO_LARGE.values())), strict=True))
@@ -382,6 +384,7 @@ def test_hungry_formats_have_a_lower_limit(codec: str, pixels: int) -> None:
     assert (caught.value.status, caught.value.code) == (413, "image_too_large")
 
 
+@pytest.mark.slow
 def test_long_strips_are_cut_to_their_middle() -> None:
     """A strip that would become huge when its shorter side is resized gives its middle, as the whole one would."""
     spec = Preprocess(1024, (1024, 1024))
