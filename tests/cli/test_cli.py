@@ -1,4 +1,4 @@
-"""The commands, by the user's door: what goes in as arguments and comes out as text, JSON and exit codes."""
+"""Each command as a user runs it: arguments in; text, JSON and exit codes out."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def blue() -> Path:
 
 @pytest.fixture
 def broken() -> Path:
-    """Return broken.jpg, a text file by that name."""
+    """Return broken.jpg, which is a text file."""
     path = Path("broken.jpg")
     path.write_text("I am no picture.\n")
     return path
@@ -43,7 +43,7 @@ def broken() -> Path:
 
 
 def test_the_cat_is_a_cat(mlinfer: MlInfer) -> None:
-    """The first command of the README: the starter model names the cat first, and says who answered."""
+    """The first command of the README: the starter model classifies the cat, and stderr names the model that answered."""
     run = mlinfer("predict", CAT)
     assert run.code == 0
     assert run.out.split()[0] == "cat"
@@ -54,7 +54,7 @@ def test_the_cat_is_a_cat(mlinfer: MlInfer) -> None:
 
 
 def test_one_image_as_json(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
-    """With --json one image gives the handler's document and nothing else on stdout."""
+    """With --json, one image prints the handler's document and nothing else on stdout."""
     run = mlinfer("predict", red, "--model", tiny_model, "--json")
     body = json.loads(run.out)
     assert list(body) == ["pred_index", "label", "score", "predictions", "model", "cold_start", "timings"]
@@ -64,7 +64,7 @@ def test_one_image_as_json(mlinfer: MlInfer, tiny_model: Path, red: Path) -> Non
 
 
 def test_several_images_as_json_lines(mlinfer: MlInfer, tiny_model: Path, red: Path, blue: Path) -> None:
-    """With --json several images give a line each, in the order of the input."""
+    """With --json, several images print one line each, in input order."""
     run = mlinfer("predict", red, blue, red, "--model", tiny_model, "--json")
     lines = [json.loads(line) for line in run.out.splitlines()]
     assert [(line["image"], line["label"]) for line in lines] == [
@@ -75,7 +75,7 @@ def test_several_images_as_json_lines(mlinfer: MlInfer, tiny_model: Path, red: P
 
 
 def test_many_images_at_once(mlinfer: MlInfer, photos: list[Path]) -> None:
-    """Many images are answered by a session for each core, as they are one at a time, in the order of the input."""
+    """Many images run on one session per core, with the same answers in the same order as one at a time."""
     alone = mlinfer("predict", *photos, "--json", "--jobs", "1")
     together = mlinfer("predict", *photos, "--json", "--jobs", "3")
     answers = [
@@ -87,7 +87,7 @@ def test_many_images_at_once(mlinfer: MlInfer, photos: list[Path]) -> None:
 
 
 def test_several_images_as_a_table(mlinfer: MlInfer, tiny_model: Path, red: Path, blue: Path) -> None:
-    """Several images give one row each; --top-k asks for more."""
+    """Several images print one row each; --top-k shows more classes."""
     rows = mlinfer("predict", red, blue, "--model", tiny_model).out.splitlines()
     assert [row.split()[:2] for row in rows] == [["red.png", "red"], ["blue.png", "blue"]]
     rows = mlinfer("predict", red, blue, "--model", tiny_model, "-k", "2").out.splitlines()
@@ -95,12 +95,12 @@ def test_several_images_as_a_table(mlinfer: MlInfer, tiny_model: Path, red: Path
 
 
 def test_top_k(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
-    """--top-k says how many classes are shown."""
+    """--top-k sets how many classes are shown."""
     assert len(mlinfer("predict", red, "--model", tiny_model, "--top-k", "3").out.splitlines()) == 3
 
 
 def test_batch_with_a_bad_file(mlinfer: MlInfer, tiny_model: Path, red: Path, blue: Path, broken: Path) -> None:
-    """A bad file in a batch stops no other; it is reported, and the exit code is 5."""
+    """A bad file does not stop the other images; it is reported, and the exit code is 5."""
     run = mlinfer("predict", red, broken, blue, "none.jpg", "--model", tiny_model)
     assert run.code == 5
     assert [row.split()[1] for row in run.out.splitlines()] == ["red", "blue"]
@@ -110,7 +110,7 @@ def test_batch_with_a_bad_file(mlinfer: MlInfer, tiny_model: Path, red: Path, bl
 
 
 def test_batch_with_a_bad_file_as_json(mlinfer: MlInfer, tiny_model: Path, red: Path, broken: Path) -> None:
-    """In JSON Lines the bad file has its line, with the error in the answer's place."""
+    """In JSON Lines, the line of a bad file contains the error instead of the answer."""
     run = mlinfer("predict", broken, red, "--model", tiny_model, "--json")
     first, second = (json.loads(line) for line in run.out.splitlines())
     assert (first["image"], first["error"]["code"]) == ("broken.jpg", "invalid_image")
@@ -120,7 +120,7 @@ def test_batch_with_a_bad_file_as_json(mlinfer: MlInfer, tiny_model: Path, red: 
 
 @pytest.mark.parametrize(("brand", "word"), [(b"heic", "HEIC"), (b"isom", "video")])
 def test_another_format_named_jpg(mlinfer: MlInfer, brand: bytes, word: str) -> None:
-    """A photograph of a telephone or a video named .jpg ends with exit code 5, named for what it is."""
+    """An unsupported photo or a video named .jpg exits with 5, and the error names its real format."""
     Path("other.jpg").write_bytes(b"\0\0\0\x14ftyp" + brand + bytes(4) + brand + bytes(64))
     run = mlinfer("predict", "other.jpg", "--json")
     error = json.loads(run.out)["error"]
@@ -129,7 +129,7 @@ def test_another_format_named_jpg(mlinfer: MlInfer, brand: bytes, word: str) -> 
 
 
 def test_text_file_named_jpg(mlinfer: MlInfer, broken: Path) -> None:
-    """A text file named .jpg ends with exit code 5 and a sentence; as JSON, with the error's document."""
+    """A text file named .jpg exits with 5 and an error, also as JSON."""
     run = mlinfer("predict", broken)
     assert (run.code, run.out) == (5, "")
     assert run.err.startswith("Error: broken.jpg: ")
@@ -140,7 +140,7 @@ def test_text_file_named_jpg(mlinfer: MlInfer, broken: Path) -> None:
 
 @pytest.mark.parametrize(("name", "message"), [("none.jpg", "there is no file none.jpg"), (".", ". is a directory")])
 def test_what_is_no_file(mlinfer: MlInfer, name: str, message: str) -> None:
-    """An image that is not there, alone or among others, ends with exit code 5 and a code of its own."""
+    """A missing image, alone or among others, exits with 5 and its own code."""
     run = mlinfer("predict", name)
     assert run.code == 5
     assert message in run.err
@@ -152,7 +152,7 @@ def test_what_is_no_file(mlinfer: MlInfer, name: str, message: str) -> None:
 
 
 def test_missing_model(mlinfer: MlInfer, red: Path) -> None:
-    """A model file that is not there ends with exit code 3 and says where its name came from."""
+    """A missing model file exits with 3, and the error says where the path was configured."""
     run = mlinfer("predict", red, "--model", "none.onnx")
     assert run.code == 3
     assert "none.onnx" in run.err
@@ -160,7 +160,7 @@ def test_missing_model(mlinfer: MlInfer, red: Path) -> None:
 
 
 def test_model_that_is_none(mlinfer: MlInfer, red: Path, broken: Path) -> None:
-    """A file that is no model ends with exit code 2 and a sentence."""
+    """A file that is not a model exits with 2."""
     run = mlinfer("predict", red, "--model", broken)
     assert run.code == 2
     assert "text file" in run.err
@@ -168,7 +168,7 @@ def test_model_that_is_none(mlinfer: MlInfer, red: Path, broken: Path) -> None:
 
 
 def test_too_many_pixels(mlinfer: MlInfer, red: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A picture over max_pixels is refused with exit code 5 and the name of the key."""
+    """An image over max_pixels exits with 5, and the error names the key."""
     monkeypatch.setenv("MLINFER_MAX_PIXELS", "100")
     run = mlinfer("predict", red)
     assert run.code == 5
@@ -177,13 +177,13 @@ def test_too_many_pixels(mlinfer: MlInfer, red: Path, monkeypatch: pytest.Monkey
 
 
 def test_quiet(mlinfer: MlInfer, red: Path, broken: Path) -> None:
-    """--quiet leaves the result and the errors."""
+    """--quiet prints only the result and errors."""
     assert mlinfer("predict", red, "--quiet").err == ""
     assert mlinfer("predict", broken, "--quiet").err.startswith("Error:")
 
 
 def test_verbose(mlinfer: MlInfer, tiny_model: Path, red: Path, broken: Path) -> None:
-    """--verbose shows the handler's log line, and the traceback of an error."""
+    """--verbose prints the handler's log line, and the traceback of an error."""
     run = mlinfer("predict", red, "--model", tiny_model, "--verbose", "--json")
     assert json.loads(run.err.splitlines()[0])["outcome"] == "ok"
     assert json.loads(run.out)["label"] == "red"
@@ -191,7 +191,7 @@ def test_verbose(mlinfer: MlInfer, tiny_model: Path, red: Path, broken: Path) ->
 
 
 def test_labels_cannot_steer_the_terminal(mlinfer: MlInfer) -> None:
-    """Control characters and markup in names are shown, not obeyed."""
+    """Control characters and markup in names are printed, not interpreted."""
     path = Path("\x1b[31m[bold]red.png")
     path.write_bytes(encoded(plain(), "PNG"))
     run = mlinfer("predict", path, path)
@@ -200,7 +200,7 @@ def test_labels_cannot_steer_the_terminal(mlinfer: MlInfer) -> None:
 
 
 def test_names_do_not_split_rows(mlinfer: MlInfer) -> None:
-    """A line break or a tab in a file's name is shown, and each image keeps one row."""
+    """A line break or tab in a file name is escaped, so each image keeps one row."""
     path = Path("a\nb\tc.png")
     path.write_bytes(encoded(plain(), "PNG"))
     rows = mlinfer("predict", path, path).out.splitlines()
@@ -212,7 +212,7 @@ def test_names_do_not_split_rows(mlinfer: MlInfer) -> None:
 
 
 def test_unknown_option(mlinfer: MlInfer) -> None:
-    """An unknown option ends with exit code 2, and with JSON where that was asked for."""
+    """An unknown option exits with 2, as JSON with --json."""
     run = mlinfer("predict", "cat.jpg", "--xyz")
     assert run.code == 2
     assert run.err.splitlines() == ["Error: No such option: --xyz", "See: mlinfer predict --help"]
@@ -234,7 +234,7 @@ def test_unknown_option(mlinfer: MlInfer) -> None:
     ],
 )
 def test_unknown_command(mlinfer: MlInfer, argv: list[str], command: str) -> None:
-    """A first word that is no command ends with exit code 2, and with the command that it may stand for."""
+    """An unknown first word exits with 2 and suggests a command."""
     run = mlinfer(*argv)
     assert run.code == 2
     assert "No such command" in run.err
@@ -248,14 +248,14 @@ def test_wrong_top_k(mlinfer: MlInfer, red: Path, value: str) -> None:
 
 
 def test_unknown_target(mlinfer: MlInfer, red: Path) -> None:
-    """A target that does not exist is named with those that do."""
+    """An unknown target is an error that lists the valid ones."""
     run = mlinfer("predict", red, "--target", "moon")
     assert run.code == 2
     assert "embedded" in run.err
 
 
 def test_help(mlinfer: MlInfer) -> None:
-    """Without arguments there is the help; each command's help leads with an example."""
+    """Without arguments, the help is printed; each command's help starts with an example."""
     assert "mlinfer predict cat.jpg" in mlinfer().out
     for command in ("predict", "inspect", "init"):
         run = mlinfer(command, "--help")
@@ -264,7 +264,7 @@ def test_help(mlinfer: MlInfer) -> None:
 
 
 def test_version(mlinfer: MlInfer) -> None:
-    """--version prints name and version."""
+    """--version prints the name and the version."""
     assert mlinfer("--version").out == f"mlinfer {__version__}\n"
 
 
@@ -292,7 +292,7 @@ WITHOUT_EFFECT = [
 
 @pytest.mark.parametrize(("argv", "flags"), WITHOUT_EFFECT, ids=lambda value: " ".join(value))
 def test_a_flag_without_effect_is_refused(mlinfer: MlInfer, argv: list[str], flags: list[str]) -> None:
-    """A flag that the other settings leave without effect is wrong usage, and all such flags are named at once."""
+    """Flags that have no effect with the other settings are wrong usage; all are named in one error."""
     run = mlinfer(*argv, "--json")
     error = json.loads(run.out)["error"]
     assert (run.code, error["code"]) == (2, "no_effect")
@@ -316,7 +316,7 @@ def test_a_flag_without_effect_is_refused(mlinfer: MlInfer, argv: list[str], fla
 def test_all_that_is_missing_is_told_at_once(
     mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, argv: list[str], missing: list[str]
 ) -> None:
-    """What a command lacks here is one error with exit code 3 that lists everything."""
+    """Everything that is missing locally is one error with exit code 3."""
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     run = mlinfer(*argv, "--json")
     error = json.loads(run.out)["error"]
@@ -326,7 +326,7 @@ def test_all_that_is_missing_is_told_at_once(
 
 
 def test_a_variable_without_effect_is_named(mlinfer: MlInfer, red: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable that has no effect, which other commands can need, is named and refuses nothing."""
+    """A variable without effect is named in a warning, and the command runs."""
     monkeypatch.setenv("MLINFER_PORT", "9001")
     run = mlinfer("predict", red)
     assert run.code == 0
@@ -338,7 +338,7 @@ def test_a_variable_without_effect_is_named(mlinfer: MlInfer, red: Path, monkeyp
     [["predict", "cat.jpg", "--quiet", "--verbose"], ["predict", "-", "-"], ["bench", "--cold", "0", "--warm", "0"]],
 )
 def test_flags_that_exclude_each_other(mlinfer: MlInfer, argv: list[str]) -> None:
-    """Arguments that exclude each other are wrong usage."""
+    """Flags that exclude each other are wrong usage."""
     run = mlinfer(*argv, "--json")
     assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "usage")
 
@@ -347,7 +347,7 @@ def test_flags_that_exclude_each_other(mlinfer: MlInfer, argv: list[str]) -> Non
 
 
 def test_inspect(mlinfer: MlInfer, tiny_model: Path) -> None:
-    """`inspect` says what the file says of itself, and what onnxruntime and the file system say of it."""
+    """`inspect` shows the metadata, the graph's inputs and outputs, and the file's size and hash."""
     facts = json.loads(mlinfer("inspect", tiny_model, "--json").out)
     assert facts["name"] == "tiny"
     assert facts["sha256"] == sha256_of(tiny_model)
@@ -360,14 +360,14 @@ def test_inspect(mlinfer: MlInfer, tiny_model: Path) -> None:
 
 
 def test_inspect_for_people(mlinfer: MlInfer, tiny_model: Path) -> None:
-    """For people the same facts are lines of words."""
+    """Without --json, `inspect` prints the same facts as lines of text."""
     out = mlinfer("inspect", tiny_model).out
     assert "image: float N x 3 x 8 x 8" in out
     assert "count: 5" in out
 
 
 def test_inspect_the_starter(mlinfer: MlInfer) -> None:
-    """Without a model `inspect` shows the starter, whose metadata carries its accuracy."""
+    """Without a model, `inspect` shows the starter model and its accuracy."""
     facts = json.loads(mlinfer("inspect", "--json").out)
     assert facts["name"] == "starter"
     assert facts["bytes"] <= 3_000_000
@@ -376,7 +376,7 @@ def test_inspect_the_starter(mlinfer: MlInfer) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"hello, world\n", b"\x08\x08\x3a\xff\xff\xff\x7f", b"\x80" * 40])
 def test_inspect_what_is_no_model(mlinfer: MlInfer, content: bytes) -> None:
-    """`inspect` of another file ends with exit code 2 and a sentence."""
+    """`inspect` of a file that is not a model exits with 2."""
     Path("no.onnx").write_bytes(content)
     run = mlinfer("inspect", "no.onnx")
     assert run.code == 2
@@ -397,7 +397,7 @@ def test_stdin(tiny_model: Path) -> None:
 
 
 def test_stdin_that_is_a_terminal(tiny_model: Path) -> None:
-    """- at a terminal is wrong usage and does not wait for keys."""
+    """`-` in a terminal is wrong usage and does not wait for input."""
     master, terminal = pty.openpty()
     result = subprocess.run(
         [*COMMAND, "predict", "-", "--model", tiny_model], stdin=terminal, capture_output=True, text=True
@@ -409,7 +409,7 @@ def test_stdin_that_is_a_terminal(tiny_model: Path) -> None:
 
 
 def test_reader_that_closes_early(tiny_model: Path, red: Path) -> None:
-    """A reader that goes away, as `head -1` does, ends the command without a traceback."""
+    """A reader that closes the pipe, such as `head -1`, causes no traceback."""
     process = subprocess.Popen(
         [*COMMAND, "predict", *[red] * 200, "--model", tiny_model, "--json"],
         stdout=subprocess.PIPE,
@@ -424,7 +424,7 @@ def test_reader_that_closes_early(tiny_model: Path, red: Path) -> None:
 
 
 def test_full_disk(tiny_model: Path, red: Path) -> None:
-    """A result that cannot be written ends with exit code 3 and the reason."""
+    """A result that cannot be written exits with 3 and the reason."""
     with Path("/dev/full").open("w") as full:
         result = subprocess.run(
             [*COMMAND, "predict", red, "--model", tiny_model, "--json"], stdout=full, stderr=subprocess.PIPE, text=True
@@ -434,7 +434,7 @@ def test_full_disk(tiny_model: Path, red: Path) -> None:
 
 
 def stopped_batch(model: Path, image: Path, by: signal.Signals) -> tuple[int, bytes, bytes]:
-    """Send a signal to a large batch after its first line: its exit code, stdout and stderr."""
+    """Send a signal to a large batch after its first line; return its exit code, stdout and stderr."""
     process = subprocess.Popen(
         [*COMMAND, "predict", *[image] * 20_000, "--model", model, "--json"],
         stdout=subprocess.PIPE,
@@ -450,7 +450,7 @@ def stopped_batch(model: Path, image: Path, by: signal.Signals) -> tuple[int, by
 
 @pytest.mark.slow
 def test_interrupt_shows_what_there_is(tiny_model: Path, red: Path) -> None:
-    """Ctrl-C in a batch ends with exit code 130, and every line that was written is whole."""
+    """Ctrl-C in a batch exits with 130, and every printed line is complete."""
     code, output, errors = stopped_batch(tiny_model, red, signal.SIGINT)
     lines = output.splitlines()
     assert code == 130
@@ -460,7 +460,7 @@ def test_interrupt_shows_what_there_is(tiny_model: Path, red: Path) -> None:
 
 
 def test_no_colour_in_a_pipe(tiny_model: Path, red: Path) -> None:
-    """Piped output holds no escape sequences."""
+    """Output to a pipe contains no escape sequences."""
     result = subprocess.run([*COMMAND, "predict", red, "--model", tiny_model], capture_output=True, text=True)
     assert "\x1b" not in result.stdout + result.stderr
 
@@ -478,7 +478,7 @@ def test_narrow_and_wide(tiny_model: Path, red: Path, columns: str) -> None:
 
 
 def test_nothing_is_cut_off_in_a_narrow_terminal(tiny_model: Path) -> None:
-    """A hash that is longer than the terminal is wide goes on in the next line."""
+    """A hash that is wider than the terminal continues on the next line."""
     environment = os.environ | {"COLUMNS": "40"}
     result = subprocess.run([*COMMAND, "inspect", tiny_model], capture_output=True, text=True, env=environment)
     assert "…" not in result.stdout
@@ -488,7 +488,7 @@ def test_nothing_is_cut_off_in_a_narrow_terminal(tiny_model: Path) -> None:
 @pytest.mark.parametrize("arguments", [["predict", "none.jpg", "--json"], ["predict", "cat.jpg"], ["inspect"]])
 @pytest.mark.slow
 def test_full_disk_whatever_is_said(arguments: list[str]) -> None:
-    """A full disk is reported as such, of a table, of a failure's document, with and without Python's buffer."""
+    """A full disk is reported for a table and for an error as JSON, with and without Python's buffer."""
     Path("cat.jpg").write_bytes(CAT.read_bytes())
     for unbuffered in ("", "1"):
         environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
@@ -501,7 +501,7 @@ def test_full_disk_whatever_is_said(arguments: list[str]) -> None:
 
 
 def test_full_stderr(tiny_model: Path, red: Path) -> None:
-    """A stderr that takes nothing does not cost the result."""
+    """If stderr cannot be written, the result is still printed."""
     with Path("/dev/full").open("w") as full:
         command = [*COMMAND, "predict", str(red), "--model", str(tiny_model), "--json"]
         result = subprocess.run(command, stdout=subprocess.PIPE, stderr=full)
@@ -511,7 +511,7 @@ def test_full_stderr(tiny_model: Path, red: Path) -> None:
 
 @pytest.mark.slow
 def test_closed_streams(tiny_model: Path, red: Path) -> None:
-    """Streams that the caller closed are no defect."""
+    """Closed standard streams are not an internal error."""
     command = " ".join(map(str, [*COMMAND, "predict", red, "--model", tiny_model]))
     assert subprocess.run(f"{command} >&-", shell=True, capture_output=True).returncode == 0  # noqa: S602
     assert subprocess.run(f"{command} 2>&-", shell=True, capture_output=True).returncode == 0  # noqa: S602
@@ -523,7 +523,7 @@ def test_closed_streams(tiny_model: Path, red: Path) -> None:
 )
 @pytest.mark.slow
 def test_closed_stdin(arguments: list[str], code: str) -> None:
-    """With a closed stdin, as of some daemons, nobody can be asked and nothing read: wrong usage, and no defect."""
+    """With stdin closed, as in some daemons, a question or `-` is wrong usage, not an internal error."""
     Path("mlinfer.toml").write_text("top_k = 3\nmodel_source = 'image'\n")
     command = " ".join([*COMMAND, *arguments, "--json", "<&-"])
     result = subprocess.run(command, shell=True, capture_output=True, text=True)  # noqa: S602
@@ -532,7 +532,7 @@ def test_closed_stdin(arguments: list[str], code: str) -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_terminals_of_other_encodings(tiny_model: Path, red: Path, encoding: str) -> None:
-    """Where stdout cannot hold the bar's blocks, it is drawn with signs that it can."""
+    """If stdout cannot encode the bar's blocks, the bar uses ASCII characters."""
     environment = os.environ | {"PYTHONIOENCODING": encoding}
     result = subprocess.run([*COMMAND, "predict", red, "--model", tiny_model], capture_output=True, env=environment)
     assert result.returncode == 0
@@ -541,7 +541,7 @@ def test_terminals_of_other_encodings(tiny_model: Path, red: Path, encoding: str
 
 @pytest.mark.slow
 def test_endless_file(tiny_model: Path) -> None:
-    """Of what is too large to be an image only as much is read as shows it."""
+    """Of a file that is too large, only as much is read as is needed to know that."""
     result = subprocess.run([*COMMAND, "predict", "/dev/zero", "--model", tiny_model], capture_output=True, text=True)
     assert result.returncode == 5
     assert "bytes" in result.stderr
@@ -551,14 +551,14 @@ def test_endless_file(tiny_model: Path) -> None:
 @pytest.mark.parametrize(("by", "expected"), [(signal.SIGTERM, 143), pytest.param(signal.SIGHUP, 129, marks=HANGS_UP)])
 @pytest.mark.slow
 def test_kill_ends_in_order(tiny_model: Path, red: Path, by: signal.Signals, expected: int) -> None:
-    """SIGTERM, and a terminal that is closed, end a command as a shell expects, after it has cleaned up."""
+    """After SIGTERM or SIGHUP, a command cleans up and exits with the status that a shell expects."""
     code, _, errors = stopped_batch(tiny_model, red, by)
     assert code == expected
     assert b"Traceback" not in errors
 
 
 def test_files_of_one_name(mlinfer: MlInfer, tiny_model: Path) -> None:
-    """Images of one name in two folders are told apart in the table."""
+    """Images with the same name in two folders are told apart in the table."""
     for folder in ("a", "b"):
         Path(folder).mkdir()
         Path(folder, "red.png").write_bytes(encoded(plain(), "PNG"))
@@ -567,7 +567,7 @@ def test_files_of_one_name(mlinfer: MlInfer, tiny_model: Path) -> None:
 
 
 def test_pipes_get_the_whole_text(mlinfer: MlInfer, tiny_model: Path) -> None:
-    """Nothing is cut to a width where no terminal has one."""
+    """Output to a pipe is not cut to a width."""
     out = mlinfer("inspect", tiny_model).out
     assert f"file        {tiny_model}" in [line.rstrip() for line in out.splitlines()]
 
@@ -587,14 +587,14 @@ def test_pipes_get_the_whole_text(mlinfer: MlInfer, tiny_model: Path) -> None:
     ],
 )
 def test_empty_names(mlinfer: MlInfer, arguments: list[str]) -> None:
-    """An empty name, as of a shell variable that is not set, is wrong usage and never guessed."""
+    """An empty argument, such as an unset shell variable, is wrong usage."""
     run = mlinfer(*arguments)
     assert run.code == 2
     assert "empty" in run.err
 
 
 def test_a_model_that_is_a_pipe(mlinfer: MlInfer, red: Path) -> None:
-    """A pipe as the model, as of a process substitution, is told for what it is."""
+    """A model that is a pipe (process substitution) is an error that says so."""
     os.mkfifo("m.onnx")
     for arguments in (["predict", red, "--model", "m.onnx"], ["inspect", "m.onnx"]):
         run = mlinfer(*arguments, "--json")
@@ -602,7 +602,7 @@ def test_a_model_that_is_a_pipe(mlinfer: MlInfer, red: Path) -> None:
 
 
 def test_a_folder_that_is_gone(mlinfer: MlInfer, red: Path) -> None:
-    """In a folder that was deleted a command says so, unless a project is named."""
+    """In a deleted folder, a command fails with that reason, unless a project is named."""
     image = red.resolve()
     image.rename(image.parents[1] / "red.png")
     image.parent.rmdir()
@@ -611,7 +611,7 @@ def test_a_folder_that_is_gone(mlinfer: MlInfer, red: Path) -> None:
 
 
 def test_init_over_a_folder(mlinfer: MlInfer) -> None:
-    """`init` where mlinfer.toml is a folder says so."""
+    """`init` fails with the reason if mlinfer.toml is a folder."""
     Path("mlinfer.toml").mkdir()
     run = mlinfer("init")
     assert run.code == 2

@@ -1,4 +1,4 @@
-"""What a person reads of each command, whole: one golden text a command, in tests/data/golden_text.
+"""The complete output of each command as a golden text in tests/data/golden_text.
 
 A change of what is shown changes these files (`pytest --write-golden tests/cli/test_golden_text.py`), and the difference
 belongs in a review. Other tests ask for codes, exit statuses and facts, not for sentences.
@@ -22,12 +22,12 @@ Golden = Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a wide screen, so that lines do not break."""
+    """Set a wide screen, so that lines do not wrap."""
     monkeypatch.setenv("COLUMNS", "200")
 
 
 def test_init(mlinfer: MlInfer, golden_text: Golden) -> None:
-    """init names the file that it wrote."""
+    """init names the file that it created."""
     golden_text("init", mlinfer("init"))
 
 
@@ -37,31 +37,31 @@ def test_predict(mlinfer: MlInfer, golden_text: Golden, tiny_model: Path, red: P
 
 
 def test_export(mlinfer: MlInfer, golden_text: Golden) -> None:
-    """export shows what was made, and that it answers as its source does."""
+    """export shows the created file and the result of its verification."""
     run = mlinfer("export", colour_model(Path("net.onnx")), "--labels", labels_file(), "--preprocess", "none")
     golden_text("export", run)
 
 
 def test_inspect(mlinfer: MlInfer, golden_text: Golden, tiny_model: Path) -> None:
-    """inspect shows what a model file says of itself."""
+    """inspect shows the metadata of a model file."""
     golden_text("inspect", mlinfer("inspect", tiny_model))
 
 
 def test_bench(mlinfer: MlInfer, golden_text: Golden, tiny_model: Path, red: Path) -> None:
-    """bench shows its table and what a million requests cost."""
+    """bench shows its table and the cost of a million requests."""
     run = mlinfer("bench", red, "--model", tiny_model, "--cold", "1", "--warm", "3")
     golden_text("bench", run, figures=True)
 
 
 def test_build_without_an_engine(mlinfer: MlInfer, golden_text: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
-    """build says that no Docker Engine answers, and what to do."""
+    """build reports that no Docker Engine answers, and what to do."""
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
     golden_text("build", mlinfer("build"))
 
 
 @pytest.mark.usefixtures("cloud")
 def test_upload(mlinfer: MlInfer, golden_text: Golden, tiny_model: Path) -> None:
-    """upload shows where the model lies."""
+    """upload shows where the model is stored."""
     golden_text("upload", mlinfer("upload", tiny_model, "--bucket", "cloud-models", "--create-bucket"))
 
 
@@ -69,7 +69,7 @@ def test_upload(mlinfer: MlInfer, golden_text: Golden, tiny_model: Path) -> None
 def test_the_life_of_a_function(
     mlinfer: MlInfer, golden_text: Golden, deploy_arguments: list[str], past: Callable[[str], Any]
 ) -> None:
-    """deploy (planned, new and again), status, rollback, logs and destroy, each in a line a step."""
+    """deploy (planned, new, unchanged), status, rollback, logs and destroy."""
     golden_text("deploy-dry-run", mlinfer("deploy", *deploy_arguments, "--dry-run"))
     golden_text("deploy", mlinfer("deploy", *deploy_arguments))
     golden_text("deploy-again", mlinfer("deploy", *deploy_arguments))

@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment from the first line of our code on: exit code 130, no traceback, and whole output or none."""
+"""Ctrl-C at any moment exits with 130, without a traceback, and leaves complete outputs or none."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PROGRAM = "import os, sys; from mlinfer.__main__ import run; os.write(int(sys.ar
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended. seconds: it took, since our first lines had run."""
+    """How a command ended. seconds: since the first lines of mlinfer ran."""
 
     code: int
     out: str
@@ -42,7 +42,7 @@ class Ended:
 
 
 def run_for(seconds: float, *argv: str) -> Ended:
-    """Run a command and send it Ctrl-C after so many seconds, unless it has ended by then."""
+    """Run a command and send it Ctrl-C after `seconds`, unless it has ended by then."""
     ready, said = os.pipe()
     command = [sys.executable, "-c", PROGRAM, str(said), *argv]
     process = subprocess.Popen(
@@ -61,7 +61,7 @@ def run_for(seconds: float, *argv: str) -> Ended:
 
 
 def documents(text: str) -> list[object]:
-    """Return the JSON documents of a text, one after another. Raises ValueError where one is not whole."""
+    """Return the JSON documents of a text. Raises ValueError if one is incomplete."""
     found, decoder = [], json.JSONDecoder()
     while text := text.strip():
         value, end = decoder.raw_decode(text)
@@ -110,14 +110,14 @@ pytestmark = pytest.mark.slow
     ids=lambda argv: f"{argv[0]}-{len(argv)}",
 )
 def test_a_command_of_this_machine(argv: list[str], tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that works here ends with 130 or is done; its files are whole or not there."""
+    """A local command exits with 130 or completes; its files are complete or absent."""
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     Path("model.onnx").write_bytes(tiny_model.read_bytes())
     check_interrupts(argv)
 
 
 def test_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """run-local ends with 130, while it starts and when it serves."""
+    """run-local exits with 130, while it starts and while it serves."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         monkeypatch.setenv("MLINFER_PORT", str(probe.getsockname()[1]))
     check_interrupts(["run-local", "--no-docker", "--json"], endless=True)
@@ -139,7 +139,7 @@ def test_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_command_of_aws(
     argv: list[str], mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str], tiny_model: Path
 ) -> None:
-    """A command of the function's life ends with 130 or is done, and the next run of it finds its way."""
+    """A command that changes AWS exits with 130 or completes, and can be run again."""
     run = mlinfer("deploy", *deploy_arguments)
     assert run.code == 0, run.err
     cloud.reset_calls()
@@ -148,7 +148,7 @@ def test_a_command_of_aws(
 
 
 def test_deploy(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
-    """A deployment ends with 130 or is done, and the next run finishes what an interrupted one began."""
+    """A deployment exits with 130 or completes, and the next run finishes an interrupted one."""
     check_interrupts(["deploy", *deploy_arguments, "--json"])
     run = mlinfer("deploy", *deploy_arguments)
     assert run.code == 0, run.err
@@ -156,6 +156,6 @@ def test_deploy(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str
 
 
 def test_what_is_not_cut_short_is_there() -> None:
-    """The functions that Ctrl-C does not cut short exist by these names."""
+    """The functions that Ctrl-C does not interrupt exist under these names."""
     found = (terminal.Terminal.text, measurements.show_report, write_whole)
     assert tuple(function.__qualname__ for function in found) == __main__.WHOLE

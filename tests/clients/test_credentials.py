@@ -1,4 +1,4 @@
-"""Credentials that need a person, a program or a login: each failure with the command to run, from real profile files."""
+"""Credentials that need a person, a program or a login: each failure names the command to run."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ COMMANDS = {
 
 @pytest.fixture
 def profiles(cloud: LoopbackAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoopbackAws:
-    """Return an AWS, and write the profiles; the environment has no credentials of its own."""
+    """Write the profiles and return an AWS; the environment has no credentials."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -75,7 +75,7 @@ def profiles(cloud: LoopbackAws, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("name", PROFILES)
 def test_each_profile_has_its_command(mlinfer: MlInfer, profiles: LoopbackAws, name: str) -> None:
-    """A profile that gives no credentials here is an error with the command to run, which shows no secret."""
+    """A profile that gives no credentials is an error with the command to run, and shows no secret."""
     run = mlinfer("status", "--profile", name, "--json")
     exit_code, code, command = NEEDS[name]
     assert run.code == exit_code, run.err
@@ -88,7 +88,7 @@ def test_each_profile_has_its_command(mlinfer: MlInfer, profiles: LoopbackAws, n
 
 
 def test_a_login_that_has_expired(mlinfer: MlInfer, profiles: LoopbackAws, tmp_path: Path) -> None:
-    """A login that was valid once, and is no longer, is told as the one that there never was."""
+    """An expired login is reported like a missing one."""
     cache = tmp_path / ".aws" / "sso" / "cache"
     cache.mkdir(parents=True)
     token = {"startUrl": "http://127.0.0.1:1/start", "region": "us-east-1", "accessToken": SECRET}
@@ -103,7 +103,7 @@ def test_a_login_that_has_expired(mlinfer: MlInfer, profiles: LoopbackAws, tmp_p
 
 @pytest.mark.usefixtures("profiles")
 def test_a_token_file_that_is_missing(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A web identity, as CI services give, whose token file is missing is named with the file."""
+    """A web identity whose token file is missing, as in CI, is an error that names the file."""
     monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/ci")
     monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", "/nowhere/token")
     run = mlinfer("status", "--json")
@@ -116,14 +116,14 @@ def test_a_token_file_that_is_missing(mlinfer: MlInfer, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("name", ["mfa", "gone"])
 @pytest.mark.usefixtures("profiles")
 def test_every_command_says_it(mlinfer: MlInfer, name: str, command: str) -> None:
-    """Each command that touches AWS says so before it does anything; without a terminal no code is asked for."""
+    """Each AWS command reports it before it does anything; without a terminal, it asks for no code."""
     run = mlinfer(*COMMANDS[command], "--profile", name, "--json")
     assert (run.code, json.loads(run.out)["error"]["code"]) == NEEDS[name][:2]
 
 
 @pytest.mark.usefixtures("profiles")
 def test_the_doctor_says_it_once(mlinfer: MlInfer) -> None:
-    """doctor tells it as the finding about credentials, and of what depends on them that it is not known."""
+    """doctor reports it once, and reports what depends on credentials as unknown."""
     run = mlinfer("doctor", "--profile", "mfa", "--json")
     findings = {finding["check"]: finding for finding in json.loads(run.out)["findings"]}
     assert "export-credentials" in findings["credentials"]["remedy"]
@@ -133,7 +133,7 @@ def test_the_doctor_says_it_once(mlinfer: MlInfer) -> None:
 @pytest.mark.parametrize("command", [["status"], ["doctor"]])
 @pytest.mark.slow
 def test_a_code_is_asked_for_once(profiles: LoopbackAws, command: list[str]) -> None:
-    """In a terminal the code is asked for once, however many clients the command makes, and stdout stays JSON."""
+    """In a terminal, the MFA code is asked for once per command, and stdout stays JSON."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "mlinfer", *command, "--profile", "mfa", "--json"],

@@ -1,4 +1,4 @@
-"""What stands between mlinfer and a Docker Engine, each reason with its remedy: none here, one elsewhere, one that refuses.
+"""Problems with the Docker Engine, each with its remedy: no Engine, a remote one, one that refuses.
 
 The Engine's sentences are recorded from Engines 20 to 29, and from public reports of others.
 """
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # th
 
 @pytest.fixture(autouse=True)
 def no_docker_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Take away the developer's choice of an Engine; return the folder of Docker's configuration."""
+    """Remove the developer's Docker settings; return an empty folder for Docker's configuration."""
     for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
@@ -46,7 +46,7 @@ def no_docker_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 @pytest.fixture
 def dead_socket(tmp_path: Path) -> Iterator[Path]:
-    """Return a socket that nobody listens on, as an Engine leaves it behind."""
+    """Return a socket that nobody listens on, as a stopped Engine leaves it."""
     path = tmp_path / "dead.sock"
     with closing(socket.socket(socket.AF_UNIX)) as made:
         made.bind(str(path))
@@ -54,7 +54,7 @@ def dead_socket(tmp_path: Path) -> Iterator[Path]:
 
 
 def error_of(code: int, out: str) -> dict[str, str]:
-    """Return the error document of a command that misses something here, and that named what works without Docker."""
+    """Return the error of a command that misses something locally and that named what works without Docker."""
     assert code == 3, out
     error: dict[str, str] = json.loads(out)["error"]
     assert "`mlinfer predict` and `mlinfer run-local --no-docker` need no Docker." in error["hint"]
@@ -62,7 +62,7 @@ def error_of(code: int, out: str) -> dict[str, str]:
 
 
 def without_an_engine(*words: str, path: str = os.environ["PATH"]) -> subprocess.CompletedProcess[str]:
-    """Run a command where /run, and with it the Engine's socket, is empty: in a mount namespace of its own."""
+    """Run a command with an empty /run, in its own mount namespace, so that it finds no Engine."""
     unshare = shutil.which("unshare")
     if unshare is None or subprocess.run([unshare, "-m", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this user may not make a mount namespace")
@@ -85,7 +85,7 @@ def test_an_engine_that_is_not_there(mlinfer: MlInfer, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("host", ["tcp://127.0.0.1:9", "http://[", "nonsense"])
 def test_other_addresses(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    """DOCKER_HOST names a port that nobody listens on, or is no address."""
+    """DOCKER_HOST names a port that nobody listens on, or is not an address."""
     monkeypatch.setenv("DOCKER_HOST", host)
     run = mlinfer("build", "--json")
     error = error_of(run.code, run.out)
@@ -94,7 +94,7 @@ def test_other_addresses(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, host
 
 @pytest.mark.skipif(find_spec("paramiko") is not None, reason="paramiko is installed")
 def test_an_address_that_needs_ssh(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DOCKER_HOST names an Engine behind SSH: what that needs is said, and not the SDK's NameError."""
+    """For an Engine behind SSH, the error names what is missing instead of the SDK's NameError."""
     monkeypatch.setenv("DOCKER_HOST", "ssh://nobody@127.0.0.1")
     run = mlinfer("build", "--json")
     error = error_of(run.code, run.out)
@@ -102,7 +102,7 @@ def test_an_address_that_needs_ssh(mlinfer: MlInfer, monkeypatch: pytest.MonkeyP
 
 
 def test_a_socket_that_is_left_over(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, dead_socket: Path) -> None:
-    """The socket is there, but the Engine has ended."""
+    """The socket exists, but the Engine has stopped."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{dead_socket}")
     run = mlinfer("build", "--json")
     assert error_of(run.code, run.out)["code"] == "docker_unreachable"
@@ -110,7 +110,7 @@ def test_a_socket_that_is_left_over(mlinfer: MlInfer, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_a_context_that_is_not_there(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
-    """DOCKER_CONTEXT names no context: another Engine is not taken instead."""
+    """DOCKER_CONTEXT names a missing context: the command fails and uses no other Engine."""
     monkeypatch.setenv("DOCKER_CONTEXT", "nonexistent")
     run = mlinfer(*command, "--json")
     error = error_of(run.code, run.out)
@@ -122,7 +122,7 @@ def test_a_context_that_is_not_there(mlinfer: MlInfer, monkeypatch: pytest.Monke
 def test_a_context_without_an_engine(
     mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, no_docker_settings: Path, chosen_by: str
 ) -> None:
-    """The chosen context leads to no Engine; it is named, and the default one is not taken instead."""
+    """The chosen context has no running Engine: the error names it, and the default Engine is not used."""
     meta = no_docker_settings / "contexts" / "meta" / hashlib.sha256(b"far").hexdigest()
     meta.mkdir(parents=True)
     endpoint = {"docker": {"Host": "unix:///nowhere/far.sock", "SkipTLSVerify": False}}
@@ -154,7 +154,7 @@ def test_a_socket_without_permission(dead_socket: Path) -> None:
 
 @pytest.mark.slow
 def test_not_running(tmp_path: Path) -> None:
-    """Docker is installed, but no Engine listens where one does by default."""
+    """Docker is installed, but no Engine runs."""
     (tmp_path / "docker").write_text("#!/bin/sh\n")
     (tmp_path / "docker").chmod(0o755)
     run = without_an_engine("build", "--json", path=str(tmp_path))
@@ -163,14 +163,14 @@ def test_not_running(tmp_path: Path) -> None:
 
 
 def test_not_installed(tmp_path: Path) -> None:
-    """There is neither an Engine nor the docker command."""
+    """Neither an Engine nor the docker command is installed."""
     run = without_an_engine("build", "--json", path=str(tmp_path))
     error = error_of(run.returncode, run.stdout)
     assert (error["code"], "docs.docker.com" in error["hint"]) == ("docker_not_installed", True)
 
 
 def test_people_see_two_lines(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without `--json` the reason is one line and the remedy another; there is no traceback."""
+    """Without `--json`, the reason is one line and the hint another, without a traceback."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     run = mlinfer("build")
     assert (run.code, run.out) == (3, "")
@@ -178,7 +178,7 @@ def test_people_see_two_lines(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_no_docker_goes_with_no_docker_option(mlinfer: MlInfer) -> None:
-    """`--no-docker` refuses what only a container can do."""
+    """`--no-docker` refuses options that only a container supports."""
     for option in ("--detach", "--stop", "--from-s3"):
         run = mlinfer("run-local", "--no-docker", option, "--json")
         assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "usage")
@@ -189,7 +189,7 @@ def test_no_docker_goes_with_no_docker_option(mlinfer: MlInfer) -> None:
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackEngine]:
-    """Return the Engine that DOCKER_HOST names: it has each image that is asked for, and no container."""
+    """Return the Engine that DOCKER_HOST names: it has every image that is asked for, and no container."""
     made = LoopbackEngine(lambda *_: [], facts={"NCPU": 2, "MemTotal": 8 * 2**30})
     made.answers["GET /containers/json"] = as_json(200, [])
     with serve(made.answer) as port:
@@ -241,7 +241,7 @@ PULLS = [
 def test_a_base_image_that_cannot_be_pulled(
     mlinfer: MlInfer, engine: LoopbackEngine, said: str, code: str, remedy: str
 ) -> None:
-    """A stale login, a rate limit, the network, a proxy, a certificate and a wrong name each have their own remedy."""
+    """An expired login, a rate limit, network, proxy, certificate and a wrong name each have a hint."""
     found, error = failed_build(mlinfer, engine, {"errorDetail": {"message": said}, "error": said})
     assert (found, error["code"]) == (4, code)
     assert said in error["message"]
@@ -249,7 +249,7 @@ def test_a_base_image_that_cannot_be_pulled(
 
 
 def test_a_private_base_image(mlinfer: MlInfer, engine: LoopbackEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For a base image in somebody's ECR the hint logs in there, not at ECR Public."""
+    """For a base image in a private ECR, the hint logs in there, not at ECR Public."""
     host = "123456789012.dkr.ecr.eu-west-1.amazonaws.com"
     monkeypatch.setenv("MLINFER_BASE_IMAGE", f"{host}/python:3.13")
     said = f"Head https://{host}/v2/python/manifests/3.13: no basic auth credentials"
@@ -259,14 +259,14 @@ def test_a_private_base_image(mlinfer: MlInfer, engine: LoopbackEngine, monkeypa
 
 
 def test_an_error_without_the_old_field(mlinfer: MlInfer, engine: LoopbackEngine) -> None:
-    """A failure that only errorDetail tells of, as the API from 1.48 on plans, is no success."""
+    """A failure that only errorDetail reports, as planned from API 1.48, is a failure."""
     message = "The command '/bin/sh -c python -m pip install' returned a non-zero code: 1"
     code, error = failed_build(mlinfer, engine, {"errorDetail": {"code": 1, "message": message}})
     assert (code, error["code"]) == (4, "build_failed")
 
 
 def test_a_file_that_is_missing_in_the_context(mlinfer: MlInfer, engine: LoopbackEngine) -> None:
-    """What is "not found" in a build is not always the base image."""
+    """In a build, "not found" is not always about the base image."""
     message = (
         "COPY failed: file not found in build context or excluded by .dockerignore: stat slim.py: file does not exist"
     )
@@ -287,7 +287,7 @@ PIP = [
 
 @pytest.mark.parametrize(("line", "remedy"), PIP, ids=["TLS", "proxy", "no network"])
 def test_pip_without_a_way_out(mlinfer: MlInfer, engine: LoopbackEngine, line: str, remedy: str) -> None:
-    """When pip does not reach its index from the build, the hint names the setting that helps."""
+    """If pip cannot reach its index in the build, the hint names the setting to change."""
     message = "The command '/bin/sh -c python -m pip install' returned a non-zero code: 1"
     failure = {"errorDetail": {"code": 1, "message": message}, "error": message}
     code, error = failed_build(mlinfer, engine, {"stream": f"{line}\n"}, failure)
@@ -296,7 +296,7 @@ def test_pip_without_a_way_out(mlinfer: MlInfer, engine: LoopbackEngine, line: s
 
 
 def test_a_port_that_is_taken_at_the_last_moment(mlinfer: MlInfer, engine: LoopbackEngine) -> None:
-    """Two projects that start at once on one port: the Engine's refusal is said as a taken port, and nothing stays."""
+    """If two projects start at once on one port, one fails with "port taken" and leaves nothing behind."""
     said = (
         "driver failed programming external connectivity on endpoint x: Bind for 127.0.0.1:9000 failed: port is already "
         "allocated"
@@ -325,7 +325,7 @@ def free_port() -> str:
     ids=["Engine", "Docker Desktop"],
 )
 def test_a_model_that_the_engine_does_not_see(mlinfer: MlInfer, engine: LoopbackEngine, said: str) -> None:
-    """A model in a folder that the Engine's machine does not share is refused with what to do."""
+    """A model in a folder that is not shared with the Engine's machine is refused with a hint."""
     engine.answers["POST /containers/create"] = as_json(400, {"message": said})
     run = mlinfer("run-local", "--detach", "--port", free_port(), "--json")
     error = json.loads(run.out)["error"]
@@ -344,7 +344,7 @@ def test_an_engine_that_cannot_limit(mlinfer: MlInfer, engine: LoopbackEngine) -
 
 
 def test_a_leftover_of_the_same_name(mlinfer: MlInfer, engine: LoopbackEngine) -> None:
-    """Somebody's container with the name that ours needs is named, with the command that removes it."""
+    """A foreign container with our container's name is named, with the command that removes it."""
     said = 'Conflict. The container name "/mlinfer-work-9000" is already in use by container "0123". You have to remove it.'
     engine.answers["POST /containers/create"] = as_json(409, {"message": said})
     run = mlinfer("run-local", "--detach", "--port", free_port(), "--json")
@@ -354,7 +354,7 @@ def test_a_leftover_of_the_same_name(mlinfer: MlInfer, engine: LoopbackEngine) -
 
 
 def test_a_container_that_is_stopped_while_it_starts(mlinfer: MlInfer, engine: LoopbackEngine) -> None:
-    """`run-local --stop` during a start: the start says that the container was removed."""
+    """`run-local --stop` during a start: the start reports that the container was removed."""
     engine.answers["POST /containers/create"] = as_json(201, {"Id": "c1", "Warnings": []})
     engine.answers["POST /containers/c1/start"] = Answer(204)
     engine.answers["GET /containers/c1/json"] = as_json(404, {"message": "No such container: c1"})
@@ -363,7 +363,7 @@ def test_a_container_that_is_stopped_while_it_starts(mlinfer: MlInfer, engine: L
 
 
 def test_a_container_that_vanishes_while_it_is_listed(mlinfer: MlInfer, engine: LoopbackEngine) -> None:
-    """Two `run-local --stop` at once: what the other removes between the list and its description is left out."""
+    """A container that disappears between list and inspect is skipped."""
     engine.answers["GET /containers/json"] = as_json(200, [{"Id": "gone"}])
     engine.answers["GET /containers/gone/json"] = as_json(404, {"message": "No such container: gone"})
     run = mlinfer("run-local", "--stop", "--json")
@@ -371,7 +371,7 @@ def test_a_container_that_vanishes_while_it_is_listed(mlinfer: MlInfer, engine: 
 
 
 def test_an_engine_that_refuses_everything(mlinfer: MlInfer, engine: LoopbackEngine) -> None:
-    """A proxy before the Engine's socket that allows too little is not taken for an Engine that does not run."""
+    """An Engine proxy that refuses requests is not reported as an Engine that does not run."""
     engine.answers["/_ping"] = as_json(403, {"message": "Forbidden by the socket proxy"})
     run = mlinfer("build", "--json")
     error = error_of(run.code, run.out)
@@ -383,7 +383,7 @@ def test_an_engine_that_refuses_everything(mlinfer: MlInfer, engine: LoopbackEng
 
 @pytest.fixture
 def remote_engine(engine: LoopbackEngine, monkeypatch: pytest.MonkeyPatch) -> LoopbackEngine:
-    """Return an Engine that goes by another machine's name; a proxy on loopback takes its requests."""
+    """Return an Engine under another machine's name; a proxy on loopback takes its requests."""
     monkeypatch.setenv("HTTP_PROXY", os.environ["DOCKER_HOST"].replace("tcp", "http"))
     monkeypatch.setenv("DOCKER_HOST", "tcp://engine.example:2375")
     for name in ("NO_PROXY", "no_proxy", "http_proxy"):
@@ -396,7 +396,7 @@ def remote_engine(engine: LoopbackEngine, monkeypatch: pytest.MonkeyPatch) -> Lo
 )
 @pytest.mark.slow
 def test_a_remote_engine_runs_no_container(mlinfer: MlInfer, remote_engine: LoopbackEngine, command: list[str]) -> None:
-    """An Engine on another machine cannot mount the model: that is said before anything is made there."""
+    """A remote Engine cannot mount the model: the command fails before it creates anything."""
     run = mlinfer(*command, "--json")
     error = json.loads(run.out)["error"]
     assert (run.code, error["code"]) == (3, "docker_remote")
@@ -406,13 +406,13 @@ def test_a_remote_engine_runs_no_container(mlinfer: MlInfer, remote_engine: Loop
 
 
 def test_a_remote_engine_builds(mlinfer: MlInfer, remote_engine: LoopbackEngine) -> None:
-    """A build sends all that it needs, so an Engine on another machine does it."""
+    """A remote Engine can build: the build sends everything that it needs."""
     assert mlinfer("build").code == 0
     assert "GET /info" not in remote_engine.requests
 
 
 def test_doctor_on_a_remote_engine(mlinfer: MlInfer, remote_engine: LoopbackEngine) -> None:
-    """`doctor` says what works with an Engine on another machine, and does not take this disk for its disk."""
+    """`doctor` lists what works with a remote Engine, and does not report the local disk as its disk."""
     remote_engine.facts["DockerRootDir"] = "/"
     found = json.loads(mlinfer("doctor", "--json").out)["findings"]
     described, warned = (item for item in found if item["check"] == "docker")
@@ -424,7 +424,7 @@ def test_doctor_on_a_remote_engine(mlinfer: MlInfer, remote_engine: LoopbackEngi
 
 
 def test_a_model_that_does_not_go_into_the_image(mlinfer: MlInfer, engine: LoopbackEngine) -> None:
-    """`build --model` with model_source s3 says that the image is without the model, and shows no size of it."""
+    """`build --model` with model_source s3 reports that the image contains no model, and shows no size of it."""
     assert engine
     model = mean_colour(Path("net.onnx"))
     run = mlinfer("build", "--model", model)
@@ -438,7 +438,7 @@ def test_a_model_that_does_not_go_into_the_image(mlinfer: MlInfer, engine: Loopb
     ("model", "code", "name"), [("nope.onnx", 3, "model_not_found"), ("rand.onnx", 2, "invalid_model")]
 )
 def test_a_model_that_is_none(mlinfer: MlInfer, engine: LoopbackEngine, model: str, code: int, name: str) -> None:
-    """`build --model` refuses a file that is missing or no model, whatever model_source is."""
+    """`build --model` refuses a missing or invalid model file, for every model_source."""
     assert engine
     Path("rand.onnx").write_bytes(os.urandom(1000))
     for source in ("s3", "image"):
@@ -447,7 +447,7 @@ def test_a_model_that_is_none(mlinfer: MlInfer, engine: LoopbackEngine, model: s
 
 
 def test_a_model_that_no_image_holds(mlinfer: MlInfer, engine: LoopbackEngine) -> None:
-    """`build` refuses a model that is larger than a Lambda image may be, before it reads the file."""
+    """`build` refuses a model that exceeds Lambda's image limit, before it reads the file."""
     model = sparse(Path("huge.onnx"), 10 * 1024 + 1)
     run = mlinfer("build", "--model", model, "--model-source", "image", "--json")
     assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "image_too_large")
@@ -455,7 +455,7 @@ def test_a_model_that_no_image_holds(mlinfer: MlInfer, engine: LoopbackEngine) -
 
 
 def test_certificates_that_are_none(mlinfer: MlInfer, engine: LoopbackEngine) -> None:
-    """`--ca-bundle` refuses a file that is missing, and one that is no PEM file."""
+    """`--ca-bundle` refuses a missing file and a file that is not PEM."""
     assert engine
     Path("ca.der").write_bytes(b"\x30\x82")
     for name, code, error in (("none.pem", 3, "ca_bundle_not_found"), ("ca.der", 2, "invalid_ca_bundle")):
@@ -474,7 +474,7 @@ def test_certificates_that_are_none(mlinfer: MlInfer, engine: LoopbackEngine) ->
 def test_a_model_that_does_not_fit(
     mlinfer: MlInfer, engine: LoopbackEngine, megabytes: int, flags: list[str], code: str
 ) -> None:
-    """`run-local` refuses a model that is too large for memory or /tmp before it makes anything, with the numbers."""
+    """`run-local` refuses a model that is too large for memory or /tmp, with numbers, before it creates anything."""
     run = mlinfer("run-local", "--detach", "--model", sparse(Path("large.onnx"), megabytes), *flags, "--json")
     error = json.loads(run.out)["error"]
     assert (run.code, error["code"]) == (2, code)

@@ -1,4 +1,4 @@
-"""Requests to this machine never take a proxy, all others take the one of the environment: for every HTTP client here."""
+"""Every HTTP client bypasses the proxy for this machine, and uses it for other hosts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", 
 
 @dataclass
 class Proxy:
-    """A proxy that refuses everything and keeps what it was asked for."""
+    """A proxy that refuses everything and records the requests."""
 
     asked: list[str] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Proxy:
 
 @pytest.fixture
 def proxy() -> Iterator[Proxy]:
-    """Return a proxy, and in `variables` what makes every client take it, with an exception of another host."""
+    """Return a proxy, and in `variables` what makes every client use it, with one unrelated exception."""
     proxy = Proxy()
     with serve(proxy.answer) as port:
         proxy.variables = dict.fromkeys(NAMES, f"http://127.0.0.1:{port}") | {"NO_PROXY": "intranet.example"}
@@ -50,7 +50,7 @@ def proxy() -> Iterator[Proxy]:
 
 
 def run(words: list[str], variables: Variables) -> subprocess.CompletedProcess[str]:
-    """Run Python in a process of its own: clients keep the proxies that they have found."""
+    """Run Python in a new process, because clients remember the proxies that they found."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
     return subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
 
@@ -62,7 +62,7 @@ def mlinfer(*words: object, variables: Variables) -> subprocess.CompletedProcess
 
 @pytest.fixture
 def function() -> Iterator[tuple[LoopbackLambda, str]]:
-    """Return a function on loopback and its address: the emulator's API is Lambda's."""
+    """Return a function on loopback and its address; it speaks Lambda's API."""
     with serving(Service(Settings(str(STARTER)), log=lambda _: None)) as found:
         yield found
 
@@ -70,7 +70,7 @@ def function() -> Iterator[tuple[LoopbackLambda, str]]:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.slow
 def test_the_emulator(proxy: Proxy, function: tuple[LoopbackLambda, str], name: str) -> None:
-    """Target local sends the picture to this machine, whichever variable names a proxy (case N)."""
+    """Target local sends the image to this machine directly, whichever variable names a proxy."""
     api, address = function
     variables = {name: proxy.variables[name], "DOCKER_HOST": "unix:///nowhere/docker.sock"}
     done = mlinfer("predict", CAT, "--target", "local", "--port", address.rpartition(":")[2], variables=variables)
@@ -79,7 +79,7 @@ def test_the_emulator(proxy: Proxy, function: tuple[LoopbackLambda, str], name: 
 
 
 def test_the_engine(proxy: Proxy) -> None:
-    """A Docker Engine on a port of this machine is asked without a proxy."""
+    """A Docker Engine on a local port is called without the proxy."""
     engine = LoopbackEngine(push=lambda *_: [])
     with serve(engine.answer) as port:
         variables = proxy.variables | {"DOCKER_HOST": f"tcp://127.0.0.1:{port}"}
@@ -91,7 +91,7 @@ def test_the_engine(proxy: Proxy) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
 @pytest.mark.slow
 def test_an_aws_on_this_machine(proxy: Proxy, bucket: Bucket, host: str) -> None:
-    """An endpoint of AWS on this machine is asked without a proxy."""
+    """A local AWS endpoint is called without the proxy."""
     variables = proxy.variables | {"AWS_ENDPOINT_URL": os.environ["AWS_ENDPOINT_URL"].replace("127.0.0.1", host)}
     done = mlinfer("upload", "--bucket", bucket.name, variables=variables)
     assert done.returncode == 0, done.stderr
@@ -99,7 +99,7 @@ def test_an_aws_on_this_machine(proxy: Proxy, bucket: Bucket, host: str) -> None
 
 
 def test_the_handlers_s3(proxy: Proxy, bucket: Bucket) -> None:
-    """The handler reads an object of an S3 on this machine without a proxy."""
+    """The handler reads from a local S3 without the proxy."""
     event = {"s3": bucket.put("in/cat.jpg", CAT.read_bytes())}
     code = "import json, sys; from lambda_src.handler import lambda_handler as f; f(json.loads(sys.argv[1]))"
     variables = proxy.variables | {"MLINFER_MODEL_URI": str(STARTER), "MLINFER_INPUT_PREFIXES": "s3://pictures"}
@@ -110,7 +110,7 @@ def test_the_handlers_s3(proxy: Proxy, bucket: Bucket) -> None:
 
 @pytest.mark.slow
 def test_aws_takes_the_proxy(proxy: Proxy) -> None:
-    """An endpoint elsewhere is asked by the proxy."""
+    """Another endpoint is called through the proxy."""
     keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
     variables = proxy.variables | keys | {"AWS_ENDPOINT_URL": "http://aws.example:4566", "AWS_MAX_ATTEMPTS": "1"}
     assert mlinfer("status", variables=variables).returncode == 4
@@ -120,7 +120,7 @@ def test_aws_takes_the_proxy(proxy: Proxy) -> None:
 
 @pytest.mark.slow
 def test_the_functions_url_takes_the_proxy(proxy: Proxy, function: tuple[LoopbackLambda, str]) -> None:
-    """The URL of a function in AWS is asked by the proxy."""
+    """A function URL in AWS is called through the proxy."""
     api, address = function
     api.url = "https://abc.lambda-url.us-east-1.on.aws/"
     keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
@@ -140,13 +140,13 @@ def test_the_functions_url_takes_the_proxy(proxy: Proxy, function: tuple[Loopbac
     ],
 )
 def test_nothing_to_change(given: dict[str, str], wanted: dict[str, str]) -> None:
-    """Where no proxy would be taken the environment stays as it is."""
+    """If no proxy would be used, the environment stays unchanged."""
     spare_loopback(given)
     assert given == wanted
 
 
 def test_exceptions_are_kept() -> None:
-    """The exceptions that there are stay, each spelling's own, and nothing is added twice."""
+    """Existing exceptions stay, in each spelling, and nothing is added twice."""
     given = {"HTTP_PROXY": "http://p:1", "no_proxy": "a.example, localhost", "NO_PROXY": "b.example"}
     spare_loopback(given)
     once = dict(given)
@@ -170,7 +170,7 @@ def test_exceptions_are_kept() -> None:
 def test_what_is_wrong_with_the_connection(
     proxy: Proxy, variables: dict[str, str], code: str, status: int, named: str
 ) -> None:
-    """A wrong certificate file, a service without encryption and a wrong proxy are each told by the variable to correct."""
+    """A wrong certificate file, an unencrypted service and a wrong proxy each name the variable to correct."""
     plain = proxy.variables["HTTP_PROXY"]  # a server without TLS
     keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
     endpoint = "http://aws.example:4566" if "HTTP_PROXY" in variables else plain.replace("http:", "https:")
@@ -184,7 +184,7 @@ def test_what_is_wrong_with_the_connection(
 
 @pytest.mark.parametrize("scheme", ["socks5", "ftp"])
 def test_a_proxy_of_another_kind(scheme: str) -> None:
-    """A proxy that botocore does not know, before whose address it puts http://, is a wrong setting."""
+    """A proxy scheme that botocore does not support is a wrong setting."""
     error = ProxyConnectionError(proxy_url=f"http://{scheme}://127.0.0.1:1", error=OSError("no such host"))
     told = explain_botocore_error(error, "AWS")
     assert (told.code, told.exit_code) == ("invalid_aws_setting", 2)

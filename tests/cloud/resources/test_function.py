@@ -1,4 +1,4 @@
-"""The function, its versions and its URL, in an AWS on loopback that is busy, slow and forgetful where a test says so."""
+"""The function, its versions and its URL, in an AWS on loopback that can be slow or busy."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WANTED = FunctionConfig(
 
 
 class Waits(Waiter):
-    """Waits in no time, and remembers what for and how long."""
+    """A waiter that takes no time and records what it waited for."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
@@ -48,13 +48,13 @@ class Waits(Waiter):
 
 @pytest.fixture
 def waits() -> Waits:
-    """Return a waiter that needs no time."""
+    """Return a waiter that takes no time."""
     return Waits()
 
 
 @pytest.fixture
 def client(cloud: LoopbackAws, past: Callable[[str], Any]) -> Iterator[Any]:
-    """Return a client of Lambda; the function's role is there."""
+    """Return a Lambda client; the function's role exists."""
     apply_role(past("iam"), NAMES, role_policy(HERE, NAMES, models=[], prefixes=[]))
     cloud.calls.clear()
     with closing(boto3.client("lambda")) as made:
@@ -71,7 +71,7 @@ def made(client: Any, cloud: LoopbackAws, waits: Waits) -> Any:
 
 
 def always(answer: Answer) -> Callable[[Request, Forward], Answer]:
-    """Return the fault that answers so."""
+    """Return a fault that always gives this answer."""
     return lambda *_: answer
 
 
@@ -86,7 +86,7 @@ NO_KEY = refused(
 
 
 def test_a_function_is_made_as_configured(client: Any, waits: Waits) -> None:
-    """Image, architecture, role, sizes, environment, concurrency and tag are those that are wanted."""
+    """A new function has the configured image, architecture, role, sizes, environment, concurrency and tag."""
     wanted = replace(WANTED, arch="arm64", memory=512, timeout=7, tmp=1024, concurrency=3)
     assert apply_function(client, NAMES, wanted, waiter=waits).outcome == "created"
     there = read_function(client, NAMES)
@@ -114,7 +114,7 @@ def test_a_function_is_made_as_configured(client: Any, waits: Waits) -> None:
 def test_only_what_differs_is_changed(
     made: Any, cloud: LoopbackAws, waits: Waits, change: dict[str, Any], calls: list[str]
 ) -> None:
-    """Code first, then configuration, then concurrency: each only if it differs, and it is so afterwards."""
+    """Code, configuration and concurrency change in this order, each only if it differs."""
     wanted = replace(WANTED, **change)
     assert apply_function(made, NAMES, wanted, waiter=waits).outcome == ("changed" if calls else "unchanged")
     assert cloud.changes == calls
@@ -124,7 +124,7 @@ def test_only_what_differs_is_changed(
 
 
 def test_a_reserved_concurrency_is_given_back(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
-    """A concurrency that is no longer configured is no longer reserved."""
+    """A concurrency that is no longer configured is removed."""
     apply_function(made, NAMES, replace(WANTED, concurrency=4), waiter=waits)
     cloud.calls.clear()
     assert apply_function(made, NAMES, WANTED, waiter=waits).outcome == "changed"
@@ -133,7 +133,7 @@ def test_a_reserved_concurrency_is_given_back(made: Any, cloud: LoopbackAws, wai
 
 @pytest.mark.parametrize("answer", [NOT_YET, NO_KEY], ids=["role", "key"])
 def test_a_new_role_is_waited_for(client: Any, cloud: LoopbackAws, waits: Waits, answer: Answer) -> None:
-    """While IAM has not spread the new role, the function's making is repeated, and that is said once."""
+    """Until IAM has propagated the new role, creating the function is retried, with one note."""
     cloud.fail("lambda:CreateFunction", always(answer), times=3)
     assert apply_function(client, NAMES, WANTED, waiter=waits).outcome == "created"
     assert waits.reasons == ["Waiting: the new role is not known everywhere yet ..."]
@@ -141,7 +141,7 @@ def test_a_new_role_is_waited_for(client: Any, cloud: LoopbackAws, waits: Waits,
 
 
 def test_a_role_that_never_comes(client: Any, cloud: LoopbackAws, waits: Waits) -> None:
-    """After a minute of waiting it is an error with what Lambda said."""
+    """After a minute of waiting, it is an error with Lambda's reason."""
     cloud.fail("lambda:CreateFunction", always(NOT_YET))
     with pytest.raises(RemoteError, match="cannot be assumed"):
         apply_function(client, NAMES, WANTED, waiter=waits)
@@ -160,7 +160,7 @@ def test_a_role_that_never_comes(client: Any, cloud: LoopbackAws, waits: Waits) 
 def test_what_waiting_does_not_mend_is_said_at_once(
     client: Any, cloud: LoopbackAws, waits: Waits, code: str, message: str, told: str
 ) -> None:
-    """Any other refusal is an error at the first answer, with Lambda's own words and a remedy."""
+    """Any other refusal is an error at once, with Lambda's words and a hint."""
     cloud.fail("lambda:CreateFunction", always(refused(400, code, message)))
     with pytest.raises(RemoteError) as raised:
         apply_function(client, NAMES, WANTED, waiter=waits)
@@ -171,7 +171,7 @@ def test_what_waiting_does_not_mend_is_said_at_once(
 
 
 def test_each_change_waits_for_the_one_before(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
-    """While Lambda takes a change in, nothing else is asked of the function, and the waiting is said."""
+    """While Lambda applies a change, mlinfer waits with a note before the next one."""
     cloud.busy_for = 2
     wanted = replace(WANTED, image=OTHER_IMAGE, memory=512)
     apply_function(made, NAMES, wanted, waiter=waits)
@@ -190,7 +190,7 @@ def test_each_change_waits_for_the_one_before(made: Any, cloud: LoopbackAws, wai
 
 
 def test_a_change_of_somebody_else_is_waited_for(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
-    """A conflict with an update in progress is repeated."""
+    """A conflict with another update in progress is retried."""
     busy = "The operation cannot be performed at this time. An update is in progress for resource: it"
     conflict = always(refused(409, "ResourceConflictException", busy))
     cloud.fail("lambda:UpdateFunctionConfiguration", conflict, times=2)
@@ -200,7 +200,7 @@ def test_a_change_of_somebody_else_is_waited_for(made: Any, cloud: LoopbackAws, 
 
 @pytest.mark.slow
 def test_a_function_that_never_becomes_ready(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
-    """After five minutes it is an error that says what the function was doing, and how to go on."""
+    """After five minutes, it is an error with the function's state and a hint."""
     cloud.states = {"State": "Pending", "StateReason": "The function is being created."}
     with pytest.raises(RemoteError, match="being created") as raised:
         apply_function(made, NAMES, WANTED, waiter=waits)
@@ -209,7 +209,7 @@ def test_a_function_that_never_becomes_ready(made: Any, cloud: LoopbackAws, wait
 
 
 def test_a_function_that_failed_is_told_with_its_reason(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
-    """Lambda's reason is repeated, and the way out is named."""
+    """A failed function is an error with Lambda's reason and a hint."""
     cloud.states = {"State": "Failed", "StateReason": "Lambda cannot pull the image."}
     with pytest.raises(RemoteError, match="Lambda cannot pull the image") as raised:
         apply_function(made, NAMES, WANTED, waiter=waits)
@@ -217,7 +217,7 @@ def test_a_function_that_failed_is_told_with_its_reason(made: Any, cloud: Loopba
 
 
 def test_an_update_that_failed_is_told_and_tried_again(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
-    """A failed update is an error with its reason; the next run makes it again though nothing seems to differ."""
+    """A failed update is an error; the next run repeats it although nothing seems to differ."""
     cloud.states = {"LastUpdateStatus": "Failed", "LastUpdateStatusReason": "The image is gone."}
     with pytest.raises(RemoteError, match=r"The image is gone\.") as raised:
         apply_function(made, NAMES, WANTED, waiter=waits)
@@ -226,7 +226,7 @@ def test_an_update_that_failed_is_told_and_tried_again(made: Any, cloud: Loopbac
 
 
 def test_a_zip_function_is_refused(client: Any, cloud: LoopbackAws, waits: Waits) -> None:
-    """A function made of a ZIP file cannot become an image: it is left alone."""
+    """A ZIP function cannot become an image function: it is refused and left unchanged."""
     tags = {"mlinfer:project": "cats"}
     client.create_function(
         FunctionName="mlinfer-cats",
@@ -243,7 +243,7 @@ def test_a_zip_function_is_refused(client: Any, cloud: LoopbackAws, waits: Waits
 
 
 def test_somebody_elses_function_is_refused(client: Any, cloud: LoopbackAws, waits: Waits) -> None:
-    """A function of that name without our tag is left alone."""
+    """A function without our tag is refused and left unchanged."""
     client.create_function(
         FunctionName="mlinfer-cats", Role=WANTED.role, Code={"ImageUri": IMAGE}, PackageType="Image", Tags={"a": "b"}
     )
@@ -254,7 +254,7 @@ def test_somebody_elses_function_is_refused(client: Any, cloud: LoopbackAws, wai
 
 
 def test_lambda_itself_judges_a_plan(made: Any, cloud: LoopbackAws) -> None:
-    """Lambda is asked about the image with DryRun, and nothing is changed."""
+    """The plan checks the image with Lambda's DryRun, and changes nothing."""
     wanted = replace(WANTED, image=OTHER_IMAGE)
     try_image(made, NAMES, wanted)
     assert cloud.calls == ["lambda:GetFunction", "lambda:UpdateFunctionCode DryRun"]
@@ -270,7 +270,7 @@ def test_lambda_itself_judges_a_plan(made: Any, cloud: LoopbackAws) -> None:
 
 
 def test_a_version_is_published_only_of_what_is_new(made: Any, waits: Waits) -> None:
-    """An equal version is used again; one that kept another image is not taken for equal."""
+    """An equal version is reused; one with another image is not."""
     other = replace(WANTED, image=OTHER_IMAGE)
     assert apply_version(made, NAMES, WANTED, waiter=waits)[0].outcome == "unchanged"
     apply_function(made, NAMES, other, waiter=waits)
@@ -281,7 +281,7 @@ def test_a_version_is_published_only_of_what_is_new(made: Any, waits: Waits) -> 
 
 
 def test_what_another_deployment_made_is_not_published(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
-    """Of two deployments at once, the one whose configuration the other has replaced ends, and publishes nothing."""
+    """If another deployment replaced the configuration, this one fails and publishes nothing."""
     mine = replace(WANTED, memory=512)
     apply_function(made, NAMES, mine, waiter=waits)
     apply_function(made, NAMES, replace(WANTED, memory=640), waiter=waits)
@@ -292,7 +292,7 @@ def test_what_another_deployment_made_is_not_published(made: Any, cloud: Loopbac
 
 
 def test_a_version_published_by_a_lost_answer_is_found(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
-    """Where Lambda says that the function has changed since, but the newest version is equal, that one is it."""
+    """After a lost answer, the newest version is used if it is equal."""
     wanted = replace(WANTED, memory=512)
     apply_function(made, NAMES, wanted, waiter=waits)
 
@@ -305,7 +305,7 @@ def test_a_version_published_by_a_lost_answer_is_found(made: Any, cloud: Loopbac
 
 
 def test_the_alias_is_not_taken_from_somebody(made: Any, waits: Waits) -> None:
-    """When somebody has moved the alias since it was read, it stays where they moved it."""
+    """An alias that someone moved since it was read is left there."""
     apply_alias(made, NAMES, there=None, version="1")
     there = read_alias(made, NAMES)
     wanted = replace(WANTED, memory=512)
@@ -319,7 +319,7 @@ def test_the_alias_is_not_taken_from_somebody(made: Any, waits: Waits) -> None:
 
 
 def test_shared_traffic_goes_to_one_version(made: Any, waits: Waits) -> None:
-    """An alias that shares its traffic by weights is changed, though it names the version."""
+    """Weighted routing of the alias is removed, even if it names the right version."""
     wanted = replace(WANTED, memory=512)
     apply_function(made, NAMES, wanted, waiter=waits)
     apply_version(made, NAMES, wanted, waiter=waits)
@@ -344,7 +344,7 @@ def permissions(client: Any) -> dict[str, dict[str, Any]]:
 
 
 def test_a_public_url_needs_both_permissions(made: Any, cloud: LoopbackAws) -> None:
-    """Anybody may call the URL of the alias, which takes two permissions; again, nothing is changed."""
+    """A public URL gets two permissions; a second run changes nothing."""
     apply_alias(made, NAMES, there=None, version="1")
     change, url = apply_url(made, NAMES, "public")
     assert (change.outcome, url[:8]) == ("created", "https://")
@@ -363,7 +363,7 @@ def test_a_public_url_needs_both_permissions(made: Any, cloud: LoopbackAws) -> N
 
 @pytest.mark.parametrize(("kind", "auth"), [("iam", "AWS_IAM"), ("none", None)])
 def test_a_url_that_is_no_longer_public(made: Any, cloud: LoopbackAws, kind: str, auth: str | None) -> None:
-    """The permissions of everybody go first, then the URL asks for signatures or goes too; others' permissions stay."""
+    """The public permissions are removed before the URL; permissions of others stay."""
     apply_alias(made, NAMES, there=None, version="1")
     apply_url(made, NAMES, "public")
     other = {"StatementId": "theirs", "Action": "lambda:InvokeFunction", "Principal": "events.amazonaws.com"}
@@ -378,7 +378,7 @@ def test_a_url_that_is_no_longer_public(made: Any, cloud: LoopbackAws, kind: str
 
 
 def test_a_url_for_signed_calls_is_open_to_nobody(made: Any) -> None:
-    """With iam the callers' own policies decide: no permission is given."""
+    """With iam, the callers' own policies decide: no permission is added."""
     apply_alias(made, NAMES, there=None, version="1")
     assert apply_url(made, NAMES, "iam")[0].outcome == "created"
     assert permissions(made) == {}
