@@ -1,4 +1,4 @@
-"""Deploying, rolling back and asking for the state, by the user's door, to an AWS on loopback that runs the handler."""
+"""deploy, rollback and status against an AWS on loopback that runs the handler."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ STEPS = [
 
 @pytest.fixture
 def live(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> LoopbackAws:
-    """Return an AWS in which version 1 is live."""
+    """Return an AWS in which version 1 is deployed."""
     run = mlinfer("deploy", *deploy_arguments)
     assert run.code == 0, run.err
     cloud.calls.clear()
@@ -72,28 +72,28 @@ def live(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> L
 
 @pytest.fixture
 def other_model(tmp_path: Path) -> Path:
-    """Return a model that answers otherwise than the tiny one: it takes red for blue."""
+    """Return a model that classifies differently: red as blue."""
     return models.mean_colour(tmp_path / "other.onnx", name="other", color="BGR")
 
 
 def outcomes(run: Run) -> dict[str, str]:
-    """Return what became of each step, from the document of --json."""
+    """Return the outcome of each step from the --json document."""
     return {step["name"]: step["outcome"] for step in json.loads(run.out)["steps"]}
 
 
 def live_version(past: Past) -> str:
-    """Return the version that the alias sends callers to."""
+    """Return the version that the alias points to."""
     return str(past("lambda").get_alias(FunctionName="mlinfer-cats", Name="live")["FunctionVersion"])
 
 
 def error_of(run: Run) -> dict[str, str]:
-    """Return the error that --json shows."""
+    """Return the error from --json."""
     found: dict[str, str] = json.loads(run.out)["error"]
     return found
 
 
 def in_aws(past: Past) -> dict[str, Any]:
-    """Return all that a deployment has made, without times, addresses and random names."""
+    """Return everything that a deployment created, without times, addresses and random names."""
     functions, iam, logs, s3 = (past(service) for service in ("lambda", "iam", "logs", "s3"))
     name = {"FunctionName": "mlinfer-cats"}
     numbers = [v["Version"] for v in functions.list_versions_by_function(**name)["Versions"]]
@@ -119,7 +119,7 @@ def in_aws(past: Past) -> dict[str, Any]:
 
 
 def test_a_deployment_from_nothing(mlinfer: MlInfer, past: Past, deploy_arguments: list[str]) -> None:
-    """Each step makes what it should, in this spec, and the last lines say how to call what is live."""
+    """Each step creates what it should, in this order, and the last lines show how to call the function."""
     run = mlinfer(
         "deploy", *deploy_arguments, "--memory", "512", "--timeout", "7", "--tmp", "1024", "--concurrency", "3"
     )
@@ -141,7 +141,7 @@ def test_a_deployment_from_nothing(mlinfer: MlInfer, past: Past, deploy_argument
 
 
 def test_traffic_moves_only_after_the_proof(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
-    """The version is asked three times by its number, with the log's end, before the alias is made."""
+    """The version is called three times by its number before the alias moves."""
     assert mlinfer("deploy", *deploy_arguments).code == 0
     asked = [r for r, call in zip(cloud.requests, cloud.calls, strict=True) if call == "lambda:Invoke"]
     assert [(r.query["Qualifier"], r.headers["x-amz-log-type"]) for r in asked] == [("1", "Tail")] * 3
@@ -149,7 +149,7 @@ def test_traffic_moves_only_after_the_proof(mlinfer: MlInfer, cloud: LoopbackAws
 
 
 def test_a_second_deployment_changes_nothing(mlinfer: MlInfer, live: LoopbackAws, deploy_arguments: list[str]) -> None:
-    """Without changes no call changes anything, nobody is asked, and each step says so."""
+    """Without changes, no call changes anything, the function is not called, and each step is `unchanged`."""
     run = mlinfer("deploy", *deploy_arguments, "--json")
     assert run.code == 0, run.err
     assert outcomes(run) == {**dict.fromkeys(STEPS, "unchanged"), "proof": "skipped"}
@@ -158,7 +158,7 @@ def test_a_second_deployment_changes_nothing(mlinfer: MlInfer, live: LoopbackAws
 
 
 def test_json_is_one_document(mlinfer: MlInfer, deploy_arguments: list[str]) -> None:
-    """It holds what is live, and each step with its outcome and duration."""
+    """The document has the deployed version, and each step with outcome and duration."""
     run = mlinfer("deploy", *deploy_arguments, "--json", "--quiet")
     document = json.loads(run.out)
     assert run.err == ""
@@ -171,7 +171,7 @@ def test_json_is_one_document(mlinfer: MlInfer, deploy_arguments: list[str]) -> 
 def test_a_change_of_configuration(
     mlinfer: MlInfer, live: LoopbackAws, past: Past, deploy_arguments: list[str]
 ) -> None:
-    """Another memory size is another version, proved and then live; what is equal is not touched."""
+    """Another memory size becomes a new version, verified and then deployed; the rest stays unchanged."""
     run = mlinfer("deploy", *deploy_arguments, "--memory", "512")
     assert run.code == 0, run.err
     assert live.changes == ["lambda:UpdateFunctionConfiguration", "lambda:PublishVersion", "lambda:UpdateAlias"]
@@ -179,7 +179,7 @@ def test_a_change_of_configuration(
 
 
 def test_another_image(mlinfer: MlInfer, live: LoopbackAws, past: Past, deploy_arguments: list[str]) -> None:
-    """Another digest is another version."""
+    """Another digest becomes a new version."""
     run = mlinfer("deploy", *deploy_arguments[:-1], OTHER_IMAGE)
     assert run.code == 0, run.err
     assert live.changes == ["lambda:UpdateFunctionCode", "lambda:PublishVersion", "lambda:UpdateAlias"]
@@ -187,7 +187,7 @@ def test_another_image(mlinfer: MlInfer, live: LoopbackAws, past: Past, deploy_a
 
 
 def test_an_image_of_another_region(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
-    """An image of another Region, which Lambda does not take, is refused before anything is changed."""
+    """An image in another Region is refused before anything changes."""
     elsewhere = IMAGE.replace(REGION, "ap-southeast-2")
     for flags in ([], ["--dry-run"]):
         run = mlinfer("deploy", *deploy_arguments[:-1], elsewhere, *flags, "--json")
@@ -198,7 +198,7 @@ def test_an_image_of_another_region(mlinfer: MlInfer, cloud: LoopbackAws, deploy
 def test_an_image_of_another_account(
     mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """This account's repository is no part of the plan; variables of a build have no effect, which is said."""
+    """With an image in another account, the plan leaves this account's repository out, and build variables have no effect."""
     for name, value in (("BASE_IMAGE", "python:3.13"), ("CA_BUNDLE", "nowhere.pem")):
         monkeypatch.setenv(f"MLINFER_{name}", value)
     staging = IMAGE.replace(ACCOUNT, "210987654321")
@@ -212,7 +212,7 @@ def test_an_image_of_another_account(
 def test_a_new_model_does_not_lock_out_the_old_one(
     mlinfer: MlInfer, live: LoopbackAws, past: Past, deploy_arguments: list[str], tiny_model: Path, other_model: Path
 ) -> None:
-    """While the new version is proved the old one answers, and starts anew: the role reads the models of both."""
+    """While the new version is verified, the role can read both models, so that the old version still works."""
     run = mlinfer("deploy", "--model", other_model, *deploy_arguments[2:])
     assert run.code == 0, run.err
     policy = past("iam").get_role_policy(RoleName="mlinfer-cats", PolicyName="mlinfer")["PolicyDocument"]
@@ -224,7 +224,7 @@ def test_a_new_model_does_not_lock_out_the_old_one(
 
 @pytest.mark.slow
 def test_a_model_inside_the_image(mlinfer: MlInfer, cloud: LoopbackAws, past: Past, tiny_model: Path) -> None:
-    """With --model-source image no bucket is needed, and the role reads nothing."""
+    """With --model-source image, no bucket is needed, and the role reads nothing from S3."""
     cloud.image_model = tiny_model
     run = mlinfer("deploy", "--model", tiny_model, "--image", IMAGE, "--model-source", "image", "--json")
     assert run.code == 0, run.err
@@ -236,7 +236,7 @@ def test_a_model_inside_the_image(mlinfer: MlInfer, cloud: LoopbackAws, past: Pa
 
 @pytest.mark.usefixtures("live")
 def test_the_function_reads_what_it_was_given(past: Past) -> None:
-    """A picture in the staging prefix is answered; the model's own key, in the same bucket, is refused by the handler."""
+    """An image under the staging prefix is classified; the handler refuses the model's own key."""
     staged = f"s3://{BUCKET}/mlinfer-staging/cats/red.png"
     past("s3").put_object(Bucket=BUCKET, Key="mlinfer-staging/cats/red.png", Body=encoded(plain((255, 0, 0)), "PNG"))
     key = next(k["Key"] for k in past("s3").list_objects_v2(Bucket=BUCKET)["Contents"] if k["Key"].endswith("onnx"))
@@ -251,7 +251,7 @@ def test_the_function_reads_what_it_was_given(past: Past) -> None:
 
 
 def test_a_picture_whose_key_the_role_may_not_use(live: LoopbackAws) -> None:
-    """The caller learns that kms:Decrypt is missing, and not the names of role and key, which S3's own words hold."""
+    """The caller learns that kms:Decrypt is missing, but not the names of role and key."""
     said = "User: arn:aws:sts::1:assumed-role/x is not authorized to perform: kms:Decrypt on resource: arn:aws:kms:y"
     live.fail("s3:GET", lambda *_: failed("s3:GET", 403, "AccessDenied", said))
     with closing(boto3.client("lambda")) as client:
@@ -265,7 +265,7 @@ def test_a_picture_whose_key_the_role_may_not_use(live: LoopbackAws) -> None:
 
 
 def test_the_buckets_own_rules_stay(mlinfer: MlInfer, past: Past, deploy_arguments: list[str]) -> None:
-    """The staging prefix gets its expiry beside the rules that the bucket has, also those of the old form."""
+    """The expiry rule is added to the bucket's existing rules, also to those of the old form."""
     s3 = past("s3")
     s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
     theirs = {"ID": "theirs", "Status": "Enabled", "Prefix": "tmp/", "Expiration": {"Days": 7}}
@@ -282,7 +282,7 @@ def test_the_buckets_own_rules_stay(mlinfer: MlInfer, past: Past, deploy_argumen
 
 
 def altered(change: Callable[[dict[str, Any]], None]) -> Callable[[Request, Forward], Answer]:
-    """Return a fault that lets the function answer, and changes the body of its answer."""
+    """Return a fault that lets the function answer and changes the body of the answer."""
 
     def fault(request: Request, forward: Forward) -> Answer:
         answer = forward(request)
@@ -294,13 +294,13 @@ def altered(change: Callable[[dict[str, Any]], None]) -> Callable[[Request, Forw
 
 
 def swap(body: dict[str, Any]) -> None:
-    """Let the two best classes change places."""
+    """Swap the two best classes."""
     best = body["predictions"]
     best[0], best[1] = best[1], best[0]
 
 
 def shift(by: float) -> Callable[[dict[str, Any]], None]:
-    """Return what moves the best score."""
+    """Return a change of the best score."""
 
     def change(body: dict[str, Any]) -> None:
         body["predictions"][0]["score"] += by
@@ -309,19 +309,19 @@ def shift(by: float) -> Callable[[dict[str, Any]], None]:
 
 
 def rename(body: dict[str, Any]) -> None:
-    """Let the best class have another name."""
+    """Rename the best class."""
     body["predictions"][0]["label"] = "dog"
 
 
 def another(body: dict[str, Any]) -> None:
-    """Let another model have answered."""
+    """Name another model."""
     body["model"]["sha256"] = "0" * 64
 
 
 def test_a_version_that_answers_otherwise_does_not_go_live(
     mlinfer: MlInfer, live: LoopbackAws, past: Past, deploy_arguments: list[str]
 ) -> None:
-    """Exit code 5, both answers and the function's log are shown, the old version stays live; it can be mended."""
+    """Different answers exit with 5, with both answers and the log; the old version stays deployed."""
     for change in (swap, shift(-0.002), rename, another):
         live.fail("lambda:Invoke", altered(change))
         run = mlinfer("deploy", *deploy_arguments, "--memory", "512", "--json")
@@ -339,7 +339,7 @@ def test_a_version_that_answers_otherwise_does_not_go_live(
 def test_a_score_may_differ_by_what_processors_differ(
     mlinfer: MlInfer, live: LoopbackAws, past: Past, deploy_arguments: list[str]
 ) -> None:
-    """A thousandth is within the tolerance."""
+    """A difference of 0.001 is within the tolerance."""
     live.fail("lambda:Invoke", altered(shift(-0.0009)))
     assert mlinfer("deploy", *deploy_arguments, "--memory", "512").code == 0
     assert live_version(past) == "2"
@@ -347,7 +347,7 @@ def test_a_score_may_differ_by_what_processors_differ(
 
 @pytest.mark.slow
 def test_classes_that_tie_may_change_places(mlinfer: MlInfer, cloud: LoopbackAws, tmp_path: Path) -> None:
-    """Where two scores are nearer than the tolerance, their spec is nobody's mistake."""
+    """Two classes whose scores are closer than the tolerance may swap."""
     from onnx import numpy_helper
 
     weights = numpy_helper.from_array(models._COLOURS[:1].repeat(5, 1)[:, :5] * 0, "logits")
@@ -361,7 +361,7 @@ def test_classes_that_tie_may_change_places(mlinfer: MlInfer, cloud: LoopbackAws
 def test_another_handler_does_not_go_live(
     mlinfer: MlInfer, live: LoopbackAws, past: Past, deploy_arguments: list[str], answer: dict[str, Any]
 ) -> None:
-    """An image of another handler is no defect: it does not go live, and `bench` says that it is not mlinfer's."""
+    """An image with another handler is not deployed, and `bench` reports that it is not mlinfer's."""
     foreign = Answer(200, {"content-type": "application/json"}, json.dumps(answer).encode())
     live.fail("lambda:Invoke", lambda *_: foreign)
     run = mlinfer("deploy", *deploy_arguments, "--memory", "512", "--json")
@@ -374,7 +374,7 @@ def test_another_handler_does_not_go_live(
 def test_a_function_that_fails_does_not_go_live(
     mlinfer: MlInfer, cloud: LoopbackAws, past: Past, tiny_model: Path, other_model: Path
 ) -> None:
-    """An image that holds another model than it was built with: its own error is shown, and nothing is live."""
+    """If the image has a model other than configured, the function's error is shown and nothing is deployed."""
     cloud.image_model = other_model
     run = mlinfer("deploy", "--model", tiny_model, "--image", IMAGE, "--model-source", "image", "--json")
     assert (run.code, error_of(run)["code"]) == (5, "not_proved")
@@ -386,7 +386,7 @@ def test_a_function_that_fails_does_not_go_live(
 def test_an_invocation_is_never_repeated(
     mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A 500 to an invocation, which may have run, is an error and no second invocation."""
+    """After a 500, the invocation may have run: it is an error and not repeated."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "3")
     cloud.fail("lambda:Invoke", lambda *_: refused(500, "ServiceException", "Sorry"))
     run = mlinfer("deploy", *deploy_arguments, "--json")
@@ -397,7 +397,7 @@ def test_an_invocation_is_never_repeated(
 def test_permissions_that_spread_slowly_are_waited_for(
     mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]
 ) -> None:
-    """While S3 does not know yet that the role may read the model, the version is asked again, visibly."""
+    """Until S3 accepts the new role, the version is called again, with a note."""
     cloud.fail("s3:GET", lambda *_: failed("s3:GET", 403, "AccessDenied", "Access Denied"), times=2)
     run = mlinfer("deploy", *deploy_arguments)
     assert run.code == 0, run.err
@@ -406,7 +406,7 @@ def test_permissions_that_spread_slowly_are_waited_for(
 
 
 def test_a_version_that_wakes_is_waited_for(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
-    """A version that Lambda still makes ready has not run, so it is asked again, visibly."""
+    """A version that Lambda still prepares has not run, so it is called again, with a note."""
     pending = (
         "The operation cannot be performed at this time. The function is currently in the following state: Pending"
     )
@@ -420,7 +420,7 @@ def test_a_version_that_wakes_is_waited_for(mlinfer: MlInfer, cloud: LoopbackAws
 
 
 def test_a_plan_from_nothing(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
-    """--dry-run writes each step, policy and configuration to stdout; it changes nothing and asks nobody."""
+    """--dry-run prints each step, policy and configuration to stdout, and changes nothing."""
     run = mlinfer("deploy", *deploy_arguments, "--dry-run", "--quiet")
     assert run.code == 0, run.err
     assert run.out.count("would create") == len(STEPS) - 2  # the image is there, and no URL is wanted
@@ -431,7 +431,7 @@ def test_a_plan_from_nothing(mlinfer: MlInfer, cloud: LoopbackAws, deploy_argume
 
 
 def test_a_plan_of_a_change(mlinfer: MlInfer, live: LoopbackAws, deploy_arguments: list[str]) -> None:
-    """Only what differs is in the diff, each outcome says "would", and the version's number is told."""
+    """The diff has only what differs, each outcome says "would", and the plan names the version's number."""
     run = mlinfer("deploy", *deploy_arguments, "--memory", "512", "--dry-run", "--json")
     steps = {step["name"]: step for step in json.loads(run.out)["steps"]}
     planned = {name: step["outcome"] for name, step in steps.items() if step["outcome"] != "unchanged"}
@@ -451,7 +451,7 @@ def test_a_plan_of_a_change(mlinfer: MlInfer, live: LoopbackAws, deploy_argument
 
 
 def once(kind: str, call: str, request: Request, forward: Forward) -> Answer | None:
-    """Do to a request what AWS or the network does."""
+    """Return a fault that applies to one request."""
     if kind == "throttled":
         return failed(call, 429, "Throttling", "Rate exceeded")
     if kind.startswith("acts"):
@@ -473,7 +473,7 @@ def _clients() -> DeploymentClients:
 
 
 class Pushed:
-    """An image that is in the registry."""
+    """An image that is already in the registry."""
 
     uri = IMAGE
     outcome: Outcome = "unchanged"
@@ -481,7 +481,7 @@ class Pushed:
 
 @pytest.fixture
 def by_hand(past: Past, tiny_model: Path) -> Callable[[], list[StepResult]]:
-    """Return a function that deploys, with a public URL, into a bucket that is there."""
+    """Return a function that deploys with a public URL into an existing bucket."""
     past("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
     flags = {"model": str(tiny_model), "bucket": BUCKET, "url": "public"}
     config = load_config(Path(), os.environ, flags)
@@ -501,7 +501,7 @@ def by_hand(past: Past, tiny_model: Path) -> Callable[[], list[StepResult]]:
 
 @pytest.mark.slow
 def test_a_key_that_the_role_may_not_use(by_hand: Callable[[], list[StepResult]], cloud: LoopbackAws) -> None:
-    """Where S3 refuses the model because of its KMS key, the proof waits, then shows S3's own reason and the remedy."""
+    """If S3 refuses the model because of its KMS key, the verification waits, then fails with S3's reason and a hint."""
     said = (
         "not authorized to perform: kms:Decrypt on resource: arn:aws:kms:x because no identity-based policy allows it"
     )
@@ -517,7 +517,7 @@ def test_a_key_that_the_role_may_not_use(by_hand: Callable[[], list[StepResult]]
 def test_killed_after_any_change_and_run_again(
     by_hand: Callable[[], list[StepResult]], cloud: LoopbackAws, past: Past, moto_endpoint: str
 ) -> None:
-    """Wherever the process or the network dies, the next run ends where an undisturbed one does: nothing lost or doubled."""
+    """Killed after any change, the next run has the same result as an undisturbed one."""
     by_hand()
     whole, total = in_aws(past), len(cloud.changes)
     assert total >= 10
@@ -551,7 +551,7 @@ def _empty(moto_endpoint: str, past: Past) -> None:
 def test_any_call_that_fails_is_an_error_that_says_so(
     by_hand: Callable[[], list[StepResult]], cloud: LoopbackAws, past: Past, moto_endpoint: str
 ) -> None:
-    """A throttle, a 500, a cut connection at any call is told in a sentence with a remedy, and is no defect."""
+    """A throttle, a 500 or a cut connection in any call is an error with a hint, not an internal error."""
     by_hand()  # for once with the handler's download of the model
     _empty(moto_endpoint, past)
     cloud.reset_calls()
@@ -579,7 +579,7 @@ def test_any_call_that_fails_is_an_error_that_says_so(
 def test_lost_answers_are_asked_for_again(
     mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """When the answer to each change is lost once, boto3 asks again, what was made is found, and the deployment ends well."""
+    """If the answer to each change is lost once, boto3 repeats the request, and the deployment succeeds."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     lost: set[bytes] = set()
 
@@ -603,7 +603,7 @@ def test_lost_answers_are_asked_for_again(
 def test_a_process_that_is_killed(
     mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str], call: str
 ) -> None:
-    """SIGKILL in the middle: the next run finishes it."""
+    """After SIGKILL, the next run completes the deployment."""
     command = [sys.executable, "-c", "import sys; from mlinfer.cli import main; sys.exit(main(sys.argv[1:]))"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([*command, "deploy", *deploy_arguments, "--quiet"], env=environment)
@@ -624,7 +624,7 @@ def test_a_process_that_is_killed(
 
 
 def test_what_credentials_lack_is_named(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
-    """A refused permission is told in AWS's own words, with where to see all that are needed; no secret is shown."""
+    """A missing permission is reported in AWS's words, with the command that lists all of them; no secret is shown."""
     said = (
         "User: arn:aws:iam::123456789012:user/me is not authorized to perform: iam:CreateRole on resource: mlinfer-cats"
     )
@@ -638,7 +638,7 @@ def test_what_credentials_lack_is_named(mlinfer: MlInfer, cloud: LoopbackAws, de
 
 
 def test_an_answer_that_is_not_of_aws(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
-    """What a proxy on the way says in HTML is no defect of ours."""
+    """HTML from a proxy is an error, not an internal error."""
     cloud.fail("iam:GetRole", lambda *_: Answer(403, {"content-type": "text/html"}, b"<html>Blocked<br></html>"))
     run = mlinfer("deploy", *deploy_arguments, "--json")
     assert (run.code, error_of(run)["code"]) == (4, "aws_failed")
@@ -661,14 +661,14 @@ def test_an_answer_that_is_not_of_aws(mlinfer: MlInfer, cloud: LoopbackAws, depl
 )
 @pytest.mark.slow
 def test_wrong_usage(mlinfer: MlInfer, cloud: LoopbackAws, arguments: list[str], code: int, name: str) -> None:
-    """What is wrong here is said before anything is changed; a public URL needs a yes."""
+    """Wrong usage is reported before anything changes; a public URL needs a yes."""
     run = mlinfer("deploy", *arguments, "--json")
     assert (run.code, error_of(run)["code"]) == (code, name)
     assert cloud.changes == []
 
 
 def test_all_that_a_deployment_lacks_is_told_at_once(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Region, credentials, bucket, model file and Docker Engine that are missing are one error, each with its remedy."""
+    """Missing Region, credentials, bucket, model file and Docker Engine are one error, each with its hint."""
     for name in ("AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
@@ -682,7 +682,7 @@ def test_all_that_a_deployment_lacks_is_told_at_once(mlinfer: MlInfer, monkeypat
 def test_the_starter_replaces_a_model_only_when_it_is_named(
     mlinfer: MlInfer, past: Past, deploy_arguments: list[str]
 ) -> None:
-    """Where the function serves another model, a deployment that names none is refused; --model starter goes on."""
+    """The starter replaces another deployed model only with --model starter."""
     run = mlinfer("deploy", *deploy_arguments[2:], "--json")
     assert (run.code, error_of(run)["code"]) == (2, "starter_not_named")
     assert live_version(past) == "1"
@@ -696,7 +696,7 @@ def test_the_starter_replaces_a_model_only_when_it_is_named(
 def test_the_exit_code_says_whether_deployed_and_local_differ(
     mlinfer: MlInfer, past: Past, deploy_arguments: list[str], tiny_model: Path, other_model: Path
 ) -> None:
-    """`status --exit-code` ends with 0 where they are equal, with 6 where they differ, with 3 without the model file."""
+    """`status --exit-code` exits with 0 if equal, 6 if different, 3 without the model file."""
     tags = [{"Key": "mlinfer:project", "Value": "cats"}]
     past("ecr").create_repository(repositoryName="mlinfer/cats", tags=tags)
     assert mlinfer("deploy", *deploy_arguments).code == 0
@@ -708,7 +708,7 @@ def test_the_exit_code_says_whether_deployed_and_local_differ(
 
 
 def test_a_project_by_its_flag(mlinfer: MlInfer, past: Past, deploy_arguments: list[str]) -> None:
-    """--project names the resources, and comes before the variable."""
+    """--project names the resources and takes precedence over the variable."""
     run = mlinfer("deploy", *deploy_arguments, "--project", "dogs", "--json")
     assert run.code == 0, run.err
     assert [item["FunctionName"] for item in past("lambda").list_functions()["Functions"]] == ["mlinfer-dogs"]
@@ -718,7 +718,7 @@ def test_a_project_by_its_flag(mlinfer: MlInfer, past: Past, deploy_arguments: l
 def test_somebody_elses_function_stops_it_first(
     mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]
 ) -> None:
-    """Where the function's name is taken, nothing at all is made, not even the bucket."""
+    """If another project has the function's name, nothing is created, not even the bucket."""
     trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "sts:AssumeRole"}]}
     role = past("iam").create_role(RoleName="theirs", AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
     code = {"ImageUri": IMAGE}
@@ -731,7 +731,7 @@ def test_somebody_elses_function_stops_it_first(
 def test_somebody_elses_role_stops_it_first(
     mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]
 ) -> None:
-    """A role of our name without the project's tag is refused before anything is made, the bucket included."""
+    """A role without the project's tag is refused before anything is created."""
     past("iam").create_role(RoleName="mlinfer-cats", AssumeRolePolicyDocument="{}")
     run = mlinfer("deploy", *deploy_arguments, "--json")
     assert (run.code, error_of(run)["code"]) == (4, "not_ours")
@@ -741,7 +741,7 @@ def test_somebody_elses_role_stops_it_first(
 def test_a_bucket_of_another_account_stops_it_first(
     mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]
 ) -> None:
-    """A bucket name that another account has taken is refused before anything is made, the role included."""
+    """A bucket of another account is refused before anything is created."""
     for call in ("s3:HeadBucket", "s3:GET tagging"):
         cloud.fail(call, lambda *_: failed("s3:GET", 403, "AccessDenied", "Access Denied"))
     run = mlinfer("deploy", *deploy_arguments, "--json")
@@ -752,7 +752,7 @@ def test_a_bucket_of_another_account_stops_it_first(
 def test_a_foreign_log_group_stops_it_first(
     mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]
 ) -> None:
-    """A log group of our name without the project's tag is refused before anything is made, and keeps its retention."""
+    """A log group without the project's tag is refused before anything is created, and keeps its retention."""
     past("logs").create_log_group(logGroupName="/aws/lambda/mlinfer-cats")
     for more in ([], ["--dry-run"]):
         run = mlinfer("deploy", *deploy_arguments, "--json", *more)
@@ -763,7 +763,7 @@ def test_a_foreign_log_group_stops_it_first(
 def test_a_foreign_repository_stops_it_first(
     mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A repository of our name without the project's tag is refused before anything is built, pushed or made."""
+    """A repository without the project's tag is refused before anything is built, pushed or created."""
     past("ecr").create_repository(repositoryName="mlinfer/cats")
     engine = LoopbackEngine(lambda *_: [])
     with serve(engine.answer) as port:
@@ -782,7 +782,7 @@ def test_a_foreign_repository_stops_it_first(
 def test_unknown_tags_are_not_foreign(
     mlinfer: MlInfer, live: LoopbackAws, deploy_arguments: list[str], call: str, permission: str
 ) -> None:
-    """Where AWS hides the tags nothing is changed, and the error names the permission, not another owner."""
+    """If AWS hides the tags, nothing changes, and the error names the missing permission."""
     live.before = hides_tags(call)
     run = mlinfer("deploy", *deploy_arguments, "--memory", "512", "--json")
     assert (run.code, error_of(run)["code"]) == (4, "owner_unknown")
@@ -793,7 +793,7 @@ def test_unknown_tags_are_not_foreign(
 def test_tags_that_lambda_leaves_out_are_asked_for(
     mlinfer: MlInfer, live: LoopbackAws, deploy_arguments: list[str]
 ) -> None:
-    """GetFunction without tags and without an error is followed by ListTags, which decides."""
+    """If GetFunction returns no tags, ListTags decides."""
 
     def bare(_: str, request: Request, forward: Forward) -> Answer:
         answer = forward(request)
@@ -809,7 +809,7 @@ def test_tags_that_lambda_leaves_out_are_asked_for(
 def test_a_role_at_another_path_is_used(
     mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str], tiny_model: Path
 ) -> None:
-    """A role of ours at another path is found: the function gets its ARN, and nothing differs from then on."""
+    """Our role at another path is found and used, and a second run changes nothing."""
     tags = [{"Key": "mlinfer:project", "Value": "cats"}]
     made = past("iam").create_role(RoleName="mlinfer-cats", Path="/team/", AssumeRolePolicyDocument="{}", Tags=tags)
     assert mlinfer("deploy", *deploy_arguments).code == 0
@@ -823,7 +823,7 @@ def test_a_role_at_another_path_is_used(
 
 
 def test_a_foreign_function_is_not_rolled_back(mlinfer: MlInfer, live: LoopbackAws, past: Past) -> None:
-    """rollback refuses a function without the project's tag, before anything is changed."""
+    """rollback refuses a function without the project's tag before it changes anything."""
     arn = past("lambda").get_function(FunctionName="mlinfer-cats")["Configuration"]["FunctionArn"]
     past("lambda").untag_resource(Resource=arn, TagKeys=["mlinfer:project"])
     run = mlinfer("rollback", "1", "--json")
@@ -832,7 +832,7 @@ def test_a_foreign_function_is_not_rolled_back(mlinfer: MlInfer, live: LoopbackA
 
 
 def test_a_public_url_says_how_to_call_it(mlinfer: MlInfer, deploy_arguments: list[str]) -> None:
-    """With --yes it is made without asking; the URL stands alone on stdout, and the curl command beside it."""
+    """With --yes, the URL is created without a question; stdout is the URL only, stderr has the curl command."""
     run = mlinfer("deploy", *deploy_arguments, "--url", "public", "--yes")
     assert run.code == 0, run.err
     assert run.out.startswith("https://")

@@ -1,4 +1,4 @@
-"""Removing all of a project, by the user's door."""
+"""Deleting a project's resources."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUCKET = "cloud-models"
 
 @pytest.fixture
 def full(mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]) -> LoopbackAws:
-    """Return an AWS with all that a project can have: two versions, a URL, an image, a staged picture."""
+    """Return an AWS with everything that a project can have: two versions, a URL, an image, a staged image."""
     tags = [{"Key": "mlinfer:project", "Value": "cats"}]
     past("ecr").create_repository(repositoryName="mlinfer/cats", tags=tags)
     manifest = {"schemaVersion": 2, "mediaType": "application/vnd.docker.distribution.manifest.v2+json"}
@@ -35,7 +35,7 @@ def full(mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: lis
 
 
 def left(past: Past) -> dict[str, list[str]]:
-    """Return the names of all that is in AWS."""
+    """Return the names of everything in AWS."""
     return {
         "functions": [item["FunctionName"] for item in past("lambda").list_functions()["Functions"]],
         "roles": [item["RoleName"] for item in past("iam").list_roles()["Roles"]],
@@ -49,7 +49,7 @@ NOTHING: dict[str, list[str]] = {"functions": [], "roles": [], "logs": [], "repo
 
 
 def test_all_of_the_project_goes(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
-    """Everything is listed, then removed; a second time there is nothing, which is success."""
+    """Everything is listed, then deleted; a second run finds nothing and succeeds."""
     run = mlinfer("destroy", "--bucket", BUCKET, "--yes")
     assert run.code == 0, run.err
     kinds = ["function", "staging", "models", "bucket", "log group", "repository", "role"]
@@ -67,7 +67,7 @@ def test_all_of_the_project_goes(mlinfer: MlInfer, full: LoopbackAws, past: Past
 
 @pytest.mark.usefixtures("full")
 def test_a_bucket_that_was_named_by_a_flag_of_deploy(mlinfer: MlInfer, past: Past) -> None:
-    """Without --bucket it is the one that the function uses; without function and role, it says that it left S3 out."""
+    """Without --bucket, it is the function's bucket; without function and role, S3 is skipped with a note."""
     run = mlinfer("destroy", "--yes")
     assert run.code == 0, run.err
     assert f"s3://{BUCKET}" in run.err
@@ -77,14 +77,14 @@ def test_a_bucket_that_was_named_by_a_flag_of_deploy(mlinfer: MlInfer, past: Pas
 
 @pytest.mark.usefixtures("full")
 def test_the_function_is_gone_already(mlinfer: MlInfer, past: Past) -> None:
-    """When the function was deleted by hand, the bucket is found through the role, and all the rest goes."""
+    """If the function was deleted by hand, the bucket is found through the role."""
     past("lambda").delete_function(FunctionName="mlinfer-cats")
     assert mlinfer("destroy", "--yes").code == 0
     assert left(past) == NOTHING
 
 
 def test_nothing_goes_without_a_yes(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
-    """Without a terminal nobody can be asked: all is listed, project, account and Region are named, nothing is removed."""
+    """Without a terminal, everything is listed with project, account and Region, and nothing is deleted."""
     run = mlinfer("destroy", "--bucket", BUCKET)
     assert run.code == 2
     assert "mlinfer destroy --yes --project cats" in run.err
@@ -97,7 +97,7 @@ def test_nothing_goes_without_a_yes(mlinfer: MlInfer, full: LoopbackAws, past: P
 def test_yes_needs_an_explicit_project(
     mlinfer: MlInfer, full: LoopbackAws, past: Past, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder's name is no project that --yes may remove; flag, variable and mlinfer.toml name one."""
+    """--yes does not accept the folder's name as the project; flag, variable or mlinfer.toml must name it."""
     monkeypatch.delenv("MLINFER_PROJECT")
     run = mlinfer("destroy", "--yes", "--json")
     assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "no_project")
@@ -110,7 +110,7 @@ def test_yes_needs_an_explicit_project(
 
 
 def test_the_models_can_be_kept(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
-    """--keep-model keeps models and bucket, with the other rules of the bucket; staged pictures go."""
+    """--keep-model keeps the models, the bucket and its other rules; staged images are deleted."""
     run = mlinfer("destroy", "--bucket", BUCKET, "--keep-model", "--yes", "--json")
     assert run.code == 0, run.err
     kinds = [thing["kind"] for thing in json.loads(run.out)["things"]]
@@ -126,7 +126,7 @@ def test_the_models_can_be_kept(mlinfer: MlInfer, full: LoopbackAws, past: Past)
 def test_a_bucket_that_is_not_the_projects(
     mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]
 ) -> None:
-    """In a bucket without this project's tag only what lies under the project's staging prefix is removed."""
+    """In a bucket without the project's tag, only the project's staging prefix is deleted."""
     s3 = past("s3")
     s3.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
     s3.put_object(Bucket=BUCKET, Key="theirs.txt", Body=b"x")
@@ -141,7 +141,7 @@ def test_a_bucket_that_is_not_the_projects(
 
 
 def test_other_objects_keep_the_bucket(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
-    """What we did not make is not removed, and so neither is its bucket, which is said."""
+    """Objects of others are not deleted, so the bucket stays, with a note."""
     past("s3").put_object(Bucket=BUCKET, Key="models/notes.txt", Body=b"x")
     run = mlinfer("destroy", "--bucket", BUCKET, "--yes")
     assert run.code == 0, run.err
@@ -151,7 +151,7 @@ def test_other_objects_keep_the_bucket(mlinfer: MlInfer, full: LoopbackAws, past
 
 
 def test_a_bucket_that_another_project_uses(mlinfer: MlInfer, full: LoopbackAws, past: Past, tiny_model: Path) -> None:
-    """In a bucket with this project's tag the models stay while another project is deployed from it."""
+    """The models stay while another project is deployed from the bucket."""
     assert full
     run = mlinfer("deploy", "--project", "dogs", "--model", tiny_model, "--bucket", BUCKET, "--image", IMAGE)
     assert run.code == 0, run.err
@@ -167,7 +167,7 @@ def test_a_bucket_that_another_project_uses(mlinfer: MlInfer, full: LoopbackAws,
 
 
 def test_models_that_s3_keeps_are_named(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
-    """An object that S3 refuses to delete is left, which is exit code 4 with S3's own words."""
+    """An object that S3 refuses to delete stays: exit code 4 with S3's words."""
     held = "<DeleteResult><Error><Key>models/x.onnx</Key><Code>AccessDenied</Code><Message>locked</Message></Error></DeleteResult>"
     full.fail("s3:DeleteObjects", lambda *_: Answer(200, {"content-type": "application/xml"}, held.encode()))
     run = mlinfer("destroy", "--bucket", BUCKET, "--yes", "--json")
@@ -177,7 +177,7 @@ def test_models_that_s3_keeps_are_named(mlinfer: MlInfer, full: LoopbackAws, pas
 
 
 def test_what_is_not_ours_stays(mlinfer: MlInfer, cloud: LoopbackAws, past: Past) -> None:
-    """A function, role, log group, repository and bucket of these names without the project's tag are left alone."""
+    """Resources with our names but without the project's tag are kept."""
     trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "sts:AssumeRole"}]}
     role = past("iam").create_role(RoleName="mlinfer-cats", AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
     past("lambda").create_function(
@@ -205,7 +205,7 @@ def test_what_is_not_ours_stays(mlinfer: MlInfer, cloud: LoopbackAws, past: Past
 def test_what_has_unknown_tags_stays(
     mlinfer: MlInfer, full: LoopbackAws, past: Past, call: str, kind: str, permission: str
 ) -> None:
-    """What may be the project's stays, the rest goes, and the exit code is 4 with the missing permission."""
+    """A resource whose tags are hidden stays, the rest is deleted, and exit code 4 names the permission."""
     full.before = hides_tags(call)
     run = mlinfer("destroy", "--bucket", BUCKET, "--yes", "--json")
     document = json.loads(run.out)
@@ -232,7 +232,7 @@ def test_what_has_unknown_tags_stays(
 def test_what_may_not_be_removed_is_named(
     mlinfer: MlInfer, full: LoopbackAws, past: Past, call: str, kind: str
 ) -> None:
-    """A refused removal keeps that thing alone; it is named, and the exit code is 4."""
+    """If a deletion is refused, only that resource stays; it is named, and the exit code is 4."""
     full.fail(call, lambda *_: failed(call, 403, "AccessDenied", f"not authorized to perform: {call}"))
     run = mlinfer("destroy", "--bucket", BUCKET, "--yes", "--json")
     document = json.loads(run.out)
@@ -243,7 +243,7 @@ def test_what_may_not_be_removed_is_named(
 
 
 def test_a_removal_that_broke_is_finished(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
-    """Whichever removals fail, the others are done and those are named; the next command removes what is left."""
+    """If some deletions fail, the others are done; the next run deletes the rest."""
     calls = ("lambda:DeleteFunction", "logs:DeleteLogGroup", "ecr:DeleteRepository", "iam:DeleteRole")
     for call in calls:
         refusal = failed(call, 500, "InternalFailure", "Sorry")
@@ -259,7 +259,7 @@ def test_a_removal_that_broke_is_finished(mlinfer: MlInfer, full: LoopbackAws, p
 
 
 def test_expired_credentials_in_the_middle(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
-    """After an error that every other removal would meet, the rest is not tried, and is named as kept."""
+    """After an error that would affect every deletion, the rest is not tried and is listed as kept."""
     full.fail("logs:DeleteLogGroup", lambda *_: failed("logs:DeleteLogGroup", 400, "ExpiredTokenException", "expired"))
     run = mlinfer("destroy", "--yes", "--json")
     kept = [thing["kind"] for thing in json.loads(run.out)["things"] if thing["outcome"] == "kept"]
@@ -279,7 +279,7 @@ def test_expired_credentials_in_the_middle(mlinfer: MlInfer, full: LoopbackAws, 
 def test_what_may_not_be_looked_at_stays(
     mlinfer: MlInfer, full: LoopbackAws, past: Past, call: str, kind: str, name: str
 ) -> None:
-    """What AWS does not let these credentials see is listed and left, the rest goes, and the exit code is 4."""
+    """A resource that these credentials cannot see stays and is listed, the rest is deleted, and the exit code is 4."""
     full.fail(call, lambda *_: failed(call, 403, "AccessDenied", "no"))
     run = mlinfer("destroy", "--yes", "--json")
     document = json.loads(run.out)
@@ -289,7 +289,7 @@ def test_what_may_not_be_looked_at_stays(
 
 
 def test_a_bucket_that_the_function_does_not_use(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
-    """A bucket of another name, mistyped or out of date, is refused before anything is removed: it would hide the real one."""
+    """A bucket other than the function's is refused before anything is deleted."""
     Path("mlinfer.toml").write_text('bucket = "old-models"\n')
     for flags in (["--bucket", "typo-models"], []):
         run = mlinfer("destroy", *flags, "--yes", "--json")
@@ -302,7 +302,7 @@ def test_a_bucket_that_the_function_does_not_use(mlinfer: MlInfer, full: Loopbac
 
 
 def test_a_role_in_an_instance_profile(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
-    """The role stays with its policies, the profile and the command to run are named, and all else goes."""
+    """The role stays; the error names the instance profile and the command to run; the rest is deleted."""
     assert full
     past("iam").create_instance_profile(InstanceProfileName="servers")
     past("iam").add_role_to_instance_profile(InstanceProfileName="servers", RoleName="mlinfer-cats")

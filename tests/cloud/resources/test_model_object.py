@@ -1,4 +1,4 @@
-"""Uploading a model, by the user's door, to an S3 on loopback that checks what it is sent and fails as S3 does."""
+"""Uploading a model to an S3 on loopback that verifies checksums and fails as S3 does."""
 
 from __future__ import annotations
 
@@ -69,18 +69,18 @@ def bucket(moto: Any) -> str:
 
 @pytest.fixture(scope="session")
 def parts_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a model of five parts, of which the last is short."""
+    """Return a model of five parts; the last one is short."""
     return models.large_model(tmp_path_factory.mktemp("models") / "large.onnx", 35 * MB)
 
 
 @pytest.fixture(params=["one request", pytest.param("several parts", marks=pytest.mark.slow)])
 def any_model(request: pytest.FixtureRequest, tiny_model: Path, parts_model: Path) -> Path:
-    """Return a small model, and then a large one."""
+    """Return first a small model, then a large one."""
     return tiny_model if request.param == "one request" else parts_model
 
 
 def key_of(model: Path) -> str:
-    """Return the key that a model of the tests goes to."""
+    """Return the S3 key of a test model."""
     return f"models/{model.stem}/{sha256_of(model)}.onnx"
 
 
@@ -105,7 +105,7 @@ def code_of(run: Run) -> str:
 
 @pytest.mark.slow
 def test_a_model_lies_under_its_hash(mlinfer: MlInfer, moto: Any, bucket: str, any_model: Path) -> None:
-    """The object is the file, byte for byte, at PREFIX/NAME/SHA256.onnx, and stdout holds its URI alone."""
+    """The object is the file, byte for byte, at PREFIX/NAME/SHA256.onnx, and stdout is its URI only."""
     run = mlinfer("upload", any_model, "--bucket", bucket)
     assert run.code == 0, run.err
     assert run.out == f"s3://{bucket}/{key_of(any_model)}\n"
@@ -114,7 +114,7 @@ def test_a_model_lies_under_its_hash(mlinfer: MlInfer, moto: Any, bucket: str, a
 
 
 def test_json(mlinfer: MlInfer, bucket: str, tiny_model: Path) -> None:
-    """--json gives the URI, the hash, the size and what was done."""
+    """--json gives the URI, the hash, the size and the outcome."""
     run = mlinfer("upload", tiny_model, "--bucket", bucket, "--json")
     uri = f"s3://{bucket}/{key_of(tiny_model)}"
     size = tiny_model.stat().st_size
@@ -122,7 +122,7 @@ def test_json(mlinfer: MlInfer, bucket: str, tiny_model: Path) -> None:
 
 
 def test_nothing_is_sent_twice(mlinfer: MlInfer, s3: LoopbackS3, bucket: str, any_model: Path) -> None:
-    """The second upload of a file finds it by the checksum that S3 keeps, and sends nothing."""
+    """A second upload finds the object by its checksum in S3, and sends nothing."""
     assert mlinfer("upload", any_model, "--bucket", bucket).code == 0
     s3.requests.clear()
     run = mlinfer("upload", any_model, "--bucket", bucket, "--json")
@@ -134,7 +134,7 @@ def test_nothing_is_sent_twice(mlinfer: MlInfer, s3: LoopbackS3, bucket: str, an
 def test_another_content_under_the_key_is_replaced(
     mlinfer: MlInfer, moto: Any, bucket: str, any_model: Path, extra: dict[str, str]
 ) -> None:
-    """An object of the right name and size, but of other or unproven content, does not count as the model."""
+    """An object of the right name and size but with other or unverified content is replaced."""
     moto.put_object(Bucket=bucket, Key=key_of(any_model), Body=b"\0" * any_model.stat().st_size, **extra)
     run = mlinfer("upload", any_model, "--bucket", bucket, "--json")
     assert json.loads(run.out)["outcome"] == "uploaded"
@@ -144,7 +144,7 @@ def test_another_content_under_the_key_is_replaced(
 def test_a_kms_key_encrypts_bucket_and_model(
     mlinfer: MlInfer, moto: Any, any_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With kms_key the bucket is made with that key, and the model is stored with it, in one request or in parts."""
+    """With kms_key, bucket and model are encrypted with that key, in one request or in parts."""
     key = "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
     monkeypatch.setenv("MLINFER_KMS_KEY", key)
     assert mlinfer("upload", any_model, "--bucket", BUCKET, "--create-bucket").code == 0
@@ -175,7 +175,7 @@ def test_what_kms_refuses_is_told(
     code: str,
     told: str,
 ) -> None:
-    """Where the key is the reason, S3's own words are shown, and the hint is about the key."""
+    """If S3 refuses the key, the error has S3's words and a hint about the key."""
     s3.fail("PutObject", lambda *_: error(status, answer, said))
     run = mlinfer("upload", tiny_model, "--bucket", bucket, "--json")
     shown = json.loads(run.out)["error"]
@@ -186,7 +186,7 @@ def test_what_kms_refuses_is_told(
 
 @pytest.mark.slow
 def test_an_upload_of_another_tool_counts(mlinfer: MlInfer, moto: Any, bucket: str, parts_model: Path) -> None:
-    """A large file that came in one request, with S3's SHA-256 of the whole, is there all the same."""
+    """A large file that another tool uploaded in one request counts if S3 has its SHA-256."""
     content = parts_model.read_bytes()
     moto.put_object(Bucket=bucket, Key=key_of(parts_model), Body=content, ChecksumAlgorithm="SHA256")
     assert json.loads(mlinfer("upload", parts_model, "--bucket", bucket, "--json").out)["outcome"] == "unchanged"
@@ -195,7 +195,7 @@ def test_an_upload_of_another_tool_counts(mlinfer: MlInfer, moto: Any, bucket: s
 def test_the_configuration_names_bucket_prefix_and_model(
     mlinfer: MlInfer, moto: Any, bucket: str, tiny_model: Path
 ) -> None:
-    """mlinfer.toml says what is uploaded and where to; the slashes around a prefix do not count."""
+    """mlinfer.toml names model, bucket and prefix; slashes around the prefix are ignored."""
     toml = f'model = "{tiny_model}"\nbucket = "{bucket}"\nprefix = "/team/a/"\n'
     Path("mlinfer.toml").write_text(toml)
     run = mlinfer("upload")
@@ -204,7 +204,7 @@ def test_the_configuration_names_bucket_prefix_and_model(
 
 
 def test_a_strange_name_becomes_a_plain_key(mlinfer: MlInfer, bucket: str, tmp_path: Path) -> None:
-    """A model's name goes into the key with letters, digits, dots, hyphens and underscores alone."""
+    """In the key, the model's name has only letters, digits, dots, hyphens and underscores."""
 
     path = models.mean_colour(tmp_path / "x.onnx", name="../my résumé (v1.2)/ü")
     assert f"/models/my-r-sum-v1.2/{sha256_of(path)}.onnx" in mlinfer("upload", path, "--bucket", bucket).out
@@ -213,7 +213,7 @@ def test_a_strange_name_becomes_a_plain_key(mlinfer: MlInfer, bucket: str, tmp_p
 def test_an_endpoint_of_s3_alone_comes_first(
     mlinfer: MlInfer, s3: LoopbackS3, bucket: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """AWS_ENDPOINT_URL_S3 is used before AWS_ENDPOINT_URL."""
+    """AWS_ENDPOINT_URL_S3 takes precedence over AWS_ENDPOINT_URL."""
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", s3.url)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     assert mlinfer("upload", tiny_model, "--bucket", bucket).code == 0
@@ -222,7 +222,7 @@ def test_an_endpoint_of_s3_alone_comes_first(
 def test_a_profile_brings_its_credentials_and_region(
     mlinfer: MlInfer, s3: LoopbackS3, bucket: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """--profile takes the credentials and the Region of that profile of boto3's files."""
+    """--profile uses the credentials and the Region of that profile."""
     Path(os.environ["AWS_SHARED_CREDENTIALS_FILE"]).write_text(
         "[work]\naws_access_key_id = AKIAWORK\naws_secret_access_key = x\nregion = eu-central-1\n"
     )
@@ -233,7 +233,7 @@ def test_a_profile_brings_its_credentials_and_region(
 
 
 def test_quiet(mlinfer: MlInfer, bucket: str, tiny_model: Path) -> None:
-    """--quiet leaves the URI alone."""
+    """--quiet prints only the URI."""
     run = mlinfer("upload", tiny_model, "--bucket", bucket, "--quiet")
     assert run.err == ""
     assert run.out.startswith("s3://")
@@ -241,7 +241,7 @@ def test_quiet(mlinfer: MlInfer, bucket: str, tiny_model: Path) -> None:
 
 @pytest.mark.slow
 def test_a_person_sees_the_bytes_go(bucket: str, parts_model: Path) -> None:
-    """On a terminal a bar counts the bytes."""
+    """In a terminal, a progress bar counts the bytes."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "mlinfer", "upload", str(parts_model), "--bucket", bucket]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs) as process:
@@ -268,7 +268,7 @@ def _read(terminal: int) -> bytes:
 def test_each_request_carries_the_hash_of_its_content(
     mlinfer: MlInfer, s3: LoopbackS3, bucket: str, any_model: Path
 ) -> None:
-    """Whatever is sent, in one request or in parts, names its SHA-256, and the parts add up to the file."""
+    """Each request sends its SHA-256, and the parts add up to the file."""
     mlinfer("upload", any_model, "--bucket", bucket)
     sent = [r for r in s3.requests if r.operation in ("PutObject", "UploadPart")]
     assert all(r.headers["x-amz-checksum-sha256"] == sha256(r.body) for r in sent)
@@ -280,7 +280,7 @@ def test_each_request_carries_the_hash_of_its_content(
 def test_damage_on_the_way_is_refused(
     mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, any_model: Path
 ) -> None:
-    """A byte that changes between here and S3 makes the upload fail, and leaves nothing."""
+    """If a byte changes on the way, the upload fails and leaves nothing."""
 
     def damage(request: Request, forward: Forward) -> Answer:
         return forward(replace(request, body=bytes([request.body[0] ^ 1]) + request.body[1:]))
@@ -297,7 +297,7 @@ def test_damage_on_the_way_is_refused(
 def test_the_answer_of_s3_is_compared(
     mlinfer: MlInfer, s3: LoopbackS3, bucket: str, any_model: Path, confirmed: str
 ) -> None:
-    """Unless S3 says in the end that it holds the file's SHA-256, the upload has failed."""
+    """The upload fails unless S3 confirms the file's SHA-256."""
 
     def forget(request: Request, forward: Forward) -> Answer:
         answer = forward(request)
@@ -328,7 +328,7 @@ def test_a_file_that_changes_meanwhile_is_refused(
     during: str,
     failure: tuple[int, str],
 ) -> None:
-    """What a key names is what was hashed: a file that is written to after that does not get there."""
+    """A file that changes during the upload is refused: the key must match its content."""
     model = models.large_model(tmp_path / "m.onnx", size)
 
     def change(request: Request, forward: Forward) -> Answer:
@@ -350,7 +350,7 @@ def test_a_file_that_changes_meanwhile_is_refused(
 def test_a_broken_connection_is_tried_again(
     mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, any_model: Path
 ) -> None:
-    """A connection that breaks in the middle costs a repetition of that request, and nothing else."""
+    """After a broken connection, only that request is repeated."""
     s3.cut("PutObject", after=100, times=1)
     s3.cut("UploadPart", after=3 * MB, times=1)
     run = mlinfer("upload", any_model, "--bucket", bucket)
@@ -361,7 +361,7 @@ def test_a_broken_connection_is_tried_again(
 def test_a_connection_that_stays_broken(
     mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, any_model: Path
 ) -> None:
-    """After a bounded number of attempts the upload fails, with nothing under the key and no part that costs money."""
+    """After a limited number of attempts, the upload fails and leaves no object and no part."""
     s3.cut("PutObject", after=100)
     s3.cut("UploadPart", after=3 * MB)
     run = mlinfer("upload", any_model, "--bucket", bucket, "--json")
@@ -374,7 +374,7 @@ def test_a_connection_that_stays_broken(
 def test_a_lost_answer_to_the_last_request(
     mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, parts_model: Path
 ) -> None:
-    """When S3 put the parts together but its answer was lost, the object is found there: that is success."""
+    """If the answer to the last request is lost but the object exists, the upload succeeds."""
 
     def lose(request: Request, forward: Forward) -> None:
         forward(request)
@@ -389,7 +389,7 @@ def test_a_lost_answer_to_the_last_request(
 def test_two_uploads_of_one_model_at_once(
     mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, parts_model: Path
 ) -> None:
-    """When another run puts the same model there first, and drops our parts as abandoned ones, both have succeeded."""
+    """Two uploads of one model at once both succeed, even if one removes the other's parts."""
 
     def overtake(*_: object) -> Answer:
         content = parts_model.read_bytes()
@@ -406,7 +406,7 @@ def test_two_uploads_of_one_model_at_once(
 def test_two_first_uploads_store_one_version(
     mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, any_model: Path
 ) -> None:
-    """Another run stores the model while this one sends it: S3 keeps that one version, and this run succeeds."""
+    """Two first uploads at once both succeed, and S3 keeps one version."""
     moto.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
 
     def comes_first(request: Request, forward: Forward) -> Answer:
@@ -425,7 +425,7 @@ def test_two_first_uploads_store_one_version(
 def test_a_service_without_conditional_writes(
     mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, any_model: Path
 ) -> None:
-    """Where the service does not know If-None-Match, the model is stored without it."""
+    """If the service does not support If-None-Match, the model is stored without it."""
 
     def refuses(request: Request, forward: Forward) -> Answer:
         if "if-none-match" in request.headers:
@@ -440,7 +440,7 @@ def test_a_service_without_conditional_writes(
 
 
 def test_an_upload_that_vanished(mlinfer: MlInfer, s3: LoopbackS3, bucket: str, parts_model: Path) -> None:
-    """When S3 knows the upload no more, and the object is not there either, that is a failure."""
+    """If S3 no longer knows the upload, and the object does not exist, the upload fails."""
     gone = error(404, "NoSuchUpload", "The specified multipart upload does not exist.")
     s3.fail("UploadPart", lambda *_: gone)
     run = mlinfer("upload", parts_model, "--bucket", bucket, "--json")
@@ -449,7 +449,7 @@ def test_an_upload_that_vanished(mlinfer: MlInfer, s3: LoopbackS3, bucket: str, 
 
 @pytest.mark.slow
 def test_the_parts_of_a_killed_attempt_are_dropped(mlinfer: MlInfer, moto: Any, bucket: str, parts_model: Path) -> None:
-    """An attempt that was killed leaves parts that cost money; the next one that succeeds removes them."""
+    """The next successful upload removes the parts of a killed one."""
     moto.create_multipart_upload(Bucket=bucket, Key=key_of(parts_model))
     other = moto.create_multipart_upload(Bucket=bucket, Key="of-somebody-else")["UploadId"]
     assert mlinfer("upload", parts_model, "--bucket", bucket).code == 0
@@ -458,7 +458,7 @@ def test_the_parts_of_a_killed_attempt_are_dropped(mlinfer: MlInfer, moto: Any, 
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_nothing(s3: LoopbackS3, moto: Any, bucket: str, parts_model: Path) -> None:
-    """Interrupted in the middle, the command ends with 130 and S3 holds no object and no part."""
+    """Ctrl-C during an upload exits with 130 and leaves no object and no part."""
     asked = threading.Event()
 
     def interrupt(request: Request, forward: Forward) -> Answer:
@@ -477,7 +477,7 @@ def test_ctrl_c_leaves_nothing(s3: LoopbackS3, moto: Any, bucket: str, parts_mod
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak of a process's memory is read from Linux")
 @pytest.mark.slow
 def test_a_large_model_passes_in_bounded_memory(s3: LoopbackS3, bucket: str, tmp_path: Path) -> None:
-    """A model of 1 GB is uploaded by a process of less than 200 MB."""
+    """A model of 1 GB is uploaded with less than 200 MB of memory."""
     model = models.large_model(tmp_path / "huge.onnx", 2**30, sparse=True)
     hashes: dict[int, str] = {}
 
@@ -536,7 +536,7 @@ REFUSALS = {
 def test_refusals_of_s3_have_their_remedy(
     mlinfer: MlInfer, s3: LoopbackS3, bucket: str, any_model: Path, code: str
 ) -> None:
-    """Each thing that S3 refuses is an error of its own, exit code 4, with what to do about it."""
+    """Each refusal of S3 is an error of its own with exit code 4 and a hint."""
     status = REFUSALS[code].status
     s3.fail("HeadObject", lambda *_: Answer(status if status in (400, 403) else 404))
     s3.fail("HeadBucket", lambda *_: Answer(status if status in (400, 403) else 200))
@@ -550,7 +550,7 @@ def test_refusals_of_s3_have_their_remedy(
 
 
 def test_a_refusal_names_the_permission(mlinfer: MlInfer, s3: LoopbackS3, bucket: str, tiny_model: Path) -> None:
-    """Without permission the message holds what S3 said, and the hint what is needed."""
+    """Without permission, the error has S3's words and the missing permission."""
     s3.fail("PutObject", lambda *_: REFUSALS["access_denied"])
     run = mlinfer("upload", tiny_model, "--bucket", bucket)
     assert "is not authorized to perform: s3:PutObject" in run.err
@@ -560,7 +560,7 @@ def test_a_refusal_names_the_permission(mlinfer: MlInfer, s3: LoopbackS3, bucket
 def test_listing_is_not_needed_to_upload(
     mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, tiny_model: Path
 ) -> None:
-    """Without s3:ListBucket S3 answers 403 for a bucket, and for an object that is not there: it is uploaded."""
+    """Without s3:ListBucket, S3 answers 403 for a missing object: the upload still works."""
     s3.fail("HeadBucket", lambda *_: Answer(403))
     s3.fail("HeadObject", lambda *_: Answer(403), times=1)
     assert mlinfer("upload", tiny_model, "--bucket", bucket).code == 0
@@ -568,7 +568,7 @@ def test_listing_is_not_needed_to_upload(
 
 
 def test_a_bucket_in_another_region(mlinfer: MlInfer, moto: Any, bucket: str, tiny_model: Path) -> None:
-    """A bucket of another Region is refused, and the message names both Regions."""
+    """A bucket in another Region is refused, and the error names both Regions."""
     run = mlinfer("upload", tiny_model, "--bucket", bucket, "--region", "us-west-2", "--json")
     failure = json.loads(run.out)["error"]
     assert (run.code, failure["code"]) == (4, "wrong_region")
@@ -579,7 +579,7 @@ def test_a_bucket_in_another_region(mlinfer: MlInfer, moto: Any, bucket: str, ti
 
 
 def test_there_is_no_such_bucket(mlinfer: MlInfer, tiny_model: Path) -> None:
-    """A bucket that is not there is an error that names --create-bucket."""
+    """A missing bucket is an error that names --create-bucket."""
     run = mlinfer("upload", tiny_model, "--bucket", "no-such-bucket")
     assert run.code == 4
     assert "s3://no-such-bucket: there is no such bucket" in run.err
@@ -587,7 +587,7 @@ def test_there_is_no_such_bucket(mlinfer: MlInfer, tiny_model: Path) -> None:
 
 
 def test_no_connection(mlinfer: MlInfer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An endpoint where nobody listens is an error that names its host."""
+    """An endpoint that does not answer is an error that names its host."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     run = mlinfer("upload", tiny_model, "--bucket", BUCKET)
     assert run.code == 4
@@ -595,7 +595,7 @@ def test_no_connection(mlinfer: MlInfer, tiny_model: Path, monkeypatch: pytest.M
 
 
 def test_no_credentials(mlinfer: MlInfer, s3: LoopbackS3, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without credentials nothing is sent, and the exit code is 3."""
+    """Without credentials, nothing is sent, and the exit code is 3."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name)
     run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--json")
@@ -604,14 +604,14 @@ def test_no_credentials(mlinfer: MlInfer, s3: LoopbackS3, tiny_model: Path, monk
 
 
 def test_half_credentials(mlinfer: MlInfer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A key without its secret is as good as no credentials."""
+    """A key without its secret counts as no credentials."""
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--json")
     assert (run.code, code_of(run)) == (3, "no_credentials")
 
 
 def test_a_credentials_program_that_fails(mlinfer: MlInfer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a failing credential_process writes is not repeated: it can hold a secret."""
+    """The output of a failing credential_process is not repeated: it can contain a secret."""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     Path(os.environ["AWS_CONFIG_FILE"]).write_text(
         f'[profile tool]\nregion = eu-central-1\ncredential_process = sh -c "echo {TOKEN} >&2; exit 1"\n'
@@ -623,7 +623,7 @@ def test_a_credentials_program_that_fails(mlinfer: MlInfer, tiny_model: Path, mo
 
 
 def test_a_login_that_expired(mlinfer: MlInfer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A profile of IAM Identity Center without a valid login says how to log in."""
+    """For an expired IAM Identity Center login, the hint is the login command."""
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.setenv("HOME", str(Path.cwd()))
     Path(os.environ["AWS_CONFIG_FILE"]).write_text(
@@ -671,7 +671,7 @@ def test_wrong_aws_settings(
     ],
 )
 def test_wrong_usage(mlinfer: MlInfer, s3: LoopbackS3, arguments: list[str], code: int, name: str) -> None:
-    """What is wrong here is said before anything is sent."""
+    """Wrong usage is reported before anything is sent."""
     run = mlinfer("upload", *arguments, "--json")
     assert (run.code, code_of(run)) == (code, name)
     assert s3.requests == []
@@ -698,7 +698,7 @@ def test_secrets_stay_secret(
     monkeypatch: pytest.MonkeyPatch,
     code: str,
 ) -> None:
-    """Neither a message nor the traceback of --verbose holds a key, a token, or the password in an endpoint's URL."""
+    """No message or traceback contains a key, a token or the password of an endpoint's URL."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url.replace("//", "//me:p4ssw0rd@"))
     if code == "no_such_endpoint":
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:p4ssw0rd@127.0.0.1:1")
@@ -717,7 +717,7 @@ def test_secrets_stay_secret(
 
 
 def test_a_bucket_is_made_safe(mlinfer: MlInfer, moto: Any, tiny_model: Path) -> None:
-    """--create-bucket makes one that is private, encrypted, versioned, tagged, and drops abandoned parts."""
+    """--create-bucket creates a private, encrypted, versioned, tagged bucket that removes abandoned parts."""
     Path("mlinfer.toml").write_text('project = "cats"\n')
     run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket")
     assert run.code == 0, run.err
@@ -737,14 +737,14 @@ def test_a_bucket_is_made_safe(mlinfer: MlInfer, moto: Any, tiny_model: Path) ->
 def test_a_bucket_belongs_to_the_project_from_its_first_moment(
     mlinfer: MlInfer, s3: LoopbackS3, tiny_model: Path
 ) -> None:
-    """The tag goes with the request that makes the bucket, so that no failure can leave one that nobody owns."""
+    """CreateBucket sets the tag, so that no failure leaves a bucket without an owner."""
     mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket")
     (request,) = [r for r in s3.requests if r.operation == "CreateBucket"]
     assert b"<Tag><Key>mlinfer:project</Key><Value>work</Value></Tag>" in request.body  # the folder's name
 
 
 def test_the_first_region_has_no_name(mlinfer: MlInfer, tiny_model: Path) -> None:
-    """In us-east-1, which S3 does not let a bucket name, a bucket is made too."""
+    """A bucket can be created in us-east-1, whose name S3 does not accept as a location."""
     run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket", "--region", "us-east-1")
     assert run.code == 0, run.err
 
@@ -752,7 +752,7 @@ def test_the_first_region_has_no_name(mlinfer: MlInfer, tiny_model: Path) -> Non
 def test_a_bucket_that_is_there_stays_as_it_is(
     mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, tiny_model: Path
 ) -> None:
-    """--create-bucket touches no setting of a bucket that was there before and holds something."""
+    """--create-bucket changes no setting of an existing bucket with objects."""
     moto.put_object(Bucket=bucket, Key="theirs.txt", Body=b"x")
     run = mlinfer("upload", tiny_model, "--bucket", bucket, "--create-bucket")
     assert run.code == 0, run.err
@@ -763,7 +763,7 @@ def test_a_bucket_that_is_there_stays_as_it_is(
 def test_a_bucket_of_ours_keeps_what_its_owner_changed(
     mlinfer: MlInfer, s3: LoopbackS3, moto: Any, tiny_model: Path
 ) -> None:
-    """The second --create-bucket changes nothing, even where the owner has suspended versioning since."""
+    """A second --create-bucket changes nothing, even if the owner suspended versioning."""
     mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket")
     moto.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Suspended"})
     s3.requests.clear()
@@ -773,7 +773,7 @@ def test_a_bucket_of_ours_keeps_what_its_owner_changed(
 
 
 def test_a_bucket_whose_making_broke_is_finished(mlinfer: MlInfer, s3: LoopbackS3, moto: Any, tiny_model: Path) -> None:
-    """When a setting fails the command does, and the next one goes on where it stopped."""
+    """If a setting fails, the command fails, and the next one continues there."""
     s3.fail("PutBucketencryption", lambda *_: REFUSALS["access_denied"], times=1)
     run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket", "--json")
     assert (run.code, code_of(run)) == (4, "access_denied")
@@ -786,7 +786,7 @@ def test_a_bucket_whose_making_broke_is_finished(mlinfer: MlInfer, s3: LoopbackS
 def test_a_bucket_that_was_not_tagged_yet_is_finished(
     mlinfer: MlInfer, s3: LoopbackS3, moto: Any, tiny_model: Path
 ) -> None:
-    """Killed after CreateBucket on a service that drops its tags: the next --create-bucket tags the bucket and goes on."""
+    """If a killed run left the bucket without its tag, the next one adds it and continues."""
     s3.fail("PutBuckettagging", lambda *_: None)
     assert mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket").code == 4
     s3.fail("PutBuckettagging", lambda request, forward: forward(request))
@@ -800,7 +800,7 @@ def test_a_bucket_that_was_not_tagged_yet_is_finished(
 def test_a_lost_answer_to_the_making_of_a_bucket(
     mlinfer: MlInfer, s3: LoopbackS3, moto: Any, tiny_model: Path, region: str
 ) -> None:
-    """The repeated request is refused with BucketAlreadyOwnedByYou, and the bucket is finished all the same."""
+    """If the answer to CreateBucket is lost, the repetition gets BucketAlreadyOwnedByYou, and the run continues."""
 
     def forgets(request: Request, forward: Forward) -> None:
         forward(request)
@@ -813,7 +813,7 @@ def test_a_lost_answer_to_the_making_of_a_bucket(
 
 
 def test_a_name_that_somebody_else_has(mlinfer: MlInfer, s3: LoopbackS3, tiny_model: Path) -> None:
-    """A bucket name of another account is refused with the advice to take another."""
+    """A bucket name that another account has is refused with a hint to choose another name."""
     taken = error(409, "BucketAlreadyExists", "The requested bucket name is not available.", BucketName=BUCKET)
     s3.fail("CreateBucket", lambda *_: taken)
     run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket", "--json")
@@ -822,7 +822,7 @@ def test_a_name_that_somebody_else_has(mlinfer: MlInfer, s3: LoopbackS3, tiny_mo
 
 
 def test_a_bucket_that_is_not_ours_to_see(mlinfer: MlInfer, s3: LoopbackS3, bucket: str, tiny_model: Path) -> None:
-    """S3 answers 403 for a bucket of another account: --create-bucket says so before anything is sent."""
+    """S3 answers 403 for another account's bucket: --create-bucket reports that before it sends anything."""
     s3.fail("HeadBucket", lambda *_: Answer(403))
     s3.fail("GET tagging", lambda *_: error(403, "AccessDenied", "Access Denied"))
     run = mlinfer("upload", tiny_model, "--bucket", bucket, "--create-bucket", "--json")
@@ -833,7 +833,7 @@ def test_a_bucket_that_is_not_ours_to_see(mlinfer: MlInfer, s3: LoopbackS3, buck
 def test_wrong_credentials_are_not_taken_for_a_foreign_bucket(
     mlinfer: MlInfer, s3: LoopbackS3, bucket: str, tiny_model: Path
 ) -> None:
-    """With wrong credentials every bucket answers 403: --create-bucket blames the credentials."""
+    """If the credentials are wrong, --create-bucket reports them, not a foreign bucket."""
     s3.fail("HeadBucket", lambda *_: Answer(403))
     s3.fail("GET tagging", lambda *_: REFUSALS["invalid_credentials"])
     run = mlinfer("upload", tiny_model, "--bucket", bucket, "--create-bucket", "--json")
@@ -843,7 +843,7 @@ def test_wrong_credentials_are_not_taken_for_a_foreign_bucket(
 def test_a_bucket_needs_a_region(
     mlinfer: MlInfer, s3: LoopbackS3, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where to make a bucket is not guessed: without a Region the exit code is 3."""
+    """Creating a bucket without a Region exits with 3."""
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket", "--json")
     assert (run.code, code_of(run)) == (3, "no_region")

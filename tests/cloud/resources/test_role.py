@@ -1,4 +1,4 @@
-"""Policies statement by statement, and the role that is kept at them."""
+"""The IAM policies, statement by statement, and the function's role."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ Past = Callable[[str], Any]
 
 
 def statements(policy: dict[str, Any]) -> dict[str, tuple[list[str], list[str]]]:
-    """Return actions and resources of each statement, all of which allow."""
+    """Return actions and resources of each statement; all of them allow."""
     assert policy["Version"] == "2012-10-17"
     assert {statement["Effect"] for statement in policy["Statement"]} == {"Allow"}
     return {s["Sid"]: (s["Action"], s.get("Resource", [])) for s in policy["Statement"]}
 
 
 def test_lambda_alone_takes_the_role() -> None:
-    """Nobody but Lambda may take the role."""
+    """Only Lambda may assume the role."""
     (statement,) = trust_policy()["Statement"]
     assert statement["Principal"] == {"Service": "lambda.amazonaws.com"}
     assert statement["Action"] == ["sts:AssumeRole"]
 
 
 def test_the_function_may_write_its_log_and_read_its_model_and_pictures() -> None:
-    """Its own log group's streams, one object, what lies under the prefixes: nothing else."""
+    """The role allows its log streams, one model object, and the objects under the prefixes: nothing else."""
     policy = role_policy(HERE, NAMES, models=[MODEL], prefixes=["s3://pictures/inbox/", STAGING])
     log = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:/aws/lambda/mlinfer-cats:*"
     assert statements(policy) == {
@@ -53,7 +53,7 @@ def test_the_function_may_write_its_log_and_read_its_model_and_pictures() -> Non
 
 
 def test_a_function_without_a_bucket_may_only_write_its_log() -> None:
-    """With the model in the image and no bucket there is nothing to read."""
+    """With the model in the image and no bucket, the role reads nothing from S3."""
     assert list(statements(role_policy(HERE, NAMES, models=[], prefixes=[]))) == ["WriteItsLog"]
 
 
@@ -67,7 +67,7 @@ def test_a_function_without_a_bucket_may_only_write_its_log() -> None:
     ],
 )
 def test_a_prefix_means_the_same_to_iam_as_to_the_handler(prefix: str, resource: str) -> None:
-    """A bucket alone is all of it, a prefix ends with a /, and IAM's wildcards in it are plain characters."""
+    """A bucket alone covers everything, a prefix ends with a /, and IAM wildcards are escaped."""
     policy = role_policy(HERE, NAMES, models=[], prefixes=[prefix])
     assert statements(policy)["ReadPictures"][1] == [f"arn:aws:s3:::{resource}"]
     folder = prefix.removeprefix("s3://pictures").strip("/")
@@ -76,7 +76,7 @@ def test_a_prefix_means_the_same_to_iam_as_to_the_handler(prefix: str, resource:
 
 
 def test_a_kms_key_adds_what_it_needs() -> None:
-    """With the bucket's key the function may decrypt with it, and the deployer encrypt too; nothing without a bucket."""
+    """With the bucket's key, the function may decrypt and the deployer encrypt; without a bucket, nothing is added."""
     key = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1234"
     assert statements(role_policy(HERE, NAMES, models=[MODEL], prefixes=[], kms_key=key))["Decrypt"] == (
         ["kms:Decrypt"],
@@ -102,7 +102,7 @@ def test_lambda_may_pull_the_image_for_this_function() -> None:
 
 
 def test_the_deployer_reaches_this_project_alone() -> None:
-    """Whatever has a resource in IAM is bound to the project's; the role can be given to Lambda only."""
+    """Each statement that can name a resource names this project's; only Lambda can get the role."""
     policy = deployer_policy(HERE, NAMES, bucket="my-models", prefix="models")
     named = statements(policy)
     wide = {sid for sid, (_, resources) in named.items() if "*" in resources}
@@ -119,14 +119,14 @@ def test_the_deployer_reaches_this_project_alone() -> None:
 
 
 def test_other_partitions() -> None:
-    """In China and GovCloud the ARNs are those of the partition."""
+    """In China and GovCloud, the ARNs have that partition."""
     policy = json.dumps(role_policy(Account("1", "cn-north-1", "aws-cn"), NAMES, models=[MODEL], prefixes=[]))
     assert "arn:aws:" not in policy
     assert "arn:aws-cn:s3:::my-models" in policy
 
 
 def test_the_role_is_made_kept_and_changed(past: Past) -> None:
-    """A missing role is made with path and tag, an equal one is left alone, a changed policy is written again."""
+    """A missing role is created with path and tag, an equal one is kept, a changed policy is written again."""
     iam, policy = past("iam"), role_policy(HERE, NAMES, models=[MODEL], prefixes=[])
     assert apply_role(iam, NAMES, policy).outcome == "created"
     role = iam.get_role(RoleName="mlinfer-cats")["Role"]
@@ -141,7 +141,7 @@ def test_the_role_is_made_kept_and_changed(past: Past) -> None:
 
 
 def test_a_role_that_was_changed_by_hand_is_set_right(past: Past) -> None:
-    """Who may take the role is ours to say too."""
+    """A changed trust policy is restored."""
     iam, policy = past("iam"), role_policy(HERE, NAMES, models=[MODEL], prefixes=[])
     apply_role(iam, NAMES, policy)
     open_to_all = {**trust_policy(), "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "sts:AssumeRole"}]}
@@ -151,13 +151,13 @@ def test_a_role_that_was_changed_by_hand_is_set_right(past: Past) -> None:
 
 
 def test_a_plan_of_the_role() -> None:
-    """What would be created is said, with all that it would hold."""
+    """The plan shows the complete role."""
     change = plan_role(None, role_policy(HERE, NAMES, models=[MODEL], prefixes=[]), names=NAMES, others=[])
     assert (change.outcome, '+    "Version": "2012-10-17"' in change.difference) == ("created", True)
 
 
 def test_somebody_elses_role_is_left_alone(past: Past) -> None:
-    """A role of that name without our tag is refused, and not changed."""
+    """A role without our tag is refused and not changed."""
     iam = past("iam")
     iam.create_role(RoleName="mlinfer-cats", AssumeRolePolicyDocument=json.dumps(trust_policy()))
     with pytest.raises(RemoteError) as raised:
@@ -167,7 +167,7 @@ def test_somebody_elses_role_is_left_alone(past: Past) -> None:
 
 
 def test_one_more_model_becomes_readable(past: Past) -> None:
-    """A version that goes live again must read its own model; nothing that the role has is lost."""
+    """A rollback adds the old version's model to the role and removes nothing."""
     iam = past("iam")
     apply_role(iam, NAMES, role_policy(HERE, NAMES, models=[MODEL], prefixes=[STAGING]))
     older = MODEL.replace("0123", "0000")
