@@ -1,4 +1,4 @@
-"""What the tests share. Nothing here reaches a developer's account, configuration or the network."""
+"""What the tests share. Nothing here uses a developer's account or configuration, or the network."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ CAT = ROOT / "examples" / "cat.jpg"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the option that writes the golden texts anew."""
+    """Add the option that rewrites the golden texts."""
     parser.addoption("--write-golden", action="store_true", help="write tests/data/golden_text anew; look at the diff")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test as live, slow or fast, and keep together (on one worker of pytest-xdist) what shares one thing.
+    """Mark each test as live, slow or fast, and run tests that share a resource on one worker.
 
     The tests of tests/live share the Docker Engine and port 80, those of a built wheel the wheel. Slow is what asks for
     one of SLOW_FIXTURES or says so itself.
@@ -79,7 +79,7 @@ class Run:
 
 @pytest.fixture(autouse=True)
 def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Run each test in an empty folder, with no configuration, credentials or home of the developer's."""
+    """Run each test in an empty folder, without the developer's configuration, credentials and home."""
     for name in list(os.environ):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
@@ -96,7 +96,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def mlinfer(capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
-    """Return a function that runs one command by the user's door, `main(argv)`."""
+    """Return a function that runs one command through `main(argv)`."""
 
     def run(*argv: str | Path) -> Run:
         capsys.readouterr()
@@ -109,7 +109,7 @@ def mlinfer(capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
 
 @pytest.fixture
 def golden_text(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str, Run], None]:
-    """Return a function that compares all that a command wrote with the golden text of that name.
+    """Return a function that compares a command's output with the golden text of that name.
 
     Numbers with a unit of time, dates, hashes, ports and folders of the tests are masked. Where everything is
     measured (`figures=True`), so is each number.
@@ -136,7 +136,7 @@ def golden_text(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str
 
 @pytest.fixture
 def photos() -> list[Path]:
-    """Return the photographs of the shared data; without them skip the test, or fail in CI."""
+    """Return the photographs of the shared data; without them, skip the test, or fail in CI."""
     found = sorted(PHOTOS.glob("*.JPEG"))
     if not found:
         message = "the photographs of ../shared/data/photos are not here"
@@ -146,7 +146,7 @@ def photos() -> list[Path]:
 
 @pytest.fixture(scope="session")
 def torchvision() -> ModuleType:
-    """Return torchvision; without it skip the test, or fail where MLINFER_REQUIRE_TORCH=1 says that it is needed."""
+    """Return torchvision; without it, skip the test, or fail with MLINFER_REQUIRE_TORCH=1."""
     try:
         return reference.torchvision()
     except ModuleNotFoundError as error:
@@ -241,14 +241,14 @@ class Bucket:
 
 @pytest.fixture(scope="session")
 def loopback(moto_endpoint: str) -> Iterator[LoopbackAws]:
-    """Start the AWS on loopback for the session: the handler's S3 clients keep its address."""
+    """Start the AWS on loopback once per session, because the handler's S3 clients keep its address."""
     with served(LoopbackAws, moto_endpoint) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def cloud(loopback: LoopbackAws, moto_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LoopbackAws:
-    """Return an empty AWS that the environment points to, with credentials of nobody."""
+    """Return an empty AWS that the environment points to, with made-up credentials."""
     urllib.request.urlopen(f"{moto_endpoint}/moto-api/reset", data=b"").close()  # noqa: S310
     loopback.reset()
     loopback.cache = tmp_path / "cache"
@@ -268,7 +268,7 @@ def cloud(loopback: LoopbackAws, moto_endpoint: str, tmp_path: Path, monkeypatch
 
 @pytest.fixture
 def past(moto_endpoint: str, cloud: LoopbackAws) -> Iterator[Callable[[str], Any]]:
-    """Return a function that makes clients which see what is there, past the proxy."""
+    """Return a function that creates clients which bypass the proxy and see the stored state."""
     assert cloud.calls == []
     with ExitStack() as stack:
         yield lambda service: stack.enter_context(closing(boto3.client(service, endpoint_url=moto_endpoint)))

@@ -1,4 +1,4 @@
-"""ONNX files as others make them, without mlinfer's metadata: every form of input and output, each a real graph."""
+"""ONNX files without mlinfer's metadata, as other tools write them: every form of input and output."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def colour_model(
     opset: int = 17,
     ir_version: int = 8,
 ) -> Path:
-    """Write a classifier that names the colour nearest to the picture's mean; inputs in 0..1, or bytes for uint8.
+    """Write a classifier of the image's mean colour; inputs in 0..1, or bytes for uint8.
 
     ending: logits, softmax, sigmoid, divided (a softmax of simple operators) or map ([N, 5, 1, 1]). With one channel it
     tells white from black, the last two of the labels.
@@ -128,7 +128,7 @@ def single_node(path: Path, operator: str, shape: list[Any], dtype: int = Tensor
 
 
 def convolution(path: Path, *, outlier: float = 1.0, stride: int = 1) -> Path:
-    """Write a classifier with a convolution, [N, 3, 8, 8] -> [N, 5] logits, whose int8 form has something to lose.
+    """Write a classifier with a convolution, [N, 3, 8, 8] -> [N, 5] logits, that int8 can spoil.
 
     outlier: how much larger one channel is than those that decide; a large one leaves int8 no digits for the others.
     """
@@ -153,7 +153,7 @@ def convolution(path: Path, *, outlier: float = 1.0, stride: int = 1) -> Path:
 
 
 def branches(path: Path) -> Path:
-    """Write a classifier that has its weights only inside the branches of an `If`, and a second output."""
+    """Write a classifier with weights only inside the branches of an `If`, and a second output."""
     values = {"weights": 20 * COLOURS.T, "bias": -10 * (COLOURS**2).sum(1), "limit": np.array(0.5, np.float32)}
     answer = helper.make_tensor_value_info("chosen", TensorProto.FLOAT, ["N", 5])
     gemm = helper.make_node("Gemm", ["colour", "weights", "bias"], ["chosen"])
@@ -171,7 +171,7 @@ def branches(path: Path) -> Path:
 
 
 def reshaping(path: Path, *, batch: int | str, shape: tuple[int, ...]) -> Path:
-    """Write a classifier whose pooled colours pass a `Reshape` to a shape that is fixed in the graph."""
+    """Write a classifier with a `Reshape` to a fixed shape."""
     values = {"weights": 20 * COLOURS.T, "bias": -10 * (COLOURS**2).sum(1), "shape": np.array(shape, np.int64)}
     nodes = [
         helper.make_node("GlobalAveragePool", ["image"], ["mean"]),
@@ -184,7 +184,7 @@ def reshaping(path: Path, *, batch: int | str, shape: tuple[int, ...]) -> Path:
 
 
 def training(path: Path, operator: str) -> Path:
-    """Write a classifier as an export in training mode leaves it: `BatchNormalization` or `Dropout` still train."""
+    """Write a classifier exported in training mode, with `BatchNormalization` or `Dropout` in training form."""
     values: dict[str, NDArray[Any]] = {"weights": 20 * COLOURS.T, "bias": -10 * (COLOURS**2).sum(1)}
     if operator == "Dropout":
         values |= {"ratio": np.array(0.5, np.float32), "on": np.array(True)}
@@ -205,7 +205,7 @@ def training(path: Path, operator: str) -> Path:
 
 
 def two_layers(path: Path, *, bias_shape: tuple[int, ...] = (5,), dtype: Any = np.float32) -> Path:
-    """Write a convolution, then MatMul and Add with a bias of that shape; all of it in that floating type."""
+    """Write a convolution, then MatMul and Add with a bias of that shape, in that floating type."""
     made = onnx.load(convolution(path))
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.graph.initializer}
     values["last"] = values["last"].T
@@ -224,7 +224,7 @@ def two_layers(path: Path, *, bias_shape: tuple[int, ...] = (5,), dtype: Any = n
 
 
 def quantised(path: Path) -> Path:
-    """Write a classifier whose activations are quantised, while its weights stay float."""
+    """Write a classifier with quantised activations and float weights."""
     values = {"weights": 20 * COLOURS.T, "bias": -10 * (COLOURS**2).sum(1)}
     values |= {"scale": np.array(1 / 255, np.float32), "zero": np.array(0, np.uint8)}
     nodes = [

@@ -1,4 +1,4 @@
-"""Send hostile events through the handler's code: damaged pictures, broken base64 and JSON, wrong types anywhere.
+"""Send hostile events through the handler: damaged images, broken base64 and JSON, wrong types anywhere.
 
     python tests/fuzz.py --cases 100000 --seed 0      # one summary; exit code 1 at the first violation
     python tests/fuzz.py --seed 0 --only 4711         # that case again
@@ -76,7 +76,7 @@ class ViolationError(Exception):
 
 @cache
 def sound_pictures() -> tuple[bytes, ...]:
-    """Return small pictures of every format, mode and coding."""
+    """Return small valid images of every format, mode and coding."""
     films: dict[str, Any] = {"save_all": True, "append_images": [plain(size=(24, 18))], "duration": 100}
     turned = bombs.exif([(0x0112, 3, 1, 6)])
     tags = {"exif": b"Exif\0\0" + turned}
@@ -112,7 +112,7 @@ def sound_pictures() -> tuple[bytes, ...]:
 
 @cache
 def large_pictures() -> tuple[bytes, ...]:
-    """Return pictures that are near what is decoded, or ask for more. Encoders are hungry: they run in another process."""
+    """Return images near or over the limits. They are encoded in another process, because encoders need much memory."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_encode_large)
 
@@ -189,29 +189,29 @@ DAMAGES = (_truncated, _flipped, _overwritten, _renumbered, _spliced, _repeated,
 
 
 def damaged_picture(rng: random.Random) -> object:
-    """Make an event with a small picture, damaged."""
+    """Create an event with a small, damaged image."""
     return event_of(rng, damaged(rng, rng.choice(sound_pictures())))
 
 
 def lying_picture(rng: random.Random) -> object:
-    """Make an event with a picture whose header claims another size, often a huge one."""
+    """Create an event with an image whose header claims another size, often a huge one."""
     return event_of(rng, _resized(rng, rng.choice(sound_pictures())))
 
 
 def large_picture(rng: random.Random) -> object:
-    """Make an event with a large picture or a bomb, sound or damaged."""
+    """Create an event with a large image or a bomb, valid or damaged."""
     data = rng.choice(large_pictures())
     return event_of(rng, data if rng.random() < 0.3 else damaged(rng, data))
 
 
 def random_bytes(rng: random.Random) -> object:
-    """Make an event with bytes that are no picture but for their first ones."""
+    """Create an event with random bytes after an image's first bytes."""
     head = rng.choice(sound_pictures())[: rng.choice((0, 3, 4, 12, 16, 32))]
     return event_of(rng, head + rng.randbytes(rng.choice((0, 1, 10, 100, 5000))))
 
 
 def event_of(rng: random.Random, data: bytes) -> object:
-    """Return an event of any shape with these bytes as its picture."""
+    """Return an event of any kind with these bytes as its image."""
     text = base64.b64encode(data).decode()
     shape = rng.randrange(4)
     if shape < 2:
@@ -226,7 +226,7 @@ def event_of(rng: random.Random, data: bytes) -> object:
 
 
 def broken_base64(rng: random.Random) -> object:
-    """Make an event whose picture is not quite base64."""
+    """Create an event with almost valid base64."""
     text = base64.b64encode(rng.choice(sound_pictures())).decode()
     for _ in range(rng.choice((1, 1, 2, 5))):
         at = rng.randrange(len(text) + 1)
@@ -262,7 +262,7 @@ TEXTS = (
 
 
 def broken_json(rng: random.Random) -> object:
-    """Make an HTTP event whose JSON is broken, huge, deep or odd."""
+    """Create an HTTP event with broken, huge, deep or odd JSON."""
     text = rng.choice(JSONS)(rng)
     if rng.random() < 0.3 and len(text) < 10**5:
         text = text[: rng.randrange(len(text) + 1)] + rng.choice(TEXTS) + text[rng.randrange(len(text) + 1) :]
@@ -307,7 +307,7 @@ JSONS: tuple[Callable[[random.Random], str], ...] = (
 
 
 def wrong_types(rng: random.Random) -> object:
-    """Make a direct event with a value of any type in any place."""
+    """Create a direct event with a value of any type in any place."""
     if rng.random() < 0.2:
         return value(rng)
     event: dict[str, object] = {"image": base64.b64encode(rng.choice(sound_pictures())).decode()}
@@ -319,7 +319,7 @@ def wrong_types(rng: random.Random) -> object:
 
 
 def wrong_http(rng: random.Random) -> object:
-    """Make an HTTP event with values of any type anywhere in its tree, or without a part of it."""
+    """Create an HTTP event with values of any type anywhere in its tree, or with a part missing."""
     event: Any = copy.deepcopy(rng.choice(http_events()))
     event["body"] = base64.b64encode(rng.choice(sound_pictures())).decode()
     if rng.random() < 0.3:
@@ -385,7 +385,7 @@ def shallow(rng: random.Random) -> object:
 
 
 def value(rng: random.Random) -> object:
-    """Return a value of any type, now and then one that Python itself stumbles over."""
+    """Return a value of any type, sometimes one that is hard for Python itself."""
     if rng.random() < 0.8:
         return shallow(rng)
     nested: object = rng.choice(("x", 1, None))
@@ -398,12 +398,12 @@ def value(rng: random.Random) -> object:
 
 @cache
 def http_events() -> tuple[dict[str, Any], ...]:
-    """Return AWS's own samples of HTTP events."""
+    """Return AWS's own sample HTTP events."""
     return tuple(json.loads(path.read_text()) for path in sorted(EVENTS.glob("*.json")) if path.stem != "direct")
 
 
 def with_json(event: dict[str, Any], text: str) -> dict[str, Any]:
-    """Return an HTTP event that carries JSON."""
+    """Return an HTTP event with a JSON body."""
     field = "multiValueHeaders" if "multiValueHeaders" in event and "headers" not in event else "headers"
     kind = ["application/json"] if field == "multiValueHeaders" else "application/json"
     headers = {k: v for k, v in (event.get(field) or {}).items() if k.lower() != "content-type"}
@@ -434,7 +434,7 @@ def case(seed: int, index: int) -> tuple[str, object]:
 
 
 class Tester:
-    """Asks one service and judges its answers."""
+    """Calls one service and checks its answers."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -503,7 +503,7 @@ def check_line(lines: list[str], outcome: str) -> None:
 
 
 def peak_mb() -> float:
-    """Return the most memory that this process ever held, in MB of 2**20 bytes, as Lambda counts."""
+    """Return the peak memory of this process in MB of 2**20 bytes, as Lambda counts."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if sys.platform == "darwin":
         return peak / 2**20
@@ -557,7 +557,7 @@ def _report(seed: int, index: int, kind: str, event: object, error: BaseExceptio
 
 
 def ask_about(files: list[Path]) -> int:
-    """Send each file as a picture and write its outcome, message, seconds and the peak memory so far, a line each."""
+    """Send each file as an image and print its outcome, message, seconds and peak memory as one JSON line each."""
     tester = Tester()
     for path in files:
         event = {"image": base64.b64encode(path.read_bytes()).decode()}

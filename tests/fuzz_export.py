@@ -1,4 +1,4 @@
-"""Send mutated models through `mlinfer export`: damaged bytes, and graphs whose parts do not fit each other.
+"""Send mutated models through `mlinfer export`: damaged bytes, and graphs with inconsistent parts.
 
     python tests/fuzz_export.py --cases 10000 --seed 0      # a summary; exit code 1 at a violation
     python tests/fuzz_export.py --seed 0 --only 4711        # that case again; its files stay in the folder that is named
@@ -74,7 +74,7 @@ TEXTS = ("", "image", "scores", "N", "x" * 1000, "../up", "/etc/hostname", "\u00
 
 
 class ViolationError(Exception):
-    """An end that the contract does not allow."""
+    """An exit that the contract does not allow."""
 
 
 # The models that are mutated
@@ -93,7 +93,7 @@ def models() -> tuple[bytes, ...]:
 
 @cache
 def labelled() -> tuple[bytes, ...]:
-    """Return model files of ours, as bytes, whose metadata can be damaged."""
+    """Return model files of mlinfer, as bytes, with metadata to damage."""
     from tests.models import mean_colour
 
     with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +106,7 @@ Mutation = Callable[[random.Random, ModelProto], None]
 
 
 def some(chance: random.Random, items: Any) -> Any:
-    """Return one of the items; of an empty list raise IndexError, which ends the mutation."""
+    """Return one of the items. Raises IndexError for an empty list, which ends the mutation."""
     return items[chance.randrange(len(items))] if len(items) else [][0]
 
 
@@ -119,7 +119,7 @@ def graphs(model: ModelProto) -> list[Any]:
 
 
 def any_name(chance: random.Random, graph: Any) -> str:
-    """Return a name that the graph has, or another text."""
+    """Return a name of the graph, or any other text."""
     names = [name for node in graph.node for name in (*node.input, *node.output)]
     names += [tensor.name for tensor in graph.initializer] + [value.name for value in graph.input] + list(TEXTS)
     return str(some(chance, names))
@@ -300,7 +300,7 @@ def change_model(chance: random.Random, model: ModelProto) -> None:
 
 
 def change_metadata(chance: random.Random, model: ModelProto) -> None:
-    """Damage what a file of ours says of itself."""
+    """Damage the metadata of a file of mlinfer."""
     entry = some(chance, model.metadata_props)
     what = chance.randrange(3)
     if what == 0:
@@ -389,7 +389,7 @@ def between(chance: random.Random, model: ModelProto, node: NodeProto) -> None:
 
 
 def forget_shapes(model: ModelProto) -> None:
-    """Leave the outputs' dimensions open, so that they agree with whatever comes before them."""
+    """Remove the output dimensions, so that they fit whatever comes before."""
     for value in model.graph.output:
         for dimension in value.type.tensor_type.shape.dim:
             dimension.Clear()
@@ -411,7 +411,7 @@ def change_values(chance: random.Random, model: ModelProto) -> None:
 
 
 def swap_operator(chance: random.Random, model: ModelProto) -> None:
-    """Make a node another operator of as many inputs."""
+    """Replace a node's operator with another one of as many inputs."""
     node: NodeProto = some(chance, some(chance, graphs(model)).node)
     node.op_type = some(chance, UNARY if len(node.input) == 1 else BINARY)
     del node.attribute[:]
@@ -527,7 +527,7 @@ def write_case(chance: random.Random) -> list[str]:
 
 
 def run_case(seed: int, number: int, folder: Path) -> str:
-    """Run a case in a process of its own, and return how it ended. Raises ViolationError."""
+    """Run a case in a new process, and return how it ended. Raises ViolationError."""
     process = os.fork()
     if process == 0:
         _child(seed, number, folder)
@@ -589,7 +589,7 @@ def _verdict(status: int, folder: Path) -> str:
 
 
 def fuzz(seed: int, numbers: range, root: Path) -> tuple[Counter[str], list[str]]:
-    """Run the cases; return how often each end came, and the violations. A violation's folder stays."""
+    """Run the cases; return the count of each outcome, and the violations. A violation's folder is kept."""
     ends: Counter[str] = Counter()
     violations = []
     for number in numbers:

@@ -1,8 +1,8 @@
-"""Small arrays of torchvision's, frozen: the proof of pre-processing where torch and the photographs are not.
+"""Small frozen arrays of torchvision's pre-processing, for machines without torch and the photographs.
 
-    python -m tests.golden        # makes tests/golden/*.npy anew, with torchvision; the difference belongs in a review
+    python -m tests.golden        # writes tests/data/golden/ again, with torchvision; review the difference
 
-The small pre-processing is kept as arrays of float32 [3, 32, 32]; of ImageNet's, [3, 224, 224], the SHA-256 is kept.
+The small pre-processing is stored as float32 arrays [3, 32, 32]; of ImageNet's, [3, 224, 224], only the SHA-256 is stored.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ PICTURES: dict[str, Callable[[], bytes]] = {
 
 
 def variant(spec: Preprocess, **changes: Any) -> Preprocess:
-    """Return the same pre-processing with other values."""
+    """Return the same pre-processing with some values changed."""
     return dataclasses.replace(spec, **changes)
 
 
 def matches(picture: str, spec: str, actual: NDArray[Any]) -> bool:
-    """Tell whether a tensor [3, H, W] is the frozen one, bit for bit."""
+    """Tell whether a tensor [3, H, W] equals the frozen one, bit for bit."""
     if spec == "small":
         return np.array_equal(np.load(FOLDER / f"{picture}.npy"), actual)
     frozen: dict[str, str] = json.loads(HASHES.read_text())

@@ -1,4 +1,4 @@
-"""What somebody changes or deletes in AWS by hand: `status` and `deploy --dry-run` show it, `deploy` mends it."""
+"""Changes in AWS by hand: `status` and `deploy --dry-run` show them, `deploy` repairs them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TAGS = [{"Key": "mlinfer:project", "Value": "cats"}]
 
 @pytest.fixture
 def live(mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]) -> LoopbackAws:
-    """Return an AWS in which version 1 is live, with a repository; nothing is left to do."""
+    """Return an AWS with version 1 deployed and a repository, in which nothing is left to do."""
     past("ecr").create_repository(repositoryName="mlinfer/cats", tags=TAGS)
     assert mlinfer("deploy", *deploy_arguments).code == 0
     run = mlinfer("deploy", *deploy_arguments, "--json")
@@ -40,12 +40,12 @@ def the_command(_: LoopbackAws, __: Past) -> None:
 
 
 def the_log(_: LoopbackAws, __: Past) -> None:
-    """Send the log elsewhere."""
+    """Send the log to another group."""
     _configure(LoggingConfig={"LogFormat": "JSON", "LogGroup": "/theirs"})
 
 
 def the_memory(_: LoopbackAws, __: Past) -> None:
-    """Change a size of what is not published."""
+    """Change the memory size of $LATEST."""
     _configure(MemorySize=128)
 
 
@@ -67,12 +67,12 @@ def no_role(cloud: LoopbackAws, past: Past) -> None:
 
 
 def no_policy(_: LoopbackAws, past: Past) -> None:
-    """Take the role's policy away."""
+    """Delete the role's policy."""
     past("iam").delete_role_policy(**ROLE, PolicyName="mlinfer")
 
 
 def another_role(cloud: LoopbackAws, past: Past) -> None:
-    """Delete the role and make it again, equal in every setting, an hour after the function's last change."""
+    """Delete the role and create it again with equal settings, an hour after the function's last change."""
     iam = past("iam")
     role = iam.get_role(**ROLE)["Role"]
     policy = iam.get_role_policy(**ROLE, PolicyName="mlinfer")["PolicyDocument"]
@@ -83,7 +83,7 @@ def another_role(cloud: LoopbackAws, past: Past) -> None:
 
 
 def public(_: LoopbackAws, past: Past) -> None:
-    """Take the block of public access off the bucket."""
+    """Remove the bucket's block of public access."""
     past("s3").delete_public_access_block(Bucket=BUCKET)
 
 
@@ -95,7 +95,7 @@ def no_model(cloud: LoopbackAws, past: Past) -> None:
 
 
 def no_pull(_: LoopbackAws, past: Past) -> None:
-    """Replace the repository's policy by one that is theirs."""
+    """Replace the repository's policy with a foreign one."""
     theirs = {"Sid": "Theirs", "Effect": "Deny", "Principal": "*", "Action": "ecr:DeleteRepository"}
     text = json.dumps({"Version": "2012-10-17", "Statement": [theirs]})
     past("ecr").set_repository_policy(repositoryName="mlinfer/cats", policyText=text)
@@ -133,7 +133,7 @@ def test_what_was_changed_by_hand(
     problem: str,
     changes: list[str],
 ) -> None:
-    """status and the plan show it, deploy mends just that, and then nothing is left to tell."""
+    """status and the plan show the change, deploy repairs only that, and then nothing differs."""
     spoil(live, past)
     live.reset_calls()
     run = mlinfer("status", "--model", tiny_model, "--json", "--exit-code")
@@ -161,7 +161,7 @@ def test_what_the_live_version_missed_is_proved_again(
     deploy_arguments: list[str],
     spoil: Callable[[LoopbackAws, Past], None],
 ) -> None:
-    """A live version that could not have started is asked again once its role, grant or model is back."""
+    """The deployed version is verified again once its role, policy or model is restored."""
     spoil(live, past)
     live.reset_calls()
     run = mlinfer("deploy", *deploy_arguments)
@@ -173,7 +173,7 @@ def test_what_the_live_version_missed_is_proved_again(
 def test_the_role_reads_the_models_of_ten_versions(
     mlinfer: MlInfer, live: LoopbackAws, past: Past, deploy_arguments: list[str], tmp_path: Path
 ) -> None:
-    """The eleventh model takes the place of the first one, at once: deploying it again changes nothing."""
+    """The eleventh model replaces the first in the role; deploying again changes nothing."""
     for number in range(10):
         model = models.mean_colour(tmp_path / f"{number}.onnx", name=f"m{number}")
         run = mlinfer("deploy", "--model", model, *deploy_arguments[2:])
@@ -190,7 +190,7 @@ def test_the_role_reads_the_models_of_ten_versions(
 def test_policies_of_others_are_told_and_stay(
     mlinfer: MlInfer, live: LoopbackAws, past: Past, deploy_arguments: list[str], tiny_model: Path
 ) -> None:
-    """A policy that somebody gave to the role is named by status and deploy, is no reason for exit code 6, and stays."""
+    """A policy that someone attached to the role is listed and kept, and does not cause exit code 6."""
     iam = past("iam")
     statement = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
     text = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
@@ -210,7 +210,7 @@ def test_policies_of_others_are_told_and_stay(
 def test_a_measurement_that_was_cut_short_is_told(
     mlinfer: MlInfer, live: LoopbackAws, deploy_arguments: list[str], tiny_model: Path
 ) -> None:
-    """What a killed bench left is shown by status, and taken back by deploy."""
+    """status shows the changes that a killed bench left, and deploy reverts them."""
     live.before = lambda _, request, forward: forward(request) if len(live.changes) <= 1 else None
     assert mlinfer("bench", "--target", "aws", "--cold", "1", "--warm", "1", "--memory", "512").code == 4
     live.before = None
@@ -223,7 +223,7 @@ def test_a_measurement_that_was_cut_short_is_told(
 
 
 def test_what_may_not_be_seen_is_unknown(mlinfer: MlInfer, live: LoopbackAws, tiny_model: Path) -> None:
-    """Where these credentials may not look at a resource, status says so, and tells the rest."""
+    """A resource that these credentials cannot see is unknown; status shows the rest."""
     for call in ("logs:DescribeLogGroups", "ecr:DescribeRepositories"):
         live.fail(call, lambda *_, call=call: failed(call, 403, "AccessDeniedException", "not authorized"))
     run = mlinfer("status", "--model", tiny_model, "--json", "--exit-code")

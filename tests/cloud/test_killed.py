@@ -1,4 +1,4 @@
-"""Each command that changes AWS is killed after each of its changes, and loses each answer: run again, it ends the same."""
+"""Each command that changes AWS is killed after each change, and loses each answer: run again, the result is the same."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMMANDS = ("deploy", "deploy again", "upload", "rollback", "bench", "tune", "de
 
 @dataclass(frozen=True)
 class Case:
-    """A command, and those that come before it. repository: whether the project has one, with an image."""
+    """A command and the commands before it. repository: whether the project has one, with an image."""
 
     before: list[list[str]]
     argv: list[str]
@@ -39,7 +39,7 @@ class Case:
 
 @pytest.fixture
 def cases(deploy_arguments: list[str], tmp_path: Path) -> dict[str, Case]:
-    """Return each command of COMMANDS."""
+    """Return one case per command of COMMANDS."""
     first = ["deploy", *deploy_arguments, "--url", "public", "--yes"]
     other = models.mean_colour(tmp_path / "other.onnx", name="other", color="BGR")
     second = ["deploy", "--model", str(other), *deploy_arguments[2:-1], OTHER_IMAGE, "--memory", "512", "--url", "iam"]
@@ -58,7 +58,7 @@ def cases(deploy_arguments: list[str], tmp_path: Path) -> dict[str, Case]:
 
 @pytest.fixture
 def begin(mlinfer: MlInfer, cloud: LoopbackAws, moto_endpoint: str, past: Past) -> Callable[[Case], None]:
-    """Return what empties AWS, and brings it to where a command begins."""
+    """Return a function that empties AWS and prepares the state before a command."""
 
     def run(case: Case) -> None:
         urllib.request.urlopen(f"{moto_endpoint}/moto-api/reset", data=b"").close()  # noqa: S310
@@ -74,12 +74,12 @@ def begin(mlinfer: MlInfer, cloud: LoopbackAws, moto_endpoint: str, past: Past) 
 
 
 def in_aws(past: Past) -> dict[str, Any]:
-    """Return all that is there, without times, addresses and random names."""
+    """Return everything in AWS, without times, addresses and random names."""
     return {**_functions(past("lambda")), **_others(past), **_buckets(past("s3"))}
 
 
 def found(call: Callable[[], Any]) -> Any:
-    """Return what AWS answers, None where it has no such thing."""
+    """Return AWS's answer, or None if the resource does not exist."""
     try:
         return call()
     except ClientError:
@@ -135,7 +135,7 @@ def _buckets(s3: Any) -> dict[str, Any]:
 
 
 def dies(cloud: LoopbackAws, last: int) -> Callable[[str, Request, Forward], Answer | None]:
-    """Return what carries out so many changes, and answers neither the last of them nor anything after it."""
+    """Return a fault that applies `count` changes, and answers neither the last of them nor any later request."""
 
     def before(call: str, request: Request, forward: Forward) -> Answer | None:
         if len(cloud.changes) < last:
@@ -156,7 +156,7 @@ def test_killed_after_each_change_and_run_again(
     begin: Callable[[Case], None],
     name: str,
 ) -> None:
-    """Wherever the command is killed, running it again succeeds and leaves what an undisturbed one does."""
+    """Killed after any change, the command succeeds when run again, with the result of an undisturbed run."""
     case = cases[name]
     begin(case)
     assert mlinfer(*case.argv).code == 0
@@ -183,7 +183,7 @@ def test_each_answer_is_lost_once(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    """When the answer to each change is lost once, boto3 asks again, and the command succeeds and does nothing twice."""
+    """If each answer to a change is lost once, the command succeeds and does nothing twice."""
     case = cases[name]
     begin(case)
     assert mlinfer(*case.argv).code == 0
@@ -210,7 +210,7 @@ def test_each_answer_is_lost_once(
 def test_a_deployment_that_was_killed_can_be_destroyed(
     mlinfer: MlInfer, cloud: LoopbackAws, past: Past, cases: dict[str, Case], begin: Callable[[Case], None]
 ) -> None:
-    """Wherever a first deployment is killed, `destroy` removes all that it has made, the bucket included."""
+    """After a killed first deployment, `destroy` deletes everything, the bucket included."""
     case = cases["deploy"]
     begin(case)
     assert mlinfer(*case.argv).code == 0
@@ -235,7 +235,7 @@ def test_the_next_measurement_brings_back_the_first_configuration(
     begin: Callable[[Case], None],
     command: str,
 ) -> None:
-    """Two measurements are killed one after the other: the third brings back what was there before the first."""
+    """After two killed measurements, the third restores the original configuration."""
     begin(cases[command])
     before = past("lambda").get_function_configuration(FunctionName="mlinfer-cats")
     for killed in ("tune", "bench"):
@@ -255,7 +255,7 @@ def test_the_next_measurement_brings_back_the_first_configuration(
 def test_a_rollback_goes_back_once(
     mlinfer: MlInfer, past: Past, cases: dict[str, Case], begin: Callable[[Case], None]
 ) -> None:
-    """A second `rollback` changes nothing, since the first may have been killed at its end; a number goes further."""
+    """A second `rollback` changes nothing; a version number goes further back."""
     begin(cases["rollback"])
 
     def live() -> str:
@@ -270,7 +270,7 @@ def test_a_rollback_goes_back_once(
 def test_two_first_deployments_at_once(
     mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]
 ) -> None:
-    """Two processes deploy the same project for the first time: both succeed, and there is one of everything."""
+    """Two first deployments at once both succeed, and each resource exists once."""
     command = [sys.executable, "-m", "mlinfer", "deploy", *deploy_arguments, "--quiet"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     processes = [subprocess.Popen(command, env=environment) for _ in range(2)]

@@ -21,7 +21,7 @@ GROUP = "/aws/lambda/mlinfer-work"
 
 
 def write(*messages: str, ago_s: int = 0, stream: str = "instance") -> None:
-    """Write lines to the function's log, and make it if there is none."""
+    """Write lines to the function's log, and create the log if necessary."""
     client = boto3.client("logs", region_name="us-east-1")
     with suppress(client.exceptions.ResourceAlreadyExistsException):
         client.create_log_group(logGroupName=GROUP)
@@ -35,7 +35,7 @@ def write(*messages: str, ago_s: int = 0, stream: str = "instance") -> None:
 
 @pytest.fixture(autouse=True)
 def region(bucket: object, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: ARG001 - it sets the environment
-    """Set the Region, and drop the log of an earlier test."""
+    """Set the Region, and delete the log of an earlier test."""
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     client = boto3.client("logs", region_name="us-east-1")
     for group in client.describe_log_groups(logGroupNamePrefix=GROUP)["logGroups"]:
@@ -44,7 +44,7 @@ def region(bucket: object, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: AR
 
 
 def test_lines_since(mlinfer: MlInfer) -> None:
-    """The lines of all instances since then are shown, oldest first, with their time; older ones are not."""
+    """Lines of all instances since that time are shown with their time, oldest first."""
     write("long ago", ago_s=7200)
     write("first", ago_s=60)
     write("second", stream="another")
@@ -54,7 +54,7 @@ def test_lines_since(mlinfer: MlInfer) -> None:
 
 
 def test_a_log_does_not_steer_the_terminal(mlinfer: MlInfer) -> None:
-    """What a function wrote is shown with its control characters visible; tabs, which Lambda's REPORT has, stay."""
+    """Control characters in a log are escaped; tabs, as in Lambda's REPORT line, stay."""
     write("REPORT\tDuration: 4 ms \x1b]0;owned\x07")
     (line,) = mlinfer("logs").out.splitlines()
     assert line.endswith("REPORT\tDuration: 4 ms \\x1b]0;owned\\x07")
@@ -69,7 +69,7 @@ def test_json_lines(mlinfer: MlInfer) -> None:
 
 
 def test_nothing_and_no_log(mlinfer: MlInfer) -> None:
-    """An empty log is no failure; one that is not there says what makes it."""
+    """An empty log is not an error; a missing one is, with the command that creates it."""
     missing = mlinfer("logs", "--json")
     assert (missing.code, json.loads(missing.out)["error"]["code"]) == (4, "not_deployed")
     write("old", ago_s=7200)
@@ -79,20 +79,20 @@ def test_nothing_and_no_log(mlinfer: MlInfer) -> None:
 
 
 def test_a_time_that_is_none(mlinfer: MlInfer) -> None:
-    """A time in other words is refused with examples."""
+    """An invalid time is refused with examples."""
     run = mlinfer("logs", "--since", "yesterday")
     assert run.code == 2
     assert "10m" in run.err
 
 
 def test_a_time_before_there_was_any(mlinfer: MlInfer) -> None:
-    """A time before 1970, which CloudWatch does not take, is wrong usage."""
+    """A time before 1970, which CloudWatch does not accept, is wrong usage."""
     run = mlinfer("logs", "--since", "999999d", "--json")
     assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "invalid_value")
 
 
 def test_follow_until_interrupted() -> None:
-    """--follow shows each line once as it comes, until Ctrl-C."""
+    """--follow shows each new line once, until Ctrl-C."""
     write("before")
     command = [sys.executable, "-m", "mlinfer", "logs", "--follow", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=dict(os.environ))

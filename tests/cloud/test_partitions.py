@@ -1,4 +1,4 @@
-"""AWS outside of its largest partition: China, GovCloud and the European Sovereign Cloud."""
+"""The AWS partitions China, GovCloud and European Sovereign Cloud."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_the_function_gets_s3s_address(
     mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str], region: str, partition: str, endpoint: str
 ) -> None:
-    """Where S3's host name does not end in amazonaws.com the function is told it; ARNs have the account's partition."""
+    """Where S3's host name does not end in amazonaws.com, the function gets it; ARNs have the account's partition."""
     arn = f"arn:{partition}:iam::{ACCOUNT}:user/me"
     cloud.fail("sts:GetCallerIdentity", lambda *_: identity(arn))
     image = deploy_arguments[-1].replace(REGION, region)
@@ -52,7 +52,7 @@ def test_the_function_gets_s3s_address(
 @pytest.mark.usefixtures("credentials")
 @pytest.mark.parametrize(("region", "endpoint"), [(region, endpoint) for region, _, endpoint in REGIONS])
 def test_the_container_gets_s3s_address(region: str, endpoint: str) -> None:
-    """run-local --from-s3 hands the container the same address."""
+    """run-local --from-s3 gives the container the same address."""
     assert (
         container_environment(region=region, profile=None, ask=lambda _: "").get("AWS_ENDPOINT_URL_S3", "") == endpoint
     )
@@ -61,7 +61,7 @@ def test_the_container_gets_s3s_address(region: str, endpoint: str) -> None:
 @pytest.mark.usefixtures("credentials")
 @pytest.mark.parametrize("region", [region for region, _, _ in REGIONS])
 def test_the_partitions_own_hosts_are_aws(region: str) -> None:
-    """doctor warns of an endpoint elsewhere, and takes the hosts of each partition for AWS."""
+    """doctor accepts the hosts of each partition as AWS, and warns of others."""
     for more, state in (({}, "ok"), ({"endpoint_url": "http://127.0.0.1:9"}, "warning")):
         for service in ("s3", "ecr", "iam", "lambda", "sts"):
             with closing(boto3.client(service, region_name=region, **more)) as client:
@@ -70,7 +70,7 @@ def test_the_partitions_own_hosts_are_aws(region: str) -> None:
 
 @pytest.mark.parametrize(("region", "partition"), [(region, partition) for region, partition, _ in REGIONS])
 def test_the_policy_without_credentials(mlinfer: MlInfer, region: str, partition: str) -> None:
-    """doctor --policy takes the partition from the Region where no account is known."""
+    """Without an account, doctor --policy takes the partition from the Region."""
     policy = mlinfer("doctor", "--policy", "--region", region).out
     assert f"arn:{partition}:lambda:{region}:" in policy
     assert ("arn:aws:" in policy) == (partition == "aws")

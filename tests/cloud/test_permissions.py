@@ -1,4 +1,4 @@
-"""The policy that `doctor --policy` prints, held against every AWS call of every command.
+"""The policy of `doctor --policy`, compared with every AWS call of every command.
 
 A proxy before moto takes down each call with its request; what it needs in IAM is looked up here, action and resource, and
 must be allowed by the policy for the same settings. `pytest -s` prints the table.
@@ -85,7 +85,7 @@ ELSEWHERE = {
 
 
 def needs(call: str, request: Request) -> Iterator[Need]:
-    """Yield what one call needs in IAM."""
+    """Yield the IAM permissions that one call needs."""
     service, _, name = call.removesuffix(" DryRun").partition(":")
     if service == "sts":
         return  # GetCallerIdentity needs no permission
@@ -100,7 +100,7 @@ def needs(call: str, request: Request) -> Iterator[Need]:
 
 
 def of_lambda(request: Request) -> str:
-    """Return the function's ARN, with the version or alias if one is named."""
+    """Return the function's ARN, with version or alias if the request names one."""
     path = unquote(urlsplit(request.target).path)
     if arn := re.search("arn:.*", path):
         return arn[0]
@@ -113,13 +113,13 @@ def of_lambda(request: Request) -> str:
 
 
 def of_iam(request: Request) -> str:
-    """Return the ARN of the role, or of what is simulated."""
+    """Return the ARN of the role, or of the simulated principal."""
     asked = {name: values[0] for name, values in parse_qs(request.body.decode()).items()}
     return asked.get("PolicySourceArn") or f"arn:aws:iam::{ACCOUNT}:role/mlinfer/{asked['RoleName']}"
 
 
 def of_json(request: Request) -> str:
-    """Return the ARN of the log group or repository; * for what is asked of the account."""
+    """Return the ARN of the log group or repository; * for account-wide calls."""
     asked = json.loads(request.body or b"{}")
     if "resourceArn" in asked:
         return str(asked["resourceArn"])
@@ -130,7 +130,7 @@ def of_json(request: Request) -> str:
 
 
 def of_s3(request: Request) -> Iterator[Need]:
-    """Yield what a request to S3 needs."""
+    """Yield the permissions that a request to S3 needs."""
     bucket, _, key = unquote(urlsplit(request.target).path).strip("/").partition("/")
     arn, method = f"arn:aws:s3:::{bucket}", request.method
     if "delete" in request.query:
@@ -151,7 +151,7 @@ def of_s3(request: Request) -> Iterator[Need]:
 
 
 def of_kms(request: Request) -> Iterator[Need]:
-    """Yield what an object's own key needs, whose ARN comes with the request that stores it."""
+    """Yield the permissions for the object's KMS key."""
     if key := request.headers.get("x-amz-server-side-encryption-aws-kms-key-id"):
         yield "kms:GenerateDataKey", key
         if "uploads" in request.query:
@@ -159,7 +159,7 @@ def of_kms(request: Request) -> Iterator[Need]:
 
 
 def allowing(policy: dict[str, Any], need: Need) -> str:
-    """Return the statement that allows an action on a resource; "" without one."""
+    """Return the statement that allows an action on a resource; "" if none does."""
     for statement in policy["Statement"]:
         patterns = [re.escape(resource).replace(r"\*", ".*") for resource in statement["Resource"]]
         if need[0] in statement["Action"] and any(re.fullmatch(pattern, need[1]) for pattern in patterns):
@@ -215,12 +215,12 @@ def large_picture() -> Path:
 
 
 def leave_an_upload(past: Past, model: Path) -> None:
-    """Begin an upload of the model that never ends."""
+    """Start an upload of the model that never ends."""
     past("s3").create_multipart_upload(Bucket=BUCKET, Key=f"models/large/{sha256_of(model)}.onnx")
 
 
 def change_by_hand(past: Past) -> None:
-    """Change what `deploy`, `push` and `destroy` set right."""
+    """Change settings that `deploy`, `push` and `destroy` restore."""
     anyone = {"Effect": "Allow", "Principal": "*", "Action": "sts:AssumeRole"}
     trust = json.dumps({"Version": "2012-10-17", "Statement": [anyone]})
     past("iam").update_assume_role_policy(RoleName="mlinfer-cats", PolicyDocument=trust)
@@ -234,7 +234,7 @@ def change_by_hand(past: Past) -> None:
 
 
 def check(mlinfer: MlInfer, world: LoopbackAws, steps: list[Step]) -> set[str]:
-    """Run the steps, require that the printed policy allows each call, and return the actions that no call used."""
+    """Run the steps, require that the policy allows each call, and return the actions that no call used."""
     policy = json.loads(mlinfer("doctor", "--policy").out)
     rows: dict[tuple[str, str, str, str], str] = {}
     for step in steps:
@@ -265,7 +265,7 @@ def test_the_deployers_policy_is_what_is_called(
     monkeypatch: pytest.MonkeyPatch,
     kms_key: str,
 ) -> None:
-    """Every call of every command is allowed on its resource, and nothing is allowed that no call needs."""
+    """Every call of every command is allowed on its resource, and every allowed action is used."""
     monkeypatch.setenv("MLINFER_KMS_KEY", kms_key)
     here = ["--model", str(tiny_model)]
     other = ["--model", str(models.mean_colour(tmp_path / "other.onnx", name="other", color="BGR"))]
@@ -299,7 +299,7 @@ def test_the_deployers_policy_is_what_is_called(
 def test_without_a_bucket_nothing_of_s3_is_allowed(
     mlinfer: MlInfer, world: LoopbackAws, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the model in the image the policy has no statement about S3, and no call needs one."""
+    """With the model in the image, the policy has no statement about S3, and no call needs one."""
     monkeypatch.delenv("MLINFER_BUCKET")
     monkeypatch.setenv("MLINFER_MODEL_SOURCE", "image")
     world.image_model = tiny_model
@@ -309,7 +309,7 @@ def test_without_a_bucket_nothing_of_s3_is_allowed(
 
 
 def test_the_policy_is_printed_without_a_look_at_anything_else(mlinfer: MlInfer, world: LoopbackAws) -> None:
-    """doctor --policy asks only for the account of the credentials in force."""
+    """doctor --policy calls AWS only to get the account."""
     run = mlinfer("doctor", "--policy")
     assert run.code == 0, run.err
     assert world.calls == ["sts:GetCallerIdentity"]

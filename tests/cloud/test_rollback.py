@@ -1,4 +1,4 @@
-"""What is live, and going back to what was, by the user's door."""
+"""status, and rollback to an earlier version."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ BUCKET = "cloud-models"
 
 @pytest.fixture
 def other_model(tmp_path: Path) -> Path:
-    """Return a model that answers otherwise than the tiny one: it takes red for blue."""
+    """Return a model that classifies differently: red as blue."""
     return models.mean_colour(tmp_path / "other.onnx", name="other", color="BGR")
 
 
 @pytest.fixture
 def once(mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]) -> LoopbackAws:
-    """Return an AWS in which version 1 with the tiny model is live."""
+    """Return an AWS in which version 1 with the tiny model is deployed."""
     tags = [{"Key": "mlinfer:project", "Value": "cats"}]
     past("ecr").create_repository(repositoryName="mlinfer/cats", tags=tags)
     run = mlinfer("deploy", *deploy_arguments)
@@ -41,7 +41,7 @@ def once(mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: lis
 
 @pytest.fixture
 def twice(mlinfer: MlInfer, once: LoopbackAws, deploy_arguments: list[str], other_model: Path) -> LoopbackAws:
-    """Return an AWS in which version 2 with the other model is live, and 1 with the tiny one was."""
+    """Return an AWS in which version 2 with the other model is deployed after version 1 with the tiny one."""
     run = mlinfer("deploy", "--model", other_model, *deploy_arguments[2:])
     assert run.code == 0, run.err
     once.calls.clear()
@@ -50,12 +50,12 @@ def twice(mlinfer: MlInfer, once: LoopbackAws, deploy_arguments: list[str], othe
 
 
 def live_version(past: Past) -> str:
-    """Return the version that the alias sends callers to."""
+    """Return the version that the alias points to."""
     return str(past("lambda").get_alias(FunctionName="mlinfer-cats", Name="live")["FunctionVersion"])
 
 
 def error_of(run: Run) -> dict[str, str]:
-    """Return the error that --json shows."""
+    """Return the error from --json."""
     found: dict[str, str] = json.loads(run.out)["error"]
     return found
 
@@ -64,7 +64,7 @@ def error_of(run: Run) -> dict[str, str]:
 
 
 def test_the_version_before_goes_live(mlinfer: MlInfer, twice: LoopbackAws, past: Past, other_model: Path) -> None:
-    """It is proved with its own model, which comes from S3, as another is configured here; only the alias changes."""
+    """The earlier version is verified with its own model from S3; only the alias changes."""
     run = mlinfer("rollback", "--model", other_model)
     assert run.code == 0, run.err
     assert live_version(past) == "1"
@@ -76,7 +76,7 @@ def test_the_version_before_goes_live(mlinfer: MlInfer, twice: LoopbackAws, past
 def test_the_configured_model_is_not_fetched(
     mlinfer: MlInfer, twice: LoopbackAws, past: Past, tiny_model: Path, other_model: Path
 ) -> None:
-    """Where the version's model is the one that is here, only the function reads S3; forward again works as well."""
+    """If the version's model is the configured one, it is not downloaded; rolling forward works too."""
     run = mlinfer("rollback", "1", "--model", tiny_model, "--json")
     assert run.code == 0, run.err
     document = json.loads(run.out)
@@ -90,7 +90,7 @@ def test_the_configured_model_is_not_fetched(
 def test_a_role_that_reads_the_model_no_more(
     mlinfer: MlInfer, twice: LoopbackAws, past: Past, tiny_model: Path
 ) -> None:
-    """When the role has lost the older model, it may read it again before the version is asked."""
+    """If the role can no longer read the older model, rollback restores that first."""
     iam, name = past("iam"), {"RoleName": "mlinfer-cats", "PolicyName": "mlinfer"}
     policy = iam.get_role_policy(**name)["PolicyDocument"]
     policy["Statement"][-1]["Resource"] = [arn for arn in policy["Statement"][-1]["Resource"] if "tiny" not in arn]
@@ -103,7 +103,7 @@ def test_a_role_that_reads_the_model_no_more(
 def test_an_older_version_that_fails_does_not_go_live(
     mlinfer: MlInfer, twice: LoopbackAws, past: Past, tiny_model: Path
 ) -> None:
-    """Its model is gone from S3: exit code 5, and the version that was live still is."""
+    """If the old model is missing in S3, the exit code is 5, and the deployed version stays."""
     key = f"models/tiny/{sha256_of(tiny_model)}.onnx"
     held = past("s3").list_object_versions(Bucket=BUCKET, Prefix=key)["Versions"]
     past("s3").delete_object(Bucket=BUCKET, Key=key, VersionId=held[0]["VersionId"])
@@ -119,7 +119,7 @@ def test_an_older_version_that_fails_does_not_go_live(
 def test_a_model_that_is_in_the_image_alone(
     mlinfer: MlInfer, cloud: LoopbackAws, past: Past, tiny_model: Path, other_model: Path
 ) -> None:
-    """It cannot be compared here, and it is said what was proved instead: by that model, and twice the same."""
+    """A model that is only in the image cannot be compared locally; the note says what was verified instead."""
     for model, image in ((tiny_model, IMAGE), (other_model, OTHER_IMAGE)):
         cloud.image_model = model
         run = mlinfer("deploy", "--model", model, "--image", image, "--model-source", "image")
@@ -134,7 +134,7 @@ def test_a_model_that_is_in_the_image_alone(
 def test_a_model_in_the_image_that_is_another(
     mlinfer: MlInfer, cloud: LoopbackAws, past: Past, tiny_model: Path, other_model: Path
 ) -> None:
-    """A version that answers with another model than its configuration names does not go live."""
+    """A version that answers with a model other than configured is not deployed."""
     for model, image in ((tiny_model, IMAGE), (other_model, OTHER_IMAGE)):
         cloud.image_model = model
         assert mlinfer("deploy", "--model", model, "--image", image, "--model-source", "image").code == 0
@@ -151,7 +151,7 @@ def test_a_model_in_the_image_that_is_another(
 
 
 def test_there_is_no_such_version(mlinfer: MlInfer, once: LoopbackAws) -> None:
-    """What is no published version is refused, with those that are; before the first there is none."""
+    """An unknown version is refused with the list of versions; so is going back from the first one."""
     for version in (["7"], ["$LATEST"], ["live"], ["-1"], []):
         run = mlinfer("rollback", "--json", "--", *version)
         assert (run.code, error_of(run)["code"]) == (2, "no_such_version")
@@ -160,7 +160,7 @@ def test_there_is_no_such_version(mlinfer: MlInfer, once: LoopbackAws) -> None:
 
 
 def test_the_live_version_is_live_already(mlinfer: MlInfer, once: LoopbackAws) -> None:
-    """Going back to where one is changes nothing, and is success."""
+    """Rolling back to the deployed version changes nothing and succeeds."""
     run = mlinfer("rollback", "1")
     assert (run.code, "already" in run.err) == (0, True)
     assert once.changes == []
@@ -168,7 +168,7 @@ def test_the_live_version_is_live_already(mlinfer: MlInfer, once: LoopbackAws) -
 
 @pytest.mark.parametrize("command", ["rollback", "status"])
 def test_nothing_is_deployed(mlinfer: MlInfer, cloud: LoopbackAws, command: str) -> None:
-    """Without a function there is nothing to show or to go back to, and the way to begin is named."""
+    """Without a function, status and rollback fail with a hint on how to start."""
     run = mlinfer(command, "--json")
     assert (run.code, error_of(run)["code"]) == (4, "not_deployed")
     assert "mlinfer deploy" in error_of(run)["hint"]
@@ -179,7 +179,7 @@ def test_nothing_is_deployed(mlinfer: MlInfer, cloud: LoopbackAws, command: str)
 
 
 def test_what_is_live(mlinfer: MlInfer, once: LoopbackAws, tiny_model: Path) -> None:
-    """The version, the image, the model, the configuration, the URL and the state are told; nothing is changed."""
+    """status shows version, image, model, configuration, URL and state, and changes nothing."""
     run = mlinfer("status", "--model", tiny_model, "--json")
     assert run.code == 0, run.err
     told = json.loads(run.out)
@@ -201,7 +201,7 @@ def test_what_is_live(mlinfer: MlInfer, once: LoopbackAws, tiny_model: Path) -> 
 
 @pytest.mark.usefixtures("once")
 def test_what_is_here_differs(mlinfer: MlInfer, other_model: Path) -> None:
-    """Another model, memory size or image here is shown as a diff."""
+    """A different local model, memory size or image is shown as a diff."""
     Path("mlinfer.toml").write_text("memory = 512\n")
     run = mlinfer("status", "--model", other_model, "--image", OTHER_IMAGE, "--json")
     told = json.loads(run.out)
@@ -214,7 +214,7 @@ def test_what_is_here_differs(mlinfer: MlInfer, other_model: Path) -> None:
 
 
 def test_status_of_what_no_version_keeps(mlinfer: MlInfer, once: LoopbackAws, tiny_model: Path) -> None:
-    """Another URL or reserved concurrency here is a difference too; an image that is not built here is said to be left out."""
+    """A different URL or concurrency is a difference too; an image that is not built locally is left out, with a note."""
     same = mlinfer("status", "--model", tiny_model)
     assert "not compared" in same.err
     Path("mlinfer.toml").write_text('concurrency = 3\nurl = "iam"\n')
@@ -225,7 +225,7 @@ def test_status_of_what_no_version_keeps(mlinfer: MlInfer, once: LoopbackAws, ti
 
 
 def test_status_without_the_model_file(mlinfer: MlInfer, once: LoopbackAws) -> None:
-    """Where the configured file is not, what is live is told all the same."""
+    """Without the local model file, the deployed state is still shown."""
     run = mlinfer("status", "--model", "nowhere.onnx")
     assert run.code == 0, run.err
     assert "Not compared" in run.err
@@ -234,7 +234,7 @@ def test_status_without_the_model_file(mlinfer: MlInfer, once: LoopbackAws) -> N
 
 
 def test_status_without_a_bucket(mlinfer: MlInfer, cloud: LoopbackAws, tiny_model: Path) -> None:
-    """Of a model in the image and a configuration without a bucket, no model's address is made up: a bucket is missing."""
+    """With the model in the image and no bucket configured, a bucket is reported missing instead of an invented address."""
     cloud.image_model = tiny_model
     arguments = ("--model", tiny_model)
     assert mlinfer("deploy", *arguments, "--image", IMAGE, "--model-source", "image").code == 0
@@ -249,7 +249,7 @@ def test_status_without_a_bucket(mlinfer: MlInfer, cloud: LoopbackAws, tiny_mode
 
 
 def test_the_state_in_words(mlinfer: MlInfer, once: LoopbackAws) -> None:
-    """Lambda's states and their reasons are told in words."""
+    """Lambda's states and reasons are shown in words."""
     for states, words in (
         ({"State": "Inactive", "StateReason": "The function is idle."}, "asleep, as nobody called it for weeks"),
         ({"State": "Failed", "StateReason": "The image was deleted."}, "failed: The image was deleted."),

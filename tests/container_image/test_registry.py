@@ -1,4 +1,4 @@
-"""Pushing to ECR, by the user's door: moto is ECR's API, and an Engine and a registry on loopback say what a test asks for."""
+"""Pushing to ECR: moto is ECR's API; Engine and registry are servers on loopback."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ READS |= {"GetAuthorizationToken"}
 
 @dataclass
 class Cloud:
-    """All that a push talks to. api: ECR's; moto: past the proxy."""
+    """What a push talks to. api: ECR's; moto: without the proxy."""
 
     api: LoopbackS3
     moto: Any
@@ -123,7 +123,7 @@ def encoded(text: str) -> str:
 
 
 def success(digest: str) -> list[dict[str, Any]]:
-    """Return what the Engine reports of a push of two layers, of which one was there already."""
+    """Return the Engine's report of a push of two layers, one of which already existed."""
     return [
         {"status": "The push refers to repository [host/name]"},
         {"status": "Preparing", "progressDetail": {}, "id": "5f70bf18a086"},
@@ -137,13 +137,13 @@ def success(digest: str) -> list[dict[str, Any]]:
 
 
 def error_report(message: str) -> list[dict[str, Any]]:
-    """Return what the Engine reports of a push that fails."""
+    """Return the Engine's report of a failed push."""
     start = {"status": "Preparing", "progressDetail": {}, "id": "5f70bf18a086"}
     return [start, {"errorDetail": {"message": message}, "error": message}]
 
 
 def error_of(run: Run) -> dict[str, str]:
-    """Return the error that --json shows."""
+    """Return the error from --json."""
     error: dict[str, str] = json.loads(run.out)["error"]
     return error
 
@@ -153,7 +153,7 @@ def error_of(run: Run) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_prints_the_image_by_its_digest(mlinfer: MlInfer, cloud: Cloud, golden_text: Callable[..., None]) -> None:
-    """The image lies in ECR under the local tag, and stdout holds REPOSITORY@digest alone."""
+    """The image is in ECR under the local tag, and stdout is REPOSITORY@digest only."""
     run = mlinfer("push")
     assert run.code == 0, run.err
     assert run.out == f"{cloud.registry.host}/{NAME}@{cloud.registry.tags[HASH]}\n"
@@ -165,7 +165,7 @@ def test_prints_the_image_by_its_digest(mlinfer: MlInfer, cloud: Cloud, golden_t
 
 @pytest.mark.slow
 def test_json(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """--json says what was pushed, and what became of each part of the repository."""
+    """--json says what was pushed, and the outcome of each part of the repository."""
     digest = cloud.registry.put_image(AMD64)
     uri = f"{cloud.registry.host}/{NAME}"
     made = {"uri": uri, "repository": "created", "lifecycle": "created", "policy": "created"}
@@ -175,7 +175,7 @@ def test_json(mlinfer: MlInfer, cloud: Cloud) -> None:
 
 @pytest.mark.slow
 def test_nothing_is_sent_twice(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """The second push finds the image by its id, sends nothing and changes nothing."""
+    """The second push finds the image by its id and sends nothing."""
     first = mlinfer("push")
     cloud.api.requests.clear()
     run = mlinfer("push")
@@ -187,7 +187,7 @@ def test_nothing_is_sent_twice(mlinfer: MlInfer, cloud: Cloud) -> None:
 
 @pytest.mark.slow
 def test_an_image_built_anew_takes_another_tag(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """Tags cannot move: another image of the same files gets its id added, and is found under that the next time."""
+    """Tags are immutable: a rebuilt image of the same files gets its id added to the tag, and is found there next time."""
     first = mlinfer("push")
     rebuilt = AMD64 | {"created": "later"}
     cloud.engine.id = cloud.registry.put(rebuilt)
@@ -202,7 +202,7 @@ def test_an_image_built_anew_takes_another_tag(mlinfer: MlInfer, cloud: Cloud) -
 
 
 def test_a_tag_that_holds_something_else(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """What Lambda would not take, under our tag, is left there, and the image goes beside it."""
+    """If our tag has an image that Lambda would not accept, it stays, and the new image gets another tag."""
     cloud.registry.put_image(AMD64, tag=HASH, media_type=OCI, layers=(OCI_ZSTD,))
     run = mlinfer("push")
     assert run.code == 0, run.err
@@ -211,7 +211,7 @@ def test_a_tag_that_holds_something_else(mlinfer: MlInfer, cloud: Cloud) -> None
 
 @pytest.mark.parametrize("known", ["manifest", "index"])
 def test_containerds_image_store(mlinfer: MlInfer, cloud: Cloud, known: str) -> None:
-    """Where an image's id is the digest of its manifest, or of an index, it is found by that too."""
+    """An image whose id is the digest of its manifest or index is found by that too."""
     digest = cloud.registry.put_image(AMD64, tag=HASH)
     if known == "index":
         entries = [{"digest": digest, "platform": {"architecture": "amd64", "os": "linux"}}]
@@ -224,7 +224,7 @@ def test_containerds_image_store(mlinfer: MlInfer, cloud: Cloud, known: str) -> 
 
 
 def test_no_trace_in_the_engine(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """The name in ECR is taken from the image again, after a push that fails too."""
+    """The ECR name is removed from the Engine's image again, also after a failed push."""
     removed = f"DELETE /images/{cloud.registry.host}/{NAME}:{HASH}"
     cloud.engine.push = lambda *_: error_report("EOF")
     assert mlinfer("push").code == 4
@@ -233,7 +233,7 @@ def test_no_trace_in_the_engine(mlinfer: MlInfer, cloud: Cloud) -> None:
 
 @pytest.mark.slow
 def test_a_bar_for_each_layer(cloud: Cloud, tmp_path: Path) -> None:
-    """On a terminal each layer that is sent has its bar."""
+    """In a terminal, each layer has a progress bar."""
     assert cloud.engine.pushes == []
     leader, follower = pty.openpty()
     command = [sys.executable, "-m", "mlinfer", "push"]
@@ -251,7 +251,7 @@ def test_a_bar_for_each_layer(cloud: Cloud, tmp_path: Path) -> None:
 
 
 def test_a_new_repository(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """It has immutable tags, is scanned on push and carries the project's tag."""
+    """A new repository has immutable tags, scan on push and the project's tag."""
     assert mlinfer("push").code == 0
     assert cloud.repository["imageTagMutability"] == "IMMUTABLE"
     assert cloud.repository["imageScanningConfiguration"] == {"scanOnPush": True}
@@ -260,7 +260,7 @@ def test_a_new_repository(mlinfer: MlInfer, cloud: Cloud) -> None:
 
 
 def test_the_lifecycle_spares_every_tag(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """ECR cannot know what a function refers to, so no rule of ours selects an image that has a tag."""
+    """The lifecycle policy selects no tagged image, because a function may use it."""
     assert mlinfer("push").code == 0
     assert [rule["selection"]["tagStatus"] for rule in cloud.lifecycle["rules"]] == ["untagged"]
     assert cloud.lifecycle["rules"][0]["selection"]["countType"] == "sinceImagePushed"
@@ -268,7 +268,7 @@ def test_the_lifecycle_spares_every_tag(mlinfer: MlInfer, cloud: Cloud) -> None:
 
 
 def test_only_lambda_may_pull_and_for_this_function(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """The repository's policy is one statement: Lambda reads the image for the project's function."""
+    """The repository's policy is one statement: Lambda may pull the image for the project's function."""
     assert mlinfer("push").code == 0
     source = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:mlinfer-shop"
     assert cloud.policy["Statement"] == [
@@ -284,7 +284,7 @@ def test_only_lambda_may_pull_and_for_this_function(mlinfer: MlInfer, cloud: Clo
 
 @pytest.mark.slow
 def test_what_drifted_is_mended(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """Each setting that is not as a new repository's is written, and only that."""
+    """Each setting that differs from a new repository's is restored, and only that."""
     assert mlinfer("push").code == 0
     cloud.moto.put_image_tag_mutability(repositoryName=NAME, imageTagMutability="MUTABLE")
     cloud.moto.put_image_scanning_configuration(repositoryName=NAME, imageScanningConfiguration={"scanOnPush": False})
@@ -299,7 +299,7 @@ def test_what_drifted_is_mended(mlinfer: MlInfer, cloud: Cloud) -> None:
 
 
 def test_somebody_elses_repository_is_refused(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """A repository of the project's name without its tag is not touched: `destroy` would delete it."""
+    """A repository without the project's tag is refused: `destroy` would delete it."""
     cloud.moto.create_repository(repositoryName=NAME)
     cloud.api.requests.clear()
     run = mlinfer("push", "--json")
@@ -308,7 +308,7 @@ def test_somebody_elses_repository_is_refused(mlinfer: MlInfer, cloud: Cloud) ->
 
 
 def test_what_somebody_else_set_stays(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """Foreign statements stand beside ours; a foreign lifecycle policy stays, and that is said."""
+    """Foreign statements stay next to ours; a foreign lifecycle policy stays, with a note."""
     cloud.moto.create_repository(
         repositoryName=NAME, tags=[{"Key": "mlinfer:project", "Value": NAME.removeprefix("mlinfer/")}]
     )
@@ -333,7 +333,7 @@ def test_what_somebody_else_set_stays(mlinfer: MlInfer, cloud: Cloud) -> None:
 
 @pytest.mark.slow
 def test_another_functions_statement_is_replaced(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """Of a statement of ours there is one, whatever it said before; the order of its lists does not matter."""
+    """There is one statement of ours, whatever it said before; the order of its lists does not matter."""
     assert mlinfer("push").code == 0
     changed = cloud.policy
     changed["Statement"][0]["Action"].reverse()
@@ -348,7 +348,7 @@ def test_another_functions_statement_is_replaced(mlinfer: MlInfer, cloud: Cloud)
 
 @pytest.mark.slow
 def test_two_runs_at_once_make_one_repository(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """A repository that another run makes in the same moment is taken."""
+    """A repository that another run creates at the same time is used."""
 
     def race(request: Request, forward: Forward) -> Answer:
         forward(request)
@@ -370,7 +370,7 @@ def index_of(*entries: tuple[str, str, str]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("media_type", [OCI_INDEX, DOCKER_LIST])
 def test_an_index_is_resolved(mlinfer: MlInfer, cloud: Cloud, media_type: str) -> None:
-    """Of an index, as newer Engines push, Lambda is given the image for its architecture: no attestation, no other one."""
+    """From an index, Lambda gets the image for its architecture, not an attestation or another image."""
     arm = cloud.registry.put_image({"architecture": "arm64", "os": "linux"}, media_type=OCI, layers=(OCI_GZIP,))
     wanted = cloud.registry.put_image(AMD64, media_type=OCI, layers=(OCI_GZIP, OCI_GZIP))
     proof = cloud.registry.put_image({}, media_type=OCI, layers=("application/vnd.in-toto+json",))
@@ -381,7 +381,7 @@ def test_an_index_is_resolved(mlinfer: MlInfer, cloud: Cloud, media_type: str) -
 
 
 def test_an_index_without_the_architecture(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """An index that has no image for the function is refused, naming what it has."""
+    """An index without an image for the architecture is refused; the error lists what it has."""
     arm = cloud.registry.put_image({"architecture": "arm64", "os": "linux"}, media_type=OCI, layers=(OCI_GZIP,))
     index = index_of((arm, "linux", "arm64"), (arm, "unknown", "unknown"))
     cloud.engine.push = lambda tag, _: success(cloud.registry.put(index, OCI_INDEX, tag))
@@ -403,7 +403,7 @@ def test_an_index_without_the_architecture(mlinfer: MlInfer, cloud: Cloud) -> No
 def test_what_lambda_would_refuse(
     mlinfer: MlInfer, cloud: Cloud, config: dict[str, Any], media_type: str, layers: tuple[str, ...], code: str
 ) -> None:
-    """What was pushed is read back: another processor's image, zstd layers and other manifests end with exit code 5."""
+    """After the push, an image for another architecture, zstd layers and other manifests exit with 5."""
     image = {"media_type": media_type, "layers": layers}
     cloud.engine.push = lambda tag, _: success(cloud.registry.put_image(config, tag=tag, **image))  # type: ignore[arg-type]
     run = mlinfer("push", "--json")
@@ -412,7 +412,7 @@ def test_what_lambda_would_refuse(
 
 
 def test_a_manifest_of_nothing(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """A manifest without an image in it is an error, not a crash."""
+    """A manifest without an image is an error, not a crash."""
     cloud.engine.push = lambda tag, _: success(cloud.registry.put({"mediaType": OCI, "layers": 1}, OCI, tag))
     run = mlinfer("push", "--json")
     assert (run.code, error_of(run)["code"]) == (5, "unsupported_manifest")
@@ -420,7 +420,7 @@ def test_a_manifest_of_nothing(mlinfer: MlInfer, cloud: Cloud) -> None:
 
 @pytest.mark.parametrize("arch", ["x86_64", "arm64"])
 def test_arm64_is_arm64_everywhere(mlinfer: MlInfer, cloud: Cloud, arch: str) -> None:
-    """The image must be the function's in the Engine and in the registry; here it is arm64's."""
+    """With arm64, the image must be arm64 in the Engine and in the registry."""
     config = {"architecture": "arm64", "os": "linux"}
     cloud.engine.id, cloud.engine.architecture = cloud.registry.put(config), "arm64"
     cloud.engine.push = lambda tag, _: success(cloud.registry.put_image(config, tag=tag))
@@ -430,7 +430,7 @@ def test_arm64_is_arm64_everywhere(mlinfer: MlInfer, cloud: Cloud, arch: str) ->
 
 
 def test_too_large_for_lambda(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """An image of more than 10 GB is refused before anything is made or sent."""
+    """An image over 10 GB is refused before anything is created or sent."""
     cloud.engine.layer_bytes = 10 * 2**30 + 1
     run = mlinfer("push", "--json")
     assert (run.code, error_of(run)["code"]) == (2, "image_too_large")
@@ -439,14 +439,14 @@ def test_too_large_for_lambda(mlinfer: MlInfer, cloud: Cloud) -> None:
 
 
 def test_a_registry_that_lost_it(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """A push counts when the registry has the image, and not when the Engine says so."""
+    """A push counts only if the registry has the image."""
     cloud.engine.push = lambda *_: success("sha256:" + "0" * 64)
     run = mlinfer("push", "--json")
     assert (run.code, error_of(run)["code"]) == (4, "not_confirmed")
 
 
 def test_a_registry_that_gives_something_else(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """The content of a digest must have that hash."""
+    """Content that does not match its digest is an error."""
 
     def push(tag: str, _: str) -> list[dict[str, Any]]:
         digest = cloud.registry.put_image(AMD64, tag=tag)
@@ -462,7 +462,7 @@ def test_a_registry_that_gives_something_else(mlinfer: MlInfer, cloud: Cloud) ->
 
 
 def test_an_engines_error_without_the_old_field(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """A failed push that only errorDetail tells of is a failure, as newer Engines plan to report it."""
+    """A failed push that only errorDetail reports is a failure."""
     cloud.engine.push = lambda *_: [{"status": "The push refers to repository"}, {"errorDetail": {"message": "EOF"}}]
     run = mlinfer("push", "--json")
     assert (run.code, error_of(run)["code"]) == (4, "connection_failed")
@@ -491,7 +491,7 @@ def test_an_engines_error_without_the_old_field(mlinfer: MlInfer, cloud: Cloud) 
     ],
 )  # fmt: skip
 def test_the_engines_errors(mlinfer: MlInfer, cloud: Cloud, said: str, code: str) -> None:
-    """A failed push is an item of the Engine's reports; it is told with its reason and exit code 4."""
+    """Each error in the Engine's reports is an error with its reason and exit code 4."""
     cloud.engine.push = lambda *_: error_report(said)
     run = mlinfer("push", "--json")
     assert (run.code, error_of(run)["code"]) == (4, code)
@@ -500,7 +500,7 @@ def test_the_engines_errors(mlinfer: MlInfer, cloud: Cloud, said: str, code: str
 
 
 def test_a_full_disk(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """A disk without room is this machine's, exit code 3."""
+    """A full disk is a local problem, exit code 3."""
     cloud.engine.push = lambda *_: error_report("write /var/lib/docker/tmp/x: no space left on device")
     run = mlinfer("push", "--json")
     assert (run.code, error_of(run)["code"]) == (3, "disk_full")
@@ -510,7 +510,7 @@ EXPIRED = "denied: Your authorization token has expired. Reauthenticate and try 
 
 
 def test_a_token_that_expires(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """When the token expires during the push, a fresh one is got and the push goes on with it."""
+    """If the token expires during the push, the push continues with a new one."""
 
     def push(tag: str, password: str) -> list[dict[str, Any]]:
         if password == TOKEN:
@@ -525,7 +525,7 @@ def test_a_token_that_expires(mlinfer: MlInfer, cloud: Cloud) -> None:
 
 
 def test_a_token_that_expires_twice(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """A second fresh token is not asked for."""
+    """A second new token is not requested."""
     cloud.engine.push = lambda *_: error_report(EXPIRED)
     run = mlinfer("push", "--json")
     assert (run.code, error_of(run)["code"]) == (4, "expired_token")
@@ -536,7 +536,7 @@ def test_a_token_that_expires_twice(mlinfer: MlInfer, cloud: Cloud) -> None:
 def test_the_token_goes_to_the_engine_alone(
     mlinfer: MlInfer, cloud: Cloud, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """No keychain or file is asked or told; no message shows the token or a key, with --verbose and a traceback neither."""
+    """The token goes only to the Engine: no keychain, file, message or traceback gets it."""
     folder = tmp_path / "docker"
     folder.mkdir()
     settings = json.dumps({"credsStore": "a-helper-that-is-not-there"})
@@ -565,7 +565,7 @@ def test_the_token_goes_to_the_engine_alone(
     ],
 )
 def test_a_registry_that_cannot_be_read(mlinfer: MlInfer, cloud: Cloud, answer: Answer, code: str) -> None:
-    """What the registry answers to a reader is told with exit code 4."""
+    """An error of the registry on reading exits with 4."""
     cloud.registry.faults = [answer]
     run = mlinfer("push", "--json")
     assert (run.code, error_of(run)["code"]) == (4, code)
@@ -573,14 +573,14 @@ def test_a_registry_that_cannot_be_read(mlinfer: MlInfer, cloud: Cloud, answer: 
 
 
 def test_a_registry_that_stumbles(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """A failure that passes, and a connection that breaks, are asked anew."""
+    """A temporary failure or a broken connection is retried."""
     cloud.registry.faults = [refused(503, "UNAVAILABLE", "later"), None]
     run = mlinfer("push")
     assert run.code == 0, run.err
 
 
 def test_a_registry_that_is_gone(mlinfer: MlInfer, cloud: Cloud) -> None:
-    """Without a connection to the registry the error names its host."""
+    """Without a connection to the registry, the error names its host."""
     cloud.registry.faults = [None] * 10
     run = mlinfer("push", "--json")
     assert (run.code, error_of(run)["code"]) == (4, "connection_failed")
@@ -602,7 +602,7 @@ def test_a_permission_that_is_missing(mlinfer: MlInfer, cloud: Cloud, operation:
 @pytest.mark.parametrize("operation", ["CreateRepository", "PutLifecyclePolicy", "SetRepositoryPolicy"])
 @pytest.mark.slow
 def test_cut_short_it_is_finished_by_the_next(mlinfer: MlInfer, cloud: Cloud, operation: str) -> None:
-    """Wherever making the repository broke off, the next run completes it."""
+    """If creating the repository was interrupted, the next run completes it."""
     cloud.api.fail(operation, lambda *_: None, times=2)
     assert mlinfer("push").code == 4
     run = mlinfer("push")
@@ -613,7 +613,7 @@ def test_cut_short_it_is_finished_by_the_next(mlinfer: MlInfer, cloud: Cloud, op
 
 
 def test_without_a_region(mlinfer: MlInfer, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a Region the Engine is asked only whether it answers, and the error says how to name one."""
+    """Without a Region, only the Engine is called, and the error says how to set one."""
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     run = mlinfer("push", "--json")
     assert (run.code, error_of(run)["code"]) == (3, "no_region")

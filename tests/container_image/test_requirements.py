@@ -1,4 +1,4 @@
-"""What goes into the image is locked with hashes, in wheels that Lambda's system can load, for both architectures."""
+"""The image's dependencies are locked with hashes, in wheels that Lambda can load, for both architectures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REQUIREMENTS = {
 
 
 def test_every_requirement_has_its_hashes() -> None:
-    """The lock holds what requirements.in names, each once, with exact versions and hashes, and nothing else."""
+    """The lock has each requirement once, with exact version and hashes, and nothing else."""
     wanted = [line for line in (ROOT / "docker" / "requirements.in").read_text().splitlines() if line[:1] != "#"]
     assert sorted(REQUIREMENTS) == sorted(wanted)
     assert all(len(hashes) > 1 for _, hashes in REQUIREMENTS.values())
@@ -32,7 +32,7 @@ def test_every_requirement_has_its_hashes() -> None:
 @pytest.mark.parametrize(("machine", "oldest"), [("x86_64", 5), ("aarch64", 17)])
 @pytest.mark.slow
 def test_wheels_that_lambda_can_load(tmp_path: Path, machine: str, oldest: int) -> None:
-    """pip finds a wheel of each requirement for Lambda's Python and glibc, and it is one whose hash is locked."""
+    """pip finds a wheel of each requirement for Lambda's Python and glibc, and its hash is locked."""
     lines = [f"{name}=={version}" for name, (version, _) in REQUIREMENTS.items()]  # hashes would make pip load them all
     (tmp_path / "requirements.txt").write_text("\n".join(lines))
     tags = [f"manylinux_2_{glibc}_{machine}" for glibc in range(NEWEST_GLIBC, oldest - 1, -1)]

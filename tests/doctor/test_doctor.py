@@ -1,4 +1,4 @@
-"""What doctor finds, by the user's door: an Engine on loopback, moto as AWS, and in between what a test makes them answer."""
+"""What doctor reports, with an Engine on loopback and moto as AWS."""
 
 from __future__ import annotations
 
@@ -76,25 +76,25 @@ def world(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World
 
 
 def denial(operation: str) -> Answer:
-    """Return IAM's document of a refusal."""
+    """Return IAM's document of a denied action."""
     said = f"<Code>AccessDenied</Code><Message>not authorized to perform: iam:{operation}</Message>"
     return Answer(403, {"content-type": "text/xml"}, f"<ErrorResponse><Error>{said}</Error></ErrorResponse>".encode())
 
 
 def findings(run: Run, check: str) -> list[dict[str, str]]:
-    """Return what a check found."""
+    """Return the findings of a check."""
     return [finding for finding in json.loads(run.out)["findings"] if finding["check"] == check]
 
 
 def finding(run: Run, check: str) -> dict[str, str]:
-    """Return the one thing that a check found."""
+    """Return the only finding of a check."""
     (found,) = findings(run, check)
     return found
 
 
 @pytest.mark.slow
 def test_nothing_is_missing(mlinfer: MlInfer, world: World) -> None:
-    """Where all is there each check says what it found, nothing is changed, and the exit code is 0."""
+    """If everything is there, each check says what it found, nothing changes, and the exit code is 0."""
     run = mlinfer("doctor")
     assert run.code == 0, run.out
     for text in ("starter", "Engine 29.1.0 (API 1.44", "4 cores, 8,192 MB", f"arn:aws:sts::{ACCOUNT}:user/moto"):
@@ -108,7 +108,7 @@ def test_nothing_is_missing(mlinfer: MlInfer, world: World) -> None:
 
 @pytest.mark.slow
 def test_json(mlinfer: MlInfer, world: World) -> None:
-    """--json has every check once at least, in order, each with its state, what was found and the remedy."""
+    """--json has every check in order, each with state, finding and hint."""
     assert world.limits
     document = json.loads(mlinfer("doctor", "--json").out)
     assert document["missing"] == 0
@@ -119,7 +119,7 @@ def test_json(mlinfer: MlInfer, world: World) -> None:
 
 @pytest.mark.slow
 def test_without_docker(mlinfer: MlInfer, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without an Engine that is what is missing; what depends on it is not known, and AWS is looked at all the same."""
+    """Without an Engine, that is missing, what depends on it is unknown, and AWS is still checked."""
     assert world.limits
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
     run = mlinfer("doctor", "--json")
@@ -131,7 +131,7 @@ def test_without_docker(mlinfer: MlInfer, world: World, monkeypatch: pytest.Monk
 
 
 def test_without_credentials(mlinfer: MlInfer, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without credentials that is said once, with its remedy, and this machine is looked at all the same."""
+    """Missing credentials are reported once with a hint, and this machine is still checked."""
     assert world.limits
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -143,7 +143,7 @@ def test_without_credentials(mlinfer: MlInfer, world: World, monkeypatch: pytest
 
 
 def test_without_anything_of_aws(mlinfer: MlInfer, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing of AWS is set up or asked for, it is not required; as soon as it is asked for, it is."""
+    """AWS is required only if it is set up or an option asks for it."""
     assert world.limits
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION", "MLINFER_BUCKET"):
         monkeypatch.delenv(name)
@@ -156,7 +156,7 @@ def test_without_anything_of_aws(mlinfer: MlInfer, world: World, monkeypatch: py
 
 
 def test_an_expired_login(mlinfer: MlInfer, world: World) -> None:
-    """Credentials that AWS no longer takes are missing, with what to do."""
+    """Expired credentials are missing, with a hint."""
     said = b"<ErrorResponse><Error><Code>ExpiredToken</Code><Message>expired</Message></Error></ErrorResponse>"
     world.api.fail("GetCallerIdentity", lambda *_: Answer(403, {"content-type": "text/xml"}, said))
     run = mlinfer("doctor", "--json")
@@ -167,7 +167,7 @@ def test_an_expired_login(mlinfer: MlInfer, world: World) -> None:
 
 @pytest.mark.slow
 def test_a_base_image_out_of_reach(mlinfer: MlInfer, world: World) -> None:
-    """A base image that is neither here nor in its registry is missing."""
+    """A base image that is neither local nor in its registry is missing."""
     no = Answer(404, {"content-type": "application/json"}, b'{"message": "No such image"}')
     offline = Answer(500, {"content-type": "application/json"}, b'{"message": "dial tcp: no such host"}')
     world.engine.answers = {"GET /images/": no, "GET /distribution/": offline}
@@ -179,7 +179,7 @@ def test_a_base_image_out_of_reach(mlinfer: MlInfer, world: World) -> None:
 @pytest.mark.parametrize(("arch", "state"), [("x86_64", "ok"), ("arm64", "missing")])
 @pytest.mark.slow
 def test_a_base_image_in_its_registry(mlinfer: MlInfer, world: World, arch: str, state: str) -> None:
-    """What is not here is looked for in the registry, for the configured architecture."""
+    """A base image that is not local is looked up in the registry, for the configured architecture."""
     no = Answer(404, {"content-type": "application/json"}, b'{"message": "No such image"}')
     there = json.dumps({"Platforms": [{"architecture": "amd64", "os": "linux"}]}).encode()
     there_answer = Answer(200, {"content-type": "application/json"}, there)
@@ -195,7 +195,7 @@ def test_a_base_image_in_its_registry(mlinfer: MlInfer, world: World, arch: str,
 def test_the_machine_against_the_function(
     mlinfer: MlInfer, world: World, facts: dict[str, int], state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Less memory or fewer cores than the function has in Lambda is a warning."""
+    """Less memory or fewer cores than the function has is a warning."""
     monkeypatch.setenv("MLINFER_MEMORY", "3000")
     world.engine.facts |= facts
     assert finding(mlinfer("doctor", "--json"), "machine")["state"] == state
@@ -206,7 +206,7 @@ def test_the_machine_against_the_function(
 )
 @pytest.mark.slow
 def test_permissions(mlinfer: MlInfer, world: World, decisive: str, state: str) -> None:
-    """What IAM's simulation refuses is missing, by name; who may not ask IAM learns that it is not known."""
+    """Permissions that IAM's simulation denies are missing, by name; without the right to simulate, they are unknown."""
     if decisive == "refused":
         world.allowed = lambda action: action != "ecr:PutImage"
     elif decisive == "unknown":
@@ -223,7 +223,7 @@ def test_permissions(mlinfer: MlInfer, world: World, decisive: str, state: str) 
 
 @pytest.mark.slow
 def test_a_session_is_simulated_as_its_role(mlinfer: MlInfer, world: World, moto_endpoint: str) -> None:
-    """The principal of an assumed role is the role, with the path that only IAM knows."""
+    """An assumed role is simulated as the role with its path."""
     iam = boto3.client("iam", endpoint_url=moto_endpoint, region_name="eu-central-1")
     iam.create_role(RoleName="dev", Path="/team/", AssumeRolePolicyDocument='{"Version":"2012-10-17","Statement":[]}')
     iam.close()
@@ -238,7 +238,7 @@ def test_a_session_is_simulated_as_its_role(mlinfer: MlInfer, world: World, moto
 
 @pytest.mark.slow
 def test_quotas(mlinfer: MlInfer, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """More reserved concurrency than the account has left, and a memory size that new accounts lack, are warnings."""
+    """More concurrency than the account has left, and a memory size that new accounts lack, are warnings."""
     monkeypatch.setenv("MLINFER_CONCURRENCY", "850")
     monkeypatch.setenv("MLINFER_MEMORY", "4096")
     concurrency, memory = findings(mlinfer("doctor", "--json"), "quotas")
@@ -252,7 +252,7 @@ def test_quotas(mlinfer: MlInfer, world: World, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.slow
 def test_the_bucket(mlinfer: MlInfer, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bucket that is not there, in another Region or not configured is missing, unless the image has the model."""
+    """A bucket that does not exist, is in another Region or is not configured is missing, unless the image has the model."""
     assert finding(mlinfer("doctor", "--json"), "bucket")["state"] == "ok"
     elsewhere = finding(mlinfer("doctor", "--json", "--region", "us-east-1"), "bucket")
     assert (elsewhere["state"], "is in eu-central-1" in elsewhere["finding"]) == ("missing", True)
@@ -269,7 +269,7 @@ def test_the_bucket(mlinfer: MlInfer, world: World, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 def test_the_model(mlinfer: MlInfer, world: World, tiny_model: Path) -> None:
-    """A model that can predict is named; one that is not there is missing."""
+    """A usable model is named; a missing one is missing."""
     assert world.limits
     found = finding(mlinfer("doctor", "--json", "--model", tiny_model), "model")
     assert (found["state"], "labels" in found["finding"]) == ("ok", True)
@@ -279,7 +279,7 @@ def test_the_model(mlinfer: MlInfer, world: World, tiny_model: Path) -> None:
 
 @pytest.mark.slow
 def test_endpoints_are_named_by_their_host(mlinfer: MlInfer, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An endpoint that is not AWS's is a warning, which does not repeat what else its URL holds."""
+    """An endpoint outside AWS is a warning with its host only."""
     assert world.limits
     port = world.api.url.rpartition(":")[2]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:pa55word@127.0.0.1:{port}")
@@ -290,7 +290,7 @@ def test_endpoints_are_named_by_their_host(mlinfer: MlInfer, world: World, monke
 
 
 def test_what_never_answers_holds_nothing_up() -> None:
-    """A check that gets no answer is one finding of its own, after the deadline; the others are there."""
+    """A check without an answer becomes a finding after its deadline; the others are shown."""
     never = threading.Event()
 
     def wait(_: str) -> Any:
@@ -310,7 +310,7 @@ def test_what_never_answers_holds_nothing_up() -> None:
 
 
 def test_a_defect_in_a_check_is_one_finding() -> None:
-    """What a check did not expect is told as a defect, beside what the others found."""
+    """An unexpected error in a check becomes one finding among the others."""
 
     def broken(*_: str) -> Any:
         raise KeyError("NCPU")
