@@ -1,4 +1,4 @@
-"""Lambda's entry point, in a process of its own as Lambda runs it: configured by the environment alone."""
+"""Lambda's entry point in its own process, configured by the environment only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ for event in json.load(sys.stdin):
 
 
 def invoke(*events: object, **environment: str) -> tuple[list[str], list[dict[str, object]], str]:
-    """Invoke a fresh handler with each event: its answers, its log lines and its stderr."""
+    """Invoke a new handler with each event; return its answers, log lines and stderr."""
     result = subprocess.run(
         [sys.executable, "-c", INVOKE],
         input=json.dumps(events),
@@ -48,7 +48,7 @@ def invoke(*events: object, **environment: str) -> tuple[list[str], list[dict[st
 
 @pytest.mark.slow
 def test_invocations(tiny_model: Path) -> None:
-    """Two invocations give two answers and one log line each; only the first is cold, and nothing is on stderr."""
+    """Two invocations give two answers and one log line each; only the first is cold, and stderr is empty."""
     answers, lines, errors = invoke({"image": IMAGE}, {"image": IMAGE}, MLINFER_MODEL_URI=str(tiny_model))
     bodies = [json.loads(answer.removeprefix("ANSWER "))["body"] for answer in answers]
     assert [body["label"] for body in bodies] == ["red", "red"]
@@ -60,7 +60,7 @@ def test_invocations(tiny_model: Path) -> None:
 
 @pytest.mark.slow
 def test_model_from_s3_with_lambdas_environment(bucket: Bucket, tiny_model: Path) -> None:
-    """The handler finds its model in S3 with the credentials, Region and endpoint of its environment."""
+    """The handler downloads its model with the credentials, Region and endpoint of its environment."""
     sha256 = sha256_of(tiny_model)
     uri = bucket.put(f"models/tiny/{sha256}.onnx", tiny_model.read_bytes())
     answers, _, _ = invoke({"image": IMAGE}, MLINFER_MODEL_URI=uri, MLINFER_MODEL_SHA256=sha256)
@@ -69,7 +69,7 @@ def test_model_from_s3_with_lambdas_environment(bucket: Bucket, tiny_model: Path
 
 @pytest.mark.slow
 def test_fault_at_start_is_raised_by_each_invocation(tmp_path: Path) -> None:
-    """A model that cannot be had does not break the start: each invocation raises, and logs its fault."""
+    """If the model is unavailable, the start succeeds, and each invocation raises and logs the error."""
     answers, lines, _ = invoke({"image": IMAGE}, {"image": IMAGE}, MLINFER_MODEL_URI=str(tmp_path / "none.onnx"))
     assert [answer.split()[:2] for answer in answers] == [["RAISED", "ModelError"]] * 2
     assert [line["outcome"] for line in lines] == ["init_failed", "fault", "fault"]
@@ -77,7 +77,7 @@ def test_fault_at_start_is_raised_by_each_invocation(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_queued_event_is_raised(tiny_model: Path) -> None:
-    """A message from SQS leaves the handler as an exception, which keeps it in the queue; the next request is answered."""
+    """A message from SQS raises an exception, which keeps it in the queue; the next request is answered."""
     queued = json.loads((Path(__file__).parents[1] / "data" / "events" / "queued" / "sqs_with_s3.json").read_text())
     answers, lines, _ = invoke(queued, {"image": IMAGE}, MLINFER_MODEL_URI=str(tiny_model))
     assert answers[0].startswith("RAISED QueuedEventError")
@@ -86,7 +86,7 @@ def test_queued_event_is_raised(tiny_model: Path) -> None:
 
 
 def test_missing_configuration_is_raised_and_logged() -> None:
-    """Without MLINFER_MODEL_URI each invocation raises the sentence that says so, and logs one line."""
+    """Without MLINFER_MODEL_URI, each invocation raises an error that says so, and logs one line."""
     answers, lines, _ = invoke({"image": IMAGE})
     assert answers[0].startswith("RAISED SettingsError MLINFER_MODEL_URI is not set")
     assert [line["outcome"] for line in lines] == ["init_failed", "fault"]
@@ -95,7 +95,7 @@ def test_missing_configuration_is_raised_and_logged() -> None:
 
 @pytest.mark.slow
 def test_telemetry_is_off(tiny_model: Path) -> None:
-    """onnxruntime's telemetry is switched off before its import, whatever the environment says."""
+    """onnxruntime's telemetry is off before its import, whatever the environment says."""
     code = "import os, lambda_src.handler; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     environment = os.environ | {"ORT_DISABLE_TELEMETRY": "", "MLINFER_MODEL_URI": str(tiny_model)}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -106,7 +106,7 @@ def test_telemetry_is_off(tiny_model: Path) -> None:
 
 
 def test_settings() -> None:
-    """All of the function's configuration comes from MLINFER_* variables."""
+    """The function is configured by MLINFER_* variables only."""
     settings = Settings.from_environment(
         {
             "MLINFER_MODEL_URI": "s3://b/k.onnx",
@@ -133,7 +133,7 @@ def test_settings() -> None:
     ],
 )
 def test_wrong_settings(variable: str, value: str) -> None:
-    """A wrong variable is a fault that names it."""
+    """A wrong variable is an error that names it."""
     good = {"MLINFER_MODEL_URI": "s3://b/k.onnx", "MLINFER_MODEL_SHA256": "0" * 64}
     with pytest.raises(SettingsError, match=variable):
         Settings.from_environment(good | {variable: value})
@@ -141,12 +141,12 @@ def test_wrong_settings(variable: str, value: str) -> None:
 
 @pytest.mark.parametrize(("memory_mb", "threads"), [(128, 1), (1769, 1), (2654, 2), (3538, 2), (10240, 6)])
 def test_threads_follow_the_memory(memory_mb: int, threads: int) -> None:
-    """onnxruntime gets as many threads as the memory size gives vCPUs, 1,769 MB each."""
+    """onnxruntime gets one thread per vCPU of the memory size: 1,769 MB each."""
     assert default_threads({"AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(memory_mb)}) == threads
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_onnxruntime_is_told_its_threads(tiny_model: Path, threads: int) -> None:
-    """The number is never left to onnxruntime, which would pin threads to cores that Lambda does not give."""
+    """The number of threads is always set: onnxruntime's default would pin threads to cores that Lambda does not give."""
     options = open_session(tiny_model, threads).get_session_options()
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (threads, 1)

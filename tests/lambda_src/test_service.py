@@ -1,4 +1,4 @@
-"""The service: every kind of event gets the answer that its sender expects, and one log line is written."""
+"""Every kind of event gets the answer that its sender expects, and one log line."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HTTP_POSTS = ("function_url", "api_gateway_v1", "api_gateway_v2", "load_balancer
 
 
 def sample(name: str, image: bytes = RED) -> dict[str, Any]:
-    """Return an event as AWS documents it, with the image in its place."""
+    """Return AWS's documented event with this image in it."""
     text = (EVENTS / f"{name}.json").read_text()
     event: dict[str, Any] = json.loads(text.replace("<IMAGE>", base64.b64encode(image).decode()))
     return event
@@ -47,14 +47,14 @@ def with_body(body: object, content_type: str = "application/json", *, encoded: 
 
 
 def body_of(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return the body of any answer; of an HTTP answer it is JSON text."""
+    """Return the body of any answer; an HTTP body is JSON text."""
     body = answer["body"]
     parsed: dict[str, Any] = json.loads(body) if isinstance(body, str) else body
     return parsed
 
 
 class Log(list[str]):
-    """The lines that a service wrote."""
+    """The log lines of a service."""
 
     def last(self) -> dict[str, Any]:
         """Return the last line as JSON."""
@@ -78,7 +78,7 @@ def service(tiny_model: Path, log: Log) -> Service:
 
 
 def test_direct_invocation(service: Service, tiny_model: Path) -> None:
-    """A direct invocation is answered with the document of the contract, keys and order."""
+    """A direct invocation gets the documented answer, with its keys in order."""
     answer = service.answer(sample("direct"))
     body = answer["body"]
     assert answer == {"statusCode": 200, "body": body}
@@ -92,7 +92,7 @@ def test_direct_invocation(service: Service, tiny_model: Path) -> None:
 
 
 def test_scores_are_the_softmax_of_the_logits(service: Service) -> None:
-    """Scores are probabilities: they follow from the logits by softmax and sum to 1 over all classes."""
+    """Scores are the softmax of the logits and sum to 1 over all classes."""
     body = service.answer({"image": base64.b64encode(encoded(plain((255, 0, 0)), "PNG")).decode(), "top_k": 5})["body"]
     logits = np.array([10, -10, -10, -10, 0.0])  # of pure red, from the colours in models.py
     expected = np.exp(logits) / np.exp(logits).sum()
@@ -103,7 +103,7 @@ def test_scores_are_the_softmax_of_the_logits(service: Service) -> None:
 
 @pytest.mark.parametrize("name", HTTP_POSTS)
 def test_http_events_with_a_raw_image(service: Service, name: str) -> None:
-    """Each HTTP sender's sample with a raw image gives a JSON string, top_k taken from the query."""
+    """Each HTTP sender's sample with a raw image gets a JSON string; top_k comes from the query."""
     answer = service.answer(sample(name))
     assert answer["statusCode"] == 200
     assert answer["isBase64Encoded"] is False
@@ -114,7 +114,7 @@ def test_http_events_with_a_raw_image(service: Service, name: str) -> None:
 
 @pytest.mark.parametrize("name", HTTP_POSTS)
 def test_http_answers_name_their_media_type(service: Service, name: str) -> None:
-    """The answer says that it is JSON, in the header field that its sender reads."""
+    """The answer names JSON in the header field that its sender reads."""
     answer = service.answer(sample(name))
     if name == "load_balancer_multi_value":
         assert answer["multiValueHeaders"] == {"content-type": ["application/json"]}
@@ -125,7 +125,7 @@ def test_http_answers_name_their_media_type(service: Service, name: str) -> None
 
 @pytest.mark.parametrize("encoded_body", [False, True])
 def test_http_event_with_json(service: Service, encoded_body: bool) -> None:
-    """A JSON body works as in a direct invocation, as text or in base64, and its top_k comes before the query's."""
+    """A JSON body works as text or base64, and its top_k takes precedence over the query's."""
     text = json.dumps(sample("direct") | {"top_k": 3})
     body = base64.b64encode(text.encode()).decode() if encoded_body else text
     answer = service.answer(with_body(body, "application/json; charset=utf-8", encoded=encoded_body))
@@ -133,7 +133,7 @@ def test_http_event_with_json(service: Service, encoded_body: bool) -> None:
 
 
 def test_http_event_without_a_media_type(service: Service) -> None:
-    """A body of no stated type is taken as octets, as RFC 9110 has it."""
+    """A body without a media type is treated as bytes (RFC 9110)."""
     event = sample("function_url")
     del event["headers"]["content-type"]
     assert body_of(service.answer(event))["label"] == "red"
@@ -141,7 +141,7 @@ def test_http_event_without_a_media_type(service: Service) -> None:
 
 @pytest.mark.parametrize("name", ["function_url_get", "load_balancer_health"])
 def test_health_document(service: Service, name: str, tiny_model: Path) -> None:
-    """GET answers with the model's name, hash and number of labels."""
+    """GET returns the model's name, hash and number of labels."""
     answer = service.answer(sample(name))
     assert answer["statusCode"] == 200
     assert json.loads(answer["body"]) == {
@@ -172,7 +172,7 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
 @pytest.mark.parametrize("image", PADDED, ids=["0", "1", "2"])
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_spellings_of_base64(service: Service, spelling: str, image: bytes) -> None:
-    """Base64 in lines, URL-safe, unpadded or in a `data:` URL is the same picture as the plain text, byte by byte."""
+    """Base64 with line breaks, URL-safe, unpadded or in a `data:` URL decodes to the same bytes."""
     text = base64.b64encode(image).decode()
     assert {"+", "/"} <= set(text)
     assert parse_event({"image": SPELLINGS[spelling](text)}) == parse_event({"image": text})
@@ -180,20 +180,20 @@ def test_spellings_of_base64(service: Service, spelling: str, image: bytes) -> N
 
 
 def test_json_body_with_a_data_url(service: Service) -> None:
-    """What a browser reads from a file, a `data:` URL, works in a JSON body over HTTP."""
+    """A `data:` URL, as browsers produce it, works in a JSON body over HTTP."""
     body = json.dumps({"image": "data:image/jpeg;base64," + base64.b64encode(RED).decode()})
     assert body_of(service.answer(with_body(body)))["label"] == "red"
 
 
 def test_top_k_defaults_to_five_and_ends_with_the_labels(service: Service) -> None:
-    """Without top_k there are five classes; a larger top_k than there are labels gives them all."""
+    """top_k defaults to 5; a top_k above the number of labels gives all of them."""
     image = base64.b64encode(RED).decode()
     assert len(service.answer({"image": image})["body"]["predictions"]) == 5
     assert len(service.answer({"image": image, "top_k": 900})["body"]["predictions"]) == 5
 
 
 def test_only_the_first_answer_is_cold(service: Service) -> None:
-    """The first answer is cold and carries the model's load; a warm one spends nothing on the model."""
+    """The first answer is cold and includes the load time; later ones do not."""
     first, second = (service.answer(sample("direct"))["body"] for _ in range(2))
     assert (first["cold_start"], second["cold_start"]) == (True, False)
     assert first["timings"]["model_load_s"] > 0
@@ -249,7 +249,7 @@ MISTAKES: list[tuple[object, int, str]] = [
 
 @pytest.mark.parametrize(("event", "status", "code"), MISTAKES, ids=[f"{n}-{m[2]}" for n, m in enumerate(MISTAKES)])
 def test_mistakes_are_answered(service: Service, log: Log, event: object, status: int, code: str) -> None:
-    """What the caller did wrong is answered with its status, code and a sentence, and logged once."""
+    """A caller's mistake gets its status, code and message, and one log line."""
     answer = service.answer(event)
     error = body_of(answer)["error"]
     assert (answer["statusCode"], error["code"]) == (status, code)
@@ -261,20 +261,20 @@ def test_mistakes_are_answered(service: Service, log: Log, event: object, status
 
 
 def test_a_mistake_does_not_load_the_model(tmp_path: Path, log: Log) -> None:
-    """A bad request is answered even while the model cannot be had."""
+    """A bad request is answered even if the model is unavailable."""
     service = Service(Settings(str(tmp_path / "none.onnx")), log.append)
     assert service.answer({})["statusCode"] == 400
 
 
 def test_pixels_over_the_limit(tiny_model: Path, log: Log) -> None:
-    """A picture over the pixel limit is refused from its header, with 413."""
+    """An image over the pixel limit gets 413 from its header."""
     service = Service(Settings(str(tiny_model), max_pixels=319), log.append)
     error = service.answer({"image": base64.b64encode(encoded(plain(size=(20, 16)), "PNG")).decode()})["body"]["error"]
     assert error == {"code": "image_too_large", "message": "the image has more than 319 pixels"}
 
 
 def test_pixels_at_the_limit(tiny_model: Path, log: Log) -> None:
-    """A picture of exactly the pixel limit is answered."""
+    """An image at exactly the pixel limit is classified."""
     service = Service(Settings(str(tiny_model), max_pixels=320), log.append)
     assert (
         service.answer({"image": base64.b64encode(encoded(plain(size=(20, 16)), "PNG")).decode()})["statusCode"] == 200
@@ -288,7 +288,7 @@ QUEUED = sorted(path.stem for path in (EVENTS / "queued").glob("*.json"))
 
 @pytest.mark.parametrize("name", [name for name in QUEUED if not name.startswith("test_")])
 def test_queued_events_are_not_answered(service: Service, log: Log, name: str) -> None:
-    """An event from S3, SQS, SNS, EventBridge or a stream raises: its sender would take any answer for success."""
+    """An event from S3, SQS, SNS, EventBridge or a stream raises: its sender takes any answer as success."""
     with pytest.raises(QueuedEventError):
         service.answer(sample(f"queued/{name}"))
     assert len(log) == 1
@@ -297,14 +297,14 @@ def test_queued_events_are_not_answered(service: Service, log: Log, name: str) -
 
 @pytest.mark.parametrize("name", [name for name in QUEUED if name.startswith("test_")])
 def test_s3_test_event_is_accepted(tmp_path: Path, log: Log, name: str) -> None:
-    """What S3 sends when a notification is set up is no error, with no model too, directly and by way of SQS and SNS."""
+    """The test event of S3 is accepted without a model, directly and through SQS and SNS."""
     answer = Service(Settings(str(tmp_path / "none.onnx")), log.append).answer(sample(f"queued/{name}"))
     assert answer["statusCode"] == 200
     assert len(log) == 1
 
 
 def test_queued_events_over_http_are_mistakes(service: Service) -> None:
-    """Over HTTP somebody waits for the answer: the JSON of a queued event is a request without an image."""
+    """Over HTTP, the JSON of a queued event is a request without an image."""
     answer = service.answer(with_body(json.dumps(sample("queued/s3"))))
     assert (answer["statusCode"], body_of(answer)["error"]["code"]) == (400, "missing_image")
 
@@ -313,7 +313,7 @@ def test_queued_events_over_http_are_mistakes(service: Service) -> None:
 
 
 def test_log_line(service: Service, log: Log) -> None:
-    """An invocation writes exactly one JSON line: request id, cold or warm, outcome, top label, timings."""
+    """An invocation writes one JSON line: request id, cold or warm, outcome, top label, timings."""
 
     class Context:
         aws_request_id = "79b4f56e-95b1-4643-9700-2807f4e68189"
@@ -328,7 +328,7 @@ def test_log_line(service: Service, log: Log) -> None:
 
 
 def test_log_line_of_a_load(service: Service, log: Log) -> None:
-    """The line of the invocation that loaded the model says what the load's time went into; the next one has no such part."""
+    """The log line of the invocation that loaded the model has the load's parts; the next one does not."""
     service.answer(sample("direct"))
     line = log.last()
     assert list(line["load"]) == ["imports_s", "fetch_wait_s", "session_s"]
@@ -341,7 +341,7 @@ def test_log_line_of_a_load(service: Service, log: Log) -> None:
 
 
 def test_fault_raises_and_the_next_invocation_recovers(tmp_path: Path, tiny_model: Path, log: Log) -> None:
-    """Without its model the service raises, and answers again as soon as the model is there."""
+    """Without its model the service raises, and answers as soon as the model is available."""
     path = tmp_path / "late.onnx"
     service = Service(Settings(str(path)), log.append)
     with pytest.raises(ModelError, match="there is no model at"):
@@ -353,7 +353,7 @@ def test_fault_raises_and_the_next_invocation_recovers(tmp_path: Path, tiny_mode
 
 
 def test_wrong_hash_is_never_used(tiny_model: Path, log: Log) -> None:
-    """A model file whose hash is not the configured one raises and answers nothing."""
+    """A model file with the wrong hash raises."""
     service = Service(Settings(str(tiny_model), model_sha256="0" * 64), log.append)
     with pytest.raises(ModelError, match="it is not used"):
         service.answer(sample("direct"))
@@ -369,7 +369,7 @@ def test_file_that_is_no_model(tmp_path: Path, log: Log) -> None:
 
 
 def test_model_without_metadata(tmp_path: Path, log: Log) -> None:
-    """A model that does not say its labels and pre-processing raises instead of guessing them."""
+    """A model without labels and pre-processing raises."""
     node = helper.make_node("GlobalAveragePool", ["image"], ["logits"])
     path = models.write(tmp_path / "bare.onnx", [node], [], ["N", 3, 8, 8], None)
     with pytest.raises(ModelError, match="no mlinfer metadata"):
@@ -377,35 +377,35 @@ def test_model_without_metadata(tmp_path: Path, log: Log) -> None:
 
 
 def test_model_with_more_outputs_than_labels(tmp_path: Path, log: Log) -> None:
-    """A model whose scores do not match its labels raises instead of naming the wrong class."""
+    """A model with more scores than labels raises."""
     path = _constant_model(tmp_path, [1.0, 2.0, 3.0])
     with pytest.raises(ModelError, match="not one score for each of 2 labels"):
         Service(Settings(str(path)), log.append).answer(sample("direct"))
 
 
 def test_model_that_answers_nan(tmp_path: Path, log: Log) -> None:
-    """NaN from the model is a fault and never a prediction."""
+    """NaN from the model raises."""
     path = _constant_model(tmp_path, [float("nan"), 1.0])
     with pytest.raises(ModelError, match="NaN"):
         Service(Settings(str(path)), log.append).answer(sample("direct"))
 
 
 def test_probabilities_are_not_softmaxed_again(tmp_path: Path, log: Log) -> None:
-    """The scores of a model that says `probabilities` are passed on as they are."""
+    """The scores of a model with output `probabilities` are returned unchanged."""
     path = _constant_model(tmp_path, [0.25, 0.75], output="probabilities")
     body = Service(Settings(str(path)), log.append).answer(sample("direct"))["body"]
     assert [(p["label"], p["score"]) for p in body["predictions"]] == [("b", 0.75), ("a", 0.25)]
 
 
 def test_equal_scores_keep_the_order_of_the_labels(tmp_path: Path, log: Log) -> None:
-    """Ties are broken by the class index, so that every target gives the same order."""
+    """Ties are ordered by class index, so that every target gives the same order."""
     path = _constant_model(tmp_path, [0.5, 0.5], output="probabilities")
     body = Service(Settings(str(path)), log.append).answer(sample("direct"))["body"]
     assert [p["index"] for p in body["predictions"]] == [0, 1]
 
 
 def _constant_model(folder: Path, values: list[float], output: Any = "logits") -> Path:
-    """Write a model of the labels a and b that answers every picture with the same values."""
+    """Write a model with labels a and b that gives constant values."""
     nodes = [
         helper.make_node("ReduceSum", ["image"], ["sum"], keepdims=0),
         helper.make_node("Mul", ["sum", "zero"], ["nothing"]),
@@ -429,7 +429,7 @@ def from_s3(bucket: Bucket, model: Path, cache: Path) -> Settings:
 
 
 def test_model_from_s3(bucket: Bucket, tiny_model: Path, tmp_path: Path, log: Log) -> None:
-    """A model in S3 is downloaded, verified and kept under its hash, with nothing half beside it."""
+    """A model in S3 is downloaded, verified and stored under its hash, without partial files."""
     settings = from_s3(bucket, tiny_model, tmp_path / "cache")
     body = Service(settings, log.append).answer(sample("direct"))["body"]
     assert (body["label"], body["model"]["sha256"]) == ("red", sha256_of(tiny_model))
@@ -438,7 +438,7 @@ def test_model_from_s3(bucket: Bucket, tiny_model: Path, tmp_path: Path, log: Lo
 
 @pytest.mark.slow
 def test_warm_cache_is_used_without_s3(bucket: Bucket, tiny_model: Path, tmp_path: Path, log: Log) -> None:
-    """A model that is already in /tmp with the right hash is used although S3 no longer has it."""
+    """A model in /tmp with the right hash is used without S3."""
     settings = from_s3(bucket, tiny_model, tmp_path / "cache")
     Service(settings, log.append).load()
     bucket.remove(f"models/{settings.model_sha256}.onnx")
@@ -446,7 +446,7 @@ def test_warm_cache_is_used_without_s3(bucket: Bucket, tiny_model: Path, tmp_pat
 
 
 def test_damaged_cache_is_replaced(bucket: Bucket, tiny_model: Path, tmp_path: Path, log: Log) -> None:
-    """A damaged file in /tmp is noticed by its hash and downloaded again."""
+    """A damaged file in /tmp is detected by its hash and downloaded again."""
     settings = from_s3(bucket, tiny_model, tmp_path / "cache")
     settings.cache.mkdir()
     cached = settings.cache / f"{settings.model_sha256}.onnx"
@@ -456,7 +456,7 @@ def test_damaged_cache_is_replaced(bucket: Bucket, tiny_model: Path, tmp_path: P
 
 
 def test_object_with_another_hash(bucket: Bucket, tiny_model: Path, tmp_path: Path, log: Log) -> None:
-    """An object that is not the configured model raises and leaves nothing in /tmp; put right, the next call answers."""
+    """An object with another hash raises and leaves nothing in /tmp; once corrected, the next call answers."""
     settings = from_s3(bucket, tiny_model, tmp_path / "cache")
     key = f"models/{settings.model_sha256}.onnx"
     bucket.put(key, b"something else")
@@ -469,14 +469,14 @@ def test_object_with_another_hash(bucket: Bucket, tiny_model: Path, tmp_path: Pa
 
 
 def test_missing_object(bucket: Bucket, tmp_path: Path, log: Log) -> None:
-    """A model key that does not exist raises with the URI and what to do."""
+    """A missing model object raises with the URI and what to do."""
     settings = Settings(f"s3://{bucket.name}/none.onnx", "0" * 64, cache=tmp_path / "cache")
     with pytest.raises(ModelError, match=r"no object s3://pictures/none\.onnx: upload the model"):
         Service(settings, log.append).answer(sample("direct"))
 
 
 def test_cache_that_cannot_be_written(bucket: Bucket, tiny_model: Path, tmp_path: Path, log: Log) -> None:
-    """When /tmp takes no file the fault says so."""
+    """If /tmp cannot be written, the error says so."""
     (tmp_path / "cache").write_text("a file in the folder's place")
     settings = from_s3(bucket, tiny_model, tmp_path / "cache")
     with pytest.raises(ModelError, match="cache"):
@@ -485,7 +485,7 @@ def test_cache_that_cannot_be_written(bucket: Bucket, tiny_model: Path, tmp_path
 
 @contextmanager
 def disk_of(size: int) -> Iterator[None]:
-    """Let this process write files of at most so many bytes: the kernel then takes a part of a write, as a full disk does."""
+    """Limit the size of files that this process can write, so that a write is cut as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -496,7 +496,7 @@ def disk_of(size: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("missing", [1, 4096, 3 * 2**20])
 def test_short_write(bucket: Bucket, tmp_path: Path, log: Log, missing: int) -> None:
-    """Where /tmp has room for a part of the model only, the fault says so, and no file is left; with room it is answered."""
+    """If /tmp is too small for the model, the error says so and no file stays; with room, it works."""
     model = models.heavy(tmp_path / "heavy.onnx", 4)
     settings = from_s3(bucket, model, tmp_path / "cache")
     service = Service(settings, log.append)
@@ -509,7 +509,7 @@ def test_short_write(bucket: Bucket, tmp_path: Path, log: Log, missing: int) -> 
 
 @pytest.fixture
 def broken_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Request]]:
-    """Point the environment to an S3 whose connections break in the middle of the object; return the requests to it."""
+    """Point the environment to an S3 that breaks connections in the middle of the object; return its requests."""
     requests: list[Request] = []
     half = {"content-length": "1000", "last-modified": "Wed, 21 Oct 2015 07:28:00 GMT", "etag": '"1"'}
 
@@ -525,7 +525,7 @@ def broken_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Request]]:
 
 
 def test_download_that_breaks_off(tmp_path: Path, log: Log, broken_s3: list[Request]) -> None:
-    """A download that breaks off is a fault and leaves no file; it was asked for with Lambda's session token."""
+    """An interrupted download is an error and leaves no file; it used Lambda's session token."""
     settings = Settings("s3://broken/model.onnx", "0" * 64, cache=tmp_path / "cache")
     with pytest.raises(Exception, match="Generic S3 error"):
         Service(settings, log.append).answer(sample("direct"))
@@ -546,7 +546,7 @@ def reading_service(bucket: Bucket, tiny_model: Path, log: Log) -> Service:
 
 @pytest.mark.parametrize("key", ["in/red.jpg", "in/a b/ü#1%.jpg", "in/x=1&y=+.jpg"])
 def test_image_from_s3(bucket: Bucket, reading_service: Service, key: str) -> None:
-    """An image under a configured prefix is answered by reference, whatever its key is written with."""
+    """An image under a configured prefix is classified by reference, whatever characters its key has."""
     assert reading_service.answer({"s3": bucket.put(key, RED)})["body"]["label"] == "red"
 
 
@@ -573,7 +573,7 @@ UNREADABLE = ["in//red.png", "in/red.png/", "in/", "in/./red.png", "in/../in/red
 
 @pytest.mark.slow
 def test_exactly_the_object_that_is_named(bucket: Bucket, tiny_model: Path, log: Log) -> None:
-    """Each key of many alike ones is answered with its own object, or with 404 and the reason, and never with another."""
+    """Each of many similar keys gets its own object, or 404 with the reason."""
     service = Service(Settings(str(tiny_model), input_prefixes=("s3://pictures",)), log.append)
     unreadable = [*UNREADABLE, "/in/red.png", "//in/red.png"]
     colours = {key: (i * 3 % 256, i * 7 % 256, 255 - i) for i, key in enumerate([*KEYS, *unreadable])}
@@ -591,7 +591,7 @@ def test_exactly_the_object_that_is_named(bucket: Bucket, tiny_model: Path, log:
 
 @pytest.mark.parametrize("prefix", ["s3://pictures/inputs", "s3://pictures/inputs/"])
 def test_a_prefix_covers_whole_segments(bucket: Bucket, tiny_model: Path, log: Log, prefix: str) -> None:
-    """A prefix does not cover a folder whose name only begins alike, nor an object of its own name."""
+    """A prefix does not cover a folder whose name only starts with it, or an object with its name."""
     service = Service(Settings(str(tiny_model), input_prefixes=(prefix,)), log.append)
     assert service.answer({"s3": bucket.put("inputs/red.jpg", RED)})["statusCode"] == 200
     for key in ("inputs-private/red.jpg", "inputs.jpg", "inputs"):
@@ -600,20 +600,20 @@ def test_a_prefix_covers_whole_segments(bucket: Bucket, tiny_model: Path, log: L
 
 @pytest.mark.parametrize("key", ["out/red.jpg", "in", "red.jpg"])
 def test_image_outside_the_prefixes(bucket: Bucket, reading_service: Service, key: str) -> None:
-    """An object outside the configured prefixes is refused although the credentials could read it."""
+    """An object outside the prefixes is refused even if the credentials could read it."""
     answer = reading_service.answer({"s3": bucket.put(key, RED)})
     assert (answer["statusCode"], answer["body"]["error"]["code"]) == (403, "s3_forbidden")
 
 
 @pytest.mark.parametrize("uri", ["s3://pictures-evil/in/red.jpg", "s3://pictures/in/../out/red.jpg"])
 def test_tricks_with_the_prefix(bucket: Bucket, reading_service: Service, uri: str) -> None:
-    """A bucket that only begins alike, or dots in the key, reach nothing."""
+    """A bucket name that only starts alike, or dots in the key, give no access."""
     bucket.put("out/red.jpg", RED)
     assert reading_service.answer({"s3": uri})["statusCode"] in (403, 404)
 
 
 def test_missing_image_object(bucket: Bucket, reading_service: Service) -> None:
-    """A key that does not exist is the caller's mistake: 404."""
+    """A missing key is the caller's mistake: 404."""
     answer = reading_service.answer({"s3": f"s3://{bucket.name}/in/none.jpg"})
     assert (answer["statusCode"], answer["body"]["error"]["code"]) == (404, "s3_not_found")
 
@@ -626,7 +626,7 @@ def test_huge_image_object(bucket: Bucket, reading_service: Service) -> None:
 
 
 def test_an_s3_out_of_reach_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
-    """Where nothing answers as S3 the fault says so in a line, without what the library prints for its own developers."""
+    """An unreachable S3 is an error of one line, without the library's debug output."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")

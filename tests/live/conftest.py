@@ -1,4 +1,4 @@
-"""The real parts as fixtures. What is not here skips a test; MLINFER_REQUIRE_DOCKER=1, as in CI, makes that a failure."""
+"""Fixtures with real services. A missing one skips the test, or fails it with MLINFER_REQUIRE_DOCKER=1, as in CI."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .local import Local
 
 
 def miss(reason: str) -> NoReturn:
-    """Skip the test, or fail it where the real parts are required."""
+    """Skip the test, or fail it if the real services are required."""
     if os.environ.get("MLINFER_REQUIRE_DOCKER") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
@@ -39,7 +39,7 @@ def miss(reason: str) -> NoReturn:
 
 @contextmanager
 def fetching(what: str) -> Iterator[None]:
-    """Skip the test, or fail it, where a package cannot be fetched."""
+    """Skip the test, or fail it, if a package cannot be downloaded."""
     try:
         yield
     except subprocess.CalledProcessError as error:
@@ -48,7 +48,7 @@ def fetching(what: str) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Any]:
-    """Return a client of the Docker Engine, of the docker SDK."""
+    """Return a Docker SDK client of the Engine."""
     import docker
     from docker.errors import DockerException
     from requests.exceptions import RequestException
@@ -69,7 +69,7 @@ def engine() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def base_image(engine: Any) -> str:
-    """Return the name of Lambda's base image, whose stand-in the Engine has from now on; it stays for the next run."""
+    """Return the name of Lambda's base image, after adding its stand-in to the Engine; it stays for the next run."""
     if reason := emulator.unsupported():
         miss(reason)
     with fetching("the packages of the base image's stand-in"):
@@ -87,7 +87,7 @@ def rie() -> Path:
 
 @pytest.fixture(scope="session")
 def label(engine: Any) -> Iterator[str]:
-    """Return a label of this run; at the end the containers and the images that have it are removed.
+    """Return a label of this run; containers and images with it are removed at the end.
 
     A container has the labels of its image: whoever started one from an image with the label, it is found.
     """
@@ -101,7 +101,7 @@ def label(engine: Any) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def echo_image(engine: Any, base_image: str, label: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the name of an image on the base image whose handler, app.handler, answers with the event and its user."""
+    """Return an image whose handler, app.handler, returns the event and its user."""
     folder = tmp_path_factory.mktemp("echo")
     (folder / "app.py").write_text(ECHO)
     (folder / "Dockerfile").write_text(f'FROM {base_image}\nCOPY app.py ./\nCMD ["app.handler"]\n')
@@ -113,7 +113,7 @@ def echo_image(engine: Any, base_image: str, label: str, tmp_path_factory: pytes
 
 @pytest.fixture(scope="session")
 def project(engine: Any) -> Iterator[str]:
-    """Return a project of this run alone; at the end its images are removed. The Engine keeps the layers for the next run."""
+    """Return a project of this run; its images are removed at the end. The Engine keeps the layers for the next run."""
     project = f"test-{uuid4().hex[:12]}"
     yield project
     for image in engine.images.list(filters={"label": f"mlinfer.project={project}"}):
@@ -122,7 +122,7 @@ def project(engine: Any) -> Iterator[str]:
 
 @pytest.fixture
 def local(engine: Any, base_image: str, project: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Local]:
-    """Configure the tests' project and a free port for `mlinfer`; at the end the project's containers are removed."""
+    """Configure the project and a free port for `mlinfer`; the project's containers are removed at the end."""
     assert base_image
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -137,14 +137,14 @@ def local(engine: Any, base_image: str, project: str, monkeypatch: pytest.Monkey
 
 @pytest.fixture(scope="session")
 def gateway(engine: Any) -> str:
-    """Return the address of this machine at which containers reach it."""
+    """Return this machine's address as containers see it."""
     network = engine.networks.get("bridge").attrs["IPAM"]["Config"][0]
     return str(network.get("Gateway") or ipaddress.ip_network(network["Subnet"])[1])
 
 
 @pytest.fixture
 def package(tmp_path: Path) -> Path:
-    """Return a folder with a copy of the package and the image's files, for a test that changes them."""
+    """Return a copy of the package and the image's files, for a test that changes them."""
     folder = tmp_path / "package"
     for name in ("mlinfer", "lambda_src", "docker"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -153,7 +153,7 @@ def package(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def small_image(engine: Any, label: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the name of an image of one small file: enough to push."""
+    """Return the name of an image with one small file, to push."""
     folder = tmp_path_factory.mktemp("small")
     (folder / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
     name, value = label.split("=")
@@ -164,7 +164,7 @@ def small_image(engine: Any, label: str, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Iterator[docker_registry.Registry]:
-    """Return an empty registry on a free loopback port, which a password opens."""
+    """Return an empty registry on a free loopback port, with a password."""
     if reason := docker_registry.unsupported():
         miss(reason)
     with docker_registry.serving(tmp_path, password=secrets.token_hex()) as server:
@@ -173,7 +173,7 @@ def registry(tmp_path: Path) -> Iterator[docker_registry.Registry]:
 
 @pytest.fixture(scope="session")
 def ecr_hosts() -> Iterator[dict[str, hosts.EcrHost]]:
-    """Return the ECRs of two made-up accounts, for moto and for ministack: another run beside this one has others."""
+    """Return the ECRs of two made-up accounts, for moto and for ministack; parallel runs get others."""
     if reason := hosts.unsupported():
         miss(reason)
     accounts = random.sample(range(10**11, 10**12), 2)
@@ -202,7 +202,7 @@ def moto_registry_server(
 def moto_registry(
     moto_registry_server: tuple[hosts.EcrHost, docker_registry.Registry], monkeypatch: pytest.MonkeyPatch
 ) -> docker_registry.Registry:
-    """Return a registry where moto's ECR says that one is, which moto's token opens and nothing else does."""
+    """Return the registry that moto's ECR names; only moto's token opens it."""
     ecr, server = moto_registry_server
     monkeypatch.setenv("MOTO_ACCOUNT_ID", ecr.account)  # moto's server, in this process, looks at each request
     return server
@@ -212,7 +212,7 @@ def moto_registry(
 def ministack_server(
     engine: Any, ecr_hosts: dict[str, hosts.EcrHost], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[emulated_aws.Ministack]:
-    """Return an emulated AWS whose Lambda uses the Engine; it is in nobody's environment."""
+    """Return an emulated AWS whose Lambda uses the Engine; no environment points to it yet."""
     with fetching("ministack"):
         emulated_aws.ensure_environment()
     with emulated_aws.serving(engine, tmp_path_factory.mktemp("ministack"), ecr_hosts["ministack"]) as server:
@@ -223,7 +223,7 @@ def ministack_server(
 def ministack(
     ministack_server: emulated_aws.Ministack, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[emulated_aws.Ministack]:
-    """Return an empty emulated AWS, to which the environment leads for this test."""
+    """Return an empty emulated AWS, and point the environment of this test to it."""
     for name, value in ministack_server.environment.items():
         monkeypatch.setenv(name, value)
     yield ministack_server

@@ -1,4 +1,4 @@
-"""ECR's host names at loopback addresses: a push goes to the very name that ECR gives, and never leaves this machine."""
+"""ECR host names on loopback addresses, so that a push uses ECR's name and stays on this machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SEEN_S = 5.1
 
 @dataclass(frozen=True)
 class EcrHost:
-    """An account's ECR and the address that stands for it; dockerd speaks plain HTTP to any address of 127/8."""
+    """An account's ECR and its loopback address; dockerd speaks plain HTTP to 127/8."""
 
     account: str
     address: str
@@ -32,20 +32,20 @@ class EcrHost:
 
 
 def unsupported() -> str | None:
-    """Return why no name can be given here, or None."""
+    """Return why host names cannot be set here, or None."""
     if hasattr(os, "geteuid") and os.geteuid() == 0 and HOSTS.is_file():
         return None
     return f"only root may write {HOSTS} and listen on port 80"
 
 
 def loopback_address() -> str:
-    """Return an address of 127/8 that nobody else is likely to listen on."""
+    """Return an address of 127/8 that is probably free."""
     return "127." + ".".join(str(random.randint(1, 254)) for _ in range(3))
 
 
 @contextmanager
 def named(*hosts: EcrHost) -> Iterator[None]:
-    """Give the addresses their names, and return when the Docker Engine knows them."""
+    """Set the host names, and return when the Docker Engine resolves them."""
     lines = "".join(f"{host.address} {host.name}\n" for host in hosts)
     with HOSTS.open("a+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""A proxy that inspects TLS, as companies have them: it answers for every host with a certificate of its own."""
+"""A proxy that inspects TLS, as in companies: it serves every host with its own certificate."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WHEEL = "tiny-1.0-py3-none-any.whl"
 
 @dataclass
 class Proxy:
-    """The proxy. ca: the PEM file that who trusts it needs; connected: the hosts that were asked for."""
+    """The proxy. ca: the PEM file to trust; connected: the requested hosts."""
 
     url: str
     ca: Path
@@ -30,7 +30,7 @@ class Proxy:
 
 @contextmanager
 def inspecting(address: str, folder: Path) -> Iterator[Proxy]:
-    """Run the proxy on an address; behind it lies a package index with one small wheel."""
+    """Run the proxy on an address, with a package index of one small wheel behind it."""
     certificate, key = _make_certificate(folder)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
@@ -95,7 +95,7 @@ def _make_wheel() -> bytes:
 
 
 def _make_certificate(folder: Path) -> tuple[Path, Path]:
-    """Write a certificate that signs itself, and its key, as PEM files."""
+    """Write a self-signed certificate and its key as PEM files."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec

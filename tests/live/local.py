@@ -1,4 +1,4 @@
-"""What `mlinfer build` and `mlinfer run-local` make for the tests' project."""
+"""What `mlinfer build` and `mlinfer run-local` create for the tests' project."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mlinfer.local.address import INVOCATIONS
 
 @dataclass(frozen=True)
 class Local:
-    """A project of the tests, and a port that was free."""
+    """A project of the tests, and a free port."""
 
     engine: Any
     project: str
@@ -29,12 +29,12 @@ class Local:
 
     @property
     def containers(self) -> list[Any]:
-        """Return the project's containers, of the docker SDK; ended ones too."""
+        """Return the project's containers, stopped ones too."""
         found: list[Any] = self.engine.containers.list(all=True, filters={"label": f"mlinfer.project={self.project}"})
         return found
 
     def inside(self, code: str) -> str:
-        """Run Python code in the one container as a process beside the function's, and return what it writes."""
+        """Run Python code in the container as another process, and return its output."""
         (container,) = self.containers
         code_of_it, said = container.exec_run(["/var/lang/bin/python", "-c", code])
         assert code_of_it == 0, said

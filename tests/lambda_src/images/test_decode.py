@@ -1,4 +1,4 @@
-"""Decoding: every kind of picture that users send becomes upright RGB pixels."""
+"""Decoding: every kind of image that users send becomes upright RGB pixels."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_formats(kind: str) -> None:
-    """Each supported format is decoded to the picture that was encoded."""
+    """Each supported format decodes to the image that was encoded."""
     codec, options = FORMATS[kind]
     assert_close(decode(encoded(plain(RED), codec, **options), MAX_PIXELS), RED)
 
@@ -87,20 +87,20 @@ MODES: dict[str, tuple[Any, tuple[int, int, int]]] = {
 
 @pytest.mark.parametrize("kind", MODES)
 def test_modes(kind: str) -> None:
-    """Grey, palette, CMYK, 16-bit, alpha and animated pictures give their colours, of the first frame."""
+    """Grey, palette, CMYK, 16-bit, alpha and animated images give their colours; an animation gives its first frame."""
     make, expected = MODES[kind]
     assert_close(decode(make(), MAX_PIXELS), expected)
 
 
 def assert_close(image: Image.Image, colour: tuple[int, int, int]) -> None:
-    """Check that a decoded picture is 20 x 16, RGB and of one colour but for the coding's loss."""
+    """Check that a decoded image is 20 x 16, RGB and of one colour, within the coding's loss."""
     assert (image.mode, image.size) == ("RGB", (20, 16))
     assert np.abs(np.asarray(image, np.int16) - np.asarray(colour, np.int16)).max() <= 6
 
 
 @pytest.mark.slow
 def test_a_format_loads_its_own_decoder_only() -> None:
-    """The first JPEG loads nothing for other formats, and others in the process still open and save what Pillow knows."""
+    """The first JPEG loads no decoder of other formats, and Pillow still opens and saves them elsewhere."""
     code = (
         "import io, sys; from PIL import Image; from lambda_src.images.decode import decode; from tests.conftest import CAT; "
         "decode(CAT.read_bytes(), 10**7); before = {'PIL.PngImagePlugin', "
@@ -112,14 +112,14 @@ def test_a_format_loads_its_own_decoder_only() -> None:
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped() -> None:
-    """A 16-bit gradient keeps its greys; Pillow's own conversion would make nearly all of it white."""
+    """A 16-bit gradient is scaled; Pillow's own conversion would make nearly all of it white."""
     ramp = np.tile(np.linspace(0, 65535, 20).astype(np.uint16), (16, 1))
     values = np.asarray(decode(encoded(Image.fromarray(ramp), "PNG"), MAX_PIXELS))[0, :, 0]
     assert values.tolist() == (ramp[0] >> 8).tolist()
 
 
 def _packed(bits: int, values: NDArray[Any]) -> bytes:
-    """Return rows of so many bits a number, the first bit first, as TIFF packs them."""
+    """Return rows of numbers with `bits` bits each, first bit first, as TIFF packs them."""
     spread = values.astype(np.uint64)[..., None] >> np.arange(bits - 1, -1, -1, dtype=np.uint64) & np.uint64(1)
     return b"".join(np.packbits(row.astype(np.uint8)).tobytes() for row in spread.reshape(len(values), -1))
 
@@ -127,7 +127,7 @@ def _packed(bits: int, values: NDArray[Any]) -> bytes:
 def ramp_tiff(
     bits: int, *, photometric: int = 1, signed: bool = False, order: str = "<", compression: int = bombs.RAW
 ) -> bytes:
-    """Return a grey TIFF, 48 x 40, of a ramp from black to white over the range of its type; darker than it is bright."""
+    """Return a grey TIFF, 48 x 40, with a ramp from black to white over the range of its type, mostly dark."""
     ramp = np.linspace(0, 1, 48 * 40).reshape(40, 48) ** 2
     values = np.round((1 - ramp if photometric == 0 else ramp) * (2 ** (bits - signed) - 1)).astype(np.uint64)
     data = _packed(bits, values) if bits % 8 else values.astype(f"{order}u{bits // 8}").tobytes()
@@ -155,14 +155,14 @@ RAMPS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", RAMPS)
 def test_greys_of_any_depth_are_equally_bright(kind: str) -> None:
-    """White is the largest number that the TIFF's BitsPerSample and SampleFormat allow, or 0 where the file says so."""
+    """White is the largest number that BitsPerSample and SampleFormat allow, or 0 if the file says so."""
     image = decode(ramp_tiff(**RAMPS[kind]), MAX_PIXELS)
     expected = 255 * np.linspace(0, 1, 48 * 40).reshape(40, 48) ** 2
     assert np.abs(np.asarray(image)[:, :, 0] - expected).max() <= 2
 
 
 def test_a_dark_grey_below_zero_is_black() -> None:
-    """Of signed numbers those below zero are black, not white."""
+    """Signed numbers below zero are black, not white."""
     data = np.full(48 * 40, -300, "<i2").tobytes()
     image = decode(bombs.grey_tiff(48, 40, bombs.RAW, data, t258=(16,), t339=(2,)), MAX_PIXELS)
     assert image.getextrema() == ((0, 0), (0, 0), (0, 0))
@@ -171,7 +171,7 @@ def test_a_dark_grey_below_zero_is_black() -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("codec", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
 def test_exif_orientation(codec: str, orientation: int) -> None:
-    """A picture that its EXIF says was turned is classified upright: the red half is where the photographer saw it."""
+    """EXIF orientation is applied before the classification."""
     upright = Image.new("RGB", (32, 16), (0, 0, 255))
     upright.paste(RED, (0, 0, 16, 16))
     # What a camera stores for each value: https://www.cipa.jp/std/documents/e/DC-008-2012_E.pdf, section 4.6.4 A
@@ -190,7 +190,7 @@ def test_exif_orientation(codec: str, orientation: int) -> None:
 
 
 def test_broken_exif_is_ignored() -> None:
-    """A picture with a damaged EXIF block is answered, without a warning on stderr."""
+    """A damaged EXIF block is ignored, without a warning on stderr."""
     data = encoded(plain(RED), "JPEG", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -198,7 +198,7 @@ def test_broken_exif_is_ignored() -> None:
 
 
 def test_scans_without_end_are_refused() -> None:
-    """A progressive JPEG that asks for hundreds of passes over its pixels is refused before it is decoded."""
+    """A progressive JPEG with hundreds of scans is refused before it is decoded."""
     data = encoded(plain(RED), "JPEG", progressive=True)
     scan = data.rindex(b"\xff\xda")
     with pytest.raises(RequestError, match="scans"):

@@ -1,4 +1,4 @@
-"""A file that is not decoded is named for what it is."""
+"""The error for an unsupported file names its format."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _ftyp(major: bytes, *others: bytes) -> bytes:
 
 
 def _frame(marker: int, precision: int = 8) -> bytes:
-    """Return a JPEG whose frame says that it is coded otherwise."""
+    """Return a JPEG whose frame header names another coding."""
     data = bytearray(encoded(gradient(64, 48), "JPEG"))
     at = data.index(b"\xff\xc0")
     data[at + 1], data[at + 4] = marker, precision
@@ -32,7 +32,7 @@ def _frame(marker: int, precision: int = 8) -> bytes:
 
 
 def _raw(make: bytes = b"", **tags: Any) -> bytes:
-    """Return a TIFF of a sensor's data, as cameras write them."""
+    """Return a TIFF with raw sensor data, as cameras write them."""
     more: dict[str, Any] = {"t262": (32803,), "t271": make + b"\0"} | tags
     return bombs.grey_tiff(48, 40, 1, bytes(48 * 40), **more)
 
@@ -104,7 +104,7 @@ def _canon() -> bytes:
 
 
 def _planes() -> bytes:
-    """Return an RGB TIFF of 16 bits that keeps red, green and blue apart; Pillow reads it as 8 bits."""
+    """Return an RGB TIFF of 16 bits with separate planes; Pillow reads it as 8 bits."""
     tags: dict[int, Any] = {
         256: (8,),
         257: (8,),
@@ -120,7 +120,7 @@ def _planes() -> bytes:
 
 @pytest.mark.parametrize("kind", NOT_DECODED)
 def test_what_is_not_decoded_is_named(kind: str) -> None:
-    """A file of another format is named for what it is, with what to do, and never called broken."""
+    """The error for an unsupported format names it, with a next step, and does not call it damaged."""
     make, word = NOT_DECODED[kind]
     with pytest.raises(RequestError) as caught:
         decode(make(), MAX_PIXELS)
@@ -133,13 +133,13 @@ def test_what_is_not_decoded_is_named(kind: str) -> None:
 
 @pytest.mark.parametrize("tags", [{"t254": (1,)}, {"t271": b"NIKON\0", "t330": (8,)}], ids=["thumbnail", "maker"])
 def test_a_tiff_that_is_not_raw_is_decoded(tags: dict[str, Any]) -> None:
-    """A TIFF of a camera's maker, or one that begins with a small copy, is an ordinary picture."""
+    """A TIFF from a camera, or one that begins with a thumbnail, is decoded."""
     assert decode(bombs.grey_tiff(48, 40, bombs.RAW, bytes(48 * 40), **tags), MAX_PIXELS).size == (48, 40)
 
 
 @pytest.mark.parametrize("codec", ["JPEG", "PNG", "TIFF", "AVIF", "WEBP"])
 def test_a_damaged_picture_is_not_called_another_format(codec: str) -> None:
-    """A picture of a supported format that ends early is damaged, and no other format."""
+    """A truncated image of a supported format is reported as damaged."""
     data = encoded(gradient(64, 48), codec)
     with pytest.raises(RequestError) as caught:
         decode(data[: len(data) * 2 // 3], MAX_PIXELS)

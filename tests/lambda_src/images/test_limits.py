@@ -1,4 +1,4 @@
-"""Hostile input: whatever is sent, the answer is 200 or a documented 4xx, soon, silently and within 512 MB.
+"""Hostile input gets a 200 or a documented 4xx, quickly, without output, within 512 MB.
 
 The real handler runs in a process of its own, so that its memory and its stderr are measured as a whole: tests/fuzz.py.
 """
@@ -40,7 +40,7 @@ QUICK_MB = 160  # the process with its model takes about 70
 
 
 def run(*arguments: str) -> str:
-    """Run tests/fuzz.py, which must find no violation and write nothing to stderr, and return what it wrote."""
+    """Run tests/fuzz.py, require no violation and an empty stderr, and return its output."""
     result = subprocess.run(
         [sys.executable, str(FUZZ), *arguments], capture_output=True, text=True, timeout=180, check=False
     )
@@ -49,7 +49,7 @@ def run(*arguments: str) -> str:
 
 
 def ask(*pictures: bytes) -> list[dict[str, Any]]:
-    """Send pictures to a fresh handler: outcome, seconds and the process's peak memory so far, of each."""
+    """Send images to a new handler; return outcome, seconds and the peak memory so far of each."""
     names = [f"picture-{number}" for number in range(len(pictures))]
     for name, data in zip(names, pictures, strict=True):
         Path(name).write_bytes(data)
@@ -61,7 +61,7 @@ def ask(*pictures: bytes) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_random_cases() -> None:
-    """Of 2,500 hostile events each is answered as documented, with one log line, silently, within 512 MB."""
+    """Each of 2,500 hostile events is answered as documented, with one log line, within 512 MB."""
     summary = run("--cases", "2500", "--seed", "1")
     assert "2,500 cases" in summary
     # S3 has no part in this; tests/lambda_src/test_service.py asks for what is not there.
@@ -69,7 +69,7 @@ def test_random_cases() -> None:
 
 
 def test_cases_are_repeatable() -> None:
-    """A case follows from the seed and its number alone, so that a violation can be looked at again."""
+    """A case depends only on seed and number, so that a violation can be repeated."""
     pictures = [number for number in range(40) if "picture" in fuzz.case(3, number)[0]]
     once, again, other = ([fuzz.case(seed, number) for number in pictures] for seed in (3, 3, 4))
     assert once == again
@@ -92,14 +92,14 @@ def test_cases_are_repeatable() -> None:
     ids=["status", "code", "path", "address", "lines", "score", "no line", "two lines", "nan"],
 )
 def test_violations_are_seen(answer: dict[str, Any], lines: list[str]) -> None:
-    """The judge of the random cases does not pass an answer or a log line that breaks the contract."""
+    """The fuzz rejects answers and log lines that break the contract."""
     with pytest.raises(fuzz.ViolationError):
         fuzz.check_line(lines, fuzz.check_answer(False, answer))
 
 
 @pytest.mark.slow
 def test_undamaged_pictures_are_answered() -> None:
-    """Every picture that the random cases start from is sound: the bounds refuse none of them."""
+    """Every image that the random cases start from is accepted."""
     assert {line["outcome"] for line in ask(*fuzz.sound_pictures())} == {"ok"}
 
 
@@ -177,7 +177,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 def _iloc(start: bytes) -> bytes:
-    """Return an AVIF whose table of places starts otherwise."""
+    """Return an AVIF with another start of its item location box."""
     data = small("AVIF", speed=10)
     at = data.index(b"iloc") + 4
     return data[:at] + start + data[at + len(start) :]
@@ -192,7 +192,7 @@ def _chunk() -> bytes:
 
 
 def _commented(blocks: bytes) -> bytes:
-    """Return a GIF with blocks before its picture."""
+    """Return a GIF with comment blocks before its image."""
     data = small("GIF")
     start = data.index(b",\0\0\0\0")
     return data[:start] + blocks + data[start:]
@@ -216,7 +216,7 @@ LYING: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.slow
 def test_too_large() -> None:
-    """A picture that claims more than the limit, in any format, is 413 from its header: at once and without its memory."""
+    """An image over the limit, in any format, gets 413 from its header, quickly and with little memory."""
     lines = dict(zip(TOO_LARGE, ask(*(make() for make in TOO_LARGE.values())), strict=True))
     assert {kind: line["outcome"] for kind, line in lines.items()} == dict.fromkeys(TOO_LARGE, "image_too_large")
     assert max(line["peak_mb"] for line in lines.values()) < QUICK_MB
@@ -225,7 +225,7 @@ def test_too_large() -> None:
 
 @pytest.mark.slow
 def test_structures_that_no_encoder_writes() -> None:
-    """A small file that would keep a decoder busy, or fill the memory, is refused before it does."""
+    """A small file that would need much time or memory to decode is refused first."""
     lines = ask(*(make() for make, _ in REFUSED.values()))
     assert [line["outcome"] for line in lines] == ["invalid_image"] * len(REFUSED)
     assert [word for (_, word), line in zip(REFUSED.values(), lines, strict=True) if word not in line["message"]] == []
@@ -234,7 +234,7 @@ def test_structures_that_no_encoder_writes() -> None:
 
 @pytest.mark.slow
 def test_ballast_is_left_out() -> None:
-    """Segments and chunks that decoding does not need, however many or large, cost neither memory nor time nor the answer."""
+    """Segments and chunks that decoding does not need cost no memory or time and do not change the answer."""
     icc = bombs.chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2**21)))
     pictures = (
         # Pillow appends each to all before it: a minute.
@@ -250,7 +250,7 @@ def test_ballast_is_left_out() -> None:
 
 @pytest.mark.slow
 def test_headers_that_claim_more_than_there_is() -> None:
-    """A picture whose data end long before its claimed size is a broken picture, and takes no more than a whole one."""
+    """An image with less data than its size needs is damaged, and takes no more memory than a complete one."""
     lines = ask(*(make() for make in LYING.values()))
     outcomes = dict(zip(LYING, (line["outcome"] for line in lines), strict=True))
     assert set(outcomes.values()) <= {"invalid_image", "ok"}, outcomes
@@ -260,7 +260,7 @@ def test_headers_that_claim_more_than_there_is() -> None:
 @pytest.mark.parametrize("frames", [1, 2])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
 def test_frames_of_an_avif_count(mode: str, frames: int) -> None:
-    """The codec's own headers say how large the pictures inside an AVIF are, of a still one and of an animation."""
+    """The codec headers say how large the frames of an AVIF are, still or animated."""
     film: dict[str, Any] = (
         {"save_all": True, "append_images": [plain(size=(24, 18)).convert(mode)]} if frames > 1 else {}
     )
@@ -300,7 +300,7 @@ PLACES: dict[str, Callable[[], bytes]] = {
 
 @pytest.mark.parametrize("kind", PLACES)
 def test_places_of_an_avif(kind: str) -> None:
-    """Wherever an AVIF keeps its picture, idat and pieces included: what libavif decodes is decoded, all else is refused."""
+    """An AVIF is decoded wherever it stores its data if libavif decodes it too; others are refused."""
     data = PLACES[kind]()
     try:
         expected = Image.open(io.BytesIO(data)).convert("RGB").tobytes()
@@ -313,14 +313,14 @@ def test_places_of_an_avif(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["two pieces", "200 pieces", "idat", "idat in two pieces"])
 def test_frames_of_an_avif_in_pieces_count(kind: str) -> None:
-    """The codec's own header says how large the picture is, in idat and in pieces too."""
+    """The codec header says how large the image is, also in idat and in several extents."""
     data = bombs.sized(PLACES[kind](), 1, 1)
     with pytest.raises(RequestError, match=f"more than {24 * 18 - 1} pixels"):
         decode(data, 24 * 18 - 1)
 
 
 def test_film_after_a_photograph() -> None:
-    """A telephone's motion photo is answered: the bytes of its film are not counted as scans of its JPEG."""
+    """A motion photo is accepted: the bytes of its video do not count as JPEG scans."""
     film = random.Random(0).randbytes(4_000_000)
     assert film.count(b"\xff\xda") > 32
     data = encoded(gradient(), "JPEG", progressive=True)
@@ -331,7 +331,7 @@ def test_film_after_a_photograph() -> None:
 
 
 def at_limit(codec: str, mode: str, pixels: int, **options: Any) -> bytes:
-    """Return a square picture of at most so many pixels."""
+    """Return a square image with at most `pixels` pixels."""
     side = int(pixels**0.5)
     colour: Any = (200, 120, 60, 77)[: len(mode)] if mode in ("RGB", "RGBA", "CMYK") else 1
     return encoded(Image.new(mode, (side, side), colour), codec, **options)
@@ -365,7 +365,7 @@ AT_LIMIT: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("kind", AT_LIMIT)
 @pytest.mark.slow
 def test_at_the_limit(kind: str) -> None:
-    """The largest picture that is decoded, in the modes that take most memory, keeps the whole process below 512 MB."""
+    """The largest allowed image, in the modes that need most memory, keeps the process below 512 MB."""
     [line] = ask(AT_LIMIT[kind]())
     assert line["outcome"] == "ok", line["message"]
     assert line["peak_mb"] < fuzz.LIMIT_MB
@@ -373,7 +373,7 @@ def test_at_the_limit(kind: str) -> None:
 
 @pytest.mark.parametrize(("codec", "pixels"), [("WEBP", 20_000_000), ("AVIF", 16_666_666), ("TIFF", 40_000_000)])
 def test_hungry_formats_have_a_lower_limit(codec: str, pixels: int) -> None:
-    """A format whose decoder holds more than two copies of a picture may have fewer pixels, and the answer says how many."""
+    """A format whose decoder holds more than two copies has a lower limit, and the error names it."""
     data = small(codec, compression="tiff_lzw") if codec == "TIFF" else small(codec)
     limit = 24 * 18 * MAX_PIXELS // pixels
     assert decode(data, limit + 3).size == (24, 18)
@@ -386,7 +386,7 @@ def test_hungry_formats_have_a_lower_limit(codec: str, pixels: int) -> None:
 
 @pytest.mark.slow
 def test_long_strips_are_cut_to_their_middle() -> None:
-    """A strip that would become huge when its shorter side is resized gives its middle, as the whole one would."""
+    """A very long image is cut to its middle before it is resized, with the same result."""
     spec = Preprocess(1024, (1024, 1024))
     strip = gradient(1000, 20)
     assert resize_and_crop(Image.new("RGB", (65_535, 1)), Preprocess(256, (224, 224))).size == (224, 224)
@@ -429,7 +429,7 @@ WRONG: dict[str, tuple[Any, str]] = {
 
 @pytest.mark.parametrize("kind", WRONG)
 def test_wrong_types(tiny_model: Path, kind: str) -> None:
-    """A value of any type in any place of an event has its documented error, in the shape that the sender expects."""
+    """A wrong type anywhere in an event has its documented error, in the form that the sender expects."""
     event, code = WRONG[kind]
     lines: list[str] = []
     answer = Service(Settings(str(tiny_model)), lines.append).answer(event)

@@ -1,4 +1,4 @@
-"""Pre-processing: the same numbers as torchvision, for every kind of picture that users send."""
+"""Pre-processing gives the same numbers as torchvision, for every kind of image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SMALL = golden.SPECS["small"]
 
 
 def prepared(data: bytes, spec: Preprocess) -> NDArray[Any]:
-    """Return the tensor of a picture whose every pixel was decoded."""
+    """Return the tensor of an image that was decoded completely."""
     return to_array(resize_and_crop(decode(data, MAX_PIXELS), spec), spec)
 
 
@@ -38,7 +38,7 @@ def prepared(data: bytes, spec: Preprocess) -> NDArray[Any]:
 @pytest.mark.usefixtures("torchvision")
 @pytest.mark.parametrize("spec", [IMAGENET, SMALL], ids=["imagenet", "small"])
 def test_photographs_equal_torchvision(photos: list[Path], spec: Preprocess) -> None:
-    """On every photograph the tensor is bit for bit that of torchvision's ImageClassification transform."""
+    """On every photograph, the tensor equals torchvision's ImageClassification transform bit for bit."""
     transform = reference.transform(spec)
     for photo in photos:
         expected = transform(Image.open(photo).convert("RGB")).numpy()
@@ -48,7 +48,7 @@ def test_photographs_equal_torchvision(photos: list[Path], spec: Preprocess) -> 
 @pytest.mark.usefixtures("torchvision")
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (200, 3), (31, 33), (33, 31), (257, 256), (640, 97), (97, 640)])
 def test_odd_sizes_equal_torchvision(size: tuple[int, int]) -> None:
-    """Rounding at odd sizes, and pictures narrower than the crop, are torchvision's to the bit."""
+    """Odd sizes, and images narrower than the crop, are rounded as in torchvision."""
     spec = Preprocess(40, (37, 52), mean=IMAGENET.mean, std=IMAGENET.std)
     transform = reference.transform(spec)
     image = Image.fromarray(np.random.default_rng(7).integers(0, 256, (*size, 3), dtype=np.uint8))
@@ -58,7 +58,7 @@ def test_odd_sizes_equal_torchvision(size: tuple[int, int]) -> None:
 @pytest.mark.usefixtures("torchvision")
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"])
 def test_interpolations_equal_torchvision(interpolation: Any) -> None:
-    """Each interpolation that a model can name is the one of that name in torchvision."""
+    """Each interpolation equals the one of that name in torchvision."""
     spec = Preprocess(32, (32, 32), interpolation, IMAGENET.mean, IMAGENET.std)
     transform = reference.transform(spec)
     assert np.array_equal(prepared(encoded(gradient(), "PNG"), spec)[0], transform(gradient()).numpy())
@@ -67,14 +67,14 @@ def test_interpolations_equal_torchvision(interpolation: Any) -> None:
 @pytest.mark.parametrize("name", golden.PICTURES)
 @pytest.mark.parametrize("spec", golden.SPECS)
 def test_golden_arrays(name: str, spec: str) -> None:
-    """The project's own pictures give the arrays that torchvision gave when they were frozen (golden.py)."""
+    """The project's own images give the frozen arrays (golden.py)."""
     actual = prepared(golden.PICTURES[name](), golden.SPECS[spec])[0]
     assert golden.matches(name, spec, actual)
 
 
 @pytest.mark.usefixtures("torchvision")
 def test_golden_arrays_are_torchvisions() -> None:
-    """The frozen arrays are what torchvision gives today."""
+    """The frozen arrays equal what torchvision gives today."""
     for spec_name, spec in golden.SPECS.items():
         transform = reference.transform(spec)
         for name, picture in golden.PICTURES.items():
@@ -94,7 +94,7 @@ def test_layouts_and_colours() -> None:
 
 
 def test_grey_input() -> None:
-    """A model of one channel gets the luminance, [1, 1, H, W]."""
+    """A model with one channel gets the luminance, [1, 1, H, W]."""
     batch = prepared(encoded(plain((255, 255, 255)), "PNG"), Preprocess(8, (8, 8), mean=(0.5,), std=(0.5,), color="L"))
     assert batch.shape == (1, 1, 8, 8)
     assert (batch == 1.0).all()
@@ -112,7 +112,7 @@ def test_integer_and_half_input() -> None:
 
 
 def test_batch_is_contiguous() -> None:
-    """The tensor lies in memory as onnxruntime wants it, so that it is not copied again."""
+    """The tensor is contiguous, so that onnxruntime does not copy it."""
     for layout in ("NCHW", "NHWC"):
         for dtype in ("float32", "uint8"):
             assert prepared(CAT.read_bytes(), golden.variant(SMALL, layout=layout, dtype=dtype)).flags.c_contiguous
@@ -124,7 +124,7 @@ def test_batch_is_contiguous() -> None:
     ids=str,
 )
 def test_wrong_parameters_are_refused(wrong: dict[str, Any]) -> None:
-    """A model whose pre-processing makes no sense is refused when it is read."""
+    """Invalid pre-processing is refused when the model is read."""
     with pytest.raises(ModelError):
         golden.variant(SMALL, **wrong)
 
@@ -133,13 +133,13 @@ def test_wrong_parameters_are_refused(wrong: dict[str, Any]) -> None:
 
 
 def test_large_jpeg_is_decoded_reduced() -> None:
-    """A JPEG much larger than the target is decoded at a fraction of its size, at least twice the target."""
+    """A JPEG much larger than the target is decoded at a fraction of its size, but at least at twice the target."""
     image = decode(encoded(gradient(1200, 800), "JPEG"), MAX_PIXELS, target=80)
     assert image.size == (300, 200)
 
 
 def test_jpeg_near_the_target_is_decoded_whole() -> None:
-    """Below twice the margin nothing is reduced, so that the answer stays torchvision's to the bit."""
+    """A smaller JPEG is decoded completely, so that the answer equals torchvision's bit for bit."""
     image = decode(encoded(gradient(300, 200), "JPEG"), MAX_PIXELS, target=80)
     assert image.size == (300, 200)
     data = encoded(gradient(300, 200), "JPEG")
@@ -148,7 +148,7 @@ def test_jpeg_near_the_target_is_decoded_whole() -> None:
 
 
 def test_reduced_decode_looks_the_same() -> None:
-    """The reduced decode stays close to the full one: both are averages of the same pixels."""
+    """The reduced decode is close to the full one: both average the same pixels."""
     data = CAT.read_bytes()
     assert decode(data, MAX_PIXELS, target=SMALL.resize).size != decode(data, MAX_PIXELS).size
     difference = np.abs(tensor(data, SMALL, MAX_PIXELS) - prepared(data, SMALL))
@@ -164,7 +164,7 @@ def raw(size: int) -> Preprocess:
     ("width", "height", "size"), [(517, 389, 32), (389, 517, 32), (2048, 1365, 224), (1001, 999, 60)]
 )
 def test_reduced_decode_does_not_shift(width: int, height: int, size: int) -> None:
-    """Where the sides do not divide by the scale of the fast decode, nothing moves: the mean error is at most 2 of 255."""
+    """If the sides are not divisible by the scale, nothing shifts: the mean error is at most 2 of 255."""
     data = encoded(waves(width, height, 40 if size == 32 else 120), "JPEG", quality=85)
     assert decode(data, MAX_PIXELS, target=size).size != (width, height)
     difference = np.abs(tensor(data, raw(size), MAX_PIXELS).astype(int) - prepared(data, raw(size)))
@@ -173,7 +173,7 @@ def test_reduced_decode_does_not_shift(width: int, height: int, size: int) -> No
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_reduced_decode_does_not_shift_when_turned(orientation: int) -> None:
-    """The part of a pixel at the edge of a reduced picture is found where the orientation of its EXIF puts it."""
+    """A partial pixel at the edge is handled for each EXIF orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(waves(517, 389, 40), "JPEG", quality=85, exif=exif)
@@ -182,14 +182,14 @@ def test_reduced_decode_does_not_shift_when_turned(orientation: int) -> None:
 
 
 def test_reduced_decode_keeps_the_size_of_the_original() -> None:
-    """The longer side is computed from the original: 2048 x 1365 becomes 384 columns and not 383."""
+    """The longer side is computed from the original: 2048 x 1365 becomes 384 columns, not 383."""
     data = encoded(waves(2048, 1365, 80), "JPEG")
     spec = Preprocess(256, (256, 384), dtype="uint8")
     assert (tensor(data, spec, MAX_PIXELS)[..., -1] > 0).any()  # a narrower picture has a black edge
 
 
 def test_reduced_decode_is_turned_upright() -> None:
-    """EXIF orientation holds on the fast path too."""
+    """EXIF orientation is applied on the fast path too."""
     exif = Image.Exif()
     exif[0x0112] = 6
     image = decode(encoded(gradient(1200, 800), "JPEG", exif=exif), MAX_PIXELS, target=80)
