@@ -1,4 +1,4 @@
-"""What can be done to a running container: each attack ends in a documented answer or error, and the next request works."""
+"""Attacks on a running container: each gets a documented answer or error, and the next request works."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def running(mlinfer: MlInfer, local: Local) -> Local:
 
 
 def cat(mlinfer: MlInfer) -> str:
-    """Ask the container about the cat and return its answer."""
+    """Classify the cat in the container and return the answer."""
     run = mlinfer("predict", "--target", "local", CAT, "--json")
     assert run.code == 0, run
     return str(json.loads(run.out)["label"])
 
 
 def error_of(run: Run) -> tuple[int, str]:
-    """Return the exit code and the error's code of a prediction that failed."""
+    """Return the exit code and the error code of a failed prediction."""
     return run.code, json.loads(run.out)["error"]["code"]
 
 
 def test_a_picture_over_the_limit(mlinfer: MlInfer, running: Local) -> None:
-    """predict reduces a picture of 8 MB, says so, and gets an answer."""
+    """predict reduces an image of 8 MB, with a note, and gets an answer."""
     Path("large.png").write_bytes(encoded(gradient(1900, 1500), "PNG", compress_level=0))
     assert Path("large.png").stat().st_size > 8_000_000
     run = mlinfer("predict", "--target", "local", "large.png", "--json")
@@ -64,7 +64,7 @@ def test_a_picture_over_the_limit(mlinfer: MlInfer, running: Local) -> None:
 
 
 def test_a_request_over_the_limit(mlinfer: MlInfer, running: Local) -> None:
-    """A request of 8 MB that comes past predict is cut off by the emulator, which the function answers with an error."""
+    """The emulator cuts off a request of 8 MB that bypasses predict, and the function returns an error."""
     status, body = running.function.post(json.dumps({"image": "A" * 8 * 2**20}).encode())
     assert status in (200, 413, 502)
     assert "errorType" in json.loads(body)
@@ -72,7 +72,7 @@ def test_a_request_over_the_limit(mlinfer: MlInfer, running: Local) -> None:
 
 
 def test_image_bombs(mlinfer: MlInfer, running: Local) -> None:
-    """Files that ask for far more memory than they have bytes are refused one by one, and stop no other."""
+    """Files that need far more memory than their size are refused one by one."""
     files = {
         "huge.png": bombs.sized(bombs.small("PNG"), 60_000, 60_000),
         "huge.jpg": bombs.sized(bombs.small("JPEG"), 60_000, 60_000),
@@ -100,7 +100,7 @@ def test_image_bombs(mlinfer: MlInfer, running: Local) -> None:
     "body", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b'{"image": 1}', b"[" * 100_000], ids=lambda b: repr(b[:12])
 )
 def test_requests_that_are_none(mlinfer: MlInfer, running: Local, body: bytes) -> None:
-    """What is no event is answered with the caller's mistake or an error document."""
+    """Invalid events get a documented 4xx or an error document."""
     status, said = running.function.post(body)
     answer = json.loads(said)
     assert status == 200
@@ -109,14 +109,14 @@ def test_requests_that_are_none(mlinfer: MlInfer, running: Local, body: bytes) -
 
 
 def test_a_full_tmp(mlinfer: MlInfer, running: Local) -> None:
-    """With no room left in /tmp pictures are answered all the same: the handler writes nothing there."""
+    """With a full /tmp, images are still classified: the handler writes nothing there."""
     fill = "import errno\ntry:\n    with open('/tmp/fill', 'wb', 0) as f:\n        while True: f.write(bytes(2**20))\nexcept OSError as e: print(errno.errorcode[e.errno])"
     assert running.inside(fill).strip() == "ENOSPC"
     assert cat(mlinfer) == "cat"
 
 
 def test_memory_of_128_mb(mlinfer: MlInfer, local: Local) -> None:
-    """The smallest function answers; a picture that does not fit is told as too little memory, and the next is answered."""
+    """The smallest function answers; an image that does not fit is reported as too little memory."""
     started = mlinfer("run-local", "--detach", "--memory", "128", "--timeout", "60")
     assert started.code == 0, started.err
     assert cat(mlinfer) == "cat"
@@ -129,7 +129,7 @@ def test_memory_of_128_mb(mlinfer: MlInfer, local: Local) -> None:
 
 
 def test_a_function_that_is_too_slow(mlinfer: MlInfer, local: Local, red: Path, tmp_path: Path) -> None:
-    """What the timeout cuts off is told as a timeout with its seconds, and the function answers again."""
+    """A timeout is reported with its seconds, and the function answers again."""
     model = models.slow(tmp_path / "slow.onnx")
     assert mlinfer("run-local", "--detach", "--timeout", "2", "--model", model).code == 0
     run = mlinfer("predict", "--target", "local", red, "--json")
@@ -140,7 +140,7 @@ def test_a_function_that_is_too_slow(mlinfer: MlInfer, local: Local, red: Path, 
 
 
 def test_a_container_that_is_killed_during_a_request(mlinfer: MlInfer, local: Local, red: Path, tmp_path: Path) -> None:
-    """A request whose container goes away is told as a crash, and run-local starts it anew."""
+    """A container that disappears is reported as a crash, and run-local starts it again."""
     model = models.slow(tmp_path / "slow.onnx")
     assert mlinfer("run-local", "--detach", "--model", model).code == 0
     (container,) = local.containers
@@ -155,7 +155,7 @@ def test_a_container_that_is_killed_during_a_request(mlinfer: MlInfer, local: Lo
 
 
 def test_a_process_that_is_killed_during_a_request(mlinfer: MlInfer, local: Local, red: Path, tmp_path: Path) -> None:
-    """A function whose process is killed, as by too little memory, is told as that, and answers again."""
+    """A killed function process is reported as that, and the function answers again."""
     model = models.slow(tmp_path / "slow.onnx")
     assert mlinfer("run-local", "--detach", "--model", model).code == 0
     (container,) = local.containers
@@ -169,7 +169,7 @@ def test_a_process_that_is_killed_during_a_request(mlinfer: MlInfer, local: Loca
 
 
 def test_run_local_during_a_prediction(mlinfer: MlInfer, local: Local, red: Path, tmp_path: Path) -> None:
-    """run-local waits for a prediction to end before it asks the function whether it is well."""
+    """run-local waits for a running prediction before its health check."""
     model = models.slow(tmp_path / "slow.onnx")
     assert mlinfer("run-local", "--detach", "--timeout", "3", "--model", model).code == 0
     (container,) = local.containers
@@ -182,7 +182,7 @@ def test_run_local_during_a_prediction(mlinfer: MlInfer, local: Local, red: Path
 
 
 def test_two_predictions_at_once(running: Local) -> None:
-    """Two `mlinfer predict` at once wait for each other, and both answer."""
+    """Two `mlinfer predict` at once wait for each other, and both get answers."""
     with predicting(CAT, CAT, CAT) as one, predicting(CAT, CAT, CAT) as other:
         said = [process.communicate(timeout=60) for process in (one, other)]
     assert [process.returncode for process in (one, other)] == [0, 0], said
@@ -192,7 +192,7 @@ def test_two_predictions_at_once(running: Local) -> None:
 
 
 def test_requests_at_once(mlinfer: MlInfer, running: Local) -> None:
-    """Requests at once may end the emulator; the Engine starts it again, and the next prediction is answered."""
+    """Parallel requests can stop the emulator; the Engine restarts it, and the next prediction works."""
     event = json.dumps({"image": base64.b64encode(CAT.read_bytes()).decode()}).encode()
 
     def post(_: int) -> bytes:
@@ -210,12 +210,12 @@ def test_requests_at_once(mlinfer: MlInfer, running: Local) -> None:
 
 
 def predicting(*pictures: Path) -> subprocess.Popen[str]:
-    """Start `mlinfer predict --target local` as a process of its own."""
+    """Start `mlinfer predict --target local` as a process."""
     command = [sys.executable, "-m", "mlinfer", "predict", "--target", "local", "--json", *map(str, pictures)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def wait_for_the_request(container: Any) -> None:
-    """Wait until a second request has reached the emulator: the first is run-local's own."""
+    """Wait until a second request reaches the emulator: the first is run-local's."""
     wait_until(lambda: container.logs().count(b"START RequestId") >= 2, "the request")

@@ -1,4 +1,4 @@
-"""The stand-in of Lambda's base image keeps the contract that the real one has."""
+"""The stand-in for Lambda's base image behaves like the real one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from devtools.rie import SHA256, ensure_rie
 
 @pytest.mark.parametrize("arguments", [[], ["app.handler", "another"]])
 def test_the_entrypoint_takes_one_argument(engine: Any, base_image: str, label: str, arguments: list[str]) -> None:
-    """Without a handler's name, or with more than that, the container ends at once with status 142."""
+    """Without exactly one handler name, the container exits with status 142."""
     name, value = label.split("=")
     container = engine.containers.run(base_image, arguments, detach=True, labels={name: value})
     try:
@@ -27,7 +27,7 @@ def test_the_entrypoint_takes_one_argument(engine: Any, base_image: str, label: 
 
 @pytest.mark.parametrize(("options", "uid"), [({}, 0), (AS_LAMBDA, 993)], ids=["as root", "as Lambda"])
 def test_a_handler_answers(engine: Any, echo_image: str, options: dict[str, Any], uid: int) -> None:
-    """The handler of an image answers through the emulator, as Lambda's user on a read-only disk too."""
+    """A handler answers through the emulator, as Lambda's user on a read-only disk too."""
     with running(engine, echo_image, **options) as function:
         assert function.get("/") == 404
         assert function.invoke({"a": 1})["event"] == {"a": 1}
@@ -35,7 +35,7 @@ def test_a_handler_answers(engine: Any, echo_image: str, options: dict[str, Any]
 
 
 def test_an_exception_is_an_answer(engine: Any, echo_image: str) -> None:
-    """The emulator tells of a handler's exception in the body of its answer, and goes on."""
+    """The emulator returns a handler's exception as the body, and continues."""
     with running(engine, echo_image, **AS_LAMBDA) as function:
         answer = function.invoke({"fail": "no such thing"})
         assert (answer["errorType"], answer["errorMessage"]) == ("ValueError", "no such thing")
@@ -43,7 +43,7 @@ def test_an_exception_is_an_answer(engine: Any, echo_image: str) -> None:
 
 
 def test_pip_installs_in_a_build(engine: Any, base_image: str, label: str, tmp_path: Path) -> None:
-    """A Dockerfile's `RUN pip install` reaches the index as this machine does."""
+    """`RUN pip install` in a Dockerfile reaches the index as this machine does."""
     (tmp_path / "Dockerfile").write_text(
         f"FROM {base_image}\nRUN pip install -q --no-deps --target . packaging==26.3\n"
     )
@@ -55,14 +55,14 @@ def test_pip_installs_in_a_build(engine: Any, base_image: str, label: str, tmp_p
 
 
 def test_it_is_made_once(engine: Any, base_image: str) -> None:
-    """An image that this version of the script made is taken as it is."""
+    """An existing stand-in of this version is used."""
     before = engine.images.get(base_image).id
     assert ensure_base_image(engine) == base_image
     assert engine.images.get(base_image).id == before
 
 
 def test_the_emulator_is_fetched_once_and_checked(rie: Path) -> None:
-    """The emulator is the one with the known SHA-256, and the same file is taken again."""
+    """The emulator has the known SHA-256 and is downloaded once."""
     made = rie.stat().st_mtime_ns
     assert ensure_rie() == rie
     assert rie.stat().st_mtime_ns == made

@@ -1,4 +1,4 @@
-"""`bench` and `tune` of the real image: each cold start a container of its own, under Lambda's limits, and none left."""
+"""`bench` and `tune` with the real image: each cold start is a new container, and none is left."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MlInfer = Callable[..., Run]
 
 
 def test_cold_starts_are_of_fresh_containers(mlinfer: MlInfer, local: Local) -> None:
-    """The first request of each container is the cold one, and is taken apart; the container that runs stays; none is left."""
+    """Each cold start is the first request of a new container; a running container stays."""
     assert mlinfer("run-local", "--detach").code == 0
     before = [container.id for container in local.containers]
     run = mlinfer("bench", CAT, "--target", "local", "--cold", "2", "--warm", "3", "--csv", "a.csv", "--json")
@@ -39,7 +39,7 @@ def test_cold_starts_are_of_fresh_containers(mlinfer: MlInfer, local: Local) -> 
 
 
 def test_tune_measures_each_size(mlinfer: MlInfer, local: Local) -> None:
-    """Each size has a row; a recommended one is written to mlinfer.toml, whose comments stay."""
+    """Each size has a row; --apply writes the recommendation to mlinfer.toml and keeps its comments."""
     Path("mlinfer.toml").write_text("# The project.\n\n# memory = 1769\ntop_k = 3  # enough\n")
     flags = ("--cold", "1", "--warm", "3", "--apply")
     run = mlinfer("tune", CAT, "--memory", "512,1769", *flags, "--max-latency-ms", "0.001", "--plot", "a.svg")
@@ -60,7 +60,7 @@ def test_tune_measures_each_size(mlinfer: MlInfer, local: Local) -> None:
 
 
 def test_a_size_that_is_too_small(mlinfer: MlInfer, local: Local) -> None:
-    """A size at which the function does not answer in time has a row that says so, and is not recommended: exit code 5."""
+    """A size at which the function times out has a row that says so, and the exit code is 5."""
     Path("mlinfer.toml").write_text("timeout = 1\n")
     run = mlinfer("tune", CAT, "--memory", "128", "--cold", "1", "--warm", "1", "--json")
     assert run.code == 5
@@ -71,7 +71,7 @@ def test_a_size_that_is_too_small(mlinfer: MlInfer, local: Local) -> None:
 
 
 def test_a_limit_that_no_size_keeps(mlinfer: MlInfer, local: Local) -> None:
-    """Where no size is fast enough, that and the fastest are said, nothing is written, and the exit code is 5."""
+    """If no size is fast enough, the fastest is named, nothing is written, and the exit code is 5."""
     command = ("tune", CAT, "--memory", "1769", "--cold", "1", "--warm", "1", "--max-latency-ms", "0.001", "--apply")
     run = mlinfer(*command)
     assert run.code == 5
@@ -81,7 +81,7 @@ def test_a_limit_that_no_size_keeps(mlinfer: MlInfer, local: Local) -> None:
 
 
 def test_ctrl_c_leaves_no_container(local: Local) -> None:
-    """Ctrl-C shows what there is, and removes the container that was measured."""
+    """Ctrl-C shows the results so far and removes the measured container."""
     flags = ["--target", "local", "--cold", "1", "--warm", "100000", "--json", "--verbose"]
     process = subprocess.Popen(
         [sys.executable, "-m", "mlinfer", "bench", str(CAT), *flags],
@@ -103,7 +103,7 @@ def test_ctrl_c_leaves_no_container(local: Local) -> None:
 
 @pytest.mark.usefixtures("ministack")
 def test_the_deployed_function(mlinfer: MlInfer, local: Local) -> None:
-    """A deployed function is measured cold and warm, tuned, and is in the end what was deployed."""
+    """A deployed function is measured cold and warm, tuned, and restored."""
     Path("mlinfer.toml").write_text('bucket = "measured"\nmemory = 1024\ntarget = "aws"\n')
     deployed = mlinfer("deploy", "--create-bucket")
     assert deployed.code == 0, deployed.err

@@ -1,4 +1,4 @@
-"""What doctor finds of the real Engine, by the user's door."""
+"""What doctor reports about the real Engine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MlInfer = Callable[..., Run]
 
 
 def test_the_real_engine(mlinfer: MlInfer, engine: Any, base_image: str) -> None:
-    """Version, machine and base image are those of the Engine; where AWS is not used nothing of it is needed."""
+    """Version, machine and base image are the Engine's; AWS is not required if it is not used."""
     run = mlinfer("doctor", "--json")
     assert run.code == 0
     found = {item["check"]: item for item in reversed(json.loads(run.out)["findings"])}
@@ -24,7 +24,7 @@ def test_the_real_engine(mlinfer: MlInfer, engine: Any, base_image: str) -> None
 
 
 def test_a_base_image_that_no_registry_has(mlinfer: MlInfer, engine: Any, registry: Any, monkeypatch: Any) -> None:
-    """The Engine asks the registry of a base image that is not here; what that says is the finding."""
+    """For a missing base image, the finding has the registry's words."""
     assert engine.ping()
     monkeypatch.setenv("MLINFER_BASE_IMAGE", f"{registry.host}/not/there:1")
     run = mlinfer("doctor", "--json")

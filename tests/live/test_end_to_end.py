@@ -1,4 +1,4 @@
-"""The whole way on real parts: an emulated AWS whose Lambda runs the pushed image in real containers."""
+"""The complete workflow: an emulated AWS whose Lambda runs the pushed image in real containers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUCKET = "end-to-end"
 
 
 def answer(mlinfer: MlInfer, picture: Path, *more: str) -> list[Any]:
-    """Return the model and the predictions of one picture."""
+    """Return the model and the predictions of one image."""
     run = mlinfer("predict", picture, "--json", *more)
     assert run.code == 0, run.err
     document = json.loads(run.out)
@@ -28,7 +28,7 @@ def answer(mlinfer: MlInfer, picture: Path, *more: str) -> list[Any]:
 
 
 def same(there: list[Any], here: list[Any]) -> bool:
-    """Tell whether two answers have the model, the classes and, within 1e-5, the scores in common."""
+    """Tell whether two answers have the same model, classes and, within 1e-5, scores."""
     (model, predictions), (own, expected) = there, here
     return bool(
         model == own
@@ -38,7 +38,7 @@ def same(there: list[Any], here: list[Any]) -> bool:
 
 
 def left(project: str) -> dict[str, list[str]]:
-    """Return the names of all that AWS has of the project."""
+    """Return the names of the project's resources in AWS."""
     function = f"mlinfer-{project}"
     session = boto3.Session()  # not the default one, which keeps the keys of an earlier test
     clients = {name: session.client(name) for name in ("lambda", "iam", "logs", "ecr", "s3")}
@@ -56,7 +56,7 @@ def left(project: str) -> dict[str, list[str]]:
 
 @pytest.mark.usefixtures("ministack")
 def test_the_whole_way(mlinfer: MlInfer, local: Local) -> None:
-    """init, upload, build, push, deploy, predict, another model, deploy, rollback, destroy: each answer is the embedded one."""
+    """From init to destroy, with two models and a rollback: each answer equals the embedded one."""
     red = Path("red.png")
     red.write_bytes(encoded(plain((255, 0, 0)), "PNG"))
     assert mlinfer("init").code == 0

@@ -1,4 +1,4 @@
-"""`mlinfer build` on the real Engine: what the image holds, what is built anew and what is not, and how it fails."""
+"""`mlinfer build` on the real Engine: contents, cache and failures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ print(json.dumps([os.path.join(folder, name) for top in ("/var/task", "/build", 
 
 @pytest.fixture
 def image(mlinfer: MlInfer, local: Local) -> dict[str, Any]:
-    """Build the image, or find it, and return the document that `build --json` writes."""
+    """Build the image, or find it, and return the document of `build --json`."""
     run = mlinfer("build", "--json")
     assert run.code == 0, run.err
     document: dict[str, Any] = json.loads(run.out)
@@ -46,7 +46,7 @@ def image(mlinfer: MlInfer, local: Local) -> dict[str, Any]:
 
 
 def python(engine: Any, image: str, *arguments: str) -> tuple[str, str]:
-    """Run the image's Python as Lambda's user; return what it writes to stdout and stderr."""
+    """Run the image's Python as Lambda's user; return its stdout and stderr."""
     container = engine.containers.create(image, list(arguments), entrypoint="/var/lang/bin/python", user="993:990")
     try:
         container.start()
@@ -57,7 +57,7 @@ def python(engine: Any, image: str, *arguments: str) -> tuple[str, str]:
 
 
 def build_from(package: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run `mlinfer build --json` of another copy of the package, in a process of its own."""
+    """Run `mlinfer build --json` of another copy of the package, in a new process."""
     command = [sys.executable, "-m", "mlinfer", "build", "--json", *arguments]
     environment = os.environ | {"PYTHONPATH": str(package)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -67,7 +67,7 @@ def build_from(package: Path, *arguments: str) -> subprocess.CompletedProcess[st
 
 
 def test_it_holds_what_the_handler_imports_and_no_more(local: Local, image: dict[str, Any]) -> None:
-    """Above the base there are the handler, its four packages and the model's folder: no tests, caches or tools."""
+    """Above the base are only the handler, its four packages and the model's folder."""
     files = json.loads(python(local.engine, image["tag"], "-c", WALK)[0])
     assert all(name.startswith("/var/task/") for name in files)
     names = {name.split("/")[3] for name in files}
@@ -78,7 +78,7 @@ def test_it_holds_what_the_handler_imports_and_no_more(local: Local, image: dict
 
 
 def test_byte_code_is_in_it(local: Local, image: dict[str, Any]) -> None:
-    """Every module has its byte-code, and a start of the handler compiles none."""
+    """Every module has byte-code, and a start compiles none."""
     files = set(json.loads(python(local.engine, image["tag"], "-c", WALK)[0]))
     sources = [Path(name) for name in files if name.endswith(".py")]
     compiled = [str(path.parent / "__pycache__" / f"{path.stem}.cpython-313.pyc") for path in sources]
@@ -92,7 +92,7 @@ def test_byte_code_is_in_it(local: Local, image: dict[str, Any]) -> None:
 
 
 def test_its_settings(local: Local, image: dict[str, Any]) -> None:
-    """The handler is named, telemetry is off, home and caches are in /tmp, and no model or secret is set."""
+    """The handler is set, telemetry is off, home and caches are in /tmp, and no model or secret is set."""
     config = local.engine.images.get(image["tag"]).attrs["Config"]
     environment = dict(entry.split("=", 1) for entry in config["Env"])
     assert config["Cmd"] == ["lambda_src.handler.lambda_handler"]
@@ -103,7 +103,7 @@ def test_its_settings(local: Local, image: dict[str, Any]) -> None:
 
 
 def test_every_format_is_answered(mlinfer: MlInfer, local: Local, tiny_model: Path) -> None:
-    """The handler in the container reads every format that the README names."""
+    """The container reads every documented image format."""
     assert mlinfer("run-local", "--detach", "--model", tiny_model).code == 0
     for codec in FORMATS:
         picture = base64.b64encode(encoded(plain((250, 4, 3)), codec)).decode()
@@ -115,7 +115,7 @@ def test_every_format_is_answered(mlinfer: MlInfer, local: Local, tiny_model: Pa
 
 
 def test_the_document(mlinfer: MlInfer, local: Local, image: dict[str, Any]) -> None:
-    """`--json` names the image, its architecture, its size and its layers from the lowest up; without it stdout is the tag."""
+    """`--json` gives name, architecture, size and layers, lowest first; without it, stdout is the tag."""
     attributes = local.engine.images.get(image["tag"]).attrs
     assert (image["id"], image["bytes"], image["arch"]) == (attributes["Id"], attributes["Size"], "x86_64")
     assert image["tag"].startswith(f"mlinfer/{local.project}:")
@@ -127,7 +127,7 @@ def test_the_document(mlinfer: MlInfer, local: Local, image: dict[str, Any]) -> 
 
 
 def test_the_second_build_does_nothing(mlinfer: MlInfer, local: Local, image: dict[str, Any]) -> None:
-    """Unchanged, nothing is built, which is a success and is said so."""
+    """An unchanged image is not built again, with a note."""
     made = local.engine.images.get(image["tag"]).attrs["Created"]
     again = mlinfer("build", "--json")
     assert again.code == 0
@@ -137,7 +137,7 @@ def test_the_second_build_does_nothing(mlinfer: MlInfer, local: Local, image: di
 
 
 def test_layers_do_not_depend_on_when_they_are_made(mlinfer: MlInfer, local: Local, image: dict[str, Any]) -> None:
-    """A build without any cached layer makes the same layers, so that a push sends nothing."""
+    """A build without cache gives the same layers, so that a push sends nothing."""
     before = local.layers(image["tag"])
     anew = mlinfer("build", "--no-cache", "--json")
     assert (anew.code, json.loads(anew.out)["outcome"]) == (0, "created")
@@ -146,7 +146,7 @@ def test_layers_do_not_depend_on_when_they_are_made(mlinfer: MlInfer, local: Loc
 
 
 def test_a_change_of_the_code_makes_the_last_layer_anew(local: Local, image: dict[str, Any], package: Path) -> None:
-    """A change in lambda_src gives another tag whose last layer alone differs."""
+    """A change in lambda_src changes the tag and only the last layer."""
     with (package / "lambda_src" / "errors.py").open("a") as file:
         file.write("\n# changed\n")
     run = build_from(package)
@@ -159,7 +159,7 @@ def test_a_change_of_the_code_makes_the_last_layer_anew(local: Local, image: dic
 
 
 def test_a_model_in_the_image(mlinfer: MlInfer, local: Local, image: dict[str, Any], tiny_model: Path) -> None:
-    """With model source image the model is a layer between dependencies and code, and it is what answers."""
+    """With model source image, the model is a layer between dependencies and code."""
     run = mlinfer("build", "--json", "--model-source", "image", "--model", tiny_model)
     assert run.code == 0, run.err
     built = json.loads(run.out)
@@ -181,7 +181,7 @@ def test_a_model_in_the_image(mlinfer: MlInfer, local: Local, image: dict[str, A
 
 @pytest.mark.usefixtures("local")
 def test_the_log_is_shown_when_asked_for(package: Path) -> None:
-    """`--verbose` shows the Engine's log on stderr; stdout holds the document alone."""
+    """`--verbose` prints the Engine's log to stderr; stdout has only the document."""
     with (package / "lambda_src" / "errors.py").open("a") as file:
         file.write("\n# changed once more\n")
     run = build_from(package, "--verbose")
@@ -196,7 +196,7 @@ def test_the_log_is_shown_when_asked_for(package: Path) -> None:
 def test_a_proxy_that_inspects_tls(
     local: Local, package: Path, gateway: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """pip in the build uses the proxy and trusts --ca-bundle; neither is in the image, in its history or in its tag."""
+    """pip in the build uses the proxy and trusts --ca-bundle; the image, its history and its tag contain neither."""
     with inspecting(gateway, tmp_path) as proxy:
         monkeypatch.setenv("HTTPS_PROXY", proxy.url)
         (package / "docker" / "requirements.txt").write_text(proxy.requirement)
@@ -228,7 +228,7 @@ def test_a_proxy_that_inspects_tls(
 
 
 def load_image(engine: Any, name: str, arch: str, label: str) -> None:
-    """Give the Engine an image of one empty layer for any architecture."""
+    """Load an image of one empty layer for any architecture into the Engine."""
     layer = io.BytesIO()
     tarfile.open(fileobj=layer, mode="w").close()
     digest = f"sha256:{hashlib.sha256(layer.getvalue()).hexdigest()}"
@@ -251,7 +251,7 @@ def load_image(engine: Any, name: str, arch: str, label: str) -> None:
 def test_a_base_image_of_another_architecture(
     mlinfer: MlInfer, local: Local, label: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A base image that is here for another processor is refused before anything is built."""
+    """A local base image of another architecture is refused before the build."""
     name = f"mlinfer-test-arm:{label[-12:]}"
     load_image(local.engine, name, "arm64", label)
     monkeypatch.setenv("MLINFER_BASE_IMAGE", name)
@@ -265,7 +265,7 @@ def test_a_base_image_of_another_architecture(
 
 @pytest.mark.usefixtures("local")
 def test_an_architecture_that_the_base_image_has_not(mlinfer: MlInfer) -> None:
-    """`--arch arm64` does not silently build for x86_64 on a base image that is."""
+    """`--arch arm64` on an x86_64 base image is refused."""
     run = mlinfer("build", "--arch", "arm64", "--json")
     assert run.code == 2
     assert json.loads(run.out)["error"]["code"] == "wrong_architecture"
@@ -274,7 +274,7 @@ def test_an_architecture_that_the_base_image_has_not(mlinfer: MlInfer) -> None:
 @pytest.mark.usefixtures("local")
 @pytest.mark.parametrize("name", ["127.0.0.1:9/none:1", "mlinfer-there-is-none"])
 def test_a_base_image_that_cannot_be_had(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """A base image that neither the Engine nor a registry has is a remote failure, with what to look at."""
+    """A base image that cannot be pulled is a remote failure with a hint."""
     monkeypatch.setenv("MLINFER_BASE_IMAGE", name)
     run = mlinfer("build", "--json")
     error = json.loads(run.out)["error"]
@@ -284,7 +284,7 @@ def test_a_base_image_that_cannot_be_had(mlinfer: MlInfer, monkeypatch: pytest.M
 
 @pytest.mark.usefixtures("local")
 def test_a_failing_step_shows_its_last_lines(package: Path) -> None:
-    """What does not fit its hash is not installed, and pip's own words are shown."""
+    """A package with another hash is not installed, and pip's words are shown."""
     requirement = f"packaging==26.3 --hash=sha256:{'0' * 64}\n"
     (package / "docker" / "requirements.txt").write_text(requirement)
     run = build_from(package)
@@ -298,7 +298,7 @@ def test_a_failing_step_shows_its_last_lines(package: Path) -> None:
 
 @pytest.mark.usefixtures("local")
 def test_no_room_for_the_context(mlinfer: MlInfer, tiny_model: Path) -> None:
-    """A disk without room for the build context is said, and what needs the room."""
+    """A disk too full for the build context is an error that says so."""
     limit, there = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, there))
@@ -317,7 +317,7 @@ def test_no_room_for_the_context(mlinfer: MlInfer, tiny_model: Path) -> None:
 def test_logins_that_cannot_be_read(
     mlinfer: MlInfer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logins: dict[str, Any]
 ) -> None:
-    """A keychain of Docker's configuration that is not there is said, and where it is named."""
+    """A missing credential helper is an error that names Docker's configuration file."""
     tmp_path.joinpath("config.json").write_text(json.dumps(logins))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     run = mlinfer("build", "--no-cache", "--json")
@@ -328,7 +328,7 @@ def test_logins_that_cannot_be_read(
 
 
 def test_a_file_that_is_no_model(mlinfer: MlInfer, tmp_path: Path) -> None:
-    """What is no model does not go into an image."""
+    """A file that is not a model is refused."""
     (tmp_path / "none.onnx").write_bytes(b"no model")
     run = mlinfer("build", "--model-source", "image", "--model", tmp_path / "none.onnx", "--json")
     assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "invalid_model")

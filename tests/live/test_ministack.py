@@ -1,4 +1,4 @@
-"""The emulated AWS runs what was pushed to it: the chain that a deployment is made of."""
+"""The emulated AWS runs pushed images, as a deployment needs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ONCE = Config(retries={"total_max_attempts": 1}, read_timeout=120)
 
 @contextmanager
 def clients(*services: str) -> Iterator[list[Any]]:
-    """Make clients as the environment says, and close them."""
+    """Create clients from the environment, and close them."""
     made = [boto3.client(service, config=ONCE) for service in services]
     try:
         yield made
@@ -33,7 +33,7 @@ def clients(*services: str) -> Iterator[list[Any]]:
 
 
 def test_s3_compares_checksums(ministack: Ministack) -> None:
-    """An object whose SHA-256 is another than announced is refused."""
+    """An object whose SHA-256 does not match is refused."""
     with clients("s3", "sts") as (s3, sts):
         assert sts.get_caller_identity()["Account"] == ministack.account
         s3.create_bucket(Bucket="models")
@@ -55,7 +55,7 @@ def test_nothing_is_left_for_the_next_test() -> None:
 
 
 def test_a_pushed_image_is_invoked(ministack: Ministack, engine: Any, echo_image: str) -> None:
-    """An image goes to ECR by its digest, becomes a function, answers by its alias, and can read from S3."""
+    """An image pushed to ECR runs as a function, answers through its alias, and can read from S3."""
     with clients("s3", "ecr", "lambda") as (s3, ecr, functions):
         repository = ecr.create_repository(repositoryName="echo")["repository"]["repositoryUri"]
         assert repository == f"{ministack.ecr.name}/echo"
@@ -88,5 +88,5 @@ def test_a_pushed_image_is_invoked(ministack: Ministack, engine: Any, echo_image
 
 @pytest.mark.usefixtures("ministack")
 def test_the_functions_containers_go(engine: Any, label: str) -> None:
-    """No container of the functions of the test before is left."""
+    """The containers of the previous test's functions are gone."""
     assert engine.containers.list(all=True, filters={"label": [label, "ministack=lambda"]}) == []

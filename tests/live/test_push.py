@@ -1,4 +1,4 @@
-"""Pushing with the real Engine, by the user's door: to a registry that only ECR's token opens, and to an emulated AWS."""
+"""Pushing with the real Engine to a registry that needs ECR's token, and to an emulated AWS."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
 @pytest.fixture(autouse=True)
 def image(engine: Any, small_image: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Return an image that has the name of the project's, so that nothing is built; afterwards no name of it is left."""
+    """Return an image with the project's tag, so that nothing is built; its names are removed at the end."""
     monkeypatch.setenv("MLINFER_PROJECT", PROJECT)
     found = engine.images.get(small_image)
     found.tag(*IMAGE.split(":"))
@@ -43,7 +43,7 @@ def image(engine: Any, small_image: str, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 @pytest.fixture
 def ecr(moto_endpoint: str, moto_registry: Registry, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackS3]:
-    """Return an ECR without repositories, to which the environment leads; its registry takes its token and nothing else."""
+    """Return an empty ECR that the environment points to; its registry accepts only its token."""
     assert moto_registry.host
     urllib.request.urlopen(f"{moto_endpoint}/moto-api/reset", data=b"").close()  # noqa: S310
     with loopback_s3(moto_endpoint) as proxy:
@@ -66,12 +66,12 @@ def read(registry: Registry, method: str, path: str, **more: Any) -> requests.Re
 
 
 def manifest(registry: Registry, tag: str) -> requests.Response:
-    """Return the manifest that a tag names."""
+    """Return the manifest of a tag."""
     return read(registry, "GET", f"manifests/{tag}", headers={"Accept": MANIFEST})
 
 
 def empty(registry: Registry) -> None:
-    """Delete what the tags of this project name; the registry is the session's."""
+    """Delete what this project's tags name; the registry is shared by the session."""
     for tag in (read(registry, "GET", "tags/list").json().get("tags")) or []:
         accept = {"Accept": f"{MANIFEST}, {OCI_INDEX}"}
         found = read(registry, "GET", f"manifests/{tag}", headers=accept)
@@ -81,7 +81,7 @@ def empty(registry: Registry) -> None:
 
 @pytest.fixture(autouse=True)
 def emptied(moto_registry: Registry) -> None:
-    """Begin each test with a registry without tags."""
+    """Start each test with a registry without tags."""
     empty(moto_registry)
 
 
@@ -93,7 +93,7 @@ def test_the_token_opens_the_registry(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """The Engine sends ECR's token; the image lies there under its digest; no file or helper of Docker's had a part."""
+    """The Engine sends ECR's token, the image arrives under its digest, and Docker's files and helpers are not used."""
     (tmp_path / "config.json").write_text(json.dumps({"credsStore": "not-there"}))
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
     before = len(moto_registry.requests())
@@ -110,7 +110,7 @@ def test_the_token_opens_the_registry(
 
 
 def test_unchanged_sends_nothing(mlinfer: MlInfer, ecr: LoopbackS3, moto_registry: Registry) -> None:
-    """The second push asks the registry, writes nothing, and gives the same digest."""
+    """The second push writes nothing and gives the same digest."""
     first = mlinfer("push")
     before = len(moto_registry.requests())
     ecr.requests.clear()
@@ -124,7 +124,7 @@ def test_unchanged_sends_nothing(mlinfer: MlInfer, ecr: LoopbackS3, moto_registr
 def test_an_image_built_anew(
     mlinfer: MlInfer, ecr: LoopbackS3, moto_registry: Registry, engine: Any, label: str, tmp_path: Path
 ) -> None:
-    """Another image of the same name goes beside the first, whose tag still means what it meant."""
+    """A rebuilt image is stored next to the first one, whose tag does not move."""
     first = mlinfer("push")
     (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /anew\n")
     name, value = label.split("=")
@@ -138,7 +138,7 @@ def test_an_image_built_anew(
 
 
 def test_a_wrong_token(mlinfer: MlInfer, ecr: LoopbackS3, engine: Any) -> None:
-    """A token that the registry does not take is an error of exit code 4, found before anything is sent."""
+    """A token that the registry refuses exits with 4 before anything is sent."""
     wrong = {"authorizationToken": "QVdTOndyb25nLXRva2Vu", "proxyEndpoint": "https://nowhere"}
     ecr.fail("GetAuthorizationToken", lambda *_: Answer(200, {}, json.dumps({"authorizationData": [wrong]}).encode()))
     run = mlinfer("push", "--json", "--verbose")
@@ -150,7 +150,7 @@ def test_a_wrong_token(mlinfer: MlInfer, ecr: LoopbackS3, engine: Any) -> None:
 
 
 def test_the_engine_refused(engine: Any, ecr: LoopbackS3, moto_registry: Registry) -> None:
-    """What the real Engine reports of a registry that refuses it is told as that, and no name is left."""
+    """The Engine's report of a refused push is an error, and the ECR name is removed."""
     from mlinfer.clients.docker import Engine
     from mlinfer.container_image import push as step
     from mlinfer.container_image.docker_build import BuiltImage
@@ -168,7 +168,7 @@ def test_the_engine_refused(engine: Any, ecr: LoopbackS3, moto_registry: Registr
 
 
 def test_an_index_is_resolved(mlinfer: MlInfer, ecr: LoopbackS3, moto_registry: Registry) -> None:
-    """Where the tag names an index with an attestation, as newer Engines push, Lambda is given the image in it."""
+    """If the tag is an index with an attestation, Lambda gets the image in it."""
     assert mlinfer("push").code == 0
     child = manifest(moto_registry, HASH)
     proof = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json"}
@@ -193,7 +193,7 @@ def test_an_index_is_resolved(mlinfer: MlInfer, ecr: LoopbackS3, moto_registry: 
 
 
 def test_a_registry_that_is_not_there(mlinfer: MlInfer, ecr: LoopbackS3) -> None:
-    """A registry that nothing answers for is exit code 4, with its name."""
+    """An unreachable registry exits with 4 and its name."""
     ecr.fail("DescribeRepositories", lambda request, forward: _elsewhere(forward(request)))
     run = mlinfer("push", "--json")
     assert run.code == 4
@@ -210,7 +210,7 @@ def _elsewhere(answer: Answer) -> Answer:
 
 
 def test_an_emulated_aws(mlinfer: MlInfer, ministack: Ministack) -> None:
-    """With ministack's ECR and its registry: made, pushed, confirmed by ECR's own list, unchanged the second time."""
+    """With ministack: repository created, image pushed and confirmed by ECR, and unchanged the second time."""
     first = mlinfer("push", "--json")
     assert first.code == 0, first.err
     document = json.loads(first.out)

@@ -1,4 +1,4 @@
-"""The registry of the tests takes a push with its password, and no other."""
+"""The tests' registry accepts a push with its password only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..servers.registry import Registry
 
 
 def push(engine: Any, image: str, repository: str, user: str, password: str) -> dict[str, Any]:
-    """Push an image as REPOSITORY:v1 and return the last word of the stream: an error, or the digest."""
+    """Push an image as REPOSITORY:v1 and return the last item of the stream: an error, or the digest."""
     engine.images.get(image).tag(repository, "v1")
     try:
         account = {"username": user, "password": password}
@@ -25,7 +25,7 @@ def push(engine: Any, image: str, repository: str, user: str, password: str) -> 
 
 
 def test_a_password_opens_the_registry(engine: Any, small_image: str, registry: Registry) -> None:
-    """A push with the password arrives, and the log of requests shows the manifest."""
+    """A push with the password arrives, and the request log has the manifest."""
     said = push(engine, small_image, f"{registry.host}/small", registry.user, registry.password)
     assert said["aux"]["Digest"].startswith("sha256:")
     manifests = [r for r in registry.requests() if r.method == "PUT" and r.path.startswith("/v2/small/manifests/")]
@@ -33,7 +33,7 @@ def test_a_password_opens_the_registry(engine: Any, small_image: str, registry: 
 
 
 def test_no_other_password_does(engine: Any, small_image: str, registry: Registry) -> None:
-    """A push with another password is refused, and nothing arrives."""
+    """A push with another password is refused."""
     said = push(engine, small_image, f"{registry.host}/small", registry.user, "another")
     assert "no basic auth credentials" in said["error"] or "unauthorized" in said["error"]
     assert {r.status for r in registry.requests()} == {401}
@@ -42,7 +42,7 @@ def test_no_other_password_does(engine: Any, small_image: str, registry: Registr
 def test_the_token_of_motos_ecr_opens_its_registry(
     engine: Any, small_image: str, moto_registry: Registry, moto_endpoint: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A push to the repositoryUri that moto's ECR names arrives in a real registry, by the token that it gives."""
+    """A push to moto's repositoryUri arrives in a real registry with moto's token."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     ecr = boto3.client("ecr", region_name="us-east-1", endpoint_url=moto_endpoint)

@@ -1,4 +1,4 @@
-"""The handler behind AWS's own emulator and runtime client as processes, on a machine without an Engine."""
+"""The handler behind AWS's emulator and runtime client, as processes without Docker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EVENT = ROOT / "examples" / "event.json"
 
 @pytest.fixture(scope="session")
 def runtime_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install AWS's runtime client, of the version that the stand-in of the base image has, in a folder of its own."""
+    """Install AWS's runtime client in a folder, in the stand-in's version."""
     folder = tmp_path_factory.mktemp("runtime")
     requirements = folder / "requirements.txt"
     requirements.write_text(RUNTIME)
@@ -34,7 +34,7 @@ def runtime_client(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def function(rie: Path, runtime_client: Path, tiny_model: Path) -> Iterator[Function]:
-    """Run the handler with a model of the tests behind the emulator, both addresses on free loopback ports."""
+    """Run the handler with a test model behind the emulator, on free loopback ports."""
     with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
         ports = [listener.getsockname()[1] for listener in (one, other)]
     command = [str(rie), "--runtime-interface-emulator-address", f"127.0.0.1:{ports[0]}"]
@@ -53,7 +53,7 @@ def function(rie: Path, runtime_client: Path, tiny_model: Path) -> Iterator[Func
 
 
 def test_the_handler_answers(function: Function, tiny_model: Path) -> None:
-    """The example event is answered by the model that the environment names; the first answer is cold, the next warm."""
+    """The example event is answered; the first answer is cold, the next warm."""
     assert tiny_model.is_file()
     first, second = (function.invoke(json.loads(EVENT.read_text())) for _ in range(2))
     assert (first["statusCode"], first["body"]["model"]["name"]) == (200, "tiny")
@@ -62,7 +62,7 @@ def test_the_handler_answers(function: Function, tiny_model: Path) -> None:
 
 
 def test_mistakes_and_health(function: Function) -> None:
-    """A mistake is an answer, and GET is the health document."""
+    """A mistake is an answer, and GET returns the health document."""
     assert function.invoke({"image": "bm8="})["body"]["error"]["code"] == "invalid_image"
     health = function.invoke({"requestContext": {"http": {"method": "GET"}}})
     assert json.loads(health["body"])["status"] == "ok"

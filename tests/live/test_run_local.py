@@ -1,4 +1,4 @@
-"""`mlinfer run-local` and `predict --target local` on the real Engine: limits, answers, ports, ends, models."""
+"""`mlinfer run-local` and `predict --target local` on the real Engine."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ READ_ONLY = 30  # EROFS
 
 @contextmanager
 def in_the_foreground(*words: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """Run `mlinfer run-local` as a process of its own until it has written its URL; it is ended at the end."""
+    """Run `mlinfer run-local` as a process until it prints its URL; stop it at the end."""
     command = [sys.executable, "-m", "mlinfer", "run-local", *map(str, words)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -84,14 +84,14 @@ def in_the_foreground(*words: str | Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def answers(mlinfer: MlInfer, *words: str | Path) -> list[dict[str, Any]]:
-    """Return the documents that `predict --json` writes."""
+    """Return the documents of `predict --json`."""
     run = mlinfer("predict", "--json", *words)
     assert run.code == 0, run.err
     return [json.loads(line) for line in run.out.splitlines()] if run.out.startswith('{"') else [json.loads(run.out)]
 
 
 def assert_equal_answers(embedded: list[dict[str, Any]], local: list[dict[str, Any]]) -> None:
-    """Compare two targets' documents: the same classes in the same order, scores within 1e-5, the same model."""
+    """Require the same model and classes in the same order, and scores within 1e-5."""
     assert len(embedded) == len(local) > 0
     for one, other in zip(embedded, local, strict=True):
         assert one["model"] == other["model"]
@@ -105,7 +105,7 @@ def assert_equal_answers(embedded: list[dict[str, Any]], local: list[dict[str, A
 
 
 def test_build_run_predict_stop(mlinfer: MlInfer, local: Local) -> None:
-    """The four commands in a row name the cat and leave nothing behind."""
+    """The four commands in a row classify the cat and leave nothing behind."""
     assert mlinfer("build").code == 0
     started = mlinfer("run-local", "--detach")
     assert (started.code, started.out) == (0, f"{local.url}\n")
@@ -121,7 +121,7 @@ def test_build_run_predict_stop(mlinfer: MlInfer, local: Local) -> None:
 
 
 def test_the_chain_from_a_wheel(local: Local, installed: Path) -> None:
-    """From a wheel in an empty environment, away from the checkout, the same chain works."""
+    """The same commands work from a wheel in an empty environment."""
     shutil.copy(CAT, "cat.jpg")
     chain = "mlinfer build && mlinfer run-local --detach && mlinfer predict --target local cat.jpg && mlinfer run-local --stop"
     settings = {name: value for name, value in os.environ.items() if name.startswith(("MLINFER_", "DOCKER_"))}
@@ -134,7 +134,7 @@ def test_the_chain_from_a_wheel(local: Local, installed: Path) -> None:
 
 
 def test_the_example_event(mlinfer: MlInfer, local: Local) -> None:
-    """`curl -d @event.json` on the port works as in AWS's documents."""
+    """`curl -d @event.json` works on the port as in AWS's documentation."""
     assert mlinfer("run-local", "--detach").code == 0
     url = local.url.replace("127.0.0.1", "localhost")
     said = subprocess.run(["curl", "-sSf", "-d", f"@{EVENT}", url], capture_output=True, check=True).stdout
@@ -143,7 +143,7 @@ def test_the_example_event(mlinfer: MlInfer, local: Local) -> None:
 
 
 def test_the_curl_line_that_is_shown(mlinfer: MlInfer, local: Local) -> None:
-    """The curl line that run-local shows answers for a picture of the user's, in any folder."""
+    """The curl command that run-local shows works for the user's own image, in any folder."""
     shutil.copy(CAT, "cat.jpg")
     started = mlinfer("run-local", "--detach")
     (line,) = [line for line in started.err.splitlines() if "curl" in line]
@@ -153,7 +153,7 @@ def test_the_curl_line_that_is_shown(mlinfer: MlInfer, local: Local) -> None:
 
 
 def test_a_model_with_a_colon_in_its_path(mlinfer: MlInfer, local: Local, tiny_model: Path) -> None:
-    """A path with a colon, a comma, a space and a quote is mounted as any other."""
+    """A model path with a colon, a comma, a space and a quote is mounted."""
     folder = Path("a:b, 'c' \"d\":ro")
     folder.mkdir()
     model = folder / "my:model.onnx"
@@ -168,7 +168,7 @@ def test_a_model_with_a_colon_in_its_path(mlinfer: MlInfer, local: Local, tiny_m
 
 
 def test_limits_are_applied(mlinfer: MlInfer, local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The function has its memory, its share of the CPU, Lambda's user, a /tmp of its size, and nothing else."""
+    """The container has the configured memory, CPU share and /tmp, Lambda's user, and no other rights."""
     monkeypatch.setenv("MLINFER_TMP", "600")
     assert mlinfer("run-local", "--detach", "--memory", "884", "--timeout", "7").code == 0
     found = json.loads(local.inside(LIMITS))
@@ -194,7 +194,7 @@ def test_limits_are_applied(mlinfer: MlInfer, local: Local, monkeypatch: pytest.
 
 
 def test_more_than_the_machine_has_is_said(mlinfer: MlInfer, local: Local) -> None:
-    """Cores that this machine does not have are not given, and that is said."""
+    """If the machine has fewer cores than the function, a note says so."""
     cores = local.engine.info()["NCPU"]
     if cores >= 6:
         pytest.skip("this machine has all the cores that Lambda can give")
@@ -208,7 +208,7 @@ def test_more_than_the_machine_has_is_said(mlinfer: MlInfer, local: Local) -> No
 
 
 def test_answers_equal_the_embedded_target(mlinfer: MlInfer, photos: list[Path], local: Local) -> None:
-    """For every photograph the container says what this process says."""
+    """For every photograph, the container answers as this process does."""
     assert mlinfer("run-local", "--detach").code == 0
     assert local.containers
     words: list[str | Path] = ["--top-k", "10", *photos]
@@ -217,7 +217,7 @@ def test_answers_equal_the_embedded_target(mlinfer: MlInfer, photos: list[Path],
 
 @pytest.mark.usefixtures("torchvision")
 def test_answers_of_a_resnet18(mlinfer: MlInfer, photos: list[Path], local: Local, tmp_path: Path) -> None:
-    """The same holds for a ResNet-18 of a thousand classes, whose weights the tests make."""
+    """The same is true for a ResNet-18 with a thousand classes and made-up weights."""
     weights = write_state_dict("resnet18", tmp_path / "weights.pth", photos[:8])
     model = Path("models/resnet18.onnx")
     assert mlinfer("export", "resnet18", "--weights", weights).code == 0
@@ -231,7 +231,7 @@ def test_answers_of_a_resnet18(mlinfer: MlInfer, photos: list[Path], local: Loca
 
 
 def test_already_running(mlinfer: MlInfer, local: Local) -> None:
-    """The same once more leaves the container as it is; other flags replace it."""
+    """A second start leaves the container as it is; other flags replace it."""
     first = mlinfer("run-local", "--detach", "--json")
     (container,) = local.containers
     again = mlinfer("run-local", "--detach", "--json")
@@ -246,7 +246,7 @@ def test_already_running(mlinfer: MlInfer, local: Local) -> None:
 
 
 def test_the_document(mlinfer: MlInfer, local: Local) -> None:
-    """`--json` names the container, its URL and the model that answers."""
+    """`--json` gives the container, its URL and the model."""
     document = json.loads(mlinfer("run-local", "--detach", "--json").out)
     starter = hashlib.sha256((ROOT / "mlinfer" / "starter.onnx").read_bytes()).hexdigest()
     assert document == {
@@ -258,7 +258,7 @@ def test_the_document(mlinfer: MlInfer, local: Local) -> None:
 
 
 def test_a_port_that_a_program_has(mlinfer: MlInfer, local: Local) -> None:
-    """A taken port is said with the program that has it; another can be chosen, and predict asked there."""
+    """A taken port names the program; another port works, and predict can use it."""
     with socket.create_server(("127.0.0.1", local.port)):
         run = mlinfer("run-local", "--detach", "--json")
         error = json.loads(run.out)["error"]
@@ -274,7 +274,7 @@ def test_a_port_that_a_program_has(mlinfer: MlInfer, local: Local) -> None:
 
 
 def test_a_port_that_another_container_has(mlinfer: MlInfer, local: Local, echo_image: str) -> None:
-    """A port that somebody's container publishes is said with its name, and that container is left alone."""
+    """A port of a foreign container names it and leaves it alone."""
     ports = {"8080/tcp": ("127.0.0.1", local.port)}
     foreign = local.engine.containers.run(echo_image, detach=True, ports=ports)
     try:
@@ -291,7 +291,7 @@ def test_a_port_that_another_container_has(mlinfer: MlInfer, local: Local, echo_
 
 
 def test_a_port_that_another_project_has(mlinfer: MlInfer, local: Local, echo_image: str) -> None:
-    """A port that another project's container has is said with the command that stops it, and this works."""
+    """A port of another project's container gives the command that stops it, and that command works."""
     other = f"{local.project}-b"
     labels = {"mlinfer.project": other, "mlinfer.run-local": "x"}
     ports = {"8080/tcp": ("127.0.0.1", local.port)}
@@ -309,7 +309,7 @@ def test_a_port_that_another_project_has(mlinfer: MlInfer, local: Local, echo_im
 
 
 def test_only_our_own_containers_are_touched(mlinfer: MlInfer, local: Local, echo_image: str) -> None:
-    """Neither another project's container nor one with the project's label alone is stopped."""
+    """A container of another project, or one with only the project's label, is not stopped."""
     labels = [{"mlinfer.project": "another", "mlinfer.run-local": "x"}, {"mlinfer.project": local.project}]
     others = [local.engine.containers.run(echo_image, detach=True, labels=each) for each in labels]
     try:
@@ -324,14 +324,14 @@ def test_only_our_own_containers_are_touched(mlinfer: MlInfer, local: Local, ech
 
 
 def test_nothing_to_stop(mlinfer: MlInfer, local: Local) -> None:
-    """`--stop` with nothing there is a success, and said."""
+    """`--stop` without a container succeeds, with a note."""
     run = mlinfer("run-local", "--stop")
     assert (run.code, "Nothing of this project was running." in run.err) == (0, True)
     assert local.containers == []
 
 
 def test_nothing_runs(mlinfer: MlInfer, local: Local) -> None:
-    """predict --target local says what to start when nothing listens."""
+    """If nothing listens, predict --target local names the command to start."""
     run = mlinfer("predict", "--target", "local", CAT, "--json")
     error = json.loads(run.out)["error"]
     assert (run.code, error["code"]) == (3, "not_running")
@@ -340,7 +340,7 @@ def test_nothing_runs(mlinfer: MlInfer, local: Local) -> None:
 
 
 def test_something_else_listens(mlinfer: MlInfer, local: Local, moto_endpoint: str) -> None:
-    """predict --target local says so when what answers is no function."""
+    """If the port answers but is not a function, predict says so."""
     port = moto_endpoint.rpartition(":")[2]
     run = mlinfer("predict", "--target", "local", "--port", port, CAT, "--json")
     assert (run.code, json.loads(run.out)["error"]["code"]) == (4, "no_function")
@@ -356,7 +356,7 @@ def test_something_else_listens(mlinfer: MlInfer, local: Local, moto_endpoint: s
     ids=["Ctrl-C", "kill", "closed terminal"],
 )
 def test_the_foreground_ends_in_order(mlinfer: MlInfer, local: Local, sent: signal.Signals, code: int) -> None:
-    """In the foreground the handler's lines are shown; Ctrl-C, kill and a closed terminal stop and remove the container."""
+    """In the foreground, the handler's log is shown; Ctrl-C, SIGTERM and SIGHUP remove the container."""
     assert mlinfer("build").code == 0
     with in_the_foreground() as process:
         assert len(local.containers) == 1
@@ -374,7 +374,7 @@ def test_the_foreground_ends_in_order(mlinfer: MlInfer, local: Local, sent: sign
 
 
 def test_a_container_that_is_removed_by_another(mlinfer: MlInfer, local: Local) -> None:
-    """The foreground ends with an error when somebody else removes the container."""
+    """The foreground exits with an error if the container is removed from outside."""
     assert mlinfer("build").code == 0
     with in_the_foreground("--json") as process:
         (container,) = local.containers
@@ -390,7 +390,7 @@ def test_a_container_that_is_removed_by_another(mlinfer: MlInfer, local: Local) 
 
 
 def test_two_starts_at_once(mlinfer: MlInfer, local: Local) -> None:
-    """Of two `mlinfer run-local --detach` at once one starts the container, and the other finds it running."""
+    """Of two `mlinfer run-local --detach` at once, one starts the container and the other finds it running."""
     assert mlinfer("build").code == 0
     command = [sys.executable, "-m", "mlinfer", "run-local", "--detach", "--json"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -408,7 +408,7 @@ def test_two_starts_at_once(mlinfer: MlInfer, local: Local) -> None:
 def test_a_lock_that_cannot_be_opened(
     mlinfer: MlInfer, local: Local, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where the lock of the port cannot be opened, that is said, and not taken for a container that ended."""
+    """If the port's lock cannot be opened, the error says so."""
     lock = tmp_path / f"mlinfer-{local.port}.{os.getuid()}.lock"
     lock.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -424,7 +424,7 @@ def test_a_lock_that_cannot_be_opened(
 
 @pytest.fixture
 def s3(gateway: str, local: Local, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Start moto's S3 where containers reach it, on the address that their bridge has on this machine; return a client."""
+    """Start moto's S3 on the bridge address, where containers reach it; return a client."""
     from moto.server import ThreadedMotoServer
 
     assert local.port
@@ -446,7 +446,7 @@ def s3(gateway: str, local: Local, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def test_the_model_from_s3(mlinfer: MlInfer, local: Local, s3: Any, tiny_model: Path, red: Path) -> None:
-    """`--from-s3` lets the function fetch what `upload` stored, with the credentials that boto3 finds here."""
+    """`--from-s3` lets the function download the uploaded model, with the credentials that boto3 finds."""
     assert s3
     assert mlinfer("upload", tiny_model, "--create-bucket").code == 0
     run = mlinfer("run-local", "--detach", "--from-s3", "--model", tiny_model)
@@ -461,7 +461,7 @@ def test_the_model_from_s3(mlinfer: MlInfer, local: Local, s3: Any, tiny_model: 
 
 
 def test_a_model_that_is_not_in_s3(mlinfer: MlInfer, local: Local, s3: Any, tiny_model: Path) -> None:
-    """Without an upload the function says what is missing, and no container stays."""
+    """Without an upload, the error names the missing object, and no container stays."""
     s3.create_bucket(Bucket=os.environ["MLINFER_BUCKET"])
     run = mlinfer("run-local", "--detach", "--from-s3", "--model", tiny_model, "--json")
     error = json.loads(run.out)["error"]
@@ -471,7 +471,7 @@ def test_a_model_that_is_not_in_s3(mlinfer: MlInfer, local: Local, s3: Any, tiny
 
 
 def test_another_object_under_the_models_key(mlinfer: MlInfer, local: Local, s3: Any, tiny_model: Path) -> None:
-    """What has another hash than the model's is not used, which is said with both hashes."""
+    """An object with another hash than the model is refused with both hashes."""
     assert mlinfer("upload", tiny_model, "--create-bucket").code == 0
     bucket = os.environ["MLINFER_BUCKET"]
     key = s3.list_objects_v2(Bucket=bucket)["Contents"][0]["Key"]
@@ -485,7 +485,7 @@ def test_another_object_under_the_models_key(mlinfer: MlInfer, local: Local, s3:
 
 
 def test_what_from_s3_needs(mlinfer: MlInfer, local: Local, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bucket, credentials and an endpoint beyond loopback are asked for before anything starts."""
+    """A missing bucket, credentials or reachable endpoint is reported before anything starts."""
     assert s3
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     loopback = json.loads(mlinfer("run-local", "--detach", "--from-s3", "--json").out)["error"]
@@ -502,7 +502,7 @@ def test_what_from_s3_needs(mlinfer: MlInfer, local: Local, s3: Any, monkeypatch
 def test_a_container_of_another_project(
     mlinfer: MlInfer, local: Local, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The container of another project, or one with another model than the named one, is refused: exit code 5."""
+    """A container of another project or with another model is refused: exit code 5."""
     assert mlinfer("run-local", "--detach").code == 0
     other = mlinfer("predict", "--target", "local", CAT, "--model", tiny_model, "--json")
     assert (other.code, json.loads(other.out)["error"]["code"]) == (5, "another_model")
@@ -517,7 +517,7 @@ def test_a_container_of_another_project(
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Function]:
-    """Run `mlinfer run-local --no-docker` on a free port, where no Engine is in reach."""
+    """Run `mlinfer run-local --no-docker` on a free port, without an Engine."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     monkeypatch.setenv("MLINFER_PORT", str(port))
@@ -529,7 +529,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Function]:
 
 
 def test_no_docker_serves_the_same_url(mlinfer: MlInfer, served: Function) -> None:
-    """Without Docker predict --target local and curl get the same answers from a process here."""
+    """Without Docker, predict --target local and curl get the same answers from a local process."""
     assert_equal_answers(answers(mlinfer, CAT), answers(mlinfer, "--target", "local", CAT))
     url = f"{served.url}/2015-03-31/functions/function/invocations"
     said = subprocess.run(["curl", "-sSf", "-d", f"@{EVENT}", url], capture_output=True, check=True).stdout
@@ -538,7 +538,7 @@ def test_no_docker_serves_the_same_url(mlinfer: MlInfer, served: Function) -> No
 
 
 def test_no_docker_with_many_clients(served: Function) -> None:
-    """Clients that come at once are answered one after another."""
+    """Parallel clients are answered one after another."""
     event = json.loads(EVENT.read_text())
     with ThreadPoolExecutor(8) as clients:
         found = list(clients.map(served.invoke, [event] * 24))
@@ -546,7 +546,7 @@ def test_no_docker_with_many_clients(served: Function) -> None:
 
 
 def test_no_docker_keeps_lambdas_limit(mlinfer: MlInfer, served: Function) -> None:
-    """A request over 6 MB is refused as in Lambda, and the next one is answered; predict reduces its picture first."""
+    """A request over 6 MB is refused as in Lambda; predict reduces its image first."""
     connection = http.client.HTTPConnection(served.url.removeprefix("http://"), timeout=30)
     connection.putrequest("POST", "/2015-03-31/functions/function/invocations")
     connection.putheader("Content-Length", str(7 * 2**20))
@@ -560,7 +560,7 @@ def test_no_docker_keeps_lambdas_limit(mlinfer: MlInfer, served: Function) -> No
 
 
 def test_no_docker_and_a_taken_port(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without Docker, too, a taken port is said with who has it."""
+    """Without Docker, a taken port also names the program."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setenv("MLINFER_PORT", str(taken.getsockname()[1]))
         run = mlinfer("run-local", "--no-docker", "--json")
@@ -568,7 +568,7 @@ def test_no_docker_and_a_taken_port(mlinfer: MlInfer, monkeypatch: pytest.Monkey
 
 
 def test_a_client_that_says_nothing(served: Function) -> None:
-    """A client that breaks off in the middle of its request stops nobody else."""
+    """A client that breaks off its request does not block others."""
     host, port = served.url.removeprefix("http://").split(":")
     for _ in range(3):
         with socket.create_connection((host, int(port))) as client:

@@ -1,4 +1,4 @@
-"""A function that does not start: a crash, too little memory, a failing init and a slow one are told apart."""
+"""A function that fails to start: a crash, too little memory, a failing init and a slow one have different errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MlInfer = Callable[..., Run]
 
 
 def failed(run: Run, local: Local) -> dict[str, str]:
-    """Return the error document of a start that failed through the function, and left no container behind."""
+    """Return the error of a failed start, and require that no container is left."""
     assert run.code == 4, run
     error: dict[str, str] = json.loads(run.out)["error"]
     assert error["hint"]
@@ -33,7 +33,7 @@ def failed(run: Run, local: Local) -> dict[str, str]:
 
 
 def broken_image(mlinfer: MlInfer, local: Local, monkeypatch: pytest.MonkeyPatch, name: str, *lines: str) -> None:
-    """Put an image that some lines of a Dockerfile have broken where `build` looks for the one of a base image `name`."""
+    """Build an image with these Dockerfile lines under the tag that `build` looks for."""
     good = json.loads(mlinfer("build", "--json").out)["tag"]
     text = "\n".join([f"FROM {good}", *lines]).encode()
     local.engine.images.build(fileobj=io.BytesIO(text), tag=BuildSpec(local.project, name, "x86_64").tag(), rm=True)
@@ -41,7 +41,7 @@ def broken_image(mlinfer: MlInfer, local: Local, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_crash(mlinfer: MlInfer, local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A container that ends by itself is told with its exit code and what it wrote last."""
+    """A container that exits is reported with its exit code and its last lines."""
     entrypoint = 'ENTRYPOINT ["/bin/sh", "-c", "echo the disk is on fire; exit 3"]'
     broken_image(mlinfer, local, monkeypatch, "crash", entrypoint)
     error = failed(mlinfer("run-local", "--detach", "--json"), local)
@@ -51,7 +51,7 @@ def test_a_crash(mlinfer: MlInfer, local: Local, monkeypatch: pytest.MonkeyPatch
 
 
 def test_an_entrypoint_that_is_not_there(mlinfer: MlInfer, local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An image that is none of Lambda's cannot be started; the Engine's reason is passed on, with what to look at."""
+    """An image that is not made for Lambda cannot start; the Engine's reason is shown with a hint."""
     broken_image(mlinfer, local, monkeypatch, "none", 'ENTRYPOINT ["/nowhere.sh"]')
     error = failed(mlinfer("run-local", "--detach", "--json"), local)
     assert error["code"] == "docker_refused"
@@ -70,7 +70,7 @@ def test_an_entrypoint_that_is_not_there(mlinfer: MlInfer, local: Local, monkeyp
 def test_a_function_that_ends_while_it_is_loaded(
     mlinfer: MlInfer, local: Local, monkeypatch: pytest.MonkeyPatch, end: str, code: str, told: str
 ) -> None:
-    """A process that ends before its first answer is told with how it ended, and its last lines."""
+    """A process that exits before its first answer is reported with its status and last lines."""
     script = f"#!/bin/sh\\necho no such library\\n{end}\\n"
     broken_image(mlinfer, local, monkeypatch, code, f"RUN printf '{script}' > /var/runtime/bootstrap")
     error = failed(mlinfer("run-local", "--detach", "--json"), local)
@@ -80,7 +80,7 @@ def test_a_function_that_ends_while_it_is_loaded(
 
 
 def test_too_little_memory(mlinfer: MlInfer, local: Local, tmp_path: Path) -> None:
-    """A model that needs more memory than its size foretells is told as that when it is killed, and how to give more."""
+    """A start killed for memory is reported as that, with the option to raise it."""
     model = models.heavy(tmp_path / "heavy.onnx", 100, np.float16)
     error = failed(mlinfer("run-local", "--detach", "--memory", "256", "--model", model, "--json"), local)
     assert error["code"] == "out_of_memory"
@@ -88,7 +88,7 @@ def test_too_little_memory(mlinfer: MlInfer, local: Local, tmp_path: Path) -> No
 
 
 def test_a_model_that_cannot_be_loaded(mlinfer: MlInfer, local: Local, tmp_path: Path) -> None:
-    """What the handler raises while it loads its model is told in its own words, with its traceback."""
+    """An exception while the model loads is shown with its traceback."""
     metadata = Metadata("odd", models.LABELS, Preprocess(8, (8, 8)), "logits", {})
     nodes = [helper.make_node("NoSuchOperator", ["image"], ["logits"])]
     model = models.write(tmp_path / "odd.onnx", nodes, [], ["N", 3, 8, 8], metadata)
@@ -99,7 +99,7 @@ def test_a_model_that_cannot_be_loaded(mlinfer: MlInfer, local: Local, tmp_path:
 
 
 def test_a_model_without_metadata(mlinfer: MlInfer, local: Local, tmp_path: Path) -> None:
-    """A model that does not describe itself is refused before anything starts."""
+    """A model without metadata is refused before anything starts."""
     nodes = [helper.make_node("Flatten", ["image"], ["logits"])]
     model = models.write(tmp_path / "plain.onnx", nodes, [], ["N", 3, 8, 8], None)
     for source in ("s3", "image"):
@@ -109,7 +109,7 @@ def test_a_model_without_metadata(mlinfer: MlInfer, local: Local, tmp_path: Path
 
 
 def test_a_slow_start(mlinfer: MlInfer, local: Local) -> None:
-    """A start that the timeout cuts off is told as that, with the timeout and what to change."""
+    """A start that exceeds the timeout is reported with the timeout and the option to change."""
     run = mlinfer("run-local", "--detach", "--memory", "128", "--timeout", "1", "--json")
     error = failed(run, local)
     assert error["code"] == "slow_start"
@@ -121,14 +121,14 @@ def test_a_slow_start(mlinfer: MlInfer, local: Local) -> None:
     ("words", "code"), [(["--model", "none.onnx"], "model_not_found"), (["--from-s3"], "several_missing")]
 )
 def test_what_is_missing_is_said_before_a_build(mlinfer: MlInfer, local: Local, words: list[str], code: str) -> None:
-    """A model that is not there, or a bucket and credentials that are missing, cost nobody the time of a build."""
+    """A missing model, bucket or credentials are reported before the build."""
     run = mlinfer("run-local", "--detach", "--json", *words)
     assert json.loads(run.out)["error"]["code"] == code
     assert local.project not in run.err
 
 
 def test_a_model_that_others_may_not_read(mlinfer: MlInfer, local: Local, tiny_model: Path, tmp_path: Path) -> None:
-    """A model that only its owner may read is refused before the start: the function runs as Lambda's user."""
+    """A model that only its owner can read is refused: the function runs as Lambda's user."""
     model = tmp_path / "private.onnx"
     model.write_bytes(tiny_model.read_bytes())
     model.chmod(0o600)

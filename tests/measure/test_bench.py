@@ -1,4 +1,4 @@
-"""`mlinfer bench` and `mlinfer tune`: what is measured, what it costs, and what is written; embedded, by the user's door."""
+"""`mlinfer bench` and `mlinfer tune`: measurements, costs and files, with the embedded target."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MODEL = {"name": "m", "sha256": "0" * 64}
 
 
 def sample(seconds: float, *, cold: bool = False, started: float = 0.0, billed_s: float | None = None) -> Sample:
-    """Return a request that took so long, all of it inference."""
+    """Return a request of that duration, all of it inference."""
     return Sample(cold, started, seconds, seconds if billed_s is None else billed_s, {"inference_s": seconds}, MODEL)
 
 
@@ -72,7 +72,7 @@ def test_the_report_as_json(mlinfer: MlInfer, tiny_model: Path, red: Path) -> No
 
 @pytest.mark.slow
 def test_every_request_in_a_file(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
-    """--csv writes a line for each request, cold and warm, whose parts add up to its time."""
+    """--csv writes one line per request, whose parts add up to its time."""
     assert mlinfer("bench", red, "--model", tiny_model, "--cold", "2", "--warm", "3", "--csv", "all.csv").code == 0
     with Path("all.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -83,7 +83,7 @@ def test_every_request_in_a_file(mlinfer: MlInfer, tiny_model: Path, red: Path) 
 
 @pytest.mark.slow
 def test_files_are_written_before_stdout(tiny_model: Path, red: Path) -> None:
-    """A reader that is gone, as `head -1` is, costs neither the table nor the picture."""
+    """If the reader of stdout is gone, table and plot are still written."""
     flags = ["--model", str(tiny_model), "--cold", "1", "--warm", "1", "--csv", "a.csv", "--plot", "a.svg"]
     process = subprocess.Popen([*COMMAND, "bench", str(red), *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout
@@ -96,7 +96,7 @@ def test_files_are_written_before_stdout(tiny_model: Path, red: Path) -> None:
 
 @pytest.mark.slow
 def test_pictures(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
-    """--plot draws an SVG that says what it shows, or a PNG."""
+    """--plot writes an SVG with its title, or a PNG."""
     command = ("bench", red, "--model", tiny_model, "--cold", "1", "--warm", "2", "--plot")
     assert mlinfer(*command, "a.svg").code == 0
     root = ElementTree.parse("a.svg").getroot()  # noqa: S314 - ours
@@ -108,7 +108,7 @@ def test_pictures(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
 
 @pytest.mark.slow
 def test_a_picture_without_the_extra(tiny_model: Path, red: Path) -> None:
-    """Without matplotlib --plot ends with exit code 3 and the library's name, before anything is measured."""
+    """Without matplotlib, --plot exits with 3 and the library's name before anything is measured."""
     code = "import sys; sys.modules['matplotlib'] = None; from mlinfer.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "bench", str(red), "--model", str(tiny_model), "--plot", "a.svg"]
     run = subprocess.run(command, capture_output=True, text=True)
@@ -135,7 +135,7 @@ def test_a_picture_without_the_extra(tiny_model: Path, red: Path) -> None:
     ],
 )
 def test_refused_before_anything_is_measured(mlinfer: MlInfer, flags: list[str], code: int, message: str) -> None:
-    """What could not be done afterwards is refused at once."""
+    """Invalid options and files are refused before anything is measured."""
     run = mlinfer("bench", *flags)
     assert (run.code, run.out) == (code, "")
     assert message in run.err
@@ -148,7 +148,7 @@ def test_a_limit_that_is_no_number(mlinfer: MlInfer) -> None:
 
 
 def test_a_file_for_the_figures_that_is_an_input(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
-    """A picture, a model or the configuration is not replaced by the figures, not even with --force."""
+    """An image, a model or the configuration is never replaced, not even with --force."""
     model = Path("m.onnx")
     model.write_bytes(tiny_model.read_bytes())
     Path("mlinfer.toml").write_text("top_k = 3\n")
@@ -169,7 +169,7 @@ def test_a_file_for_the_figures_that_is_an_input(mlinfer: MlInfer, tiny_model: P
 
 @pytest.mark.slow
 def test_a_file_for_the_figures_that_mlinfer_did_not_write(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
-    """Another file is replaced with --force alone; an empty one and earlier figures need none."""
+    """A foreign file is replaced only with --force; an empty file and earlier results need none."""
     command = ("bench", red, "--model", tiny_model, "--cold", "1", "--warm", "1", "--csv", "a.csv", "--plot", "a.png")
     Path("a.csv").touch()
     assert mlinfer(*command).code == 0
@@ -185,7 +185,7 @@ def test_a_file_for_the_figures_that_mlinfer_did_not_write(mlinfer: MlInfer, tin
 
 @pytest.mark.slow
 def test_a_pipe_for_the_figures(mlinfer: MlInfer, red: Path) -> None:
-    """What is no regular file is refused before anything is measured, and stays what it is."""
+    """A path that is not a regular file is refused before anything is measured."""
     os.mkfifo("pipe.csv")
     run = mlinfer("bench", red, "--csv", "pipe.csv", "--force", "--json")
     assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "not_a_file")
@@ -197,7 +197,7 @@ def test_a_pipe_for_the_figures(mlinfer: MlInfer, red: Path) -> None:
 
 @pytest.mark.slow
 def test_figures_that_cannot_be_written(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
-    """Where the file cannot be written after all, the figures are shown with the reason, and the exit code is 3."""
+    """If the file cannot be written in the end, the results are shown with the reason, and the exit code is 3."""
     folder = Path("folder")
     folder.mkdir()
     Path("link.csv").symlink_to("folder/none/a.csv")
@@ -210,7 +210,7 @@ def test_figures_that_cannot_be_written(mlinfer: MlInfer, tiny_model: Path, red:
 
 @pytest.mark.slow
 def test_a_link_stays_a_link(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
-    """Figures are written through a link, and a file with a name such as a temporary one's is left alone."""
+    """Results are written through a link, and temporary names do not clash with other files."""
     Path("link.csv").symlink_to("real.csv")
     Path(".real.csv.part").write_text("precious")
     flags = ("--model", tiny_model, "--cold", "0", "--warm", "1", "--csv", "link.csv")
@@ -222,7 +222,7 @@ def test_a_link_stays_a_link(mlinfer: MlInfer, tiny_model: Path, red: Path) -> N
 
 
 def test_a_file_that_is_no_picture(mlinfer: MlInfer) -> None:
-    """A picture that the model cannot answer ends with exit code 5 and no figures."""
+    """An image that the model cannot classify exits with 5, without results."""
     Path("broken.jpg").write_text("no picture")
     run = mlinfer("bench", "broken.jpg")
     assert (run.code, run.out) == (5, "")
@@ -230,7 +230,7 @@ def test_a_file_that_is_no_picture(mlinfer: MlInfer) -> None:
 
 @pytest.mark.slow
 def test_without_cold_starts_or_warm_requests(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
-    """Only warm requests are measured with --cold 0, only cold starts with --warm 0; a cost needs what its share needs."""
+    """--cold 0 measures only warm requests, --warm 0 only cold starts; the cost needs both unless the share says otherwise."""
     flags = ("--model", tiny_model, "--json")
     warm = json.loads(mlinfer("bench", red, *flags, "--cold", "0", "--warm", "2").out)["figures"]
     assert (warm["cold"], warm["warm"]["count"], warm["per_million"]) == (None, 2, None)
@@ -241,7 +241,7 @@ def test_without_cold_starts_or_warm_requests(mlinfer: MlInfer, tiny_model: Path
 
 @pytest.mark.slow
 def test_ctrl_c_shows_what_there_is(tiny_model: Path, red: Path) -> None:
-    """Ctrl-C ends with exit code 130, the figures until then, whole files, and no process left."""
+    """Ctrl-C exits with 130, shows the results so far, writes complete files and leaves no process."""
     flags = ["--model", str(tiny_model), "--cold", "1", "--warm", "1000000", "--json", "--verbose", "--csv", "a.csv"]
     process = subprocess.Popen(
         [*COMMAND, "bench", str(red), *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, process_group=0
@@ -263,7 +263,7 @@ def test_ctrl_c_shows_what_there_is(tiny_model: Path, red: Path) -> None:
 
 
 def test_cost_of_aws_examples() -> None:
-    """The formula gives what AWS's own examples come to before the free tier, https://aws.amazon.com/lambda/pricing/."""
+    """The cost formula matches AWS's own examples before the free tier, https://aws.amazon.com/lambda/pricing/."""
     prices = read_prices()
     # 3 million requests of 120 ms at 1,536 MB: 540,000 GB-s, $9.00, and $0.60 for the requests.
     assert per_million(prices, [0.120], [], memory=1536, arch="x86_64", cold_share=0.0) == pytest.approx(
@@ -276,7 +276,7 @@ def test_cost_of_aws_examples() -> None:
 
 
 def test_cost_of_cold_starts_and_architecture() -> None:
-    """Cold starts count by their share, with all that they bill; arm64 has its own price."""
+    """Cold starts count by their share with their billed time; arm64 has its own price."""
     # 99 % of 10 ms and 1 % of 500 ms are 14.9 ms, of 1 GB: 14,900 GB-s for a million.
     prices = read_prices()
     assert per_million(prices, [0.010], [0.400, 0.600], memory=1024, arch="x86_64", cold_share=0.01) == pytest.approx(
@@ -288,13 +288,13 @@ def test_cost_of_cold_starts_and_architecture() -> None:
 
 
 def test_what_is_billed_is_rounded_up() -> None:
-    """Whole milliseconds are billed, rounded up, and an exact one stays."""
+    """The billed time is rounded up to whole milliseconds."""
     assert [billed(s) for s in (0.0, 0.0001, 0.001, 0.0010001, 0.12)] == [0.0, 0.001, 0.001, 0.002, 0.12]
 
 
 @pytest.mark.slow
 def test_prices_of_ones_own(mlinfer: MlInfer, tiny_model: Path, red: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A flag, or the configuration, names another table of prices; a broken one is refused."""
+    """A flag or the configuration names another price table; an invalid one is refused."""
     text = 'date = "2030-01-01"\nregion = "moon-1"\nrequest = 0.001\n[gb_second]\nx86_64 = 0.0\narm64 = 0.0\n'
     Path("moon.toml").write_text(text)
     flags = ("bench", red, "--model", tiny_model, "--cold", "1", "--warm", "1", "--json")
@@ -310,7 +310,7 @@ def test_prices_of_ones_own(mlinfer: MlInfer, tiny_model: Path, red: Path, monke
 
 
 def test_percentiles_are_measured_values() -> None:
-    """A percentile is the smallest value that so many per cent do not exceed: the nearest rank."""
+    """A percentile is a measured value: the nearest rank."""
     values = [float(i) for i in range(1, 101)]
     assert [percentile(values, p) for p in (50, 90, 99, 100)] == [50.0, 90.0, 99.0, 100.0]
     assert [percentile([1.0, 2.0, 3.0], p) for p in (0, 33, 34, 50, 99)] == [1.0, 1.0, 2.0, 2.0, 3.0]
@@ -318,7 +318,7 @@ def test_percentiles_are_measured_values() -> None:
 
 
 def test_throughput_counts_the_time_in_which_requests_run() -> None:
-    """Side by side, requests share their time; what lies between them does not count."""
+    """Throughput counts only time in which requests run; parallel requests share it."""
     side_by_side = [sample(1.0, started=0.0), sample(1.0, started=0.5), sample(0.5, started=10.0)]
     assert figures(
         side_by_side, prices=read_prices(), memory=1769, arch="x86_64", cold_share=0.0
@@ -326,7 +326,7 @@ def test_throughput_counts_the_time_in_which_requests_run() -> None:
 
 
 def test_lambdas_own_report() -> None:
-    """What Lambda reports of an invocation is read from the end of its log: id, duration, what is billed, init, memory."""
+    """Lambda's REPORT line gives id, duration, billed duration, init and memory."""
     log = [
         "START RequestId: 1b Version: 3",
         '{"request_id": "1b", "cold_start": true, "load": {"imports_s": 0.5}}',
@@ -346,7 +346,7 @@ def test_lambdas_own_report() -> None:
 
 
 def test_the_frontier_and_the_recommendation() -> None:
-    """The frontier holds what nothing beats; recommended is the cheapest within the limit, or within 1.5 times the fastest."""
+    """The frontier has the sizes that no other beats; the recommendation is the cheapest within the limit, or within 1.5 times the fastest."""
     points = mark_best(
         [
             Point(512, 0.100, 1.0, 0.30),
@@ -367,14 +367,14 @@ def test_the_frontier_and_the_recommendation() -> None:
 
 
 def test_sizes_that_a_machine_can_give() -> None:
-    """Without --memory only sizes are tried whose CPU share the machine has."""
+    """Without --memory, only sizes whose CPU share the machine has are measured."""
     assert sizes_for(2) == [512, 1024, 1769, 3008]
     assert sizes_for(1) == [512, 1024, 1769]
     assert sizes_for(64)[-1] == 10240
 
 
 def judged(latencies: dict[int, list[float]], limit_s: float | None = None) -> tuple[list[Trial], Judge]:
-    """Return what tune finds where each size takes so long, s, in each round; 0 = it fails there."""
+    """Return tune's result if each size takes these seconds in each round; 0 = it fails there."""
     rounds = {size: iter(values) for size, values in latencies.items()}
 
     def measure(size: int) -> Iterator[Sample]:
@@ -391,7 +391,7 @@ def judged(latencies: dict[int, list[float]], limit_s: float | None = None) -> t
 
 
 def test_a_recommendation_that_stands() -> None:
-    """Two rounds that agree decide; each size shows its p90 over both and the spread of the rounds."""
+    """Two rounds that agree decide; each size shows its p90 over both and the spread."""
     trials, judge = judged({512: [0.1, 0.2], 1769: [0.01, 0.012]})
     assert {trial.round for trial in trials} == {1, 2}
     assert judge.stands(trials)
@@ -401,7 +401,7 @@ def test_a_recommendation_that_stands() -> None:
 
 
 def test_a_recommendation_that_does_not_stand() -> None:
-    """Rounds go on until the last two and all together agree; where they never do, nothing is decided."""
+    """Rounds continue until the last two and all together agree; if they never do, nothing is decided."""
     quick, slow = 0.01, 0.1
     trials, judge = judged({512: [quick, slow, slow, slow], 1769: [quick] * 4})
     assert (judge.picks(trials), judge.stands(trials)) == ([512, 1769, 1769], True)
@@ -413,7 +413,7 @@ def test_a_recommendation_that_does_not_stand() -> None:
 
 
 def test_no_size_within_the_limit_is_a_decision() -> None:
-    """Rounds that agree that no size is quick enough decide that; a single size without a limit has no rival."""
+    """Rounds that agree that no size is fast enough are a decision; so is a single size without a limit."""
     trials, judge = judged({512: [0.1, 0.1]}, limit_s=0.01)
     assert (judge.picks(trials), judge.stands(trials)) == ([None, None], True)
     trials, judge = judged({512: [0.1]})
@@ -421,7 +421,7 @@ def test_no_size_within_the_limit_is_a_decision() -> None:
 
 
 def test_a_size_that_the_function_fails_at() -> None:
-    """A size that is too small is told as that, is measured once, and stops no other; another failure ends the search."""
+    """A size that is too small is reported and skipped; another failure ends the search."""
     trials, judge = judged({128: [0.0], 512: [0.1, 0.1], 1769: [0.1, 0.1]})
     small, good, _ = judge.points(trials)
     assert (small.failure, good.failure, good.latency_s) == ("its memory is too small", "", 0.1)
@@ -443,7 +443,7 @@ def test_a_size_that_the_function_fails_at() -> None:
     ],
 )
 def test_tune_refuses(mlinfer: MlInfer, flags: list[str], message: str) -> None:
-    """Sizes that Lambda does not have, and a target without a size, are wrong usage."""
+    """Invalid sizes, and a target without sizes, are wrong usage."""
     run = mlinfer("tune", *flags)
     assert (run.code, run.out) == (2, "")
     assert message in run.err
@@ -451,7 +451,7 @@ def test_tune_refuses(mlinfer: MlInfer, flags: list[str], message: str) -> None:
 
 @pytest.mark.slow
 def test_drawn_picture_is_the_same_every_time(mlinfer: MlInfer, tiny_model: Path) -> None:
-    """Without an image a drawn one is asked about, a JPEG of 500 x 375 pixels."""
+    """Without an image, a generated JPEG of 500 x 375 pixels is used."""
     from mlinfer.model.samples import draw_jpeg
 
     assert draw_jpeg() == draw_jpeg()
@@ -463,7 +463,7 @@ def test_drawn_picture_is_the_same_every_time(mlinfer: MlInfer, tiny_model: Path
 
 @pytest.mark.slow
 def test_the_cat_takes_turns_with_the_others(red: Path) -> None:
-    """Several images are asked about in turn."""
+    """Several images are used in turn."""
     command = [*COMMAND, "bench", str(CAT), str(red), "--cold", "1", "--warm", "3", "--json", "--verbose"]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     sizes = [json.loads(line)["image_bytes"] for line in run.stderr.splitlines() if line.startswith('{"request_id"')]

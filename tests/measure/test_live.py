@@ -1,4 +1,4 @@
-"""`bench` and `tune` of the deployed function: $LATEST is changed for each cold start, and is in the end as it was."""
+"""`bench` and `tune` of the deployed function change $LATEST for each cold start and restore it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEPT = {"MLINFER_MODEL_URI": "s3://models/starter.onnx"}
 
 
 class ConfigurableLambda(LoopbackLambda):
-    """A function whose $LATEST starts anew after each change of its configuration, which takes a moment; as Lambda's does."""
+    """A function whose $LATEST starts cold after each change, which takes a moment, as in Lambda."""
 
     def __init__(self, service: Service) -> None:
         super().__init__(service)
@@ -82,7 +82,7 @@ class ConfigurableLambda(LoopbackLambda):
 
 @pytest.fixture
 def api(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[ConfigurableLambda]:
-    """Return a deployed function, to which the environment leads."""
+    """Return a deployed function that the environment points to."""
     assert bucket
     with serving(Service(Settings(str(STARTER)), log=lambda _: None), ConfigurableLambda) as (api, address):
         assert isinstance(api, ConfigurableLambda)
@@ -95,7 +95,7 @@ def api(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[Configurabl
 def test_another_model_is_not_measured(
     mlinfer: MlInfer, api: ConfigurableLambda, tiny_model: Path, command: str
 ) -> None:
-    """A function that answers with another model than the named one is not measured, and is left as it was."""
+    """A function with another model than the named one is not measured and not changed."""
     words = ["--memory", "512"] if command == "tune" else []
     run = mlinfer(command, CAT, "--target", "aws", "--model", tiny_model, "--json", *words)
     assert (run.code, json.loads(run.out)["error"]["code"]) == (5, "another_model")
@@ -104,7 +104,7 @@ def test_another_model_is_not_measured(
 
 
 def test_cold_starts_of_the_function(mlinfer: MlInfer, api: ConfigurableLambda) -> None:
-    """Each cold start has its own change of $LATEST, which is then brought back; cost is of what Lambda says it bills."""
+    """Each cold start changes $LATEST, which is restored; the cost uses Lambda's billed time."""
     run = mlinfer("bench", CAT, "--target", "aws", "--cold", "2", "--warm", "4", "--cold-share", "0.5", "--json")
     assert run.code == 0
     report = json.loads(run.out)
@@ -122,7 +122,7 @@ def test_cold_starts_of_the_function(mlinfer: MlInfer, api: ConfigurableLambda) 
 
 
 def test_warm_requests_change_nothing(mlinfer: MlInfer, api: ConfigurableLambda) -> None:
-    """With --cold 0 what is live is asked, several requests at once, and no configuration is touched."""
+    """With --cold 0, the alias is called in parallel, and no configuration changes."""
     command = ("bench", CAT, "--target", "aws", "--cold", "0", "--warm", "12", "--concurrency", "3", "--json")
     run = mlinfer(*command)
     assert run.code == 0
@@ -134,7 +134,7 @@ def test_warm_requests_change_nothing(mlinfer: MlInfer, api: ConfigurableLambda)
 
 @pytest.mark.slow
 def test_tune_brings_the_memory_size_back(mlinfer: MlInfer, api: ConfigurableLambda) -> None:
-    """tune tries each size on $LATEST in two rounds, restores it, and --apply writes the recommendation, not the function."""
+    """tune measures each size on $LATEST in two rounds and restores it; --apply changes mlinfer.toml, not the function."""
     Path("mlinfer.toml").write_text('# ours\ntarget = "aws"  # always\nmemory = 1769  # as ever\n')
     command = (
         "tune",
@@ -166,7 +166,7 @@ def test_tune_brings_the_memory_size_back(mlinfer: MlInfer, api: ConfigurableLam
 
 @pytest.mark.slow
 def test_an_interrupted_tune_shows_what_it_has(api: ConfigurableLambda) -> None:
-    """Ctrl-C ends with exit code 130, the sizes measured until then, marked incomplete, and the function as it was."""
+    """Ctrl-C exits with 130, shows the sizes so far, marked incomplete, and restores the function."""
     flags = ["--target", "aws", "--memory", "512,1024,1769", "--cold", "1", "--warm", "20", "--json", "--verbose"]
     process = subprocess.Popen(
         [sys.executable, "-m", "mlinfer", "tune", str(CAT), *flags],
@@ -191,7 +191,7 @@ def test_an_interrupted_tune_shows_what_it_has(api: ConfigurableLambda) -> None:
 
 
 def test_a_size_that_the_account_may_not_have(mlinfer: MlInfer, api: ConfigurableLambda) -> None:
-    """A refusal of Lambda ends the search with exit code 4 and what was measured, and the function is brought back."""
+    """A size that Lambda refuses exits with 4 and the results so far, and restores the function."""
     api.largest = 3008
     run = mlinfer("tune", CAT, "--target", "aws", "--memory", "512,4000", "--cold", "1", "--warm", "1")
     assert run.code == 4
@@ -202,7 +202,7 @@ def test_a_size_that_the_account_may_not_have(mlinfer: MlInfer, api: Configurabl
 
 @pytest.mark.slow
 def test_ctrl_c_brings_the_function_back(api: ConfigurableLambda) -> None:
-    """After Ctrl-C the function is as it was, and what was measured is shown."""
+    """After Ctrl-C, the function is restored, and the results so far are shown."""
     flags = ["--target", "aws", "--cold", "1", "--warm", "100000", "--json", "--verbose"]
     process = subprocess.Popen(
         [sys.executable, "-m", "mlinfer", "bench", str(CAT), *flags],
@@ -224,7 +224,7 @@ def test_ctrl_c_brings_the_function_back(api: ConfigurableLambda) -> None:
 
 @pytest.mark.slow
 def test_without_a_function(mlinfer: MlInfer, bucket: Bucket) -> None:
-    """Where nothing is deployed the remedy is named."""
+    """If nothing is deployed, the hint names the command."""
     assert bucket
     run = mlinfer("bench", "--target", "aws", "--region", "us-east-1")
     assert (run.code, run.out) == (4, "")
