@@ -1,4 +1,4 @@
-"""Model files that the tests make: real ONNX graphs, small enough to write on the spot."""
+"""Small real ONNX models for the tests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _COLOURS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0]], np.
 
 
 def mean_colour(path: Path, *, name: str = "tiny", size: int = 8, **preprocess: Any) -> Path:
-    """Write a classifier that names the colour nearest to the picture's mean, [N, 3, size, size] float32 -> [N, 5] logits."""
+    """Write a classifier of the image's mean colour, [N, 3, size, size] float32 -> [N, 5] logits."""
     spec = Preprocess(size, (size, size), **preprocess)
     weights = 20 * _COLOURS.T
     bias = -10 * (_COLOURS**2).sum(1)
@@ -58,7 +58,7 @@ def undescribed(path: Path, size: int) -> Path:
 
 
 def slow(path: Path, steps: int = 10**9) -> Path:
-    """Write a classifier that loads at once and then counts for minutes before it names the colour."""
+    """Write a classifier that loads at once but needs minutes for an answer."""
     state = helper.make_tensor_value_info("state", TensorProto.FLOAT, [1])
     following = helper.make_tensor_value_info("following", TensorProto.FLOAT, [1])
     bools = [helper.make_tensor_value_info(name, TensorProto.BOOL, []) for name in ("going", "still")]
@@ -92,7 +92,7 @@ def slow(path: Path, steps: int = 10**9) -> Path:
 
 
 def heavy(path: Path, megabytes: int, dtype: Any = np.float32) -> Path:
-    """Write a classifier whose weights, all zero, take that much memory as soon as it is loaded.
+    """Write a classifier whose weights, all zero, need that much memory once loaded.
 
     With float16, for which onnxruntime has no products on a CPU, it takes four times the size of its file.
     """
@@ -117,7 +117,7 @@ def heavy(path: Path, megabytes: int, dtype: Any = np.float32) -> Path:
 
 
 def sparse(path: Path, megabytes: int) -> Path:
-    """Write a model file of that size, whose rest is one unknown field of zeros that take no room on the disk."""
+    """Write a sparse model file of that size: its rest is one unknown field of zeros."""
     mean_colour(path)
     rest = megabytes * 2**20 - path.stat().st_size - 7
     length = bytes([*(rest >> shift & 127 | 128 for shift in (0, 7, 14, 21)), rest >> 28])
@@ -128,7 +128,7 @@ def sparse(path: Path, megabytes: int) -> Path:
 
 
 def tiny_metadata() -> Metadata:
-    """Return what a model of five colours says of itself."""
+    """Return the metadata of a model with five colours."""
     return Metadata("tiny", LABELS, Preprocess(8, (8, 8)), "logits", {"made by": "the tests"})
 
 

@@ -1,4 +1,4 @@
-"""A model that Lambda's memory or /tmp cannot hold is refused before anything is changed."""
+"""A model that does not fit into the function's memory or /tmp is refused before anything changes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MlInfer = Callable[..., Run]
 def test_deploy_refuses_what_does_not_fit(
     mlinfer: MlInfer, cloud: LoopbackAws, megabytes: int, flags: list[str], code: str, numbers: list[str]
 ) -> None:
-    """`deploy` says with the numbers what is too small and what to set, and asks nothing of AWS before."""
+    """`deploy` says with numbers what is too small and what to set, before it calls AWS."""
     model = sparse(Path("large.onnx"), megabytes)
     run = mlinfer("deploy", "--model", model, "--bucket", "cloud-models", *flags, "--json")
     error = json.loads(run.out)["error"]
@@ -37,7 +37,7 @@ def test_deploy_refuses_what_does_not_fit(
 
 
 def test_a_close_fit_is_a_note(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
-    """A model that barely fits is deployed, and the note has the numbers."""
+    """A model that barely fits is deployed, with a note that has the numbers."""
     assert cloud.calls == []
     model = sparse(Path("close.onnx"), 45)
     run = mlinfer("deploy", *deploy_arguments, "--model", model, "--memory", "128", "--dry-run")

@@ -1,4 +1,4 @@
-"""A file that is no ONNX model: every command that reads a model says what the file is, and what to do next."""
+"""For a file that is not an ONNX model, every command names its format and the next step."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def zipped(**files: bytes) -> bytes:
 
 
 def safetensors() -> bytes:
-    """Return one tensor as safetensors has it: the length of a JSON header, the header, the values."""
+    """Return one tensor as a safetensors file: the length of a JSON header, the header, the values."""
     header = json.dumps({"bias": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
     return struct.pack("<Q", len(header)) + header + bytes(8)
 
@@ -67,7 +67,7 @@ FILES: dict[str, tuple[bytes, str, str]] = {
 
 
 def refused(run: Run, name: str, step: str) -> None:
-    """Check that a command named the file for what it is, with a next step, and gave no other advice."""
+    """Check that the error names the file's format and a next step, and gives no other advice."""
     assert run.code == 2, run.err
     error = json.loads(run.out)["error"]
     assert name in error["message"]
@@ -78,7 +78,7 @@ def refused(run: Run, name: str, step: str) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 def test_each_is_named(mlinfer: MlInfer, red: Path, file: str) -> None:
-    """`export`, `inspect` and `predict` say what the file is, by its content, and the next step."""
+    """`export`, `inspect` and `predict` name the format, from the content, and the next step."""
     content, name, step = FILES[file]
     Path(file).write_bytes(content)
     refused(mlinfer("export", file, "--labels", labels_file(), "--preprocess", "none", "--json"), name, step)
@@ -99,20 +99,20 @@ def test_each_is_named(mlinfer: MlInfer, red: Path, file: str) -> None:
 )
 @pytest.mark.usefixtures("cloud")
 def test_every_command_names_it(mlinfer: MlInfer, command: list[str]) -> None:
-    """The other commands that read a model name the file too."""
+    """The other commands that read a model name the format too."""
     content, name, step = FILES["pointer.onnx"]
     Path("pointer.onnx").write_bytes(content)
     refused(mlinfer(*command, "--json"), name, step)
 
 
 def test_a_file_is_known_by_its_dot(mlinfer: MlInfer) -> None:
-    """What has a suffix is a file and no architecture: a missing one is missing, whatever is installed."""
+    """A name with a suffix is a file, not an architecture; a missing one is reported as missing."""
     for name in ("net.pt", "net.h5", "folder/net"):
         assert mlinfer("export", name).code == 3
 
 
 def test_folders(mlinfer: MlInfer, red: Path) -> None:
-    """A folder is named as one, with the model file in it."""
+    """A folder is reported as one, with the model file in it."""
     Path("folder").mkdir()
     colour_model(Path("folder/net.onnx"))
     for argv in (["export", "folder/"], ["inspect", "folder"], ["predict", str(red), "--model", "folder"]):
@@ -127,7 +127,7 @@ def test_folders(mlinfer: MlInfer, red: Path) -> None:
     "file", ["model.h5", "script.pt", "whole.pt", "old-whole.pt", "pointer.onnx", "page.onnx", "empty.onnx"]
 )
 def test_weights_are_named_too(mlinfer: MlInfer, file: str) -> None:
-    """What is given as --weights and holds none is named for what it is."""
+    """A file without weights given as --weights is reported with its format."""
     content, name, step = FILES[file]
     Path(file).write_bytes(content)
     refused(mlinfer("export", "squeezenet1_1", "--weights", file, "--json"), name, step)
@@ -135,7 +135,7 @@ def test_weights_are_named_too(mlinfer: MlInfer, file: str) -> None:
 
 @pytest.mark.usefixtures("torchvision")
 def test_safetensors_as_weights(mlinfer: MlInfer) -> None:
-    """Weights as safetensors are read by torch and the library of that name; without it the error names it."""
+    """safetensors weights are read with torch and the safetensors library; without it, the error names it."""
     Path("w.safetensors").write_bytes(safetensors())
     run = mlinfer("export", "squeezenet1_1", "--weights", "w.safetensors", "--json")
     error = json.loads(run.out)["error"]
@@ -149,7 +149,7 @@ def test_safetensors_as_weights(mlinfer: MlInfer) -> None:
 
 @pytest.mark.usefixtures("torchvision")
 def test_a_model_or_a_folder_as_weights(mlinfer: MlInfer) -> None:
-    """An ONNX model as --weights is named, with the command that exports it; a folder is named."""
+    """An ONNX model as --weights gets the command that exports it; a folder is reported as one."""
     model = colour_model(Path("net.onnx"))
     refused(mlinfer("export", "squeezenet1_1", "--weights", model, "--json"), "ONNX model", "mlinfer export net.onnx")
     Path("weights.d").mkdir()
@@ -159,7 +159,7 @@ def test_a_model_or_a_folder_as_weights(mlinfer: MlInfer) -> None:
 @pytest.mark.usefixtures("torchvision")
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_files_that_torch_writes(mlinfer: MlInfer) -> None:
-    """A state dict, a checkpoint and a whole module, as torch.save writes them, are told apart."""
+    """A state dict, a checkpoint and a whole module, as torch.save writes them, have different errors."""
     import torch
 
     module = torch.nn.Linear(2, 2)

@@ -1,4 +1,4 @@
-"""Graphs that exporters and optimisers really make: taken with the same answers, or refused with the reason."""
+"""Graphs that exporters and optimisers produce: exported with the same answers, or refused with the reason."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ MlInfer = Callable[..., Run]
 
 
 def export(mlinfer: MlInfer, model: Path, *flags: str | Path) -> Run:
-    """Export a foreign model with its labels, as JSON."""
+    """Export a foreign model with its labels."""
     return mlinfer("export", model, "--labels", labels_file(), "--preprocess", "none", "--json", *flags)
 
 
 def refused(run: Run, code: str) -> dict[str, str]:
-    """Check that the model is refused for that reason and no file was made, and return the error."""
+    """Require that the model is refused for that reason and no file is written; return the error."""
     assert run.code == 5, run.err
     error: dict[str, str] = json.loads(run.out)["error"]
     assert error["code"] == code
@@ -39,7 +39,7 @@ def refused(run: Run, code: str) -> dict[str, str]:
 
 @pytest.mark.slow
 def test_weights_inside_branches(mlinfer: MlInfer) -> None:
-    """With --output, weights that only the branches of an `If` use stay in the file."""
+    """With --output, weights inside the branches of an `If` are kept."""
     run = export(mlinfer, branches(Path("other.onnx")), "--output", "scores")
     assert run.code == 0, run.err
     assert answers(mlinfer, Path("models/other.onnx")) == list(PICTURES)
@@ -51,14 +51,14 @@ def test_weights_inside_branches(mlinfer: MlInfer) -> None:
 )
 @pytest.mark.slow
 def test_a_batch_that_is_fixed_inside(mlinfer: MlInfer, batch: int | str, shape: tuple[int, ...]) -> None:
-    """A `Reshape` to a fixed batch does not keep a model from answering single pictures."""
+    """A model with a `Reshape` to a fixed batch answers single images after the export."""
     run = export(mlinfer, reshaping(Path("other.onnx"), batch=batch, shape=shape))
     assert run.code == 0, run.err
     assert answers(mlinfer, Path("models/other.onnx")) == list(PICTURES)
 
 
 def test_a_batch_that_cannot_be_freed(mlinfer: MlInfer) -> None:
-    """A model that answers only batches of one size, deep inside, is refused with what to do."""
+    """A model that only answers batches of one fixed size is refused with a hint."""
     model = onnx.load(reshaping(Path("other.onnx"), batch=4, shape=(4, 3)))
     ones = numpy_helper.from_array(np.ones((4, 3), np.float32), "ones")
     model.graph.initializer.append(ones)
@@ -70,7 +70,7 @@ def test_a_batch_that_cannot_be_freed(mlinfer: MlInfer) -> None:
 
 @pytest.mark.parametrize("operator", ["BatchNormalization", "Dropout"])
 def test_exports_in_training_mode(mlinfer: MlInfer, operator: str) -> None:
-    """A model that was exported in training mode is refused with that reason."""
+    """A model exported in training mode is refused with that reason."""
     error = refused(export(mlinfer, training(Path("other.onnx"), operator)), "training_mode")
     assert operator in error["message"]
     assert "model.eval()" in error["hint"]
@@ -87,7 +87,7 @@ def optimised(model: Path, level: str) -> Path:
 
 
 def wide_convolution(path: Path) -> Path:
-    """Write a classifier with a convolution to 64 channels, which onnxruntime fuses and lays out for vectors."""
+    """Write a classifier with a convolution to 64 channels, which onnxruntime fuses and optimises for one CPU."""
     random = np.random.default_rng(0)
     values = {"kernel": random.standard_normal((64, 3, 3, 3)).astype(np.float32)}
     values |= {"shift": random.standard_normal(64).astype(np.float32)}
@@ -109,7 +109,7 @@ def wide_convolution(path: Path) -> Path:
 
 @pytest.mark.slow
 def test_a_graph_that_onnxruntime_optimised(mlinfer: MlInfer, pictures: Path) -> None:
-    """A graph with onnxruntime's own fused operators is taken; int8 of it is refused with that reason."""
+    """A graph with onnxruntime's fused operators is exported; int8 of it is refused with that reason."""
     model = optimised(wide_convolution(Path("wide.onnx")), "ORT_ENABLE_EXTENDED")
     fused = [node.op_type for node in onnx.load(model).graph.node if node.domain == "com.microsoft"]
     assert fused == ["FusedConv"]
@@ -119,14 +119,14 @@ def test_a_graph_that_onnxruntime_optimised(mlinfer: MlInfer, pictures: Path) ->
 
 
 def test_a_graph_for_one_machine(mlinfer: MlInfer) -> None:
-    """A graph laid out for the vector width of one processor is refused with that reason."""
+    """A graph optimised for one CPU's vector width is refused with that reason."""
     model = for_one_machine(wide_convolution(Path("wide.onnx")))
     assert "vector width" in refused(export(mlinfer, model), "one_machine_only")["message"]
 
 
 @pytest.mark.usefixtures("cloud")
 def test_a_model_file_of_ours_for_one_machine(mlinfer: MlInfer) -> None:
-    """A model file that was laid out for one processor afterwards is not served; `inspect` says so."""
+    """A model file that was optimised for one CPU later is not served, and `inspect` says so."""
     assert export(mlinfer, wide_convolution(Path("wide.onnx")), "--out", "ours.onnx").code == 0
     model = for_one_machine(Path("ours.onnx"))
     assert facts(mlinfer, model)["image"]["takes_it"] is False
@@ -147,7 +147,7 @@ def for_one_machine(model: Path) -> Path:
 
 
 def test_int8_of_float16(mlinfer: MlInfer, pictures: Path) -> None:
-    """The int8 form of a float16 model has int8 weights, no float16 ones, and takes float32."""
+    """int8 of a float16 model has int8 weights, no float16 ones, and float32 input."""
     model = two_layers(Path("net.onnx"), dtype=np.float16)
     run = export(mlinfer, model, "--quantize", "int8", "--calibration", pictures)
     assert run.code == 0, run.err
@@ -159,7 +159,7 @@ def test_int8_of_float16(mlinfer: MlInfer, pictures: Path) -> None:
 
 
 def weight_types(path: Path) -> dict[int, int]:
-    """Return how many numbers of each type the weights have."""
+    """Return how many weights there are of each type."""
     found: dict[int, int] = {}
     for tensor in onnx.load(path).graph.initializer:
         found[tensor.data_type] = found.get(tensor.data_type, 0) + int(np.prod(tensor.dims))
@@ -168,7 +168,7 @@ def weight_types(path: Path) -> dict[int, int]:
 
 @pytest.mark.parametrize("shape", [(5,), (1, 5), (1,), (1, 1), ()])
 def test_int8_with_any_form_of_bias(mlinfer: MlInfer, pictures: Path, shape: tuple[int, ...]) -> None:
-    """MatMul and Add become int8 whatever the shape of the bias."""
+    """MatMul and Add become int8 for any shape of the bias."""
     model = two_layers(Path("net.onnx"), bias_shape=shape)
     run = export(mlinfer, model, "--quantize", "int8", "--calibration", pictures, "--allow-drop")
     assert run.code == 0, run.err
@@ -177,7 +177,7 @@ def test_int8_with_any_form_of_bias(mlinfer: MlInfer, pictures: Path, shape: tup
 
 
 def test_quantised_activations_alone_are_not_int8(mlinfer: MlInfer, pictures: Path) -> None:
-    """A file whose weights are float does not say int8, whatever its operators; and it is not quantised again."""
+    """A file with float weights is not called int8, and is not quantised again."""
     model = quantised(Path("net.onnx"))
     refused(export(mlinfer, model, "--quantize", "int8", "--calibration", pictures), "already_int8")
     assert export(mlinfer, model).code == 0
@@ -185,7 +185,7 @@ def test_quantised_activations_alone_are_not_int8(mlinfer: MlInfer, pictures: Pa
 
 
 def split_model(**place: str) -> Path:
-    """Write a model into a folder, its weights outside with that place."""
+    """Write a model with external weights at that location."""
     model = onnx.load(convolution(Path("split.onnx")))
     onnx.save(model, "split.onnx", save_as_external_data=True, location="split.data", size_threshold=0)
     model = onnx.load("split.onnx", load_external_data=False)
@@ -202,7 +202,7 @@ def split_model(**place: str) -> Path:
 
 @pytest.mark.parametrize("location", ["../split.data", "#../split.data", "link.data", "linked/split.data", "absolute"])
 def test_weights_outside_the_models_folder(mlinfer: MlInfer, location: str) -> None:
-    """Weights are not read from outside the model's folder: not above it, not by an absolute path, not through a link."""
+    """Weights outside the model's folder are not read: not above it, not by an absolute path, not through a link."""
     model = split_model(location=str(Path("split.data").resolve()) if location == "absolute" else location)
     Path("folder/link.data").symlink_to(Path("split.data").resolve())
     Path("folder/linked").symlink_to(Path().resolve())
@@ -216,7 +216,7 @@ def test_weights_outside_the_models_folder(mlinfer: MlInfer, location: str) -> N
     "place", [{"offset": "-4"}, {"length": "99999999"}, {"offset": "1000000"}, {"length": "-1"}, {"offset": "x"}]
 )
 def test_weights_that_are_cut_off(mlinfer: MlInfer, place: dict[str, str]) -> None:
-    """A place outside of the file with the weights is refused, and never written as shorter weights."""
+    """A location beyond the end of the weights file is refused."""
     run = export(mlinfer, split_model(**place))
     assert run.code in (2, 5)
     assert json.loads(run.out)["error"]["code"] == "invalid_model"
@@ -224,13 +224,13 @@ def test_weights_that_are_cut_off(mlinfer: MlInfer, place: dict[str, str]) -> No
 
 
 def test_weights_with_unknown_entries(mlinfer: MlInfer) -> None:
-    """Entries that ONNX does not define, beside the place of a weight, are no internal error."""
+    """Unknown entries in the location of a weight cause no internal error."""
     assert export(mlinfer, split_model(path="nowhere")).code == 5
 
 
 @pytest.mark.usefixtures("cloud")
 def test_a_model_file_of_ours_that_was_split(mlinfer: MlInfer) -> None:
-    """A model file whose weights were moved to another file is not uploaded without them; exported, it is one file."""
+    """A model file with external weights is not uploaded; exporting it gives one file."""
     assert export(mlinfer, convolution(Path("net.onnx"))).code == 0
     whole = onnx.load("models/net.onnx")
     onnx.save(whole, "ours.onnx", save_as_external_data=True, location="ours.data", size_threshold=0)
@@ -242,7 +242,7 @@ def test_a_model_file_of_ours_that_was_split(mlinfer: MlInfer) -> None:
 
 
 def test_no_weights_are_replaced(mlinfer: MlInfer, pictures: Path) -> None:
-    """--out never replaces a file with the model's weights, or a picture to calibrate with, with --force too."""
+    """--out never replaces the model's weights or a calibration image, not even with --force."""
     model, picture = split_model(), pictures / "red" / "0.png"
     before = [path.read_bytes() for path in (Path("folder/split.data"), picture)]
     for out in ("folder/split.data", picture):
@@ -253,7 +253,7 @@ def test_no_weights_are_replaced(mlinfer: MlInfer, pictures: Path) -> None:
 
 
 def test_weights_in_a_cache_of_links(mlinfer: MlInfer) -> None:
-    """Where model and weights are links into one folder, as in a cache of Hugging Face, they are read."""
+    """If model and weights are links into one folder, as in a Hugging Face cache, they are read."""
     model = split_model()
     Path("snapshot").mkdir()
     for name in ("split.onnx", "split.data"):
@@ -264,7 +264,7 @@ def test_weights_in_a_cache_of_links(mlinfer: MlInfer) -> None:
 
 
 def test_mutated_models() -> None:
-    """Damaged and inconsistent models end as a verified file or in an error, never as an internal error or a crash."""
+    """Damaged and inconsistent models give a verified file or an error, never an internal error or a crash."""
     command = [sys.executable, "tests/fuzz_export.py", "--cases", "100", "--seed", "11"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr

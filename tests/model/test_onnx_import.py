@@ -1,4 +1,4 @@
-"""`mlinfer export FILE.onnx`: classifiers that others made, completed by flags, answer as they did."""
+"""`mlinfer export FILE.onnx`: foreign classifiers keep their answers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PICTURES = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "whit
 
 @pytest.fixture
 def export(mlinfer: MlInfer) -> Export:
-    """Return a function that exports a file with labels and pre-processing given."""
+    """Return a function that exports a file with labels and pre-processing."""
 
     def run(path: Path, *flags: str | Path, preprocess: str = "none", labels: tuple[str, ...] = LABELS) -> Run:
         return mlinfer("export", path, "--labels", labels_file(labels=labels), "--preprocess", preprocess, *flags)
@@ -39,7 +39,7 @@ def export(mlinfer: MlInfer) -> Export:
 
 
 def answers(mlinfer: MlInfer, model: Path, colours: tuple[str, ...] = tuple(PICTURES)) -> list[str]:
-    """Return the label that the model gives to a picture of each colour."""
+    """Return the label that the model gives to an image of each colour."""
     files = [Path(f"{colour}.png") for colour in colours]
     for file in files:
         file.write_bytes(encoded(plain(PICTURES[file.stem], (24, 16)), "PNG"))
@@ -50,14 +50,14 @@ def answers(mlinfer: MlInfer, model: Path, colours: tuple[str, ...] = tuple(PICT
 
 
 def facts(mlinfer: MlInfer, model: Path) -> dict[str, Any]:
-    """Return what `inspect --json` says."""
+    """Return the document of `inspect --json`."""
     result: dict[str, Any] = json.loads(mlinfer("inspect", "--json", model).out)
     return result
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: " ".join(f"{k}={v}" for k, v in form.items()) or "plain")
 def test_every_form_of_classifier_answers(mlinfer: MlInfer, export: Export, form: dict[str, Any]) -> None:
-    """Layout, dtype, batch, size and kind of output are found; the file that is made names every colour."""
+    """Layout, dtype, batch, size and kind of output are detected; the exported file classifies every colour."""
     run = export(colour_model(Path("other.onnx"), **form), "--json")
     assert run.code == 0, run.out + run.err
     made = json.loads(run.out)
@@ -70,7 +70,7 @@ def test_every_form_of_classifier_answers(mlinfer: MlInfer, export: Export, form
 
 
 def test_one_channel(mlinfer: MlInfer, export: Export) -> None:
-    """A model of one channel is shown grey pictures."""
+    """A model with one channel gets grey images."""
     run = export(colour_model(Path("grey.onnx"), channels=1), labels=("white", "black"))
     assert run.code == 0, run.err
     assert facts(mlinfer, Path("models/grey.onnx"))["preprocess"]["color"] == "L"
@@ -78,7 +78,7 @@ def test_one_channel(mlinfer: MlInfer, export: Export) -> None:
 
 
 def test_one_of_several_outputs(mlinfer: MlInfer, export: Export) -> None:
-    """Several outputs are listed and one must be chosen; the file that is made has that one alone."""
+    """With several outputs, one must be chosen; the exported file has only that one."""
     model = colour_model(Path("two.onnx"), spare_output=True)
     run = export(model)
     assert run.code == 2
@@ -92,7 +92,7 @@ def test_one_of_several_outputs(mlinfer: MlInfer, export: Export) -> None:
 
 
 def test_external_data_is_folded_in(mlinfer: MlInfer, export: Export) -> None:
-    """A model with its weights in other files becomes one file; without those files the error names what is missing."""
+    """A model with external weights becomes one file; without them, the error names what is missing."""
     model = convolution(Path("split.onnx"))
     onnx.save(onnx.load(model), model, save_as_external_data=True, location="split.data", size_threshold=0)
     assert export(model).code == 0
@@ -105,7 +105,7 @@ def test_external_data_is_folded_in(mlinfer: MlInfer, export: Export) -> None:
 
 
 def test_weights_outside_the_folder_are_not_read(export: Export) -> None:
-    """A model that names a file elsewhere for its weights is refused: that file would become part of another."""
+    """A model whose weights are outside its folder is refused."""
     model = onnx.load(convolution(Path("split.onnx")))
     onnx.save(model, "split.onnx", save_as_external_data=True, location="split.data", size_threshold=0)
     model = onnx.load("split.onnx", load_external_data=False)
@@ -119,7 +119,7 @@ def test_weights_outside_the_folder_are_not_read(export: Export) -> None:
 
 
 def test_what_the_file_does_not_say_is_asked_for(mlinfer: MlInfer) -> None:
-    """Labels and pre-processing that are not given are asked for in one sentence, with the flags."""
+    """Missing labels and pre-processing are one error with both flags."""
     run = mlinfer("export", colour_model(Path("other.onnx")))
     assert run.code == 2
     assert "--labels" in run.err
@@ -128,7 +128,7 @@ def test_what_the_file_does_not_say_is_asked_for(mlinfer: MlInfer) -> None:
 
 
 def test_a_file_of_ours_needs_no_flags(mlinfer: MlInfer, export: Export) -> None:
-    """A file that describes itself is exported again without a question, and unchanged it is the same file."""
+    """A model file of mlinfer is exported without flags; unchanged, it is the same file."""
     export(colour_model(Path("other.onnx")))
     run = mlinfer("export", "models/other.onnx", "--out", "again.onnx")
     assert run.code == 0, run.err
@@ -136,7 +136,7 @@ def test_a_file_of_ours_needs_no_flags(mlinfer: MlInfer, export: Export) -> None
 
 
 def test_labels_as_json(mlinfer: MlInfer) -> None:
-    """Labels can be a JSON list, and a label may hold what a line cannot."""
+    """Labels can be a JSON list, with labels that a line cannot hold."""
     Path("labels.json").write_text(json.dumps(["red, or\ncrimson", "green", "blue", "white", "black"]))
     flags = ("--labels", "labels.json", "--preprocess", "none")
     assert mlinfer("export", colour_model(Path("other.onnx")), *flags).code == 0
@@ -153,7 +153,7 @@ def test_labels_as_json(mlinfer: MlInfer) -> None:
     ],
 )
 def test_wrong_labels(mlinfer: MlInfer, content: str, message: str) -> None:
-    """Labels that do not fit are refused with the reason, and no file is left."""
+    """Labels that do not fit are refused with the reason, and no file is written."""
     Path("labels.txt").write_text(content)
     model = colour_model(Path("other.onnx"))
     run = mlinfer("export", model, "--labels", "labels.txt", "--preprocess", "none")
@@ -179,7 +179,7 @@ LABEL_FILES: dict[str, bytes] = {
 
 @pytest.mark.parametrize("content", LABEL_FILES.values(), ids=list(LABEL_FILES))
 def test_forms_of_labels(mlinfer: MlInfer, content: bytes) -> None:
-    """Labels are read from each form that people keep them in; an object is read by its indices, not by its order."""
+    """Each form of labels is read; an object by its indices, not by its order."""
     Path("labels").write_bytes(content)
     run = mlinfer("export", colour_model(Path("other.onnx")), "--labels", "labels", "--preprocess", "none")
     assert run.code == 0, run.err
@@ -188,7 +188,7 @@ def test_forms_of_labels(mlinfer: MlInfer, content: bytes) -> None:
 
 
 def test_labels_from_a_pipe() -> None:
-    """Labels can come from a pipe, which can be read only once."""
+    """Labels can come from a pipe."""
     model = colour_model(Path("other.onnx"))
     command = [sys.executable, "-m", "mlinfer", "export", str(model), "--labels", "/dev/stdin", "--preprocess", "none"]
     run = subprocess.run(command, input="\n".join(LABELS), capture_output=True, text=True)
@@ -210,7 +210,7 @@ def test_labels_from_a_pipe() -> None:
     ],
 )
 def test_wrong_label_objects(mlinfer: MlInfer, content: str, facts: list[str]) -> None:
-    """Labels whose indices have gaps or come twice are refused, with the numbers."""
+    """Labels with missing or repeated indices are refused with the numbers."""
     Path("labels.txt").write_text(content)
     run = mlinfer("export", colour_model(Path("other.onnx")), "--labels", "labels.txt", "--preprocess", "none")
     assert run.code == 2
@@ -219,7 +219,7 @@ def test_wrong_label_objects(mlinfer: MlInfer, content: str, facts: list[str]) -
 
 
 def test_two_classes_of_one_name(export: Export) -> None:
-    """Labels that name several classes, as ImageNet's do, are accepted, and reported with the classes."""
+    """Repeated labels, as in ImageNet, are accepted and reported."""
     run = export(colour_model(Path("other.onnx")), labels=("crane", "dog", "crane", "cat", "cat"))
     assert run.code == 0
     assert "'crane' (0, 2)" in run.err
@@ -228,7 +228,7 @@ def test_two_classes_of_one_name(export: Export) -> None:
 
 @pytest.mark.parametrize("out", ["labels.txt", "pre.json", "link.txt"])
 def test_no_input_is_replaced(mlinfer: MlInfer, out: str) -> None:
-    """--out never replaces a file that the export reads, under any name, with --force too."""
+    """--out never replaces a file that the export reads, under any name, not even with --force."""
     labels_file()
     Path("link.txt").symlink_to("labels.txt")
     Path("pre.json").write_text('{"resize": 8}')
@@ -242,7 +242,7 @@ def test_no_input_is_replaced(mlinfer: MlInfer, out: str) -> None:
 
 
 def test_a_link_to_another_folder_stays_a_link(export: Export) -> None:
-    """--out writes through a link, as `init` and `bench` do."""
+    """--out writes through a link."""
     Path("store").mkdir()
     Path("link.onnx").symlink_to("store/real.onnx")
     run = export(colour_model(Path("other.onnx")), "--out", "link.onnx")
@@ -253,7 +253,7 @@ def test_a_link_to_another_folder_stays_a_link(export: Export) -> None:
 
 
 def test_another_file_is_replaced_only_by_force(export: Export) -> None:
-    """--out replaces a model file of ours; another file, an ONNX file too, only with --force; a folder never."""
+    """--out replaces a model file of mlinfer; another file only with --force; a folder never."""
     model = colour_model(Path("other.onnx"))
     theirs = [Path("notes.txt"), colour_model(Path("theirs.onnx"))]
     theirs[0].write_text("My notes.\n")
@@ -270,7 +270,7 @@ def test_another_file_is_replaced_only_by_force(export: Export) -> None:
 
 
 def test_free_size_is_not_assumed_in_silence(export: Export) -> None:
-    """Where the model takes any height and width, the size that is assumed is said, with the way to give another."""
+    """If the model accepts any size, a note names the assumed one and how to choose another."""
     assert "224 x 224" in export(colour_model(Path("free.onnx"), size="S")).err
     run = export(colour_model(Path("other.onnx"), size="S"), preprocess='{"crop": [8, 8]}')
     assert run.code == 0
@@ -279,7 +279,7 @@ def test_free_size_is_not_assumed_in_silence(export: Export) -> None:
 
 @pytest.mark.parametrize("form", [{"batch": -1}, {"size": -1}, {"batch": -1, "size": -1}])
 def test_negative_dimensions_are_free(mlinfer: MlInfer, export: Export, form: dict[str, Any]) -> None:
-    """A dimension of -1, which some exporters write, is a free one, and `inspect` shows it so."""
+    """A dimension of -1, which some exporters write, is free."""
     model = colour_model(Path("other.onnx"), **form)
     shape = facts(mlinfer, model)["inputs"][0]["shape"]
     assert shape[0 if "batch" in form else 2] is None
@@ -297,7 +297,7 @@ def test_whole_numbers_for_the_mean(mlinfer: MlInfer, export: Export) -> None:
 
 
 def test_preprocess_imagenet(export: Export) -> None:
-    """`imagenet` is ImageNet's mean and deviation, and the customary crop of seven eighths."""
+    """`imagenet` is ImageNet's mean and standard deviation, with the crop of seven eighths."""
     made = json.loads(export(colour_model(Path("other.onnx"), size=224), "--json", preprocess="imagenet").out)
     assert made["preprocess"]["resize"] == 256
     assert made["preprocess"]["mean"] == [0.485, 0.456, 0.406]
@@ -305,7 +305,7 @@ def test_preprocess_imagenet(export: Export) -> None:
 
 
 def test_preprocess_json(mlinfer: MlInfer, export: Export) -> None:
-    """JSON, or a file that holds it, gives single fields; the rest is what the graph says."""
+    """JSON, or a JSON file, sets single fields; the others come from the graph."""
     Path("pre.json").write_text('{"color": "BGR", "resize": 10, "interpolation": "bicubic"}')
     run = export(colour_model(Path("other.onnx")), "--json", preprocess="pre.json")
     made = json.loads(run.out)["preprocess"]
@@ -328,14 +328,14 @@ def test_preprocess_json(mlinfer: MlInfer, export: Export) -> None:
     ],
 )
 def test_wrong_preprocess(export: Export, preprocess: str, message: str) -> None:
-    """Pre-processing that does not fit the graph, or that nobody understands, is refused."""
+    """Pre-processing that does not fit the graph, or is not known, is refused."""
     run = export(colour_model(Path("other.onnx")), preprocess=preprocess)
     assert run.code in (2, 3)
     assert message in run.err
 
 
 def test_output_kind(export: Export) -> None:
-    """--output-kind overrules what was found, but not what the model plainly does not do."""
+    """--output-kind overrides the detected kind, unless the model clearly contradicts it."""
     model = colour_model(Path("other.onnx"), ending="softmax")
     assert json.loads(export(model, "--output-kind", "logits", "--json").out)["output"] == "logits"
     run = export(colour_model(Path("raw.onnx")), "--output-kind", "probabilities")
@@ -376,7 +376,7 @@ NO_CLASSIFIERS: list[tuple[Callable[[Path], Path], str]] = [
 
 @pytest.mark.parametrize(("make", "message"), NO_CLASSIFIERS)
 def test_what_is_no_classifier(export: Export, make: Callable[[Path], Path], message: str) -> None:
-    """A model that is no image classifier is refused with a sentence that says why, and no file is left."""
+    """A model that is not an image classifier is refused with the reason, and no file is written."""
     run = export(make(Path("other.onnx")))
     assert run.code == 5
     assert message in run.err
@@ -385,7 +385,7 @@ def test_what_is_no_classifier(export: Export, make: Callable[[Path], Path], mes
 
 
 def test_layout_that_cannot_be_told(mlinfer: MlInfer, export: Export) -> None:
-    """Where the graph leaves the channels open, the layout is asked for and then believed."""
+    """If the graph does not fix the channels, the layout must be given."""
     model = colour_model(Path("open.onnx"), channels="C", size="S")
     run = export(model)
     assert run.code == 2
@@ -399,7 +399,7 @@ def test_layout_that_cannot_be_told(mlinfer: MlInfer, export: Export) -> None:
     [({"ir_version": MAX_IR_VERSION + 1}, "IR version"), ({"opset": MAX_OPSET + 1}, "opset")],
 )
 def test_too_new_for_the_image(mlinfer: MlInfer, export: Export, form: dict[str, int], message: str) -> None:
-    """A file that the image's onnxruntime cannot load is refused, and `inspect` says so of it without loading it."""
+    """A file that the image's onnxruntime cannot load is refused; `inspect` says so without loading it."""
     model = colour_model(Path("new.onnx"), **form)  # type: ignore[arg-type]
     run = export(model)
     assert run.code == 5
@@ -420,7 +420,7 @@ def test_invalid_graph(export: Export) -> None:
 
 
 def test_another_answer_is_no_export(export: Export) -> None:
-    """A model that does not give the same answer twice fails the comparison with its source, and leaves no file."""
+    """A model that is not deterministic fails the verification, and no file is written."""
     run = export(colour_model(Path("other.onnx"), noise=0.5))
     assert run.code == 5
     assert "source" in run.err
@@ -429,7 +429,7 @@ def test_another_answer_is_no_export(export: Export) -> None:
 
 @pytest.mark.parametrize(("file", "code"), [("nowhere.onnx", 3), ("text.onnx", 2)])
 def test_what_is_no_onnx_file(export: Export, file: str, code: int) -> None:
-    """A file that is not there or no ONNX ends with a sentence."""
+    """A missing file, or one that is not ONNX, is an error."""
     Path("text.onnx").write_text("I am no model.\n")
     run = export(Path(file))
     assert run.code == code
@@ -437,7 +437,7 @@ def test_what_is_no_onnx_file(export: Export, file: str, code: int) -> None:
 
 
 def test_names(export: Export) -> None:
-    """The name is the file's, made safe, or --name; the file is where --out says."""
+    """The name is the file's, made safe, or --name; --out sets the path."""
     Path("my model (2).onnx").write_bytes(colour_model(Path("other.onnx")).read_bytes())
     assert json.loads(export(Path("my model (2).onnx"), "--json").out)["name"] == "my-model-2"
     assert json.loads(export(Path("other.onnx"), "--json", "--name", "v1.2").out)["file"] == "models/v1.2.onnx"
@@ -459,7 +459,7 @@ def test_no_room(export: Export) -> None:
 
 
 def test_the_source_is_never_replaced(export: Export) -> None:
-    """The file to export is not overwritten by its own export, even if --out names it, with --force too."""
+    """--out never replaces the source, not even with --force."""
     Path("models").mkdir()
     model = colour_model(Path("models/two.onnx"))
     before = model.read_bytes()
@@ -471,14 +471,14 @@ def test_the_source_is_never_replaced(export: Export) -> None:
 
 
 def test_grey_for_a_model_of_three_channels(export: Export) -> None:
-    """Pre-processing that does not fit the channels is wrong usage, said in a sentence."""
+    """Pre-processing that does not fit the channels is wrong usage."""
     run = export(colour_model(Path("net.onnx")), preprocess='{"color": "L"}')
     assert run.code == 2
     assert "three channels" in run.err
 
 
 def test_preprocess_that_is_nothing_known(export: Export) -> None:
-    """A misspelt --preprocess is answered with what it can be."""
+    """A misspelt --preprocess is an error that lists the valid values."""
     run = export(colour_model(Path("net.onnx")), preprocess="imagnet")
     assert run.code == 2
     assert all(word in run.err for word in ("'imagnet'", "imagenet", "none", "JSON"))
@@ -487,7 +487,7 @@ def test_preprocess_that_is_nothing_known(export: Export) -> None:
 @pytest.mark.usefixtures("cloud")
 @pytest.mark.parametrize("provenance", ["5", "[]", "null"])
 def test_provenance_of_another_shape(mlinfer: MlInfer, tiny_model: Path, provenance: str) -> None:
-    """Metadata that another program wrote wrongly is an unusable model and no defect."""
+    """Invalid metadata from another program is an unusable model, not an internal error."""
     model = onnx.load(tiny_model)
     next(p for p in model.metadata_props if p.key == "mlinfer.provenance").value = provenance
     onnx.save(model, "odd.onnx")
@@ -500,7 +500,7 @@ def test_provenance_of_another_shape(mlinfer: MlInfer, tiny_model: Path, provena
 
 
 def test_provenance_is_shown_whatever_it_holds(mlinfer: MlInfer, tiny_model: Path) -> None:
-    """`inspect` shows what other programs wrote into the provenance."""
+    """`inspect` shows any provenance that another program wrote."""
     model = onnx.load(tiny_model)
     next(p for p in model.metadata_props if p.key == "mlinfer.provenance").value = '{"runs": [{"seed": 7}, 8]}'
     onnx.save(model, "odd.onnx")

@@ -1,4 +1,4 @@
-"""`mlinfer export --quantize int8`: smaller, measured, safe on every processor, or refused."""
+"""`mlinfer export --quantize int8`: smaller, measured, safe on every CPU, or refused."""
 
 from __future__ import annotations
 
@@ -49,13 +49,13 @@ def quantize(mlinfer: MlInfer, model: Path, pictures: Path, *flags: str) -> Run:
 
 
 def figures(path: Path) -> dict[str, Any]:
-    """Return what the file says of its quantisation."""
+    """Return the quantisation results in the file."""
     found: dict[str, Any] = Classifier(path, "", 1).metadata.provenance["quantization"]
     return found
 
 
 def test_int8_answers_as_float(mlinfer: MlInfer, pictures: Path) -> None:
-    """The int8 file answers every colour, and carries its agreement, both accuracies, size and speed."""
+    """The int8 file classifies every colour, and records agreement, both accuracies, size and speed."""
     run = quantize(mlinfer, convolution(Path("net.onnx")), pictures, "--json")
     assert run.code == 0, run.err
     document = json.loads(run.out)
@@ -71,7 +71,7 @@ def test_int8_answers_as_float(mlinfer: MlInfer, pictures: Path) -> None:
 
 
 def test_weights_cannot_saturate(mlinfer: MlInfer, pictures: Path) -> None:
-    """No sum of two products overflows 16 bits, whatever pair a processor without VNNI adds: proved over the weights."""
+    """No sum of two products overflows 16 bits on a CPU without VNNI: checked for all weights."""
     quantize(mlinfer, convolution(Path("net.onnx")), pictures)
     graph = onnx.load("models/net-int8.onnx").graph
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
@@ -87,7 +87,7 @@ def test_weights_cannot_saturate(mlinfer: MlInfer, pictures: Path) -> None:
 
 
 def test_a_first_convolution_of_stride_2(mlinfer: MlInfer, pictures: Path) -> None:
-    """Its int8 form takes squares of pixels, which is faster, and answers the same."""
+    """Its int8 form reads squares of pixels, which is faster, with the same answers."""
     run = quantize(mlinfer, convolution(Path("net.onnx"), stride=2), pictures)
     assert run.code == 0, run.err
     made = Path("models/net-int8.onnx")
@@ -105,7 +105,7 @@ def test_one_scale_per_output_channel(mlinfer: MlInfer, pictures: Path) -> None:
 
 
 def test_lost_answers_are_refused(mlinfer: MlInfer, pictures: Path) -> None:
-    """A model that int8 spoils is refused with the agreement, and no file is left; --allow-drop takes it, and says so."""
+    """A model that int8 spoils is refused with the agreement, and no file is written; --allow-drop accepts it with a note."""
     model = convolution(Path("net.onnx"), outlier=30000)
     run = quantize(mlinfer, model, pictures)
     assert run.code == 5
@@ -117,7 +117,7 @@ def test_lost_answers_are_refused(mlinfer: MlInfer, pictures: Path) -> None:
 
 
 def test_few_pictures_do_both(mlinfer: MlInfer) -> None:
-    """A few unlabelled pictures calibrate and judge, and the file says that nothing was held out and nothing is labelled."""
+    """With few unlabelled images, the file records that none were held out and none labelled."""
     Path("few").mkdir()
     for label, colour in zip(LABELS, COLOURS, strict=True):
         red, green, blue = (int(255 * c) for c in colour)
@@ -130,7 +130,7 @@ def test_few_pictures_do_both(mlinfer: MlInfer) -> None:
 
 
 def test_int8_of_int8(mlinfer: MlInfer, pictures: Path) -> None:
-    """A file that is int8 already is not quantised again."""
+    """An int8 file is not quantised again."""
     quantize(mlinfer, convolution(Path("net.onnx")), pictures)
     run = mlinfer("export", "models/net-int8.onnx", "--quantize", "int8", "--calibration", pictures)
     assert run.code == 5
@@ -148,7 +148,7 @@ def test_int8_of_int8(mlinfer: MlInfer, pictures: Path) -> None:
     ],
 )
 def test_wrong_calibration(mlinfer: MlInfer, flags: list[str], code: int, message: str) -> None:
-    """Pictures that are missing or unreadable end with a sentence, and no file is left."""
+    """Missing or unreadable images are an error, and no file is written."""
     Path("empty").mkdir()
     Path("broken").mkdir()
     Path("broken", "a.jpg").write_text("I am no picture.\n")
@@ -160,7 +160,7 @@ def test_wrong_calibration(mlinfer: MlInfer, flags: list[str], code: int, messag
 
 
 def test_interrupt_leaves_nothing(pictures: Path) -> None:
-    """Ctrl-C while it works ends with exit code 130, and leaves neither the file nor a part of it."""
+    """Ctrl-C exits with 130 and leaves no file, not even a partial one."""
     for i in range(1500):
         os.link(pictures / "red" / "0.png", pictures / "red" / f"more{i}.png")
     told = ["--labels", labels_file(), "--preprocess", "none", "--quantize", "int8", "--calibration", pictures]
@@ -176,7 +176,7 @@ def test_interrupt_leaves_nothing(pictures: Path) -> None:
 
 
 def test_old_opsets_are_converted(mlinfer: MlInfer, pictures: Path) -> None:
-    """A model of an opset that knows no scale per channel is brought to one that does."""
+    """A model of an old opset is converted to one with a scale per channel."""
     net = onnx.load(convolution(Path("net.onnx")))
     net.opset_import[0].version = 11  # its operators have not changed since
     onnx.save(net, "old.onnx")
@@ -186,7 +186,7 @@ def test_old_opsets_are_converted(mlinfer: MlInfer, pictures: Path) -> None:
 
 
 def test_few_pictures_prove_little(mlinfer: MlInfer, pictures: Path) -> None:
-    """Where those pictures that calibrated also judged, people are told."""
+    """If the same images calibrated and measured, a note says so."""
     run = quantize(mlinfer, convolution(Path("net.onnx")), pictures / "red")
     assert "Only 12 pictures: those that calibrated int8 judged it" in run.err
 

@@ -1,4 +1,4 @@
-"""What the image's onnxruntime takes is found by asking it; `inspect` needs no memory for weights, `export` for one copy."""
+"""Which models the image's onnxruntime supports, and how much memory `inspect` and `export` need."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def loads(ir_version: int, opset: int) -> bool:
 
 
 def test_the_limits_are_those_of_the_locked_release() -> None:
-    """The limits are written for the release that docker/requirements.txt locks."""
+    """The limits are those of the release in docker/requirements.txt."""
     lock = (ROOT / "docker" / "requirements.txt").read_text()
     assert re.findall(r"^onnxruntime==(\S+)", lock, re.MULTILINE) == [IMAGE_ONNXRUNTIME]
 
 
 @pytest.mark.skipif(onnxruntime.__version__ != IMAGE_ONNXRUNTIME, reason="another onnxruntime is installed here")
 def test_the_limits_are_where_onnxruntime_stops() -> None:
-    """The release loads all that `refusal` lets through at its limits, and nothing one step above."""
+    """The release loads everything within the limits of `refusal`, and nothing beyond them."""
     for ir_version, opset in [(MAX_IR_VERSION, 18), (8, MAX_OPSET), (8, MIN_OPSET), (IR_VERSION, OPSET)]:
         assert loads(ir_version, opset)
         assert refusal(ir_version, opset) == ""
@@ -92,7 +92,7 @@ def field(number: int, size: int) -> bytes:
 
 
 def peak_bytes(*argv: str | Path) -> tuple[str, int]:
-    """Run `mlinfer` in a process of its own; return its stdout and the most memory that it had."""
+    """Run `mlinfer` in a new process; return its stdout and peak memory."""
     if not Path("/proc/self/status").exists():
         pytest.skip("the peak of memory is read from /proc")
     code = (  # the peak of this program; getrusage's is that of the process that started it, if that is larger
@@ -105,7 +105,7 @@ def peak_bytes(*argv: str | Path) -> tuple[str, int]:
 
 
 def test_inspect_of_a_gigabyte(tmp_path: Path) -> None:
-    """`inspect` of a model of 1 GB gives ports, versions and hash in less than 150 MB of memory."""
+    """`inspect` of a model of 1 GB needs less than 150 MB of memory."""
     path = huge_model(tmp_path / "huge.onnx", 2**30)
     out, peak = peak_bytes("inspect", "--json", "-q", path)
     facts = json.loads(out)
@@ -116,7 +116,7 @@ def test_inspect_of_a_gigabyte(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("outside", [False, True], ids=["one file", "weights in another file"])
 def test_export_holds_a_file_once(tmp_path: Path, outside: bool) -> None:
-    """`export` of 400 MB takes less than twice that: one session of it is in memory at a time, and no copy beside it."""
+    """`export` of 400 MB needs less than twice that: one session at a time, and no copy."""
     path = deep_model(tmp_path / "deep.onnx", layers=25, width=2048)
     size = path.stat().st_size
     if outside:

@@ -1,4 +1,4 @@
-"""The first convolution in its other form gives the same answers, and what has no other form is left alone."""
+"""The rewritten first convolution gives the same answers; other convolutions are not rewritten."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def stem(path: Path, kernel: tuple[int, int] = (7, 7), ports: str = "x", **attri
 
 
 def answer(path: Path, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Return what the model answers to two random pictures."""
+    """Return the model's answer to two random images."""
     batch = np.random.default_rng(2).standard_normal((2, 3, *size)).astype(np.float32)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     result: NDArray[np.float32] = session.run(None, {"x": batch})[0]
@@ -48,7 +48,7 @@ def operators(path: Path) -> list[str]:
 def test_the_other_form_answers_the_same(
     tmp_path: Path, kernel: tuple[int, int], pads: tuple[int, ...], size: tuple[int, int]
 ) -> None:
-    """Whatever kernel, padding and size: the same answers, of the same shape."""
+    """For any kernel, padding and size, the answers and shapes are the same."""
     path = stem(tmp_path / "stem.onnx", kernel, pads=pads)
     before = answer(path, size)
     fold_stem(path, Preprocess(max(size), size))
@@ -72,7 +72,7 @@ def test_the_other_form_answers_the_same(
     ],
 )
 def test_what_has_no_other_form_is_left_alone(tmp_path: Path, model: dict[str, Any], spec: dict[str, Any]) -> None:
-    """Other strides, dilation, groups, odd sizes, weights that are an input: not one byte changes."""
+    """Other strides, dilation, groups, odd sizes and weights as input: no byte changes."""
     path = stem(tmp_path / "stem.onnx", **model)
     before = path.read_bytes()
     fields: dict[str, Any] = {"resize": 32, "crop": (32, 32)}

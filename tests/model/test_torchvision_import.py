@@ -1,4 +1,4 @@
-"""`mlinfer export ARCH`: torchvision's classifiers become one file that gives the same answers."""
+"""`mlinfer export ARCH`: torchvision's classifiers become one file with the same answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("torchvision")
 
 @pytest.fixture(autouse=True)
 def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Have no cache of a developer's and no way to torchvision's weights: a proxy that is not there."""
+    """Use an empty cache and a proxy that does not exist, so that no weights are found or downloaded."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
@@ -57,13 +57,13 @@ def five_labels() -> Path:
 
 
 def top_five(run: Run) -> list[list[int]]:
-    """Return the five best classes of each line of `predict --json`."""
+    """Return the five best classes from each line of `predict --json`."""
     assert run.code == 0, run.err
     return [[p["index"] for p in json.loads(line)["predictions"]] for line in run.out.splitlines()]
 
 
 def test_resnet18_answers_as_torchvision(mlinfer: MlInfer, photos: list[Path]) -> None:
-    """The default export, with weights that need no download: the same five best classes on every photograph."""
+    """The exported file gives torchvision's five best classes on every photograph, with made-up weights."""
     run = mlinfer("export", "resnet18", "--weights", "random", "--json")
     assert run.code == 0, run.err
     facts = json.loads(run.out)
@@ -83,7 +83,7 @@ def test_resnet18_answers_as_torchvision(mlinfer: MlInfer, photos: list[Path]) -
 
 
 def test_the_file_holds_no_paths_of_this_machine(mlinfer: MlInfer, small: Path) -> None:
-    """The exporter's notes, which name files of the machine that exported, are not in the file."""
+    """The exporter's notes, which name local files, are not in the file."""
     assert mlinfer("export", SMALL, "--weights", small, "--labels", five_labels()).code == 0
     content = Path(f"models/{SMALL}.onnx").read_bytes()
     assert b"site-packages" not in content
@@ -92,7 +92,7 @@ def test_the_file_holds_no_paths_of_this_machine(mlinfer: MlInfer, small: Path) 
 
 
 def test_weights_of_ones_own(mlinfer: MlInfer, small: Path) -> None:
-    """A state dict with other classes needs --labels; wrapped as training scripts do it, it is the same model."""
+    """A state dict with other classes needs --labels; wrapped as a checkpoint, it gives the same model."""
     import torch
 
     assert mlinfer("export", SMALL, "--weights", small, "--labels", five_labels()).code == 0
@@ -116,7 +116,7 @@ def test_weights_of_ones_own(mlinfer: MlInfer, small: Path) -> None:
     ],
 )
 def test_a_file_that_is_no_weights(mlinfer: MlInfer, content: object, message: str) -> None:
-    """A file that holds something else is refused with what was expected."""
+    """A file without weights is refused with what was expected."""
     import torch
 
     if isinstance(content, bytes):
@@ -140,14 +140,14 @@ def test_a_file_that_is_no_weights(mlinfer: MlInfer, content: object, message: s
     ],
 )
 def test_unknown_names(mlinfer: MlInfer, argv: list[str], message: str) -> None:
-    """A name that torchvision does not have for classifiers is refused with those that it has."""
+    """An unknown architecture is refused with the known ones."""
     run = mlinfer("export", *argv)
     assert run.code == 2
     assert message in run.err
 
 
 def test_a_file_without_a_suffix(mlinfer: MlInfer) -> None:
-    """A name that is no architecture, but a file's, is told how to name the file."""
+    """For a name that is a file, not an architecture, the hint says how to name the file."""
     colour_model(Path("mine"))
     run = mlinfer("export", "mine")
     assert run.code == 2
@@ -157,7 +157,7 @@ def test_a_file_without_a_suffix(mlinfer: MlInfer) -> None:
 
 
 def test_without_network(mlinfer: MlInfer) -> None:
-    """Weights that cannot be downloaded end with exit code 3, their address, and the way to bring them as a file."""
+    """Weights that cannot be downloaded exit with 3, their address, and how to pass them as a file."""
     run = mlinfer("export")
     assert run.code == 3
     assert "https://download.pytorch.org/models/resnet18-f37072fd.pth" in run.err
@@ -169,7 +169,7 @@ def test_without_network(mlinfer: MlInfer) -> None:
 
 @pytest.mark.parametrize("module", ["torch", "torchvision", "onnxscript", "onnx"])
 def test_without_the_extra(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, module: str) -> None:
-    """Without a library that an export needs, the error names the libraries: exit code 3."""
+    """Without a required library, the error names the libraries: exit code 3."""
     monkeypatch.setitem(sys.modules, module, None)
     run = mlinfer("export", "resnet18", "--weights", "random")
     assert run.code == 3
@@ -178,7 +178,7 @@ def test_without_the_extra(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, mo
 
 @pytest.mark.parametrize("arch", ["mobilenet_v3_small", "efficientnet_b0", "swin_t"])
 def test_other_families(mlinfer: MlInfer, photos: list[Path], tmp_path: Path, arch: str) -> None:
-    """A MobileNet, an EfficientNet and a transformer answer as torchvision; their int8 is proved good or refused."""
+    """A MobileNet, an EfficientNet and a transformer answer as torchvision does; their int8 is verified or refused."""
     few = photos[:6]
     weights = write_state_dict(arch, tmp_path / "weights.pth", few)
     folder = tmp_path / "photos"

@@ -1,4 +1,4 @@
-"""AWS on loopback: moto keeps what is made, and a proxy before it does what Lambda does and moto does not.
+"""AWS on loopback: moto stores the resources, and a proxy before it does what Lambda does and moto does not.
 
 It runs the handler package for an image function, with the environment of the version that is asked, S3 included; names
 images by digest; keeps a version's image when the function gets another; takes new architectures and sizes of /tmp; gives
@@ -34,13 +34,13 @@ READS = re.compile("Get|List|Describe|Head|BatchGet|BatchCheck|Simulate|Invoke|G
 
 
 def refused(status: int, code: str, message: str = "") -> Answer:
-    """Return the error document of Lambda, or of a service that speaks JSON."""
+    """Return the error of Lambda, or of another JSON service."""
     body = json.dumps({"__type": code, "Message": message, "message": message}).encode()
     return Answer(status, {"content-type": "application/json", "x-amzn-errortype": code}, body)
 
 
 def failed(call: str, status: int, code: str, message: str) -> Answer:
-    """Return the error document of the service that was called."""
+    """Return the error of the called service."""
     service = call.partition(":")[0]
     if service == "s3":
         return error(status, code, message)
@@ -51,7 +51,7 @@ def failed(call: str, status: int, code: str, message: str) -> Answer:
 
 
 def hides_tags(*calls: str) -> Callable[[str, Request, Forward], Answer | None]:
-    """Return what answers as AWS does to credentials without the permissions to read tags."""
+    """Return a fault that answers as AWS does without the permissions to read tags."""
 
     def answer(call: str, request: Request, forward: Forward) -> Answer | None:
         if call in calls and call != "lambda:GetFunction":
@@ -71,14 +71,14 @@ def hides_tags(*calls: str) -> Callable[[str, Request, Forward], Answer | None]:
 
 
 def identity(arn: str) -> Answer:
-    """Return STS's document of an identity."""
+    """Return STS's answer for this identity."""
     who = f"<Arn>{arn}</Arn><UserId>x</UserId><Account>{ACCOUNT}</Account>"
     body = f"<GetCallerIdentityResponse><GetCallerIdentityResult>{who}</GetCallerIdentityResult>"
     return Answer(200, {"content-type": "text/xml"}, f"{body}</GetCallerIdentityResponse>".encode())
 
 
 def simulation(decisions: dict[str, bool]) -> Answer:
-    """Return IAM's document of a simulation."""
+    """Return IAM's answer for a simulation."""
     members = "".join(
         f"<member><EvalActionName>{action}</EvalActionName>"
         f"<EvalDecision>{'allowed' if allowed else 'implicitDeny'}</EvalDecision></member>"
@@ -97,7 +97,7 @@ def service_of(request: Request) -> str:
 
 
 def operation_of(request: Request) -> str:
-    """Return service and operation, `lambda:GetFunction`; those of S3 as the S3 proxy names them."""
+    """Return service and operation, such as `lambda:GetFunction`; for S3, as the S3 proxy names them."""
     service = service_of(request)
     if service == "s3":
         return "s3:DeleteObjects" if "delete" in request.query else f"s3:{request.operation}"
@@ -123,7 +123,7 @@ LAMBDA = _lambda_operations()
 
 
 def moto_function(name: str, version: str = "$LATEST") -> Any:
-    """Return moto's description of a function's version, to read and to change, or None."""
+    """Return moto's function version, to read and change, or None."""
     from moto.awslambda.exceptions import LambdaClientError
     from moto.awslambda.models import lambda_backends  # half a second, for the tests of AWS only
 
@@ -134,7 +134,7 @@ def moto_function(name: str, version: str = "$LATEST") -> Any:
 
 
 class LoopbackAws(LoopbackS3):
-    """The proxy. calls: what was asked, in order; `before` is asked first about each call, and may answer it."""
+    """The proxy. calls: in order; `before` sees each call first and may answer it."""
 
     def __init__(self, url: str, moto: str) -> None:
         super().__init__(url, moto)
@@ -168,12 +168,12 @@ class LoopbackAws(LoopbackS3):
         return [call for call in self.calls if self.is_change(call)]
 
     def forget_downloads(self) -> None:
-        """Let the next invocation be a cold start."""
+        """Make the next invocation a cold start."""
         self._services.clear()
         shutil.rmtree(self.cache, ignore_errors=True)
 
     def age(self, name: str) -> None:
-        """Let the last change of a function be long ago."""
+        """Date the last change of a function long ago."""
         moto_function(name).last_modified = "2026-01-01T00:00:00.000+0000"
 
     def answer(self, request: Request) -> Answer | None:
@@ -290,7 +290,7 @@ class LoopbackAws(LoopbackS3):
         return Answer(200, headers, json.dumps(document).encode())
 
     def function(self, request: Request, version: str = "$LATEST") -> Any:
-        """Return moto's description of the function that a request is about, or None."""
+        """Return moto's function for a request, or None."""
         name = unquote(urlsplit(request.target).path.split("/")[3])
         return moto_function(name, version)
 

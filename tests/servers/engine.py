@@ -1,4 +1,4 @@
-"""What stands in for a Docker Engine and for a registry where a test must say exactly what they answer.
+"""A Docker Engine and a registry on loopback, for tests that need exact answers.
 
 `http.serve` puts either on a free loopback port. The Engine's API: https://docs.docker.com/reference/api/engine/; the
 registry's: https://distribution.github.io/distribution/spec/api/.
@@ -27,13 +27,13 @@ OCI_ZSTD = "application/vnd.oci.image.layer.v1.tar+zstd"
 
 
 def digest_of(content: bytes) -> str:
-    """Return the digest of some bytes as registries write it."""
+    """Return the digest of some bytes."""
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
 @dataclass
 class LoopbackRegistry:
-    """A registry's one repository. `content`: by digest; `tags`: of manifests; `requests`: those that came."""
+    """A registry with one repository. `content`: by digest; `tags`: of manifests; `requests`: received so far."""
 
     password: str
     content: dict[str, tuple[str, bytes]] = field(default_factory=dict)
@@ -53,7 +53,7 @@ class LoopbackRegistry:
     def put_image(
         self, config: dict[str, Any], *, tag: str = "", media_type: str = DOCKER, layers: tuple[str, ...] = (GZIP,)
     ) -> str:
-        """Store an image of layers of 100 bytes each and return its manifest's digest."""
+        """Store an image with layers of 100 bytes and return its manifest's digest."""
         described = {"mediaType": "application/vnd.docker.container.image.v1+json", "digest": self.put(config)}
         packed = [{"mediaType": kind, "size": 100, "digest": digest_of(kind.encode())} for kind in layers]
         manifest = {"schemaVersion": 2, "mediaType": media_type, "config": described, "layers": packed}
@@ -83,7 +83,7 @@ def refusal(status: int, code: str, message: str) -> Answer:
 
 @dataclass
 class LoopbackEngine:
-    """A Docker Engine that has one image, under any name asked for. `push`: what a push reports, item by item."""
+    """A Docker Engine with one image, under any name. `push`: the report of a push, item by item."""
 
     push: Callable[[str, str], list[dict[str, Any]]]
     id: str = "sha256:" + "5" * 64

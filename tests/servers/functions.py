@@ -1,4 +1,4 @@
-"""A Lambda API on loopback that invokes the real handler package in this process, and answers what a test scripts.
+"""A Lambda API on loopback that invokes the real handler in this process, and gives scripted answers.
 
 It knows Invoke, GetFunctionConfiguration, GetFunctionUrlConfig and GetPolicy: what `predict --target aws` calls.
 """
@@ -20,23 +20,23 @@ LOST = None  # the connection is cut once the request has come
 
 
 def answered(document: object, status: int = 200, headers: dict[str, str] | None = None) -> Answer:
-    """Return an answer in JSON."""
+    """Return a JSON answer."""
     return Answer(status, {"content-type": "application/json", **(headers or {})}, json.dumps(document).encode())
 
 
 def error(status: int, code: str, message: str) -> Answer:
-    """Return how Lambda's API refuses."""
+    """Return a refusal of Lambda's API."""
     return answered({"Message": message}, status, {"x-amzn-ErrorType": code})
 
 
 def failed(kind: str, message: str, log: str = "") -> Answer:
-    """Return how Lambda tells of a function that failed."""
+    """Return Lambda's answer for a failed function."""
     headers = {"X-Amz-Function-Error": "Unhandled", "X-Amz-Log-Result": base64.b64encode(log.encode()).decode()}
     return answered({"errorType": kind, "errorMessage": message}, headers=headers)
 
 
 class LoopbackLambda:
-    """One function with an alias. `script` holds what the next invocations are answered with, before the handler is asked."""
+    """One function with an alias. `script`: answers for the next invocations, before the handler is called."""
 
     def __init__(self, service: Service) -> None:
         self.service = service

@@ -1,4 +1,4 @@
-"""The HTTP server of the tests, and S3 on loopback by it: moto keeps the objects, and a proxy before it does what S3 does and moto does not.
+"""The HTTP server of the tests, and S3 on loopback: moto stores the objects, and a proxy before it behaves as S3 where moto does not.
 
 The proxy compares each SHA-256 that is sent along with what arrived, as S3 does; it remembers the requests; and it fails
 where a test tells it to. Error documents: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 @dataclass(frozen=True)
 class Request:
-    """One request. Header names are in lower case; query holds the last value of each parameter."""
+    """One request. Header names are in lower case; query has the last value of each parameter."""
 
     method: str
     target: str
@@ -30,7 +30,7 @@ class Request:
 
     @property
     def operation(self) -> str:
-        """Name the operation, as boto3 does; of S3 those that uploads use."""
+        """Return the operation's name in boto3; for S3, those that uploads use."""
         if target := self.headers.get("x-amz-target"):  # of ECR and the other services that speak JSON
             return target.rpartition(".")[2]
         if self.body.startswith(b"Action="):  # of STS and IAM
@@ -49,7 +49,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer; a content-length among the headers is that of the object, in the answer to a HEAD."""
+    """One answer; in the answer to a HEAD, content-length is that of the object."""
 
     status: int
     headers: dict[str, str] = field(default_factory=dict)
@@ -74,7 +74,7 @@ def sha256(body: bytes) -> str:
 
 
 class LoopbackS3:
-    """The proxy. `requests` are those that came; `fail` and `cut` break what comes next."""
+    """The proxy. `requests`: received so far; `fail` and `cut` break the next ones."""
 
     def __init__(self, url: str, moto: str) -> None:
         self.url = url
@@ -86,11 +86,11 @@ class LoopbackS3:
 
     @property
     def operations(self) -> list[str]:
-        """Name what was asked, in order."""
+        """Return the names of the requested operations, in order."""
         return [request.operation for request in self.requests]
 
     def fail(self, operation: str, fault: Fault, times: int = 10**9) -> None:
-        """Let the next requests for an operation go through `fault`."""
+        """Send the next requests for an operation to `fault`."""
         self._faults[operation] = (fault, times)
 
     def cut(self, operation: str, after: int, times: int = 10**9) -> None:
@@ -109,14 +109,14 @@ class LoopbackS3:
         return fault(request, self.forward) if fault else self.forward(request)
 
     def forward(self, request: Request) -> Answer:
-        """Pass a request on to moto, when the SHA-256 that came with it is right."""
+        """Pass a request on to moto if its SHA-256 is right."""
         claimed = request.headers.get("x-amz-checksum-sha256")
         if request.operation in ("PutObject", "UploadPart") and claimed != sha256(request.body):
             return error(400, "BadDigest", "The SHA256 you specified did not match the calculated checksum.")
         return self.pass_on(request)
 
     def pass_on(self, request: Request) -> Answer:
-        """Let moto answer."""
+        """Return moto's answer."""
         connection = http.client.HTTPConnection(self._moto)
         try:
             connection.request(request.method, request.target, request.body, request.headers)
@@ -161,7 +161,7 @@ def serve(
     *,
     keep_alive: bool = False,
 ) -> Iterator[int]:
-    """Answer HTTP requests on a free loopback port, None by cutting the connection; yield the port.
+    """Answer HTTP requests on a free loopback port; None cuts the connection. Yield the port.
 
     read_limit: after how many bytes of a request's body to cut the connection, or None.
     """

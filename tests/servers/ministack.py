@@ -1,4 +1,4 @@
-"""ministack: S3, ECR with a real registry, IAM, logs, and Lambda whose functions of images run in real containers.
+"""ministack: S3, ECR with a real registry, IAM, logs, and a Lambda that runs images in real containers.
 
 It has an environment of its own, because it pins botocore. Where it differs from AWS: any password opens the registry;
 the image and the role of a function are not looked at until it is invoked; DescribeImages of a missing tag is empty;
@@ -49,7 +49,7 @@ class Ministack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Return the variables that lead boto3 here. A key of twelve digits is an account."""
+        """Return the variables that point boto3 here. A key of twelve digits is an account."""
         return {
             "AWS_ACCESS_KEY_ID": self.account,
             "AWS_SECRET_ACCESS_KEY": "testing",
@@ -70,14 +70,14 @@ class Ministack:
             connection.close()
 
     def reset(self) -> None:
-        """Forget everything, and stop the functions' containers."""
+        """Delete everything, and stop the functions' containers."""
         status = self.request("POST", "/_ministack/reset")
         if status != 200:
             raise RuntimeError(f"ministack answered a reset with {status}")
 
 
 def ensure_environment() -> Path:
-    """Return the Python of ministack's own environment; make it the first time."""
+    """Return the Python of ministack's own environment; create it the first time."""
     folder = CACHE / f"ministack-{VERSION}-py{sys.version_info.major}.{sys.version_info.minor}"
     python = folder / "bin" / "python"
     complete = folder / "complete"
@@ -91,7 +91,7 @@ def ensure_environment() -> Path:
 
 
 def free_port(address: str) -> str:
-    """Return a port of an address that nothing listens on."""
+    """Return a free port of an address."""
     with socket.create_server((address, 0)) as server:
         return str(server.getsockname()[1])
 
@@ -131,7 +131,7 @@ def serving(engine: Any, folder: Path, ecr: EcrHost) -> Iterator[Ministack]:
 
 
 def remove_leftovers(engine: Any, ministack: Ministack, instance: str) -> None:
-    """Remove the containers that ministack started and left, and what was tagged for or pulled from its registry."""
+    """Remove the containers that ministack left, and the images tagged for or pulled from its registry."""
     from docker.errors import ImageNotFound
 
     for container in engine.containers.list(all=True, filters={"label": f"ministack.instance={instance}"}):

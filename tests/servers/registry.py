@@ -1,4 +1,4 @@
-"""Debian's docker-registry, which takes one user's password and nothing else, and tells of each request."""
+"""Debian's docker-registry with one user and password; it records each request."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Registry:
-    """A registry at a host (with its port unless that is 80), and what opens it."""
+    """A registry at a host (with its port unless that is 80), and its password."""
 
     host: str
     password: str

@@ -1,4 +1,4 @@
-"""What invocations end with, as Lambda and its emulator were seen to tell it, and pictures that are too large to send."""
+"""The results of invocations, as recorded from Lambda and its emulator, and images that are too large to send."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ FAILURES = {
 
 @pytest.mark.parametrize("name", FAILURES)
 def test_failures_are_told_apart(name: str) -> None:
-    """Each way in which an invocation fails has its code, and a message that says who failed and how."""
+    """Each way in which an invocation fails has its own code and message."""
     body, code, told = FAILURES[name]
     payload = body.encode() if isinstance(body, str) else json.dumps(body).encode()
     with pytest.raises(RemoteError) as caught:
@@ -112,7 +112,7 @@ def test_failures_are_told_apart(name: str) -> None:
 
 
 def test_answers_are_passed_on() -> None:
-    """The handler's answers, of mistakes too, are no failures."""
+    """The handler's answers, also to mistakes, are no failures."""
     for answer in ({"statusCode": 200, "body": {"label": "cat"}}, {"statusCode": 400, "body": {"error": {}}}):
         assert read_answer(json.dumps(answer).encode(), "the function") == answer
 
@@ -120,7 +120,7 @@ def test_answers_are_passed_on() -> None:
 @pytest.mark.parametrize(("limit", "codec"), [(MAX_REQUEST_BYTES // 4 * 3 - 1024, "PNG"), (900_000, "JPEG")])
 @pytest.mark.slow
 def test_reduced(limit: int, codec: str) -> None:
-    """A large picture keeps its shape and gets a shorter side of 1,024 pixels; it is coded without loss if that fits."""
+    """A reduced image keeps its aspect ratio and gets a shorter side of 1,024 pixels, without loss if that fits."""
     data = encoded(gradient(3000, 2000), "PNG", compress_level=0)
     assert len(data) > limit
     reduced, size = reduce(data, MAX_PIXELS, limit)
@@ -131,7 +131,7 @@ def test_reduced(limit: int, codec: str) -> None:
 
 
 def test_reduced_keeps_what_is_seen() -> None:
-    """The reduced picture is the picture: no colour is off by more than noise, and rotation is applied."""
+    """The reduced image looks the same: colours differ only by noise, and rotation is applied."""
     rotated = Image.Exif()
     rotated[0x0112] = 6
     plane = Image.linear_gradient("L").resize((2400, 1600)).convert("RGB")
@@ -150,7 +150,7 @@ def test_reduced_keeps_what_is_seen() -> None:
 
 @pytest.mark.slow
 def test_reduced_does_not_shift() -> None:
-    """A JPEG whose sides do not divide by the scale of its fast decode keeps every edge in its place."""
+    """A JPEG whose sides are not divisible by the fast decode's scale does not shift."""
     plane = waves(4105, 4099, 240)
     reduced, size = reduce(encoded(plane, "JPEG", quality=90), MAX_PIXELS, 10**7)
     found, wanted = Image.open(io.BytesIO(reduced)).convert("L"), plane.resize(size)
@@ -160,7 +160,7 @@ def test_reduced_does_not_shift() -> None:
 @pytest.mark.parametrize("limit", [2_000])
 @pytest.mark.slow
 def test_what_cannot_be_reduced(limit: int) -> None:
-    """A picture that stays over the limit, and what is no picture, are refused for the image's sake."""
+    """An image that stays over the limit, and a file that is not an image, are refused."""
     with pytest.raises(ImageError) as caught:
         reduce(encoded(gradient(3000, 2000), "JPEG"), MAX_PIXELS, limit)
     assert caught.value.code == "image_too_large"

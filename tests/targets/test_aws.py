@@ -1,4 +1,4 @@
-"""`predict --target aws`: the alias, the failures of a function told as what they are, and pictures over 6 MB."""
+"""`predict --target aws`: the alias, the failures of a function, and images over 6 MB."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MlInfer = Callable[..., Run]
 
 @pytest.fixture
 def api(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackLambda]:
-    """Return a deployed function: the starter behind an alias, which may read the bucket's staging prefix."""
+    """Return a deployed function: the starter behind an alias, with access to the staging prefix."""
     settings = Settings(str(STARTER), input_prefixes=(f"s3://{bucket.name}/mlinfer-staging/work/",))
     with serving(Service(settings, log=lambda _: None)) as (api, address):
         api.url = f"{address}/function-url-call"
@@ -48,7 +48,7 @@ def noise(side: int) -> bytes:
 
 @pytest.fixture
 def large() -> Path:
-    """Return a picture over Lambda's 6 MB."""
+    """Return an image over Lambda's 6 MB."""
     path = Path("large.png")
     path.write_bytes(noise(1500))
     assert path.stat().st_size > 6_000_000
@@ -56,7 +56,7 @@ def large() -> Path:
 
 
 def test_the_same_answer_as_here(mlinfer: MlInfer, api: LoopbackLambda) -> None:
-    """The target aws asks the alias and answers as the embedded one does, and says who answered."""
+    """Target aws calls the alias and answers as the embedded target does, and names the model."""
     there = mlinfer("predict", CAT, "--target", "aws", "--json")
     here = mlinfer("predict", CAT, "--json")
     assert (there.code, json.loads(there.out)["predictions"]) == (0, json.loads(here.out)["predictions"])
@@ -68,7 +68,7 @@ def test_the_same_answer_as_here(mlinfer: MlInfer, api: LoopbackLambda) -> None:
 
 
 def test_another_model_is_not_taken_for_the_starter(mlinfer: MlInfer, api: LoopbackLambda, tiny_model: Path) -> None:
-    """What is said of the starter's classes is said only where the starter answered."""
+    """The note about the starter's classes is shown only if the starter answered."""
     api.service = Service(Settings(str(tiny_model)), log=lambda _: None)
     run = mlinfer("predict", CAT, "--target", "aws")
     assert "Answered by tiny" in run.err
@@ -76,7 +76,7 @@ def test_another_model_is_not_taken_for_the_starter(mlinfer: MlInfer, api: Loopb
 
 
 def test_verbose_shows_the_functions_log(mlinfer: MlInfer, api: LoopbackLambda) -> None:
-    """With --verbose the end of the function's log is shown, and nothing of the credentials."""
+    """--verbose shows the end of the function's log, and no credentials."""
     run = mlinfer("predict", CAT, "--target", "aws", "--verbose")
     assert "the handler's own line" in run.err
     assert "testing" not in run.err
@@ -98,7 +98,7 @@ def test_verbose_shows_the_functions_log(mlinfer: MlInfer, api: LoopbackLambda) 
 def test_a_failure_is_told_as_what_it_is(
     mlinfer: MlInfer, api: LoopbackLambda, answer: Answer | None, code: str, sentence: str
 ) -> None:
-    """A timeout, an end of memory, a crash, an exception and a refusal have each their code; and nothing is asked twice."""
+    """A timeout, out of memory, a crash, an exception and a refusal have their own codes, and are not repeated."""
     api.script = [answer]
     run = mlinfer("predict", CAT, "--target", "aws", "--json")
     assert run.code == 4
@@ -118,7 +118,7 @@ def test_a_failure_is_told_as_what_it_is(
 )
 @pytest.mark.slow
 def test_what_has_not_run_is_asked_again(mlinfer: MlInfer, api: LoopbackLambda, refusal: Answer, wait: str) -> None:
-    """A throttled request and a function that sleeps are waited for, visibly."""
+    """A throttled request and a starting function are retried, with a note."""
     api.script = [refusal, refusal]
     run = mlinfer("predict", CAT, "--target", "aws", "--json")
     assert (run.code, json.loads(run.out)["label"]) == (0, "cat")
@@ -130,7 +130,7 @@ def test_what_has_not_run_is_asked_again(mlinfer: MlInfer, api: LoopbackLambda, 
 @pytest.mark.usefixtures("bucket")
 @pytest.mark.slow
 def test_not_deployed(mlinfer: MlInfer) -> None:
-    """Where nothing is deployed the error says so and names the Region."""
+    """If nothing is deployed, the error names the Region."""
     run = mlinfer("predict", CAT, "--target", "aws", "--region", "us-east-1", "--json")
     assert (run.code, json.loads(run.out)["error"]["code"]) == (4, "not_deployed")
     assert "us-east-1" in run.err
@@ -138,7 +138,7 @@ def test_not_deployed(mlinfer: MlInfer) -> None:
 
 @pytest.mark.slow
 def test_over_6_mb_by_s3(mlinfer: MlInfer, api: LoopbackLambda, bucket: Bucket, large: Path) -> None:
-    """A picture over 6 MB is handed over by S3 unchanged, and removed there afterwards."""
+    """An image over 6 MB goes through S3 unchanged, and its copy is deleted afterwards."""
     Path("mlinfer.toml").write_text(f'bucket = "{bucket.name}"\n')
     run = mlinfer("predict", large, "--target", "aws", "--json")
     here = mlinfer("predict", large, "--json")
@@ -152,7 +152,7 @@ def test_over_6_mb_by_s3(mlinfer: MlInfer, api: LoopbackLambda, bucket: Bucket, 
 
 @pytest.mark.slow
 def test_one_picture_handed_over_twice(mlinfer: MlInfer, api: LoopbackLambda, bucket: Bucket, large: Path) -> None:
-    """Each request has an object of its own, which no other takes away; a bucket that keeps versions keeps none of it."""
+    """Each request has its own object; a versioned bucket keeps none of it."""
     client: Any = bucket.client
     client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"})
     Path("mlinfer.toml").write_text(f'bucket = "{bucket.name}"\n')
@@ -165,7 +165,7 @@ def test_one_picture_handed_over_twice(mlinfer: MlInfer, api: LoopbackLambda, bu
 
 @pytest.mark.slow
 def test_over_6_mb_reduced(mlinfer: MlInfer, api: LoopbackLambda, large: Path) -> None:
-    """Without a bucket it is sent reduced, and that is said."""
+    """Without a bucket, a large image is sent reduced, with a note."""
     run = mlinfer("predict", large, "--target", "aws", "--json")
     assert run.code == 0
     assert "sent reduced to 1024 x 1024 pixels" in run.err
@@ -173,7 +173,7 @@ def test_over_6_mb_reduced(mlinfer: MlInfer, api: LoopbackLambda, large: Path) -
 
 
 def test_many_at_once_in_order(mlinfer: MlInfer, api: LoopbackLambda) -> None:
-    """Several images are asked about at the same time, and answered in the order of the input; one bad one stops none."""
+    """Several images are sent in parallel and answered in input order; a bad one does not stop the others."""
     names = [f"{i:02}.png" for i in range(20)]
     for i, name in enumerate(names):
         Path(name).write_bytes(encoded(plain((i * 12, 0, 0)), "PNG"))
@@ -191,7 +191,7 @@ FAILED = error(500, "ServiceException", "oops")
 
 
 def batch(mlinfer: MlInfer, *words: str) -> tuple[int, list[dict[str, Any]]]:
-    """Ask about six pictures with --json; return the exit code and the lines, in which each picture must have one."""
+    """Classify six images with --json; return the exit code and one line per image."""
     for i in range(6):
         Path(f"{i}.png").write_bytes(encoded(plain((i * 40, 0, 0)), "PNG"))
     names = [f"{i}.png" for i in range(6)]
@@ -220,7 +220,7 @@ def test_a_batch_survives(
     requests: int,
     code: str | None,
 ) -> None:
-    """One 503 costs nothing; one lost answer or one 500 costs that picture alone, which is not asked about twice."""
+    """One 503 costs nothing; a lost answer or a 500 costs only that image, which is not repeated."""
     api.script = list(script)
     exit_code, lines = batch(mlinfer, "--jobs", "1", *words)
     failed = [line["error"]["code"] for line in lines if "error" in line]
@@ -233,7 +233,7 @@ def test_a_batch_survives(
 
 
 def test_a_service_that_stays_busy_costs_one_picture(mlinfer: MlInfer, api: LoopbackLambda) -> None:
-    """A picture that Lambda does not take at any of a few repetitions fails, and the next one is asked about."""
+    """An image that Lambda refuses after several retries fails, and the batch continues."""
     api.script = [BUSY] * 5
     exit_code, lines = batch(mlinfer, "--jobs", "1")
     assert exit_code == 4
@@ -242,7 +242,7 @@ def test_a_service_that_stays_busy_costs_one_picture(mlinfer: MlInfer, api: Loop
 
 @pytest.mark.parametrize("jobs", ["1", "3"])
 def test_credentials_that_expire_in_a_batch(mlinfer: MlInfer, api: LoopbackLambda, jobs: str) -> None:
-    """Credentials that expire end the batch: what was answered is shown, and each missing picture has a line that says why."""
+    """Expired credentials end the batch: the answers so far are shown, and each missing image has a line with the reason."""
     api.expires_after = 2
     exit_code, lines = batch(mlinfer, "--jobs", jobs)
     assert exit_code == 4
@@ -253,7 +253,7 @@ def test_credentials_that_expire_in_a_batch(mlinfer: MlInfer, api: LoopbackLambd
 
 
 def test_the_table_of_a_batch_that_ended(mlinfer: MlInfer, api: LoopbackLambda) -> None:
-    """Without --json the answers so far are drawn, and why the others are missing is said once."""
+    """Without --json, the answers so far are shown, and the reason for the others once."""
     Path("a.png").write_bytes(encoded(plain((9, 9, 9)), "PNG"))
     api.expires_after = 1
     run = mlinfer("predict", "a.png", CAT, CAT, CAT, "--target", "aws", "--jobs", "1")
@@ -269,7 +269,7 @@ def test_the_table_of_a_batch_that_ended(mlinfer: MlInfer, api: LoopbackLambda) 
 def test_a_copy_that_cannot_be_removed(
     mlinfer: MlInfer, bucket: Bucket, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A refused removal of what was handed over by S3 is a warning: the answer is shown, and the exit code is 0."""
+    """If the S3 copy cannot be deleted, that is a warning; the exit code is 0."""
     Path("mlinfer.toml").write_text(f'bucket = "{bucket.name}"\n')
     with loopback_s3(os.environ["AWS_ENDPOINT_URL"]) as s3:
         s3.fail("DELETE x-id", lambda *_: s3_error(403, "AccessDenied"))
@@ -284,7 +284,7 @@ def test_a_copy_that_cannot_be_removed(
 
 
 def test_a_batch_ends_where_nobody_answers(mlinfer: MlInfer, api: LoopbackLambda) -> None:
-    """A refusal that every image would meet ends the batch at once."""
+    """A refusal that affects every image ends the batch at once."""
     api.script = [error(403, "AccessDeniedException", "not you")] * 50
     run = mlinfer("predict", *[CAT] * 40, "--target", "aws", "--jobs", "1")
     assert run.code == 4
@@ -292,13 +292,13 @@ def test_a_batch_ends_where_nobody_answers(mlinfer: MlInfer, api: LoopbackLambda
 
 
 def test_flags_of_another_target(mlinfer: MlInfer) -> None:
-    """The local target answers one image at a time, and only the function in AWS has a URL: other flags are refused."""
+    """Options of another target are refused: local takes one image at a time, and only aws has a URL."""
     assert mlinfer("predict", CAT, "--target", "local", "--jobs", "2").code == 2
     assert mlinfer("predict", CAT, "--url").code == 2
 
 
 def test_by_the_url(mlinfer: MlInfer, api: LoopbackLambda) -> None:
-    """With --url the function's URL is asked by a signed request, and answers the same."""
+    """--url calls the function URL with a signed request and gives the same answer."""
     run = mlinfer("predict", CAT, "--target", "aws", "--url", "--json")
     assert (run.code, json.loads(run.out)["label"]) == (0, "cat")
     request = api.requests[-1]
@@ -320,7 +320,7 @@ def test_by_the_url(mlinfer: MlInfer, api: LoopbackLambda) -> None:
     ],
 )
 def test_refused_by_the_url(mlinfer: MlInfer, api: LoopbackLambda, answer: Answer | None, code: str) -> None:
-    """What the URL itself refuses, or loses, is told apart from what the handler answers, and is not asked again."""
+    """Errors of the URL itself differ from the handler's answers, and are not repeated."""
     api.script = [answer]
     run = mlinfer("predict", CAT, "--target", "aws", "--url", "--json")
     assert (run.code, json.loads(run.out)["error"]["code"]) == (4, code)
@@ -329,21 +329,21 @@ def test_refused_by_the_url(mlinfer: MlInfer, api: LoopbackLambda, answer: Answe
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_what_the_url_has_not_run_is_asked_again(mlinfer: MlInfer, api: LoopbackLambda, status: int) -> None:
-    """A request that the URL did not take is sent again."""
+    """A request that the URL did not accept is sent again."""
     api.script = [Answer(status, {}, b'{"Message":"Rate Exceeded."}')]
     assert mlinfer("predict", CAT, "--target", "aws", "--url").code == 0
 
 
 @pytest.mark.usefixtures("api")
 def test_the_handlers_refusal_by_the_url(mlinfer: MlInfer) -> None:
-    """A file that is no picture is the handler's refusal by the URL too."""
+    """A file that is not an image is refused by the handler, also through the URL."""
     Path("cat.jpg").write_text("text")
     run = mlinfer("predict", "cat.jpg", "--target", "aws", "--url", "--json")
     assert (run.code, json.loads(run.out)["error"]["code"]) == (5, "invalid_image")
 
 
 def test_no_url(mlinfer: MlInfer, api: LoopbackLambda) -> None:
-    """A function without a URL is said to have none, with the remedy."""
+    """A function without a URL is an error with a hint."""
     api.url = ""
     run = mlinfer("predict", CAT, "--target", "aws", "--url")
     assert run.code == 2
@@ -363,14 +363,14 @@ def test_no_url(mlinfer: MlInfer, api: LoopbackLambda) -> None:
     ],
 )  # fmt: skip
 def test_the_emulators_ways(payload: bytes, code: str) -> None:
-    """What the emulator and Lambda answer of a function that failed is told apart by the body alone."""
+    """The body alone tells what failed, for the emulator and for Lambda."""
     with pytest.raises(InvocationError) as caught:
         read_answer(payload, "the function")
     assert caught.value.code == code
 
 
 def test_an_answer_is_an_answer() -> None:
-    """The handler's document comes back as it is, a refusal too."""
+    """The handler's document is returned unchanged, also a refusal."""
     document = {"statusCode": 400, "body": {"error": {"code": "missing_image", "message": "there is no image"}}}
     assert read_answer(json.dumps(document).encode(), "the function") == document
 
@@ -384,7 +384,7 @@ def test_reduced_without_loss_if_it_fits() -> None:
 
 
 def test_what_cannot_be_reduced() -> None:
-    """A file that is no picture, and a picture that stays too large, are errors of the image."""
+    """A file that is not an image, and an image that stays too large, are errors of the image."""
     with pytest.raises(ImageError):
         reduce(b"text" * 100, 50_000_000, 2**20)
     with pytest.raises(ImageError):

@@ -1,4 +1,4 @@
-"""`predict --jobs` takes no more memory than the machine, or the control group, has left."""
+"""`predict --jobs` uses only the memory that the machine, or its control group, has left."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ VERSION_1 = {"proc/self/cgroup": "5:cpu,cpuacct:/x\n4:memory:/job\n0::/\n"}
 
 
 def group(path: str, limit: object, used: int, droppable: int) -> dict[str, str]:
-    """Return the files of a control group of version 2."""
+    """Return the files of a version 2 control group."""
     stat = f"anon 1\ninactive_file {droppable}\n"
     return {f"{path}/memory.max": f"{limit}\n", f"{path}/memory.current": f"{used}\n", f"{path}/memory.stat": stat}
 
 
 def group_1(path: str, limit: int, used: int, droppable: int) -> dict[str, str]:
-    """Return the files of a control group of version 1."""
+    """Return the files of a version 1 control group."""
     stat = f"inactive_file 7\ntotal_inactive_file {droppable}\n"
     named = {"limit_in_bytes": limit, "usage_in_bytes": used, "stat": stat}
     return {f"{path}/memory.{name}": f"{value}\n" for name, value in named.items()}
@@ -45,7 +45,7 @@ def group_1(path: str, limit: int, used: int, droppable: int) -> dict[str, str]:
     ],
 )
 def test_what_is_available(tmp_path: Path, files: dict[str, str], available: int) -> None:
-    """The least of what the machine and each control group around the process have left."""
+    """The available memory is the least of the machine's and each control group's."""
     for name, text in files.items():
         path = tmp_path / "root" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def test_what_is_available(tmp_path: Path, files: dict[str, str], available: int
 
 
 def test_a_machine_that_says_nothing(tmp_path: Path) -> None:
-    """Without these files the machine's whole memory counts."""
+    """Without these files, the machine's total memory counts."""
     assert (available_memory(tmp_path) or 0) >= (available_memory() or 0) > 0
 
 
@@ -63,12 +63,12 @@ def test_a_machine_that_says_nothing(tmp_path: Path) -> None:
     [(64, 400 * MB, 4096 * MB, 7), (64, 10 * MB, 64_000 * MB, 64), (8, 4000 * MB, 1000 * MB, 1), (64, 0, 640 * MB, 10)],
 )
 def test_jobs_that_fit(jobs: int, size: int, available: int, fitting: int) -> None:
-    """Each job holds the model and a picture; one is left in any case."""
+    """Each job needs the model and an image; at least one job runs."""
     assert jobs_that_fit(jobs, size, available) == fitting
 
 
 def test_jobs_that_have_room_say_nothing(mlinfer: Callable[..., Run]) -> None:
-    """Where there is room for all jobs they run, and nothing is said of memory."""
+    """If all jobs fit, they run without a note."""
     run = mlinfer("predict", *[CAT] * 3, "--jobs", "3")
     assert run.code == 0
     assert "memory" not in run.err

@@ -1,4 +1,4 @@
-"""The answer is the named model's: another model, or another project's function, is refused on each target."""
+"""Each target refuses an answer of another model than the named one, or of another project's function."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def function_here(model: Path, project: str) -> Iterator[int]:
 
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Return the port of this project's function, which answers with the starter; no Docker Engine is in reach."""
+    """Return the port of this project's function with the starter; no Docker Engine is available."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     with function_here(STARTER, "work") as port:
         monkeypatch.setenv("MLINFER_PORT", str(port))
@@ -53,7 +53,7 @@ def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackLambda]:
-    """Return a deployed function that answers with the starter."""
+    """Return a deployed function with the starter."""
     with serving(Service(Settings(str(STARTER)), log=lambda _: None)) as (api, address):
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.setenv(name, "testing")
@@ -64,7 +64,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackLambda]:
 
 
 def refused(run: Run) -> dict[str, str]:
-    """Return the error of a command that failed."""
+    """Return the error of a failed command."""
     assert run.code == 5, run.err
     error: dict[str, str] = json.loads(run.out)["error"]
     return error
@@ -75,7 +75,7 @@ def refused(run: Run) -> dict[str, str]:
 def test_another_model_answers_here(
     mlinfer: MlInfer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    """Target local refuses the answer of another model than the named one, and says how to start the named one."""
+    """Target local refuses an answer of another model, and says how to start the named one."""
     words = ["--model", str(tiny_model)] if by == "flag" else []
     if by == "variable":
         monkeypatch.setenv("MLINFER_MODEL", str(tiny_model))
@@ -91,7 +91,7 @@ def test_another_model_answers_here(
 
 @pytest.mark.usefixtures("port")
 def test_the_named_model_answers_here(mlinfer: MlInfer) -> None:
-    """A copy of the model that answers is that model, whatever its name; where none is named, whichever runs answers."""
+    """A copy of the model counts as that model; if none is named, any model may answer."""
     Path("copy.onnx").write_bytes(STARTER.read_bytes())
     assert mlinfer("predict", CAT, "--target", "local", "--model", "copy.onnx").code == 0
     run = mlinfer("predict", CAT, "--target", "local")
@@ -104,7 +104,7 @@ def test_the_named_model_answers_here(mlinfer: MlInfer) -> None:
 def test_a_named_model_that_is_missing(
     mlinfer: MlInfer, port: int, api: LoopbackLambda, command: str, target: str
 ) -> None:
-    """A model file that is not there is an error before anything is asked."""
+    """A missing model file is an error before anything is sent."""
     assert port
     run = mlinfer(command, CAT, "--target", target, "--model", "nope.onnx", "--json")
     assert (run.code, json.loads(run.out)["error"]["code"]) == (3, "model_not_found")
@@ -114,7 +114,7 @@ def test_a_named_model_that_is_missing(
 @pytest.mark.parametrize("words", [["predict"], ["predict", "--url"]])
 @pytest.mark.usefixtures("api")
 def test_another_model_answers_in_aws(mlinfer: MlInfer, tiny_model: Path, words: list[str]) -> None:
-    """Target aws refuses the answer of another model than the named one, by the Invoke API and by the URL."""
+    """Target aws refuses an answer of another model, through the API and through the URL."""
     named = [CAT, "--target", "aws", "--model", str(tiny_model), "--json"]
     error = refused(mlinfer(*words, *named))
     assert error["code"] == "another_model"
@@ -122,7 +122,7 @@ def test_another_model_answers_in_aws(mlinfer: MlInfer, tiny_model: Path, words:
 
 
 def test_another_projects_process(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The function of another project that runs without Docker is refused, with both names."""
+    """A function of another project without Docker is refused, with both names."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     with function_here(STARTER, "dogs") as port:
         error = refused(mlinfer("predict", CAT, "--target", "local", "--port", str(port), "--json"))
@@ -132,7 +132,7 @@ def test_another_projects_process(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(("project", "code"), [("dogs", 5), ("work", 0)])
 def test_another_projects_container(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, project: str, code: int) -> None:
-    """A container that carries the label of another project is refused, and is sent no picture."""
+    """A container of another project is refused, and gets no image."""
     engine = LoopbackEngine(push=lambda *_: [])
     container = {"Id": "c" * 64, "Name": "/mlinfer-x", "Config": {"Labels": {"mlinfer.project": project}}}
     for path, document in {"/containers/json": [container], f"/containers/{container['Id']}/json": container}.items():
@@ -149,7 +149,7 @@ def test_another_projects_container(mlinfer: MlInfer, monkeypatch: pytest.Monkey
 
 
 def test_a_client_that_breaks_off(port: int, capfd: pytest.CaptureFixture[str]) -> None:
-    """`run-local --no-docker` says nothing of a client that resets its connection, and answers the next one."""
+    """`run-local --no-docker` ignores a client that resets its connection, and answers the next one."""
     reset = struct.pack("ii", 1, 0)  # close() then sends RST
     for body in (b"0" * 16, b"{}" + b" " * 98):
         with socket.create_connection(("127.0.0.1", port)) as client:
@@ -178,7 +178,7 @@ FOREIGN = [
 
 @pytest.mark.parametrize("answer", FOREIGN)
 def test_another_function_in_aws(mlinfer: MlInfer, api: LoopbackLambda, answer: dict[str, Any]) -> None:
-    """An answer of a function that is not mlinfer's is told as that, by the API, by the URL and by bench."""
+    """An answer of a function that is not mlinfer's is an error, through the API, the URL and bench."""
     content = json.dumps(answer).encode()
     body = json.dumps(answer["body"]).encode() if isinstance(answer.get("body"), dict) else b'{"error": "no"}'
     commands = [
@@ -193,7 +193,7 @@ def test_another_function_in_aws(mlinfer: MlInfer, api: LoopbackLambda, answer: 
 
 @pytest.mark.slow
 def test_another_function_here(mlinfer: MlInfer, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another handler behind the local port is told as that, with the port to check."""
+    """Another handler behind the local port is an error that names the port."""
     assert port
     with serving(Service(Settings(str(STARTER)), log=lambda _: None)) as (api, address):
         monkeypatch.setenv("MLINFER_PORT", address.rpartition(":")[2])
