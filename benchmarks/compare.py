@@ -1,4 +1,4 @@
-"""Compare mlinfer with the design of the report that it started from (reference/), side by side on this machine.
+"""Compare mlinfer with the reference design (reference/) on this machine.
 
     pip install --no-deps openvino          # without it, OpenVINO's lines are left out
     python -m benchmarks.compare --photos ../shared/data/photos
@@ -54,7 +54,7 @@ WARM_AIMS = {"int8": 3.0, "float": 1.3}  # on one core, which is what 1,769 MB g
 
 @dataclass(frozen=True)
 class Line:
-    """One figure: the other's and ours, in ms or MB, and how many times less ours is (`at_most`: how many times more).
+    """One result: the reference's and ours, in ms or MB, and the ratio (`at_most`: the inverse ratio).
 
     aim: of the ratio; 0 = none.
     """
@@ -67,7 +67,7 @@ class Line:
     at_most: bool = False
 
     def met(self) -> str:
-        """Say whether the aim is met; "" without one."""
+        """Say whether the aim is met; "" without an aim."""
         if not self.aim:
             return ""
         return "yes" if (self.ratio <= self.aim if self.at_most else self.ratio >= self.aim) else "NO"
@@ -93,12 +93,12 @@ class Turns:
 
 
 def event(data: bytes) -> dict[str, Any]:
-    """Return the event of a direct invocation."""
+    """Return a direct invocation event."""
     return {"image": base64.b64encode(data).decode()}
 
 
 def in_processes(all_sides: list[Side], events: list[Any], large: Any, turns: int) -> Iterator[Line]:
-    """Compare cold starts, warm requests, and the answers. Raises AssertionError where ours in float differ."""
+    """Compare cold starts, warm requests and answers. Raises AssertionError if ours differ in float."""
     cold = Turns()
     floors = {side.name: floor(side.model) for side in all_sides[1:]}
     for turn in range(turns + 1):
@@ -142,7 +142,7 @@ def first_answer_of(side: Side, asked: Any) -> float:
 
 
 def floor(model: Path) -> first_answer.Program:
-    """Return what no such process can leave out; see `first_answer`."""
+    """Return the program with the minimum work of such a process; see `first_answer`."""
     return first_answer.programs(model, first_answer.CAT, threads=1)[0]
 
 
@@ -153,7 +153,7 @@ def floor_of(program: first_answer.Program) -> float:
 
 
 def in_containers(client: Any, all_sides: list[Side], events: list[Any], turns: int, endpoint: str) -> Iterator[Line]:
-    """Compare cold and warm containers of both sizes, with the model from S3 and from the image."""
+    """Compare cold and warm containers of both sizes, with the model from S3 and in the image."""
     for memory in MEMORIES:
         for source in ("S3", "image"):
             cold, started, warm = Turns(), Turns(), Turns()
@@ -179,7 +179,7 @@ def in_containers(client: Any, all_sides: list[Side], events: list[Any], turns: 
 
 
 def inferences(models: Mapping[str, Path], weights: Path, photos: list[bytes], turns: int) -> Iterator[Line]:
-    """Compare the inference alone: int8 beside each other way to run the network."""
+    """Compare inference only: int8 with each other way to run the network."""
     import torch
 
     torch.set_num_threads(1)
@@ -207,7 +207,7 @@ def inferences(models: Mapping[str, Path], weights: Path, photos: list[bytes], t
 
 
 def openvino(model: Path) -> Callable[[NDArray[Any]], Any] | None:
-    """Return OpenVINO's run of a model at its default precision on one thread; None where it is not installed."""
+    """Return a function that runs a model in OpenVINO at its default precision on one thread; None if it is not installed."""
     if importlib.util.find_spec("openvino") is None:
         return None
     import openvino as ov
@@ -237,7 +237,7 @@ def preprocessing(photos: list[Path], large: bytes, model: Path, turns: int) -> 
 
 
 def programs(turns: int) -> Iterator[Line]:
-    """Compare whole processes with their floors: the help, and a prediction of the starter model in process."""
+    """Compare whole processes with their floors: the help, and a prediction of the starter model."""
     floor, *_, empty, own_help = first_answer.programs(STARTER, first_answer.CAT, threads=1)
     imports = first_answer.with_imports(floor)
     predict = first_answer.Program("mlinfer predict", ["-m", "mlinfer", "predict", str(first_answer.CAT)], imports)
@@ -253,7 +253,7 @@ def programs(turns: int) -> Iterator[Line]:
 
 @contextmanager
 def on_one_core() -> Iterator[None]:
-    """Keep this process and those that it starts to one core."""
+    """Restrict this process and its children to one core."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
@@ -263,7 +263,7 @@ def on_one_core() -> Iterator[None]:
 
 
 def measure(photos: Path, folder: Path, parts: set[str], turns: int, cold_turns: int) -> Iterator[Line]:
-    """Stage what is needed and yield the lines of the chosen parts."""
+    """Prepare what is needed and yield the lines of the chosen parts."""
     names = sorted(photos.glob("*.[jJ][pP]*[gG]"))
     pictures = [path.read_bytes() for path in names]
     large = enlarged(pictures[len(pictures) // 2])
@@ -297,7 +297,7 @@ PARTS = ("process", "container", "inference", "preprocess", "image", "program")
 
 
 def main() -> None:
-    """Measure and show."""
+    """Measure, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, metavar="DIR")
     parser.add_argument("--turns", type=int, default=15, metavar="N", help="of processes (default: 15)")

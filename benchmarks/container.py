@@ -1,4 +1,4 @@
-"""Measure the container under Lambda's limits: the first and the warm invocation of a ResNet-18 at several memory sizes.
+"""Measure a ResNet-18 in the container under Lambda's limits: the first and a warm invocation at several memory sizes.
 
     python -m benchmarks.container --photos ../shared/data/photos
 
@@ -57,7 +57,7 @@ CAT = Path(__file__).parents[1] / "examples" / "cat.jpg"
 
 
 def main() -> None:
-    """Make the models and the images, measure and show."""
+    """Create models and images, measure, and print the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--runs", type=int, default=3)
@@ -89,7 +89,7 @@ def make_models(pictures: list[Path], photos: Path) -> dict[str, ModelFile]:
 
 
 def start_s3(models: Mapping[str, ModelFile]) -> tuple[ThreadedMotoServer, dict[str, str]]:
-    """Start an S3 that containers reach, with the models in it; return it and what a function needs to know of it."""
+    """Start an S3 that containers can reach, with the models in it; return it and the function's settings for it."""
     client = docker.from_env()
     network = client.networks.get("bridge").attrs["IPAM"]["Config"][0]
     client.close()
@@ -109,7 +109,7 @@ def start_s3(models: Mapping[str, ModelFile]) -> tuple[ThreadedMotoServer, dict[
 def make_functions(
     engine: Engine, models: Mapping[str, ModelFile], environment: Mapping[str, str]
 ) -> dict[tuple[str, str], LocalFunction]:
-    """Build the images and return a function for each kind of model and each place of it."""
+    """Build the images and return one function per kind of model and place."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     functions = {}
@@ -128,7 +128,7 @@ def make_functions(
 
 
 def show(engine: Engine, functions: Mapping[tuple[str, str], LocalFunction], runs: int) -> None:
-    """Measure in turns, so that what else the machine does falls on all alike, and write the table."""
+    """Measure in turns, so that other load affects all alike, and print the table."""
     print(f"\nfirst / warm, s; medians of {runs} containers\n")
     print("| MB | " + " | ".join(f"{kind}, {place}" for kind, place in functions) + " |")
     print("|---" * (len(functions) + 1) + "|")

@@ -48,7 +48,7 @@ def enlarged(data: bytes, pixels: int = 12_000_000) -> bytes:
 
 @dataclass(frozen=True)
 class Prepared:
-    """One picture on its way into the model: cut to the input's size, as the input, and the milliseconds that it took."""
+    """One image on its way into the model: cut to the input's size, as the input, and the milliseconds it took."""
 
     pixels: NDArray[np.int16]
     batch: NDArray[Any]
@@ -56,7 +56,7 @@ class Prepared:
 
 
 def prepare(data: bytes, spec: Preprocess, target: int) -> Prepared:
-    """Prepare a picture; a target allows the reduced decode."""
+    """Prepare an image; a target allows the reduced decode."""
     started = time.perf_counter()
     image = resize_and_crop(decode(data, MAX_PIXELS, target), spec)
     batch = to_array(image, spec)
@@ -64,7 +64,7 @@ def prepare(data: bytes, spec: Preprocess, target: int) -> Prepared:
 
 
 def row(what: str, pictures: Iterable[bytes], spec: Preprocess, model: Classifier | None) -> str:
-    """Measure one set of pictures; without a model for this input the answers are not compared."""
+    """Measure one set of images; without a model for this input, the answers are not compared."""
     times, means, largest, changed = [], [], [], []
     for data in pictures:
         whole, reduced = (prepare(data, spec, target) for target in (0, spec.resize))

@@ -1,4 +1,4 @@
-"""Measure a process from its start to its exit with one answer, beside the floor: what no such program can leave out.
+"""Measure a process from its start to its exit with one answer, compared with the floor: the minimum for such a program.
 
     python benchmarks/first_answer.py --runs 20 --cpu 0
 
@@ -84,7 +84,7 @@ app(["--help"])
 
 @dataclass
 class Program:
-    """What is measured. times: seconds of each counted run; parts: the seconds of its parts, named by `part_names`."""
+    """A measured program. times: seconds of each counted run; parts: the seconds of its parts, named by `part_names`."""
 
     name: str
     arguments: list[str]
@@ -94,7 +94,7 @@ class Program:
     parts: list[list[float]] = field(default_factory=list)
 
     def run(self, environment: dict[str, str], folder: str) -> None:
-        """Run it once in a new process and keep its times. Raises CalledProcessError."""
+        """Run the program in a new process and store its times. Raises CalledProcessError."""
         command = [sys.executable, *self.arguments]
         started = time.perf_counter()
         done = subprocess.run(command, env=environment, cwd=folder, check=True, capture_output=True)
@@ -105,7 +105,7 @@ class Program:
             self.parts.append([after - before for before, after in itertools.pairwise(clock)])
 
     def figures(self) -> dict[str, Any]:
-        """Return the medians and extremes in seconds, and the ratio to the floor, ready for JSON."""
+        """Return medians and extremes in seconds, and the ratio to the floor, for JSON."""
         floors = (self.floor or self).times
         added = median(own - floor for own, floor in zip(self.times, floors, strict=True))
         ratio = median(own / floor for own, floor in zip(self.times, floors, strict=True))
@@ -116,7 +116,7 @@ class Program:
 
 
 def programs(model: Path, image: Path, threads: int) -> list[Program]:
-    """Return what is measured, each floor before what stands on it."""
+    """Return the programs to measure, each floor before the programs compared with it."""
     metadata = read_model_file(model).metadata
     assert metadata, f"{model} has no mlinfer metadata"
     spec = metadata.preprocess
@@ -133,12 +133,12 @@ def programs(model: Path, image: Path, threads: int) -> list[Program]:
 
 
 def with_imports(floor: Program) -> Program:
-    """Return the floor with the packages that a command imports besides."""
+    """Return the floor with a command's additional imports."""
     return Program("floor and the command's imports", ["-c", COMMAND + floor.arguments[1]], part_names=FLOOR_PARTS)
 
 
 def measure(every: list[Program], runs: int, threads: int) -> None:
-    """Let the programs take turns, and forget the first turn."""
+    """Run the programs in turns, and drop the first turn."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLINFER_")}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
     environment |= {"MLINFER_THREADS": str(threads), "ORT_DISABLE_TELEMETRY": "1"}
@@ -152,7 +152,7 @@ def measure(every: list[Program], runs: int, threads: int) -> None:
 
 
 def main() -> None:
-    """Measure and show."""
+    """Measure, and print the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=20, metavar="N", help="turns that are counted (default: 20)")
     parser.add_argument("--model", type=Path, default=STARTER)

@@ -1,4 +1,4 @@
-"""Measure `mlinfer predict` on many photographs: throughput one at a time and as it does it, memory, order.
+"""Measure `mlinfer predict` on many photographs: throughput one at a time and in parallel, memory, order.
 
     python benchmarks/many_images.py ../shared/data/photos [--count 1000] [--model FILE] [--local]
 
@@ -31,7 +31,7 @@ MLINFER = [sys.executable, "-m", "mlinfer"]
 
 @dataclass
 class Way:
-    """One way to ask, and the seconds and peak memory, in bytes, of its runs."""
+    """One way to predict, with the seconds and peak memory in bytes of its runs."""
 
     name: str
     flags: list[str]
@@ -56,7 +56,7 @@ def run(way: Way, pictures: list[Path]) -> tuple[float, int, list[tuple[str, Any
 
 
 def measure(ways: list[Way], pictures: list[Path], turns: int) -> None:
-    """Let the ways take turns, and compare what they answer."""
+    """Run the ways in turns, and compare their answers."""
     expected: list[tuple[str, Any]] = []
     for _ in range(turns):
         for way in ways:
@@ -72,7 +72,7 @@ def measure(ways: list[Way], pictures: list[Path], turns: int) -> None:
 
 @contextmanager
 def local(model: list[str]) -> Iterator[None]:
-    """Run the image here."""
+    """Run the container image locally."""
     subprocess.run([*MLINFER, "run-local", "--detach", "--quiet", *model], check=True, stdout=subprocess.DEVNULL)
     try:
         yield
@@ -81,7 +81,7 @@ def local(model: list[str]) -> Iterator[None]:
 
 
 def main() -> None:
-    """Measure and show."""
+    """Measure, and print the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="photographs")
     parser.add_argument("--count", type=int, default=1000)

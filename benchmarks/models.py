@@ -1,4 +1,4 @@
-"""Measure the forms of one classifier: PyTorch, float, int8 and float16 by onnxruntime; load, inference, size, agreement.
+"""Measure the forms of one classifier, PyTorch, float, int8 and float16: load, inference, size and agreement.
 
     python -m benchmarks.models resnet18 --photos ../shared/data/photos --weights resnet18-f37072fd.pth
 
@@ -45,7 +45,7 @@ CONVOLUTIONAL = "all"  # the plan that `mlinfer export` keeps of a trained convo
 
 
 def main() -> None:
-    """Make the forms, measure and show them."""
+    """Create the forms, measure them, and print the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("arch", nargs="?", default="resnet18")
     parser.add_argument("--photos", type=Path, required=True)
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def random_weights(arch: str, photos: Path, folder: Path) -> Path:
-    """Write random weights that tell the photographs apart."""
+    """Write random weights that give the photographs different answers."""
     return write_state_dict(arch, folder / "random.pth", [Path(s.name) for s in spread(find(photos, ()), 24)])
 
 
@@ -88,7 +88,7 @@ def forms(arch: str, weights: Path, photos: Path, folder: Path) -> dict[str, Pat
 
 
 def exported(arch: str, weights: Path, photos: Path, folder: Path) -> dict[str, Path]:
-    """Export float as `mlinfer export` does, and int8 as it does of a trained convolutional network."""
+    """Export float as `mlinfer export` does, and int8 as for a trained convolutional network."""
     path = folder / "float.onnx"
     terminal = Terminal(quiet=True)
     export(Request(arch, str(weights), out=path), terminal.note, terminal.track)
@@ -96,7 +96,7 @@ def exported(arch: str, weights: Path, photos: Path, folder: Path) -> dict[str, 
 
 
 def int8(source: Path, path: Path, photos: Path, plan: str) -> Path:
-    """Quantise by one plan, whatever it loses of random weights."""
+    """Quantise by one plan, even if random weights lose answers."""
     quantize(source, path, find(photos, ()), track=Terminal(quiet=True).track, allow_drop=True, plans=[plan])
     return path
 

@@ -14,7 +14,7 @@ ANSWER: dict[str, Any] = {"body": {}}
 
 
 def reference(event: dict[str, Any]) -> dict[str, Any]:
-    """Make the tensor as the report's handler does."""
+    """Create the tensor as the reference handler does."""
     from PIL import Image
 
     with Path(event["path"]).open("rb") as file:
@@ -23,7 +23,7 @@ def reference(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def ours(event: dict[str, Any]) -> dict[str, Any]:
-    """Make the tensor as the handler package does."""
+    """Create the tensor as the handler package does."""
     from lambda_src.images.tensor import tensor
     from lambda_src.settings import MAX_PIXELS
 

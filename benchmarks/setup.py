@@ -1,4 +1,4 @@
-"""What the comparison runs on: the models, both designs' images, an S3 that containers reach, containers as Lambda's."""
+"""What the comparison needs: models, both designs' images, an S3 that containers can reach, and containers as in Lambda."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CREDENTIALS = {
 
 @dataclass(frozen=True)
 class Side:
-    """One design with one model. uri: the model's place in S3; environment: what tells the handler where it is."""
+    """One design with one model. uri: the model's place in S3; environment: the handler's settings for it."""
 
     name: str
     model: Path
@@ -56,14 +56,14 @@ class Side:
 
 @dataclass
 class Images:
-    """Tags of what was built, and the bytes of the layers above the base without the model's."""
+    """The tags of the built images, and the bytes of the layers above the base without the model's."""
 
     tags: dict[str, str] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
 
 
 def make_models(photos: Path, folder: Path) -> dict[str, Path]:
-    """Return ResNet-18 as float and int8, with random weights that tell the photographs apart; what is there is kept."""
+    """Return ResNet-18 as float and int8, with random weights that give different answers; existing files are kept."""
     made = {name: folder / f"{name}.onnx" for name in ("float", "int8")}
     if not all(path.exists() for path in made.values()):
         torchvision()
@@ -89,7 +89,7 @@ def make_images(client: Any, models: Mapping[str, Path]) -> Images:
 
 
 def _make_reference(client: Any, base: str, model: Path) -> str:
-    """Build the reference's image; pip on this machine finds torch's CPU build, wherever it is kept."""
+    """Build the reference image; pip on this machine finds torch's CPU build."""
     tag = f"{PROJECT}:reference"
     with tempfile.TemporaryDirectory() as folder:
         context = Path(folder)
@@ -127,7 +127,7 @@ def sides(models: Mapping[str, Path], images: Images) -> list[Side]:
 
 @contextmanager
 def container(client: Any, side: Side, source: str, memory: int, endpoint: str) -> Iterator[Function]:
-    """Run a side in a fresh container with the memory, in MB, and the CPU share of a function of that size.
+    """Run a side in a new container with the memory, in MB, and the CPU share of a function of that size.
 
     A model from S3 lies in /tmp, which takes memory here but not in Lambda: so much is added.
     """
@@ -147,7 +147,7 @@ def container(client: Any, side: Side, source: str, memory: int, endpoint: str) 
 
 @contextmanager
 def storage(client: Any, models: Mapping[str, Path]) -> Iterator[str]:
-    """Start an S3 that containers reach, with the models in it, and yield its URL."""
+    """Start an S3 that containers can reach, with the models in it, and yield its URL."""
     subnet = client.networks.get("bridge").attrs["IPAM"]["Config"][0]["Subnet"]
     gateway = str(next(ipaddress.ip_network(subnet).hosts()))  # this machine, as containers see it
     with closing(socket.create_server((gateway, 0))) as probe:

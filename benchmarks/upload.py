@@ -1,4 +1,4 @@
-"""Compare `mlinfer upload` with the AWS CLI's `s3 cp`: the same file, the same endpoint, in turn.
+"""Compare `mlinfer upload` with the AWS CLI's `s3 cp`: the same file and endpoint, in turns.
 
     pip install awscli                      # in an environment of its own: it pins botocore
     python benchmarks/upload.py --aws PATH/TO/aws [--endpoint URL] [--mb 50] [--rounds 9]
@@ -30,7 +30,7 @@ BUCKET = "upload-benchmark"
 
 
 def main() -> int:
-    """Run both in turn, and print the median of each and their ratio."""
+    """Run both in turns, and print the median of each and the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--aws", required=True, help="the aws program")
     parser.add_argument("--endpoint", help="an S3 to use, e.g. http://127.0.0.1:9000")
@@ -70,7 +70,7 @@ def _endpoint(given: str | None) -> Iterator[str]:
 
 
 def _write_model(path: Path, size: int) -> Path:
-    """Write what `mlinfer upload` takes for a model: the outer fields of an ONNX file around noise."""
+    """Write a file that `mlinfer upload` accepts as a model: the outer fields of an ONNX file around noise."""
     import onnx
 
     metadata = Metadata("benchmark", ("a", "b"), Preprocess(8, (8, 8)), "logits")

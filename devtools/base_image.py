@@ -1,4 +1,4 @@
-"""The stand-in of Lambda's base image, which lies in a registry out of reach: the same contract, under the same name.
+"""A stand-in for Lambda's base image, for machines that cannot reach its registry: the same contract, under the same name.
 
 Debian's Python from .deb files unpacked side by side (no root, no chroot, no maintainer scripts), AWS's own
 runtime client and emulator. So the project's Dockerfile builds unchanged, as long as nothing pulls. What it cannot show: a
@@ -81,7 +81,7 @@ PIP_CONF = f"[global]\ncert = /{CERTIFICATES}\ndisable-pip-version-check = true\
 
 
 def ensure_base_image(engine: Any, python: str = PYTHON) -> str:
-    """Return the image's name; make the stand-in where there is none of this version. The real one is left as it is."""
+    """Return the image's name, and build the stand-in if there is none of this version. The real image is never replaced."""
     from docker.errors import ImageNotFound
 
     version = hashlib.sha256(Path(__file__).read_bytes() + Path(rie.__file__).read_bytes()).hexdigest()
@@ -98,7 +98,7 @@ def ensure_base_image(engine: Any, python: str = PYTHON) -> str:
 
 
 def make_context(folder: Path, python: str = PYTHON) -> None:
-    """Make folder/context of a Dockerfile and the root filesystem, the same bytes from the same packages."""
+    """Create a build context with a Dockerfile and the root file system: the same bytes from the same packages."""
     root = folder / "rootfs"
     root.mkdir()
     unpack_debian(folder / "apt", root, SUITES[python])
@@ -113,7 +113,7 @@ def make_context(folder: Path, python: str = PYTHON) -> None:
 
 
 def unpack_debian(folder: Path, root: Path, suite: str) -> None:
-    """Unpack the packages and all that they depend on; apt checks signatures and hashes.
+    """Unpack the packages and their dependencies; apt checks signatures and hashes.
 
     Its state is a folder of its own with nothing installed in it, so that this machine's packages do not matter.
     """
@@ -147,7 +147,7 @@ def unpack_debian(folder: Path, root: Path, suite: str) -> None:
 
 
 def sources(folder: Path, suite: str) -> Iterator[str]:
-    """Yield this machine's own sources of Debian as one-line entries for a suite.
+    """Yield this machine's Debian sources as one-line entries for a suite.
 
     They are those of exactly the release's name: not its updates, and not another vendor's for it.
     """
@@ -171,7 +171,7 @@ def sources(folder: Path, suite: str) -> Iterator[str]:
 
 
 def unpack_wheels(folder: Path, requirements: str, target: Path, python: str) -> None:
-    """Unpack the wheels of some requirements, each of which has its hash, for the stand-in's Python."""
+    """Unpack the wheels of hash-pinned requirements for the stand-in's Python."""
     folder.mkdir()
     (folder / "requirements.txt").write_text(requirements)
     machine = ["--python-version", python, "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64"]
@@ -183,7 +183,7 @@ def unpack_wheels(folder: Path, requirements: str, target: Path, python: str) ->
 
 
 def add_contract(root: Path, python: str) -> None:
-    """Add to the root filesystem what makes it Lambda's, and take from it what nothing runs."""
+    """Add Lambda's files to the root file system, and remove what nothing runs."""
     for name in ("doc", "man", "locale", "info"):
         shutil.rmtree(root / "usr/share" / name, ignore_errors=True)
     for name in ("var/task", "var/lang/bin", "usr/local/bin", "opt"):

@@ -1,4 +1,4 @@
-"""A handler's image run as Lambda runs it: read-only, without rights, as Lambda's user, /tmp alone to write to."""
+"""Run a handler's image as Lambda does: read-only, without privileges, as Lambda's user, with only /tmp writable."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ ANSWER_S = 60
 
 @dataclass(frozen=True)
 class Function:
-    """A handler behind the emulator at a URL. One request at a time: a second one at once ends the emulator."""
+    """A handler behind the emulator at a URL. It takes one request at a time: a second one stops the emulator."""
 
     url: str
 
     def get(self, path: str) -> int:
-        """Return the status that a GET is answered with."""
+        """Return the status of a GET."""
         return self._request("GET", path)[0]
 
     def invoke(self, event: object) -> Any:
-        """Return the handler's answer to an event; for an exception that is what Lambda tells of it, with status 200."""
+        """Return the handler's answer to an event; an exception comes as Lambda's error document with status 200."""
         return json.loads(self.post(json.dumps(event).encode())[1])
 
     def post(self, body: bytes) -> tuple[int, bytes]:
-        """Return the status and the body of the answer to any bytes."""
+        """Return status and body of the answer to any bytes."""
         return self._request("POST", "/2015-03-31/functions/function/invocations", body)
 
     def _request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
@@ -53,7 +53,7 @@ class Function:
 
 @contextmanager
 def running(engine: Any, image: str, **options: Any) -> Iterator[Function]:
-    """Run an image's handler on a free loopback port, as Lambda does if AS_LAMBDA is among the options."""
+    """Run an image's handler on a free loopback port; with AS_LAMBDA among the options, under Lambda's restrictions."""
     container = engine.containers.run(image, detach=True, ports={"8080/tcp": ("127.0.0.1", None)}, **options)
     try:
         container.reload()

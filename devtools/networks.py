@@ -1,4 +1,4 @@
-"""torchvision's classifiers with weights that the tests make: no download, and yet answers that differ."""
+"""torchvision's classifiers with made-up weights: no download, but different answers for different images."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .reference import torchvision
 
 
 def write_state_dict(arch: str, path: Path, pictures: list[Path], classes: int = 1000) -> Path:
-    """Write random weights that answer each picture otherwise, as trained ones do.
+    """Write random weights that give different answers to different images, as trained ones do.
 
     torchvision's own initialisation does not: deep networks answer everything with nearly the same, or with zeros. So
     batch normalisation learns its statistics from the pictures, and the last layer is drawn and spread out.
@@ -42,7 +42,7 @@ def write_state_dict(arch: str, path: Path, pictures: list[Path], classes: int =
 
 
 def best_five(arch: str, weights: Path | None, pictures: list[Path]) -> list[list[int]]:
-    """Return torchvision's own five best classes of each picture; without weights, of those that `random` stands for."""
+    """Return torchvision's five best classes of each image; without weights, with those of the seed `random`."""
     models = torchvision().models
     import torch
 

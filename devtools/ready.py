@@ -1,4 +1,4 @@
-"""Waiting for what another process starts, asking it until it is ready. (`hosts` waits for a cache, which nobody can ask.)"""
+"""Wait for what another process starts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 def wait_until(ready: Callable[[], bool], what: str, seconds: float = 30) -> None:
-    """Return as soon as it is ready; an OSError counts as not yet.
+    """Return as soon as `ready` is true; an OSError counts as not ready.
 
     Raises:
         TimeoutError: it was not ready in time.

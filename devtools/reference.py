@@ -1,4 +1,4 @@
-"""torchvision as the reference for pre-processing, importable beside any build of torch of the same version.
+"""torchvision as the reference for pre-processing, with any build of torch of the same version.
 
 The binaries of torchvision are built for one build of torch. Beside another (the CPU build of a CI machine) they do not
 load, and the import fails at the first operator that they would have registered. The transforms on PIL pictures need
@@ -39,7 +39,7 @@ def torchvision() -> ModuleType:
 
 
 def transform(spec: Preprocess) -> Callable[[Image.Image], Any]:
-    """Return torchvision's own transform of a PIL picture for these parameters: a float32 tensor [3, H, W]."""
+    """Return torchvision's transform of a PIL image for these parameters: a float32 tensor [3, H, W]."""
     torchvision()
     from torchvision import transforms as t
 

@@ -1,4 +1,4 @@
-"""AWS's Runtime Interface Emulator, out of the wheel of AWS's SAM CLI: neither its releases nor an image is in reach here.
+"""AWS's Runtime Interface Emulator, taken from the wheel of AWS's SAM CLI, because its releases and images cannot be reached here.
 
 That package itself is never installed: it pins boto3 and click.
 """
@@ -28,7 +28,7 @@ def unsupported() -> str | None:
 
 
 def ensure_rie() -> Path:
-    """Return the path of the emulator's binary; fetch it from PyPI the first time. Its SHA-256 is checked each time."""
+    """Return the path of the emulator; download it from PyPI the first time, and check its SHA-256 each time."""
     path = CACHE / f"aws-lambda-rie-{SHA256[:12]}"
     if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == SHA256:
         return path

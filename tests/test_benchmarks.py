@@ -1,4 +1,4 @@
-"""The benchmarks run: at their smallest here, and each says what it takes."""
+"""The benchmarks run with their smallest settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(module: str, *argv: str | Path) -> str:
-    """Run a benchmark, and return what it writes."""
+    """Run a benchmark, and return its output."""
     command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, argv)]
     found = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -28,30 +28,30 @@ def run(module: str, *argv: str | Path) -> str:
 @pytest.mark.usefixtures("torchvision")
 @pytest.mark.parametrize("module", ["container", "compare", "upload", "models"])
 def test_what_it_takes(module: str) -> None:
-    """Those that need an Engine, weights or the AWS CLI are imported and tell their options."""
+    """Benchmarks that need an Engine, weights or the AWS CLI can be imported and show their options."""
     assert "--help" in run(module, "--help")
 
 
 def test_first_answer() -> None:
-    """One turn of process start to first answer, as a document."""
+    """One turn of first_answer, as JSON."""
     assert json.loads(run("first_answer", "--runs", "1", "--json"))
 
 
 def test_many_images(tmp_path: Path) -> None:
-    """Many pictures, twenty here, in one turn."""
+    """Twenty images in one turn of many_images."""
     (tmp_path / "cat.jpeg").write_bytes(CAT.read_bytes())
     assert "20" in run("many_images", tmp_path, "--count", "20", "--turns", "1")
 
 
 @pytest.mark.usefixtures("photos")
 def test_fast_decode() -> None:
-    """The fast decode of two photographs."""
+    """fast_decode with two photographs."""
     assert run("fast_decode", *sorted(PHOTOS.glob("*.JPEG"))[:2])
 
 
 @pytest.mark.usefixtures("torchvision")
 def test_compare(photos: list[Path], tmp_path: Path) -> None:
-    """The part of the comparison that needs no Engine, on two photographs and in one turn."""
+    """The parts of compare that need no Engine, with two photographs and one turn."""
     for photo in photos[:2]:
         (tmp_path / photo.name).symlink_to(photo)
     run("compare", "--photos", tmp_path, "--turns", "1", "--only", "program", "--json", tmp_path / "figures.json")

@@ -1,4 +1,4 @@
-"""The configuration: file, environment, flags, in this order of rising precedence."""
+"""The configuration: flags override the environment, the environment overrides the file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MlInfer = Callable[..., Run]
 
 
 def origins(mlinfer: MlInfer) -> dict[str, dict[str, object]]:
-    """Return what `inspect --config --json` says."""
+    """Return the document of `inspect --config --json`."""
     run = mlinfer("inspect", "--config", "--json")
     assert run.code == 0
     document: dict[str, dict[str, object]] = json.loads(run.out)
@@ -27,7 +27,7 @@ def origins(mlinfer: MlInfer) -> dict[str, dict[str, object]]:
 
 
 def test_defaults(mlinfer: MlInfer) -> None:
-    """Without any source each value is the default, and says so."""
+    """Without any source, each value is the default and says so."""
     values = origins(mlinfer)
     assert values["target"] == {"value": "embedded", "origin": "default"}
     assert values["top_k"] == {"value": 5, "origin": "default"}
@@ -45,7 +45,7 @@ def test_environment_overrides_the_file(mlinfer: MlInfer, monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("name", ["cats-", "-cats", "my--cats", "Cats", "my_cats", "c" * 33])
 def test_a_name_that_ecr_refuses(mlinfer: MlInfer, name: str) -> None:
-    """A project name that ECR or Docker does not take is refused at once, wherever it comes from."""
+    """A project name that ECR or Docker refuses is refused at once, wherever it comes from."""
     Path("mlinfer.toml").write_text(f'project = "{name}"\n')
     run = mlinfer("inspect", "--config")
     assert run.code == 2
@@ -56,7 +56,7 @@ def test_a_name_that_ecr_refuses(mlinfer: MlInfer, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cats", "my-cats", "2-big-cats", "c" * 32])
 def test_a_name_that_ecr_takes(mlinfer: MlInfer, name: str) -> None:
-    """Letters, digits and single hyphens between them are a name."""
+    """A name may have letters, digits and single hyphens between them."""
     Path("mlinfer.toml").write_text(f'project = "{name}"\n')
     assert origins(mlinfer)["project"]["value"] == name
 
@@ -64,14 +64,14 @@ def test_a_name_that_ecr_takes(mlinfer: MlInfer, name: str) -> None:
 def test_flags_override_the_environment(
     mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, tiny_model: Path, red: Path
 ) -> None:
-    """A flag comes before the environment."""
+    """A flag overrides the environment."""
     monkeypatch.setenv("MLINFER_TOP_K", "4")
     run = mlinfer("predict", red, "--model", tiny_model, "--top-k", "2", "--json")
     assert len(json.loads(run.out)["predictions"]) == 2
 
 
 def test_configuration_as_a_table(mlinfer: MlInfer) -> None:
-    """For people the configuration is a table of key, value and origin."""
+    """Without --json, the configuration is a table of key, value and origin."""
     Path("mlinfer.toml").write_text("threads = 1\n")
     run = mlinfer("inspect", "--config")
     assert [line.split() for line in run.out.splitlines() if "threads" in line] == [["threads", "1", "mlinfer.toml"]]
@@ -90,7 +90,7 @@ def test_configuration_as_a_table(mlinfer: MlInfer) -> None:
     ],
 )
 def test_mistakes_in_the_file(mlinfer: MlInfer, content: str, message: str) -> None:
-    """A mistake in the file ends with exit code 2 and a sentence that names file, key and value."""
+    """A mistake in the file exits with 2, and the error names file, key and value."""
     Path("mlinfer.toml").write_text(content)
     run = mlinfer("inspect", "--config")
     assert run.code == 2
@@ -99,13 +99,13 @@ def test_mistakes_in_the_file(mlinfer: MlInfer, content: str, message: str) -> N
 
 
 def test_unknown_key_names_the_nearest(mlinfer: MlInfer) -> None:
-    """A misspelt key is answered with the known key nearest to it."""
+    """The error for an unknown key names the nearest known one."""
     Path("mlinfer.toml").write_text("max_pixel = 3")
     assert "Did you mean max_pixels?" in mlinfer("inspect", "--config").err
 
 
 def test_unknown_variables_are_named_once(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A variable that mlinfer does not read, such as one of the handler's, is named on stderr with the nearest key's."""
+    """A variable that mlinfer does not read gives one warning with the nearest key's variable."""
     of_the_handler = ("MLINFER_MODEL_URI", "MLINFER_MODEL_SHA256", "MLINFER_OUTPUT", "MLINFER_METRICS")
     for name in ("MLINFER_TOPK", "MLINFER_GIBBERISH", *of_the_handler, "MLINFER_REQUIRE_TORCH"):
         monkeypatch.setenv(name, "3")
@@ -119,7 +119,7 @@ def test_unknown_variables_are_named_once(mlinfer: MlInfer, monkeypatch: pytest.
 
 
 def test_the_starter_by_its_name(mlinfer: MlInfer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`starter` is the built-in model wherever a model is named; ./starter is a file of that name."""
+    """`starter` is the built-in model everywhere; ./starter is a file."""
     Path("starter").write_bytes(tiny_model.read_bytes())
     assert json.loads(mlinfer("inspect", "starter", "--json").out)["name"] == "starter"
     assert json.loads(mlinfer("inspect", "./starter", "--json").out)["name"] == "tiny"
@@ -129,14 +129,14 @@ def test_the_starter_by_its_name(mlinfer: MlInfer, tiny_model: Path, monkeypatch
 
 
 def test_the_largest_number(mlinfer: MlInfer) -> None:
-    """A number over the limit is told the limit."""
+    """The error for a number over the limit names the limit."""
     run = mlinfer("predict", "cat.jpg", "--top-k", "99999999999999999999")
     assert run.code == 2
     assert "2,147,483,647" in run.err
 
 
 def test_limits(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads that onnxruntime cannot make, and a prefix too long for a key of S3, are refused at once."""
+    """Too many threads, and a prefix too long for an S3 key, are refused."""
     for name, value in (("MLINFER_THREADS", "100000"), ("MLINFER_PREFIX", "a" * 1100)):
         with monkeypatch.context() as patch:
             patch.setenv(name, value)
@@ -147,7 +147,7 @@ def test_limits(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_mistake_in_the_environment(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wrong environment variable is named as such."""
+    """The error for a wrong variable names it."""
     monkeypatch.setenv("MLINFER_TOP_K", "many")
     run = mlinfer("inspect", "--config", "--json")
     assert run.code == 2
@@ -158,7 +158,7 @@ def test_mistake_in_the_environment(mlinfer: MlInfer, monkeypatch: pytest.Monkey
 
 
 def test_init_writes_a_file_that_changes_nothing(mlinfer: MlInfer) -> None:
-    """`init` writes valid TOML that sets nothing; with each comment sign removed it still is a valid configuration."""
+    """`init` writes TOML that sets nothing; with all settings uncommented, it is still valid."""
     assert mlinfer("init").code == 0
     text = Path("mlinfer.toml").read_text()
     assert tomllib.loads(text) == {}
@@ -169,13 +169,13 @@ def test_init_writes_a_file_that_changes_nothing(mlinfer: MlInfer) -> None:
 
 
 def test_init_again_changes_nothing(mlinfer: MlInfer) -> None:
-    """A second `init` is a success and says that nothing changed."""
+    """A second `init` succeeds and says that nothing changed."""
     mlinfer("init")
     assert json.loads(mlinfer("init", "--json").out) == {"file": "mlinfer.toml", "outcome": "unchanged"}
 
 
 def test_a_link_as_the_file(mlinfer: MlInfer) -> None:
-    """`init` writes through a link and leaves names such as a temporary one's alone; a link to nothing is an error."""
+    """`init` writes through a link and leaves files with temporary names alone; a dangling link is an error."""
     Path("dotfiles").mkdir()
     Path("mlinfer.toml").symlink_to("dotfiles/real.toml")
     run = mlinfer("inspect", "--config", "--json")
@@ -197,7 +197,7 @@ def test_a_file_from_windows(mlinfer: MlInfer, encoding: str) -> None:
 
 
 def test_a_pipe_as_the_file(mlinfer: MlInfer) -> None:
-    """A pipe of the configuration's name is refused, and not waited for."""
+    """A pipe named mlinfer.toml is refused."""
     os.mkfifo("mlinfer.toml")
     for command in (("inspect", "--config"), ("init", "--yes")):
         run = mlinfer(*command, "--json")
@@ -205,7 +205,7 @@ def test_a_pipe_as_the_file(mlinfer: MlInfer) -> None:
 
 
 def test_init_keeps_an_edited_file(mlinfer: MlInfer) -> None:
-    """`init` without a terminal leaves an edited file alone and names the flag that replaces it."""
+    """`init` without a terminal keeps an edited file and names the flag that replaces it."""
     Path("mlinfer.toml").write_text("top_k = 3\n")
     run = mlinfer("init")
     assert run.code == 2
@@ -216,7 +216,7 @@ def test_init_keeps_an_edited_file(mlinfer: MlInfer) -> None:
 
 
 def test_init_where_nothing_can_be_written(mlinfer: MlInfer, empty_folder: Path) -> None:
-    """`init` in a folder that is gone ends with exit code 3 and the reason."""
+    """`init` in a deleted folder exits with 3 and the reason."""
     empty_folder.rmdir()
     run = mlinfer("init")
     assert run.code == 3
@@ -234,12 +234,12 @@ def test_init_where_nothing_can_be_written(mlinfer: MlInfer, empty_folder: Path)
     ],
 )
 def test_one_value_is_set(before: str, after: str) -> None:
-    """Of a configuration one number is set, and every other character stays."""
+    """Setting one number keeps every other character of the file."""
     assert with_value(before, "memory", 512) == after
 
 
 def test_a_file_that_cannot_be_edited_safely() -> None:
-    """Where the text would then mean something else it is refused, and the line to write is named."""
+    """If the edit would change the meaning, it is refused, and the hint has the line to write."""
     with pytest.raises(UsageError) as caught:
         with_value('project = """\nmemory = 5"""\n', "memory", 512)
     assert "memory = 512" in caught.value.hint

@@ -1,4 +1,4 @@
-"""The documents: short, linked, true to the code, and their examples run."""
+"""The documents are short and linked, match the code, and their examples run."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def by_name(page: Path) -> str:
 
 
 def words(text: str) -> int:
-    """Count the words, code and tables included."""
+    """Count the words, including code and tables."""
     return len([word for word in text.split() if re.search(r"\w", word)])
 
 
@@ -73,12 +73,12 @@ def slug(heading: str) -> str:
 
 @pytest.mark.parametrize("page", WRITTEN, ids=by_name)
 def test_a_document_is_short(page: Path) -> None:
-    """The README has less than 600 words, a page less than 900; generated pages are for looking up."""
+    """The README has fewer than 600 words, a page fewer than 900; generated pages may be longer."""
     assert words(page.read_text()) < (600 if page == README else 900)
 
 
 def test_generated_pages_are_up_to_date() -> None:
-    """The pages of commands and of error codes are those that the code gives: else run tools/generate_docs.py."""
+    """The pages of commands and error codes match the code; otherwise run tools/generate_docs.py."""
     command = [sys.executable, str(ROOT / "tools" / "generate_docs.py"), "--check"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -86,7 +86,7 @@ def test_generated_pages_are_up_to_date() -> None:
 
 @pytest.mark.parametrize("page", DOCS, ids=by_name)
 def test_links_and_pictures_are_there(page: Path) -> None:
-    """Each relative link leads to a file, and its anchor to a heading there."""
+    """Each relative link leads to a file, and its anchor to a heading."""
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         if re.match("https?://", target):
             continue
@@ -99,7 +99,7 @@ def test_links_and_pictures_are_there(page: Path) -> None:
 
 
 def test_every_page_is_linked_and_in_the_navigation() -> None:
-    """index.md and the navigation of the site name every page."""
+    """index.md and the site's navigation name every page."""
     linked = set(re.findall(r"\]\(([\w-]+\.md)", (ROOT / "docs" / "index.md").read_text()))
     navigation = set(re.findall(r'"([\w-]+\.md)"', (ROOT / "zensical.toml").read_text()))
     names = {page.name for page in PAGES}
@@ -109,14 +109,14 @@ def test_every_page_is_linked_and_in_the_navigation() -> None:
 
 @pytest.mark.parametrize("picture", PICTURES, ids=by_name)
 def test_a_picture_loads_nothing(picture: Path) -> None:
-    """A picture is whole: it takes no font, style or image from elsewhere."""
+    """A picture is self-contained: it loads no font, style or image."""
     text = picture.read_text()
     assert "<svg" in text
     assert not re.search(r"@font-face|@import|url\((?!#)|<image|<script|<link", text)
 
 
 def test_the_first_picture_is_a_run_of_today() -> None:
-    """The picture of the first answer shows what the command writes: else run tools/pictures.py."""
+    """The picture of the first answer matches the command's output; otherwise run tools/pictures.py."""
     command = [sys.executable, "-m", "mlinfer", "predict", "examples/cat.jpg"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     texts = re.findall(r"<text[^>]*>([^<]*)</text>", (ROOT / "docs" / "pictures" / "predict.svg").read_text())
@@ -135,7 +135,7 @@ def options_of(group: Any) -> dict[str, set[str]]:
 
 @pytest.fixture(scope="module")
 def commands() -> dict[str, set[str]]:
-    """Return the options of each command, from the program itself."""
+    """Return the options of each command, from the program."""
     import typer
 
     from mlinfer.cli import application, register
@@ -145,13 +145,13 @@ def commands() -> dict[str, set[str]]:
 
 
 def test_every_command_is_documented(commands: dict[str, set[str]]) -> None:
-    """The page of commands has a section for every command of the program."""
+    """The page of commands has a section for every command."""
     headings = re.findall(r"^## ([a-z-]+)$", (ROOT / "docs" / "commands.md").read_text(), re.MULTILINE)
     assert sorted(headings) == sorted(commands)
 
 
 def called(text: str) -> Iterator[list[str]]:
-    """Yield the words of each call of mlinfer in a document."""
+    """Yield the words of each mlinfer call in a document."""
     console = [line[2:] for block in blocks(text, "console") for line in block.splitlines() if line.startswith("$ ")]
     yaml = [line for block in blocks(text, "yaml") or [text] for line in block.splitlines()]
     jobs = [line for line in yaml if re.match(r" +(- (run: )?|run: )?mlinfer ", line)]
@@ -163,7 +163,7 @@ def called(text: str) -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("page", [*WRITTEN, *EXAMPLES], ids=by_name)
 def test_commands_and_options_exist(page: Path, commands: dict[str, set[str]]) -> None:
-    """Each command and option that a document names is the program's."""
+    """Each command and option in a document exists."""
     text = page.read_text()
     every = set.union(*commands.values()) | {"--version"}
     for command, *arguments in called(text):
@@ -180,7 +180,7 @@ def test_commands_and_options_exist(page: Path, commands: dict[str, set[str]]) -
 
 @pytest.mark.parametrize("page", WRITTEN, ids=by_name)
 def test_names_are_those_of_the_code(page: Path) -> None:
-    """Each error code, key and variable that a page names stands in the source."""
+    """Each error code, key and variable in a page exists in the source."""
     for span in spans(page.read_text()):
         if re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)+|MLINFER_[A-Z0-9_]+", span) and span not in FOREIGN:
             known = any(f"MLINFER_{key.name.upper()}" == span for key in KEYS)
@@ -188,7 +188,7 @@ def test_names_are_those_of_the_code(page: Path) -> None:
 
 
 def test_every_configuration_key_is_documented() -> None:
-    """The table of keys has every key in the code's order, with its variable and default."""
+    """The table of keys has every key in the code's order, with variable and default."""
     text = (ROOT / "docs" / "configuration.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| `(MLINFER_\w+)` \| (.*?) \|", text, re.MULTILINE)
     assert [row[0] for row in rows] == [key.name for key in KEYS]
@@ -199,7 +199,7 @@ def test_every_configuration_key_is_documented() -> None:
 
 
 def test_every_answer_of_the_function_is_documented() -> None:
-    """The table of the caller's errors has every status and code that the handler can answer."""
+    """The table of the caller's errors has every status and code of the handler."""
     text = (ROOT / "docs" / "answers.md").read_text()
     documented = set(re.findall(r"^\| (4\d\d) \| `(\w+)` \|", text, re.MULTILINE))
     raised = set(re.findall(r'RequestError\(\s*(4\d\d),\s*"(\w+)"', SOURCE))
@@ -208,7 +208,7 @@ def test_every_answer_of_the_function_is_documented() -> None:
 
 
 def test_every_error_code_is_documented() -> None:
-    """Troubleshooting has every error code that the source raises, and every exit code."""
+    """Troubleshooting has every error code and every exit code."""
     text = (ROOT / "docs" / "troubleshooting.md").read_text()
     listed = set(re.findall(r"`(\w+)`", text))
     raised = set(re.findall(r'\b(?!Key)[A-Z]\w*Error\(\s*(?:\d+,\s*)?"([a-z]\w*)"', SOURCE))
@@ -219,7 +219,7 @@ def test_every_error_code_is_documented() -> None:
 
 @pytest.mark.parametrize("page", WRITTEN, ids=by_name)
 def test_blocks_of_data_can_be_read(page: Path, mlinfer: Callable[..., Run]) -> None:
-    """JSON and Python of a page parse, and its mlinfer.toml is accepted."""
+    """JSON and Python in a page parse, and its mlinfer.toml is accepted."""
     text = page.read_text()
     for block in blocks(text, "json"):
         json.loads(block)
@@ -232,13 +232,13 @@ def test_blocks_of_data_can_be_read(page: Path, mlinfer: Callable[..., Run]) -> 
 
 
 def test_nothing_is_installed_by_the_name_mlinfer() -> None:
-    """The name is not registered on the index, so no document or example installs it from there."""
+    """No document or example installs `mlinfer` by name from the package index, where it is not registered."""
     for path in [*WRITTEN, *EXAMPLES]:
         assert not re.search(r"""install (-\S+ )*['"]?mlinfer(?![\w/-])""", path.read_text()), path
 
 
 def test_the_monthly_example_is_computed_with_the_tools_prices() -> None:
-    """The cost page shows what its own assumptions and the price table give."""
+    """The cost page's figures follow from its assumptions and the price table."""
     text = (ROOT / "docs" / "costs.md").read_text()
     prices = read_prices()
     assert prices.date in text
@@ -263,7 +263,7 @@ def test_the_monthly_example_is_computed_with_the_tools_prices() -> None:
 
 
 def test_created_resources_have_their_names() -> None:
-    """The page on costs names the resources of a project as the code does."""
+    """The cost page has the names of a project's resources."""
     names = Names("PROJECT")
     text = (ROOT / "docs" / "costs.md").read_text()
     for name in (names.function, names.log_group, names.image, names.staging_prefix, *names.tags):
@@ -271,7 +271,7 @@ def test_created_resources_have_their_names() -> None:
 
 
 def test_every_statement_of_the_deployers_policy_is_explained(mlinfer: Callable[..., Run]) -> None:
-    """The page on permissions says of each statement of the printed policy what it is for."""
+    """The permissions page explains each statement of the printed policy."""
     Path("mlinfer.toml").write_text('kms_key = "arn:aws:kms:eu-central-1:123456789012:key/1"')
     policy = json.loads(mlinfer("doctor", "--policy", "--bucket", "my-models").out)
     section = (ROOT / "docs" / "permissions.md").read_text().partition("## The function")[0]
@@ -280,7 +280,7 @@ def test_every_statement_of_the_deployers_policy_is_explained(mlinfer: Callable[
 
 
 def examples(page: Path, mark: str = "") -> list[str]:
-    """Return the commands of the console blocks below a comment `<!-- MARK -->`, or of those below none."""
+    """Return the commands of the console blocks below `<!-- MARK -->`, or of those without a comment."""
     before = rf"^<!-- {mark} -->\n" if mark else r"(?<! -->\n)^"
     found = re.findall(rf"{before}```console\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
     return [line[2:] for block in found for line in block.splitlines() if line.startswith("$ ")]
@@ -288,7 +288,7 @@ def examples(page: Path, mark: str = "") -> list[str]:
 
 @pytest.fixture
 def run_shell(tmp_path: Path) -> Callable[[list[str]], subprocess.CompletedProcess[str]]:
-    """Return a function that runs commands in a folder with example files, and requires that each succeeds."""
+    """Return a function that runs commands in a folder with example files, and requires success."""
     programs = tmp_path / "bin"
     programs.mkdir()
     for name, command in (("mlinfer", f"{sys.executable} -m mlinfer"), ("python3", sys.executable)):
@@ -321,7 +321,7 @@ LOCAL = "run: with the local function"
 
 @pytest.mark.parametrize("page", [page for page in WRITTEN if examples(page)], ids=by_name)
 def test_examples_run(page: Path, run_shell: Shell) -> None:
-    """Each example that needs no AWS, Docker or network succeeds, in the order of the page."""
+    """Each example that needs no AWS, Docker or network succeeds, in the page's order."""
     run_shell(examples(page))
 
 
@@ -344,7 +344,7 @@ def test_examples_with_the_local_function_run(page: Path, run_shell: Shell) -> N
 
 
 def test_the_example_with_boto3_runs(run_shell: Shell) -> None:
-    """The program of the page on answers prints the label that a deployed function answers."""
+    """The Python program of the answers page prints the label of a deployed function's answer."""
     (program,) = blocks((ROOT / "docs" / "answers.md").read_text(), "python")
     Path("ask.py").write_text(program)
     credentials = "AWS_ACCESS_KEY_ID=a AWS_SECRET_ACCESS_KEY=b AWS_DEFAULT_REGION=us-east-1"
@@ -353,7 +353,7 @@ def test_the_example_with_boto3_runs(run_shell: Shell) -> None:
 
 
 def test_examples_that_do_not_run_say_why() -> None:
-    """The comment above an example says what it needs, in one of three forms; the pages for a first try have examples that run."""
+    """The comment above an example has one of three forms; the pages for a first try have examples that run."""
     for page in WRITTEN:
         for mark in re.findall(r"^<!-- (.+) -->\n```", page.read_text(), re.MULTILINE):
             assert re.fullmatch(rf"not run: .+|{LOCAL}|run: with a Lambda on loopback", mark), mark

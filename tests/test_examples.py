@@ -1,4 +1,4 @@
-"""The examples work: the workflow for GitHub Actions asks for what there is, and the starter can be made anew."""
+"""The GitHub Actions workflow is valid, and the starter can be trained again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WORKFLOW = (ROOT / "examples" / "github-actions.yml").read_text()
 
 
 def test_the_workflows_commands_are_there(mlinfer: Callable[..., Run]) -> None:
-    """Each command of it is one of ours, with options that it has."""
+    """Each command and option in the workflow exists."""
     commands = [
         shlex.split(line) for line in re.findall(r"^(?: {10}|      - run: | {8}run: )mlinfer ([^|\n]+)", WORKFLOW, re.M)
     ]
@@ -32,7 +32,7 @@ def test_the_workflows_commands_are_there(mlinfer: Callable[..., Run]) -> None:
 
 
 def test_the_workflow_fails_where_a_command_fails() -> None:
-    """A pipe does not hide a failed deployment: the default shell would, the named one has pipefail; nothing needs a terminal."""
+    """The workflow's shell has pipefail, so that a pipe does not hide a failed deployment; nothing needs a terminal."""
     assert "| tee" in WORKFLOW
     assert re.search(r"^defaults:\n  run:\n    shell: bash\b", WORKFLOW, re.MULTILINE)
     assert "continue-on-error" not in WORKFLOW
@@ -42,7 +42,7 @@ def test_the_workflow_fails_where_a_command_fails() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("torchvision")
 def test_the_starter_can_be_made_anew(mlinfer: Callable[..., Run], tmp_path: Path) -> None:
-    """Training and packaging, on an archive of the same form with plain pictures, give a model file that is inspected."""
+    """Training and packaging on a small archive of plain images give a valid model file."""
     classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     noise = np.random.default_rng(0)
     with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:

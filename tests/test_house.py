@@ -1,4 +1,4 @@
-"""The rules of the project: which module may import what, who writes, and what the documents say."""
+"""The rules of the project: imports, output, documents and their names."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ EDGE = {"cli", "__main__", "terminal"}  # may write, read the environment and ex
 
 
 def part(name: str) -> str:
-    """Return the part of its package that a module belongs to: a folder's name, or a module's beside the folders."""
+    """Return the part of its package that a module belongs to: a folder, or a module next to the folders."""
     return name.split(".")[1] if "." in name else ""
 
 
 @cache
 def imports(path: Path) -> tuple[str, ...]:
-    """Return the full name of each imported module, of relative imports and those inside functions too."""
+    """Yield the full name of each imported module, including relative imports and those inside functions."""
     return tuple(_imports(path))
 
 
@@ -65,13 +65,13 @@ def _imports(path: Path) -> Iterator[str]:
 
 
 def own_imports(name: str) -> set[str]:
-    """Return the modules of this project that one of them imports."""
+    """Return this project's modules that a module imports."""
     return set(imports(NAMES[name])) & NAMES.keys()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_imports_point_down(name: str) -> None:
-    """A part imports only what lies below it; the handler package imports nothing of mlinfer and only what the image holds."""
+    """A part imports only parts below it; the handler package imports nothing of mlinfer and only packages in the image."""
     package = name.split(".")[0]
     layers = LAYERS if package == "mlinfer" else HANDLER_LAYERS
     level = next((level for level, parts in enumerate(layers) if part(name) in parts), None)
@@ -89,7 +89,7 @@ def test_imports_point_down(name: str) -> None:
 
 
 def test_no_circle() -> None:
-    """No module imports itself by way of others, not even inside a function."""
+    """No module imports itself through others, not even inside a function."""
     graph = {name: own_imports(name) - {name} for name in NAMES}
     while leaves := [name for name, needs in graph.items() if not needs & graph.keys()]:
         for name in leaves:
@@ -98,7 +98,7 @@ def test_no_circle() -> None:
 
 
 def test_a_command_imports_no_other() -> None:
-    """Each command is a module named as it is typed; what commands share is in views or options."""
+    """Each command is a module with the command's name; shared code is in views or options."""
     commands = {name for name in NAMES if name.startswith("mlinfer.cli.commands.")}
     assert commands == {f"mlinfer.cli.commands.{name.replace('-', '_')}" for name in COMMANDS}
     assert not [(name, other) for name in commands for other in own_imports(name) & commands]
@@ -114,7 +114,7 @@ def test_a_command_imports_no_other() -> None:
     ],
 )
 def test_one_module_owns_a_package(package: str, owner: str) -> None:
-    """One module imports docker, one makes boto3's clients, one draws, and only the command line knows typer."""
+    """Only one module imports docker, boto3 and rich each, and only the command line imports typer."""
     users = {name for name, path in NAMES.items() if package in {i.split(".")[0] for i in imports(path)}}
     assert users
     assert all(f"{user}.".startswith(f"{owner}.") for user in users), users
@@ -122,7 +122,7 @@ def test_one_module_owns_a_package(package: str, owner: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_only_clients_know_more_of_botocore_than_its_exceptions(name: str) -> None:
-    """boto3's clients are made in clients; other modules catch what these raise, and use nothing else of botocore."""
+    """Only mlinfer.clients uses more of botocore than its exceptions."""
     if name.startswith("mlinfer.clients."):
         return
     for node in ast.walk(ast.parse(NAMES[name].read_text())):
@@ -134,7 +134,7 @@ def test_only_clients_know_more_of_botocore_than_its_exceptions(name: str) -> No
 
 @pytest.mark.parametrize("name", NAMES)
 def test_who_writes_reads_the_environment_and_exits(name: str) -> None:
-    """A step does not print, read the environment or exit: the terminal and the command line do."""
+    """Only the terminal and the command line print, read the environment and exit."""
     text = NAMES[name].read_text()
     if name.startswith("mlinfer.") and part(name) not in EDGE:
         assert not re.search(r"(?<![.\w])print\(|sys\.std(out|err|in)|os\.environ|sys\.exit|SystemExit", text)
@@ -143,14 +143,14 @@ def test_who_writes_reads_the_environment_and_exits(name: str) -> None:
 
 @pytest.mark.parametrize("folder", ["devtools", "benchmarks", "examples"])
 def test_what_stands_beside_the_tests_does_not_import_them(folder: str) -> None:
-    """What benchmarks, examples and tests share is in devtools, which knows neither them nor pytest."""
+    """devtools, benchmarks and examples do not import tests or pytest."""
     for path in (ROOT / folder).rglob("*.py"):
         top = {name.split(".")[0] for name in imports(path)}
         assert not top & {"tests", "pytest"}, path
 
 
 def test_two_classes_never_share_a_name() -> None:
-    """A class is found by its name alone: no other module of the project defines one of that name."""
+    """No two modules define a class of the same name."""
     classes = [
         node.name
         for path in MODULES
@@ -161,13 +161,13 @@ def test_two_classes_never_share_a_name() -> None:
 
 
 def test_no_package_shadows_the_docker_sdk() -> None:
-    """docker/ holds no __init__.py, which would shadow the SDK."""
+    """docker/ has no __init__.py, which would shadow the SDK."""
     assert not (ROOT / "docker" / "__init__.py").exists()
 
 
 @pytest.mark.parametrize("command", [["--help"], ["predict", "--help"], ["--version"]])
 def test_help_loads_nothing_heavy(command: list[str]) -> None:
-    """The help answers quickly because nothing heavy is imported for it."""
+    """The help imports no heavy package."""
     code = "import sys; from mlinfer.cli import main; main(sys.argv[1:]); sys.stderr.write(' '.join(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
     loaded = set(result.stderr.split())
@@ -175,7 +175,7 @@ def test_help_loads_nothing_heavy(command: list[str]) -> None:
 
 
 def test_predict_loads_only_what_it_needs(tiny_model: Path, red: Path) -> None:
-    """A prediction in process loads no AWS, Docker or torch, and as JSON nothing that draws."""
+    """A prediction in this process loads no AWS, Docker or torch package, and as JSON no table."""
     code = (
         "import sys; from mlinfer.cli import main; main(sys.argv[1:]); sys.stderr.write('\\n' + ' '.join(sys.modules))"
     )
@@ -191,12 +191,12 @@ README = (ROOT / "README.md").read_text()
 
 
 def commands_of_the_readme() -> list[str]:
-    """Return the two commands that do everything: the first lines of the first two shell blocks."""
+    """Return the first lines of the README's first two shell blocks."""
     return [block.strip() for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)][:2]
 
 
 def test_ci_runs_the_readmes_commands() -> None:
-    """`.ci/run` runs the README's two commands word for word, and each is one line."""
+    """`.ci/run` contains the README's two commands word for word, and each is one line."""
     ci = (ROOT / ".ci" / "run").read_text()
     main_job, tests = commands_of_the_readme()
     assert "mlinfer predict examples/cat.jpg" in main_job
@@ -207,7 +207,7 @@ def test_ci_runs_the_readmes_commands() -> None:
 
 
 def test_no_address_of_a_machine_or_registry() -> None:
-    """No committed file names a path of a developer's machine."""
+    """No committed file has a path of a developer's machine."""
     for name in tracked_files():
         path = ROOT / name
         if path.suffix in (".py", ".md", ".toml", ".txt", ".in", ".json", ".yml", ""):
@@ -215,7 +215,7 @@ def test_no_address_of_a_machine_or_registry() -> None:
 
 
 def tracked_files() -> list[str]:
-    """Return the names of the committed files that are here, with / between folders."""
+    """Return the names of the committed files that exist, with / between folders."""
     found = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     return [name for name in found.split("\0") if name and (ROOT / name).is_file()]
 
@@ -225,7 +225,7 @@ MODULE = re.compile(r"(?<![\w/.])(?:mlinfer|lambda_src|tests|devtools|benchmarks
 
 
 def texts_of(name: str) -> Iterator[str]:
-    """Yield what a file says to people: a document whole, of a module its docstrings."""
+    """Yield the text that a file says to people: all of a document, the docstrings of a module."""
     path = ROOT / name
     if name.endswith(".md") and name != "CHANGELOG.md":  # which tells of what was
         yield path.read_text()
@@ -236,7 +236,7 @@ def texts_of(name: str) -> Iterator[str]:
 
 
 def test_modules_that_are_named_exist() -> None:
-    """Each file and module of ours that a document or a docstring names is there."""
+    """Each file and module of ours in a document or docstring exists."""
     files = tracked_files()
     missing = []
     for name in files:
@@ -251,7 +251,7 @@ def test_modules_that_are_named_exist() -> None:
 
 
 def test_ruffs_exceptions_are_needed() -> None:
-    """Each rule that pyproject.toml leaves out, everywhere or for a folder, would be broken there."""
+    """Each rule that pyproject.toml ignores, everywhere or for a folder, would be broken there."""
     lint = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
     left_out = [("", rule) for rule in lint["ignore"]]
     left_out += [(folder.rstrip("*"), rule) for folder, rules in lint["per-file-ignores"].items() for rule in rules]
@@ -268,7 +268,7 @@ def test_ruffs_exceptions_are_needed() -> None:
 
 
 def test_version_is_in_the_changelog() -> None:
-    """The version has its section in the changelog."""
+    """The version has a section in the changelog."""
     from mlinfer import __version__
 
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()

@@ -1,4 +1,4 @@
-"""The wheel: what an installed mlinfer does, away from the checkout and with nothing else there."""
+"""The built wheel works in an empty environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .conftest import CAT
 
 
 def test_contents(wheel: Path) -> None:
-    """The wheel holds the tool, the handler package, the starter model and the image's files, and nothing else."""
+    """The wheel has the tool, the handler package, the starter model and the image's files, and nothing else."""
     with zipfile.ZipFile(wheel) as archive:
         names = [name for name in archive.namelist() if ".dist-info/" not in name]
         starter = archive.getinfo("mlinfer/starter.onnx")
@@ -22,7 +22,7 @@ def test_contents(wheel: Path) -> None:
 
 
 def test_installed_in_an_empty_environment(installed: Path, tmp_path: Path) -> None:
-    """From a wheel in an empty environment `predict` names the cat; no checkout, no configuration."""
+    """Installed in an empty environment, `predict` classifies the cat."""
     home = tmp_path / "home"
     home.mkdir()
     environment = {"PATH": os.environ["PATH"], "HOME": str(home)}

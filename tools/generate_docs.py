@@ -1,4 +1,4 @@
-"""Write the pages of docs/ that follow from the code: the commands from the help, the error codes from the source.
+"""Generate docs/commands.md from the help and docs/troubleshooting.md from the error codes in the source.
 
 python tools/generate_docs.py            # after a change of a command, an option or an error message
 python tools/generate_docs.py --check    # exit code 1 if a page is out of date
@@ -62,7 +62,7 @@ Values = dict[str, list[ast.expr]]  # of each name that a scope assigns
 
 @dataclass(frozen=True)
 class Failure:
-    """One way to fail. exit_code: of the process; 0 for an HTTP answer, whose status is `status`."""
+    """One possible error. exit_code: of the process; 0 for an HTTP answer, whose status is `status`."""
 
     code: str
     message: str
@@ -72,7 +72,7 @@ class Failure:
 
 
 def find_failures() -> list[Failure]:
-    """Return each failure that the source of mlinfer and lambda_src raises, in the order of codes."""
+    """Return each error that mlinfer and lambda_src can raise, ordered by code."""
     trees = {path: ast.parse(path.read_text()) for path in sources()}
     exit_codes = dict(_exit_codes(trees.values()))
     found = {failure for tree in trees.values() for failure in _failures(tree, exit_codes)}
@@ -84,7 +84,7 @@ def find_failures() -> list[Failure]:
 
 
 def sources() -> list[Path]:
-    """Return the modules of the tool and of the handler."""
+    """Return the modules of mlinfer and lambda_src."""
     return sorted([*ROOT.glob("mlinfer/**/*.py"), *ROOT.glob("lambda_src/**/*.py")])
 
 
@@ -133,7 +133,7 @@ def _failures(tree: ast.Module, exit_codes: dict[str, int]) -> Iterator[Failure]
 
 
 def _within(scope: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes of a module or function, without those of the functions inside."""
+    """Yield the nodes of a module or function, without those of nested functions."""
     for child in ast.iter_child_nodes(scope):
         yield child
         if not isinstance(child, ast.FunctionDef):
@@ -141,7 +141,7 @@ def _within(scope: ast.AST) -> Iterator[ast.AST]:
 
 
 def _assigned(scope: ast.AST) -> Values:
-    """Return the values of each plain name that is assigned in a scope, in the order of lines."""
+    """Return the values assigned to each plain name in a scope, in line order."""
     values: Values = {}
     for node in _within(scope):
         pairs: list[tuple[ast.expr, ast.expr]] = []
@@ -158,13 +158,13 @@ def _assigned(scope: ast.AST) -> Values:
 
 
 def _value(name: ast.Name, values: Values) -> ast.expr | None:
-    """Return the last value that a name got before it is used."""
+    """Return the last value assigned to a name before its use."""
     before = [value for value in values.get(name.id, []) if value.lineno < name.lineno]
     return before[-1] if before else next(iter(values.get(name.id, [])), None)
 
 
 def _codes(node: ast.expr, values: Values) -> list[str]:
-    """Return the codes that an expression can be."""
+    """Return the codes that an expression can have."""
     if isinstance(node, ast.Name):
         node = _value(node, values) or node
     branches = [node.body, node.orelse] if isinstance(node, ast.IfExp) else [node]
@@ -173,7 +173,7 @@ def _codes(node: ast.expr, values: Values) -> list[str]:
 
 
 def text(node: ast.expr, values: Values) -> str:
-    """Return what an expression says, with … for what only a run can fill in; "" if that says nothing."""
+    """Return the text of an expression, with … for what only a run can fill in; "" if nothing else is left."""
     said = re.sub(rf"({UNKNOWN}[\s:,;]*)+{UNKNOWN}", UNKNOWN, _said(node, values)).strip()
     said = re.sub(rf"^{UNKNOWN}: ", "", said)
     return said if re.search("[A-Za-z]", said.replace(" is ", "")) else ""
@@ -239,7 +239,7 @@ def _rows(failures: list[Failure]) -> Iterator[str]:
 
 
 def cell(words: str) -> str:
-    """Return a sentence as one cell of a table."""
+    """Return a sentence as a table cell."""
     escaped = re.sub(r"(`[^`]*`)|([<>*])", lambda m: m[1] or "\\" + m[2], " ".join(words.split()))
     return escaped.replace("|", "\\|")
 
@@ -312,7 +312,7 @@ PAGES = {"commands.md": commands_page, "troubleshooting.md": troubleshooting_pag
 
 
 def main(arguments: list[str]) -> int:
-    """Write the pages, or with --check tell which are out of date."""
+    """Write the pages, or with --check print which are out of date."""
     outdated = 0
     for name, make in PAGES.items():
         path, page = ROOT / "docs" / name, make()

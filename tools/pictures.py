@@ -1,4 +1,4 @@
-"""Make the pictures of the documents from real runs of commands in a terminal.
+"""Draw the pictures of the documents from real runs of commands in a terminal.
 
     python tools/pictures.py      # writes docs/pictures/predict.svg and deploy.svg
 
@@ -36,7 +36,7 @@ IMAGE = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/mlinfer/cats@sha256:{'5f' * 3
 
 
 def run_in_a_terminal(command: str, folder: Path, variables: Mapping[str, str]) -> str:
-    """Return what a command of mlinfer writes to a terminal."""
+    """Return the output of a mlinfer command in a terminal."""
     ours, terminal = pty.openpty()
     environment = os.environ | {"COLUMNS": str(COLUMNS), "TERM": "xterm-256color", "PYTHONPATH": str(ROOT), **variables}
     argv = [sys.executable, "-m", *shlex.split(command)]
@@ -54,7 +54,7 @@ def run_in_a_terminal(command: str, folder: Path, variables: Mapping[str, str]) 
 
 
 def final_state(written: str) -> str:
-    """Return what is left on the screen: progress bars move the cursor up and erase their line."""
+    """Return what stays on the screen: progress bars move the cursor up and erase their line."""
     lines = [""]
     for part in re.split(r"(\r\n|\r|\n|\x1b\[2K|\x1b\[1A|\x1b\[\?25[lh])", written):
         if part in ("\r\n", "\n"):
@@ -79,14 +79,14 @@ def draw(name: str, command: str, output: str) -> None:
 
 
 def self_contained(svg: str) -> str:
-    """Return the picture without fonts from the web; its own dark window is readable on light and dark pages."""
+    """Return the picture without web fonts; its dark window is readable on light and dark pages."""
     svg = re.sub(r"\s*@font-face \{.*?\}\n", "\n", svg, flags=re.DOTALL)
     svg = re.sub(r"font-family: (Fira Code, monospace|arial);", f"font-family: {FONTS};", svg)
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
 
 
 def draw_deploy(folder: Path) -> None:
-    """Deploy the starter to the AWS of the tests, which knows the image, so that no Docker is needed."""
+    """Deploy the starter to the AWS of the tests, which already has the image, so that Docker is not needed."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
@@ -107,7 +107,7 @@ def draw_deploy(folder: Path) -> None:
 
 
 def main() -> None:
-    """Make all pictures."""
+    """Draw all pictures."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     command = "mlinfer predict examples/cat.jpg"
     draw("predict", command, run_in_a_terminal(command, ROOT, {}))

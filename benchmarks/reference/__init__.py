@@ -1,1 +1,1 @@
-"""The design that this project started from, to compare with; never shipped."""
+"""The reference design that this project started from, for comparison; never shipped."""

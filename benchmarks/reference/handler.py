@@ -1,4 +1,4 @@
-"""The handler of the report that this project started from, rebuilt to compare with; never shipped.
+"""The handler of the reference design that this project started from, for comparison; never shipped.
 
 torch and torchvision's transforms, the float model by boto3 from S3 to /tmp at the first invocation, onnxruntime's
 default session, Pillow for the base64 picture. It checks nothing, as its model did. One thing is added: THREADS, for a
@@ -59,7 +59,7 @@ session: Any = None
 
 
 def load_model() -> Any:
-    """Return the session, downloaded and made at the first call."""
+    """Return the session; download the model and create the session at the first call."""
     global session
     if session is None:
         path = MODEL_URI
@@ -75,7 +75,7 @@ def load_model() -> Any:
 
 
 def lambda_handler(event: dict[str, Any], _: object = None) -> dict[str, Any]:
-    """Answer {"image": base64}."""
+    """Answer an event {"image": base64}."""
     started = time.time()
     model = load_model()
     loaded = time.time()

@@ -1,4 +1,4 @@
-"""Make the file that ships from the trained weights: export, quantise, judge through the handler package, stamp.
+"""Create the shipped model file from the trained weights: export, quantise, measure, add metadata.
 
     pip install -e '.[export]'
     python examples/starter/package.py --weights starter.pt --data cifar10-jpeg.zip --out mlinfer/starter.onnx
@@ -75,7 +75,7 @@ def export(weights: Path) -> tuple[onnx.ModelProto, dict[str, object], Run]:
 
 
 def training_pictures(archive: Path, count: int = 1000) -> list[SamplePicture]:
-    """Return training images to calibrate with, evenly from all classes; unnamed, for what they say of accuracy is too good."""
+    """Return training images to calibrate with, evenly from all classes, without labels, because their accuracy is too good."""
     with zipfile.ZipFile(archive) as z:
         names = sorted(n for n in z.namelist() if "train/" in n and n.endswith(".jpg"))
         chosen = names[:: max(1, len(names) // count)]
@@ -83,7 +83,7 @@ def training_pictures(archive: Path, count: int = 1000) -> list[SamplePicture]:
 
 
 def judge(path: Path, archive: Path) -> dict[str, object]:
-    """Answer every test image through the handler package and count the right ones."""
+    """Classify every test image with the handler package and count the correct answers."""
     service = Service(Settings(str(path)), log=lambda _: None)
     right = total = 0
     with zipfile.ZipFile(archive) as z:

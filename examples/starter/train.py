@@ -1,4 +1,4 @@
-"""Train the starter model: a small residual network for CIFAR-10's ten classes, from scratch, on a CPU.
+"""Train the starter model on a CPU: a small residual network for CIFAR-10's ten classes.
 
     pip install torch numpy pillow onnx
     python examples/starter/train.py --data cifar10-jpeg.zip --out starter.pt
@@ -85,7 +85,7 @@ def normalise(pixels: Tensor) -> Tensor:
 
 
 def augment(x: Tensor) -> Tensor:
-    """Flip and shift every picture; zoom and stretch every second one; a few lose colour or change contrast."""
+    """Flip and shift every image; zoom and stretch every second one; a few lose colour or change contrast."""
     n = len(x)
     zoomed = (torch.rand(n) < 0.5).float()
     scale = torch.exp(torch.empty(n).uniform_(math.log(0.55), math.log(1.3)) * zoomed)
