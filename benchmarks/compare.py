@@ -1,15 +1,15 @@
 """Compare mlinfer with the reference design (reference/) on this machine.
 
-    pip install --no-deps openvino          # without it, OpenVINO's lines are left out
+    pip install --no-deps openvino          # optional: without it, OpenVINO is left out
     python -m benchmarks.compare --photos ../shared/data/photos
 
-ResNet-18 at 224 x 224 with random weights, which change neither time nor size. Whatever is compared takes turns; a time
-is the median over the turns, a ratio the median of the ratios within one turn, so that a slow spell of the machine falls
-on both. What can run in processes runs on one core with one thread. What runs in containers has Lambda's limits and
-CPU share at that memory size, and threads as each design chooses them. A cold start is a new process, from its start to
-its answer, or a new container, from the first request to its answer (the emulator imports the handler then); "with the
-container" counts from `docker start`. The first turn is not counted: it fills the page cache. S3 is moto, on this machine.
-The images stay for the next run, as mlinfer/mlinfer-comparison and mlinfer-comparison.
+The model is ResNet-18 at 224 x 224 with random weights, which change neither time nor size. The designs run in turns: a
+time is the median over the turns, a ratio the median of the ratios within one turn, so that a slow moment of the machine
+affects both. Processes run on one core with one thread. Containers have Lambda's limits and CPU share at that memory
+size, and each design's own number of threads. A cold start is a new process, from its start to its answer, or a new
+container, from the first request to its answer (the emulator imports the handler then); "with the container" counts from
+`docker start`. The first turn is not counted: it fills the page cache. S3 is moto, on this machine.
+The images mlinfer/mlinfer-comparison and mlinfer-comparison are kept for the next run.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def in_processes(all_sides: list[Side], events: list[Any], large: Any, turns: in
     processes = {side.name: Process(side.model, side.handler) for side in all_sides}
     for each in [events[0], *events]:
         for name, process in processes.items():
-            process.ask(each)  # on the caches that the one before has filled with its own
+            process.ask(each)  # not counted: the caches hold the previous one's data
             started, ended, body = process.ask(each)
             warm.add(name, ended - started)
             best[name].append(body["pred_index"])
@@ -198,7 +198,7 @@ def inferences(models: Mapping[str, Path], weights: Path, photos: list[bytes], t
     for turn in range(turns * 4):
         batch = tensor(photos[turn % len(photos)], spec, MAX_PIXELS)
         for name, run in runs.items():
-            run(batch)  # on the caches that the one before has filled with its own
+            run(batch)  # not counted: the caches hold the previous one's data
             times.add(name, min(timed(partial(run, batch)) for _ in range(3)))
     for name in runs:
         if name != "int8":

@@ -2,10 +2,10 @@
 
     python -m benchmarks.container --photos ../shared/data/photos
 
-float and int8, with the model in the image and fetched from S3, which is moto on this machine: so without a network's
-time. The weights are random, which changes neither time nor size. Each run is a new container; "first" is its first
-invocation, with the start of Python, the imports, the model and one prediction; "warm" is the median of the next ones.
-Unlike Lambda's the CPU is not boosted during the start, so that first invocations below 1,769 MB look worse than there.
+It measures float and int8, with the model in the image and from S3, which is moto on this machine (no network time). The
+weights are random, which changes neither time nor size. Each run is a new container; "first" is its first invocation, with
+the start of Python, the imports, the model and one prediction; "warm" is the median of the next ones. Lambda gives more CPU
+during the start, so first invocations below 1,769 MB look slower here.
 It needs the Docker Engine with Lambda's base image (or `python -m devtools.base_image`), torch and torchvision.
 """
 

@@ -2,12 +2,11 @@
 
     python benchmarks/fast_decode.py ../shared/data/photos/*.JPEG
 
-The starter model answers each photograph twice, decoded whole and decoded reduced: as it is, and enlarged to 12
-megapixels as a phone would send it. In brackets stands the highest score of a top-1 class that changed. Times are medians
-of the pre-processing alone, one thread, taken in turns; for the starter's input (32 pixels) and for ImageNet's (224
-pixels, where only pictures of two megapixels and more are reduced). The last three columns say how far the input is from
-that of the whole decode, in steps of 255: the mean of all photographs, the photograph with the highest mean, and the
-largest difference of one value.
+The starter model classifies each photograph twice, decoded whole and decoded reduced: at its own size, and enlarged to 12
+megapixels as a phone would send it. The highest score of a changed top-1 class is in brackets. Times are medians of the
+pre-processing only, on one thread, in turns, for the starter's input (32 pixels) and ImageNet's (224 pixels, where only
+images of two megapixels and more are reduced). The last three columns are the difference of the inputs in steps of 255:
+the mean of all photographs, the highest mean of a photograph, and the largest difference of one value.
 """
 
 from __future__ import annotations

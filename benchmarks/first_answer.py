@@ -3,9 +3,9 @@
     python benchmarks/first_answer.py --runs 20 --cpu 0
 
 The floor imports numpy, onnxruntime and Pillow, opens the same model with the same threads and classifies the same
-image. `mlinfer --help` has a floor of its own: a Typer program with two empty commands. Every run is a new process and
-the programs take turns; ratio and difference are medians of those within one turn, so that a slow spell of the machine
-falls on both sides. The first turn is not counted: it writes the byte-code and fills the page cache.
+image. The floor of `mlinfer --help` is a Typer program with two empty commands. Every run is a new process, and the
+programs run in turns; ratio and difference are medians of those within one turn, so that a slow moment of the machine
+affects both sides. The first turn is not counted: it writes the byte-code and fills the page cache.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ HANDLER_PARTS = (
     "interpreter, import of the service, numpy + onnxruntime + Pillow + hash + session, "
     "decode and pre-process, inference, the rest of the answer, exit"
 )
-# What the command needs besides, and a floor cannot leave out: its options are parsed by typer, its table drawn by rich.
+# The command's additional imports, which its floor has too: typer parses the options, rich draws the table.
 COMMAND = """
 import typer, typer.main, rich.console, rich.table
 """

@@ -2,10 +2,10 @@
 
     python benchmarks/many_images.py ../shared/data/photos [--count 1000] [--model FILE] [--local]
 
-The photographs are repeated until there are `count` of them. Each program is timed as a user runs it, its start
-included, in turns; its memory is also that of a tenth of the pictures, which shows whether it grows. Every run must
-give the answers of the first one, in the order of its input. --local starts the configured image with
-`mlinfer run-local --detach` for the time of the run; the emulator answers one request at a time.
+The photographs are repeated until there are `count` of them. Each program is timed with its start, in turns. Its memory is
+also measured with a tenth of the images, which shows whether it grows. Every run must give the same answers in input
+order. --local runs the configured container image with `mlinfer run-local --detach`; the emulator answers one request at a
+time.
 """
 
 from __future__ import annotations

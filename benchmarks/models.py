@@ -2,12 +2,12 @@
 
     python -m benchmarks.models resnet18 --photos ../shared/data/photos --weights resnet18-f37072fd.pth
 
-Without --weights the weights are random (drawn so that pictures get different answers, see devtools/networks.py): times and
-sizes are those of the architecture. The agreement then says little, and must not choose the plan of int8, so each plan is
-measured; of a trained convolutional network `mlinfer export` keeps `all`. The forms take turns on the same pictures in
-one process, with a pause for the threads of the one before to go to sleep, and of each turn's five runs the first, on cold
-caches, is not counted: times are those of a warm function. A ratio is the median of the ratios within one turn. float and
-int8 are made as by `mlinfer export`; float16 by onnxruntime's converter, to show why mlinfer does not offer it.
+Without --weights, the weights are random (chosen so that images get different answers, see devtools/networks.py): times and
+sizes are those of the architecture. The agreement then says little and cannot choose the plan of int8, so each plan is
+measured; for a trained convolutional network, `mlinfer export` keeps `all`. The forms run in turns on the same images in
+one process, with a pause in which the previous form's threads go to sleep. The first of each turn's five runs has cold
+caches and is not counted, so times are those of a warm function. A ratio is the median of the ratios within one turn. float
+and int8 are exported as by `mlinfer export`; float16 by onnxruntime's converter, to show why mlinfer does not offer it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PAUSE_S = 0.02
 BLOCK = 5
 
 
-CONVOLUTIONAL = "all"  # the plan that `mlinfer export` keeps of a trained convolutional network
+CONVOLUTIONAL = "all"  # the plan that `mlinfer export` keeps for a trained convolutional network
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Pre-processing of both designs, {"path": ...} -> tensor, to be timed in a process of its own each (see `stage.Process`).
 
-Apart, because the handler package tells its process's malloc to keep memory, and torchvision would gain from that too.
+They are separate processes because the handler package tells malloc to keep memory, which would help torchvision too.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from .models import exported, random_weights
 REFERENCE = Path(__file__).with_name("reference")
 PROJECT = "mlinfer-comparison"
 TORCH = "2.13.0"
-TORCH_PYTHON = "3.11"  # the one that this project's machines have a CPU build of torch for
+TORCH_PYTHON = "3.11"  # the version with a CPU build of torch on this project's machines
 BUCKET = "comparison"
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "comparison",
@@ -129,7 +129,7 @@ def sides(models: Mapping[str, Path], images: Images) -> list[Side]:
 def container(client: Any, side: Side, source: str, memory: int, endpoint: str) -> Iterator[Function]:
     """Run a side in a new container with the memory, in MB, and the CPU share of a function of that size.
 
-    A model from S3 lies in /tmp, which takes memory here but not in Lambda: so much is added.
+    A model from S3 is in /tmp, which takes memory here but not in Lambda: its size is added.
     """
     environment = {
         **CREDENTIALS,

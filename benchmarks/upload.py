@@ -1,10 +1,10 @@
 """Compare `mlinfer upload` with the AWS CLI's `s3 cp`: the same file and endpoint, in turns.
 
-    pip install awscli                      # in an environment of its own: it pins botocore
+    pip install awscli                      # in its own environment: it pins botocore
     python benchmarks/upload.py --aws PATH/TO/aws [--endpoint URL] [--mb 50] [--rounds 9]
 
-Both are timed as a user runs them, start of the program included. `mlinfer upload` does more: it hashes the file, lets
-S3 compare the hashes, and asks S3 in the end what it holds. Without --endpoint a moto server is started for the run.
+Both are timed with the start of the program. `mlinfer upload` does more: it hashes the file, lets S3 compare the hashes,
+and checks in the end what S3 stored. Without --endpoint, a moto server is started for the run.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """A stand-in for Lambda's base image, for machines that cannot reach its registry: the same contract, under the same name.
 
-Debian's Python from .deb files unpacked side by side (no root, no chroot, no maintainer scripts), AWS's own
-runtime client and emulator. So the project's Dockerfile builds unchanged, as long as nothing pulls. What it cannot show: a
-wheel that Amazon Linux 2023, with its older glibc, could not load.
+It consists of Debian's Python, unpacked from .deb files (no root, no chroot, no maintainer scripts), and AWS's own runtime
+client and emulator. The project's Dockerfile builds on it unchanged, as long as nothing pulls. It cannot show whether
+Amazon Linux 2023, with its older glibc, can load a wheel.
 
     python -m devtools.base_image [PYTHON]
 
-PYTHON is 3.13, which mlinfer's image stands on, or 3.11, for the reference of `benchmarks/compare.py`: the CPU build of
-torch that it needs may be there for one version of Python only.
+PYTHON is 3.13, for mlinfer's image, or 3.11, for the reference of `benchmarks/compare.py`: the CPU build of torch that it
+needs may exist for one version of Python only.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def make_context(folder: Path, python: str = PYTHON) -> None:
 def unpack_debian(folder: Path, root: Path, suite: str) -> None:
     """Unpack the packages and their dependencies; apt checks signatures and hashes.
 
-    Its state is a folder of its own with nothing installed in it, so that this machine's packages do not matter.
+    apt's state is a separate folder with nothing installed, so that this machine's packages do not matter.
     """
     for name in ("lists/partial", "cache/archives/partial"):
         (folder / name).mkdir(parents=True)
@@ -149,7 +149,7 @@ def unpack_debian(folder: Path, root: Path, suite: str) -> None:
 def sources(folder: Path, suite: str) -> Iterator[str]:
     """Yield this machine's Debian sources as one-line entries for a suite.
 
-    They are those of exactly the release's name: not its updates, and not another vendor's for it.
+    They are those with exactly the release's name, without its updates and other vendors.
     """
     release = re.search(r"^VERSION_CODENAME=(\w+)$", Path("/etc/os-release").read_text(), re.MULTILINE)
     codename = release.group(1) if release else "unknown"

@@ -13,8 +13,8 @@ from .reference import torchvision
 def write_state_dict(arch: str, path: Path, pictures: list[Path], classes: int = 1000) -> Path:
     """Write random weights that give different answers to different images, as trained ones do.
 
-    torchvision's own initialisation does not: deep networks answer everything with nearly the same, or with zeros. So
-    batch normalisation learns its statistics from the pictures, and the last layer is drawn and spread out.
+    With torchvision's own initialisation, deep networks give nearly the same answer to everything, or zeros. So batch
+    normalisation learns its statistics from the images, and the last layer is drawn at random and scaled up.
     """
     models = torchvision().models
     import torch
@@ -42,7 +42,7 @@ def write_state_dict(arch: str, path: Path, pictures: list[Path], classes: int =
 
 
 def best_five(arch: str, weights: Path | None, pictures: list[Path]) -> list[list[int]]:
-    """Return torchvision's five best classes of each image; without weights, with those of the seed `random`."""
+    """Return torchvision's five best classes of each image; without a file, with the random weights of `mlinfer export`."""
     models = torchvision().models
     import torch
 

@@ -1,8 +1,8 @@
 """torchvision as the reference for pre-processing, with any build of torch of the same version.
 
-The binaries of torchvision are built for one build of torch. Beside another (the CPU build of a CI machine) they do not
-load, and the import fails at the first operator that they would have registered. The transforms on PIL pictures need
-none of them, so each is declared without an implementation first.
+The binaries of torchvision are built for one build of torch. With another one, such as a CPU build in CI, they do not load,
+and the import fails at the first operator that they would have registered. The transforms of PIL images need no operator,
+so each is declared without an implementation first.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _declare_operators() -> None:
     library = torch.library.Library("torchvision", "DEF")
     for name in sorted(set(re.findall(r'register_meta\("(\w+)"\)|torchvision::(\w+)"', source))):
         library.define(f"{name[0] or name[1]}() -> ()")
-    torchvision_library.append(library)  # its destructor takes the declarations back
+    torchvision_library.append(library)  # its destructor would undo the declarations
 
 
 torchvision_library: list[object] = []

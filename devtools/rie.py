@@ -1,6 +1,6 @@
 """AWS's Runtime Interface Emulator, taken from the wheel of AWS's SAM CLI, because its releases and images cannot be reached here.
 
-That package itself is never installed: it pins boto3 and click.
+The package itself is never installed, because it pins boto3 and click.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-# Outside of the checkout, and a folder for each user: another user's file is nothing to run.
+# Outside the checkout, and one folder per user: another user's file must not be run.
 CACHE = Path(tempfile.gettempdir()) / f"mlinfer-live-cache-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
 WHEEL = "aws-sam-cli==1.170.0"
 MEMBER = "samcli/local/rapid/aws-lambda-rie-x86_64"

@@ -35,7 +35,7 @@ def avif(
     """Return a sound AVIF of one picture, 24 x 18, whose place is written otherwise (ISO/IEC 14496-12, section 8.11.3).
 
     pieces: (first byte, length) of each inside mdat, or inside idat for the method 1; by default one. The base
-    offset is where mdat starts. sizes: bytes of an offset, a length, a base offset and an extent's index. idat: whether there is that box.
+    offset is where mdat starts. sizes: bytes of an offset, a length, a base offset and an extent's index. idat: whether the box exists.
     """
     source = small("AVIF", speed=10)
     start, stop = (source.index(kind) - 4 for kind in (b"iloc", b"iinf"))

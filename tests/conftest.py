@@ -30,7 +30,7 @@ from .pictures import encoded, plain
 from .servers.aws import ACCOUNT, REGION, LoopbackAws
 from .servers.http import served
 
-# botocore would read and parse its descriptions of the services anew for each command that the tests run in this process.
+# Without this cache, botocore would parse its service descriptions again for each command that the tests run.
 _read = cache(JSONFileLoader().load_file)
 type.__setattr__(JSONFileLoader, "load_file", lambda _, path: _read(path))
 
@@ -45,15 +45,15 @@ CAT = ROOT / "examples" / "cat.jpg"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option that rewrites the golden texts."""
-    parser.addoption("--write-golden", action="store_true", help="write tests/data/golden_text anew; look at the diff")
+    parser.addoption("--write-golden", action="store_true", help="write tests/data/golden_text again; review the diff")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test as live, slow or fast, and run tests that share a resource on one worker.
 
-    The tests of tests/live share the Docker Engine and port 80, those of a built wheel the wheel. Slow is what asks for
-    one of SLOW_FIXTURES or says so itself.
+    The tests of tests/live share the Docker Engine and port 80; the tests of the wheel share the wheel. A test is slow if it
+    uses one of SLOW_FIXTURES or has the marker.
     """
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
@@ -111,8 +111,8 @@ def mlinfer(capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
 def golden_text(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str, Run], None]:
     """Return a function that compares a command's output with the golden text of that name.
 
-    Numbers with a unit of time, dates, hashes, ports and folders of the tests are masked. Where everything is
-    measured (`figures=True`), so is each number.
+    Numbers with a unit of time, dates, hashes, ports and test folders are masked; with `figures=True`, every number
+    is.
     """
 
     def check(name: str, run: Run, *, figures: bool = False) -> None:

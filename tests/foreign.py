@@ -52,8 +52,8 @@ def colour_model(
 ) -> Path:
     """Write a classifier of the image's mean colour; inputs in 0..1, or bytes for uint8.
 
-    ending: logits, softmax, sigmoid, divided (a softmax of simple operators) or map ([N, 5, 1, 1]). With one channel it
-    tells white from black, the last two of the labels.
+    ending: logits, softmax, sigmoid, divided (a softmax of simple operators) or map ([N, 5, 1, 1]). With one channel, it
+    tells white from black, the last two labels.
     """
     dims = [batch, channels, size, size] if layout == "NCHW" else [batch, size, size, channels]
     kind = np.float16 if dtype == "float16" else np.float32
@@ -130,7 +130,7 @@ def single_node(path: Path, operator: str, shape: list[Any], dtype: int = Tensor
 def convolution(path: Path, *, outlier: float = 1.0, stride: int = 1) -> Path:
     """Write a classifier with a convolution, [N, 3, 8, 8] -> [N, 5] logits, that int8 can spoil.
 
-    outlier: how much larger one channel is than those that decide; a large one leaves int8 no digits for the others.
+    outlier: how much larger one channel is than the others; a large one leaves int8 no digits for them.
     """
     random = np.random.default_rng(1)
     mixing = random.uniform(0.1, 1.0, (16, 3)).astype(np.float32)  # positive: ReLU changes nothing

@@ -4,9 +4,9 @@
     python tests/fuzz.py --seed 0 --only 4711         # that case again
     python tests/fuzz.py --file picture.tif ...       # these files instead, a JSON line each
 
-A case follows from the seed and its number alone (and from the encoders installed). Each must be answered with 200 or a
-documented 4xx in the shape that its sender expects and with one log line, silently, within HANG_S seconds and with the
-process below LIMIT_MB. After a crash or a hang the file fuzz-running names the case.
+A case depends only on the seed and its number (and on the installed encoders). Each must get 200 or a documented 4xx in
+the form that its sender expects, and one log line and no other output, within HANG_S seconds and with the process below
+LIMIT_MB. After a crash or a hang, the file fuzz-running names the case.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ DOCUMENTED = {
     "s3_forbidden": 403,
     "s3_not_found": 404,
 }
-# What a message must not tell: where files lie, where objects lie in memory, what the code looks like.
+# A message must not contain paths, memory addresses or code.
 LEAK = re.compile(r"0x[0-9a-f]{6}|\.py\b|Traceback|site-packages|" + re.escape(str(ROOT)) + "|" + re.escape(sys.prefix))
 SIDES = (0, 1, 2, 3, 15, 16, 255, 256, 4095, 7071, 7072, 16383, 16384, 65535, 65536, 2**24, 2**31 - 1, 2**32 - 1)
 NUMBERS = (0, 1, 2, 4, 7, 8, 16, 127, 128, 255, 256, 32767, 32768, 65535, 2**24, 2**31 - 1, 2**31, 2**32 - 1)

@@ -3,9 +3,9 @@
     python tests/fuzz_export.py --cases 10000 --seed 0      # a summary; exit code 1 at a violation
     python tests/fuzz_export.py --seed 0 --only 4711        # that case again; its files stay in the folder that is named
 
-A case follows from the seed and its number alone. Each runs in a process of its own, forked from one that has imported
-everything, so that a crash of onnxruntime or onnx ends only that case. Each must end with a verified file (exit code 0), as
-wrong usage (2), as a model that cannot be used (5), or with weights that are not there (3): never as an internal error.
+A case depends only on the seed and its number. Each runs in its own process, forked from one that has imported everything,
+so that a crash of onnxruntime or onnx ends only that case. Each must end with a verified file (exit code 0), wrong usage (2),
+an unusable model (5) or missing weights (3), never with an internal error.
 """
 
 from __future__ import annotations

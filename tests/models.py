@@ -94,7 +94,7 @@ def slow(path: Path, steps: int = 10**9) -> Path:
 def heavy(path: Path, megabytes: int, dtype: Any = np.float32) -> Path:
     """Write a classifier whose weights, all zero, need that much memory once loaded.
 
-    With float16, for which onnxruntime has no products on a CPU, it takes four times the size of its file.
+    With float16, which onnxruntime cannot multiply on a CPU, it needs four times the size of its file.
     """
     rows = megabytes * 2**20 // (np.dtype(dtype).itemsize * len(LABELS) * 64)
     weights = [

@@ -84,7 +84,7 @@ def test_imports_point_down(name: str) -> None:
         if level is None or not imported.startswith(package) or not other or other == part(name):
             continue
         below = set().union(*layers[level + 1 :])
-        last = level == len(layers) - 1  # the values import each other, without a circle
+        last = level == len(layers) - 1  # these modules may import each other, without a circle
         assert other in below or (name, other) in BESIDE or last, f"{name} imports {imported}"
 
 
@@ -227,7 +227,7 @@ MODULE = re.compile(r"(?<![\w/.])(?:mlinfer|lambda_src|tests|devtools|benchmarks
 def texts_of(name: str) -> Iterator[str]:
     """Yield the text that a file says to people: all of a document, the docstrings of a module."""
     path = ROOT / name
-    if name.endswith(".md") and name != "CHANGELOG.md":  # which tells of what was
+    if name.endswith(".md") and name != "CHANGELOG.md":  # it describes the past
         yield path.read_text()
     if name.endswith(".py"):
         for node in ast.walk(ast.parse(path.read_text())):

@@ -1,9 +1,9 @@
 """The handler of the reference design that this project started from, for comparison; never shipped.
 
-torch and torchvision's transforms, the float model by boto3 from S3 to /tmp at the first invocation, onnxruntime's
-default session, Pillow for the base64 picture. It checks nothing, as its model did. One thing is added: THREADS, for a
-comparison on one core. Onnxruntime's default, which 0 is, takes a thread for each core of the machine and pins it there,
-whatever cores the process was given.
+It uses torch and torchvision's transforms, boto3 to download the float model from S3 to /tmp at the first invocation,
+onnxruntime's default session, and Pillow for the base64 image. It checks nothing, as the original. One thing is added:
+THREADS, for a comparison on one core. 0, onnxruntime's default, creates one thread per core of the machine and pins it
+there, whatever cores the process may use.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from PIL import Image
 def _declare_operators() -> list[object]:
     """Let torchvision be imported beside a CPU build of torch that PyPI has no torchvision for.
 
-    Its binaries then do not load, and the import ends at the first operator that they would have registered. The
-    transforms need none, so each is declared without an implementation: milliseconds, where the binaries would take
-    longer. With a matching pair of builds this is not needed.
+    Its binaries then do not load, and the import fails at the first operator that they would have registered. The
+    transforms need no operator, so each is declared without an implementation, which takes milliseconds. A matching pair
+    of builds does not need this.
     """
     spec = importlib.util.find_spec("torchvision")
     assert spec and spec.origin

@@ -3,8 +3,8 @@
     pip install -e '.[export]'
     python examples/starter/package.py --weights starter.pt --data cifar10-jpeg.zip --out mlinfer/starter.onnx
 
-It ships as int8: a quarter of the size and a third of the time for 0.15 points of accuracy. Calibrated on training
-images; the accuracies are top-1 on the 10,000 test images, each answered by `lambda_src.service.Service` as in Lambda.
+The file is int8: a quarter of the size and a third of the time, for 0.15 points less accuracy. It is calibrated on training
+images; the accuracies are top-1 on the 10,000 test images, classified by `lambda_src.service.Service` as in Lambda.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
     pip install torch numpy pillow onnx
     python examples/starter/train.py --data cifar10-jpeg.zip --out starter.pt
 
-The archive holds `train/CLASS/NNNN.jpg` and `test/CLASS/NNNN.jpg`, 32 x 32 RGB. Photographs are what the model will
-be shown, so half of each batch is rescaled, stretched and shifted: a large picture that was reduced to 32 x 32 seldom
-frames its object as CIFAR-10 does. Convolution weights learn by Muon (orthogonalised momentum, K. Jordan 2024,
-https://kellerjordan.github.io/posts/muon/), the rest by SGD; the weights that are kept are a moving average.
-The test images are only looked at to report, never to choose.
+The archive has `train/CLASS/NNNN.jpg` and `test/CLASS/NNNN.jpg`, 32 x 32 RGB. The model will get photographs, so half of
+each batch is rescaled, stretched and shifted: a large image reduced to 32 x 32 seldom frames its object as CIFAR-10 does.
+Convolution weights are trained with Muon (orthogonalised momentum, K. Jordan 2024,
+https://kellerjordan.github.io/posts/muon/), the others with SGD; the result is a moving average of the weights.
+The test images are used only for the report, never to choose.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The complete output of each command as a golden text in tests/data/golden_text.
 
-A change of what is shown changes these files (`pytest --write-golden tests/cli/test_golden_text.py`), and the difference
-belongs in a review. Other tests ask for codes, exit statuses and facts, not for sentences.
+Write them again after a change of the output (`pytest --write-golden tests/cli/test_golden_text.py`), and review the diff.
+Other tests check codes, exit statuses and facts, not sentences.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Problems with the Docker Engine, each with its remedy: no Engine, a remote one, one that refuses.
 
-The Engine's sentences are recorded from Engines 20 to 29, and from public reports of others.
+The Engine's messages were recorded from Engines 20 to 29, or come from public reports.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def test_a_socket_without_permission(dead_socket: Path) -> None:
     """The user is not in the group that may use the Engine."""
     dead_socket.chmod(0)
     command = [sys.executable, "-m", "mlinfer", "build", "--json"]
-    if os.geteuid() == 0:  # root may use every socket, unless it gives that right away
+    if os.geteuid() == 0:  # root may use every socket, unless it drops that right
         if not shutil.which("setpriv"):
             pytest.skip("there is no setpriv")
         command = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override", *command]

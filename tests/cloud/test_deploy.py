@@ -278,7 +278,7 @@ def test_the_buckets_own_rules_stay(mlinfer: MlInfer, past: Past, deploy_argumen
     assert (ours["Filter"], ours["Expiration"]) == ({"Prefix": "mlinfer-staging/cats/"}, {"Days": 1})
 
 
-# The proof
+# The verification
 
 
 def altered(change: Callable[[dict[str, Any]], None]) -> Callable[[Request, Forward], Answer]:
@@ -459,7 +459,7 @@ def once(kind: str, call: str, request: Request, forward: Forward) -> Answer | N
     return failed(call, 500, "InternalFailure", "Sorry") if kind == "acts, then fails" else None
 
 
-@cache  # of the session, as the address is: making five clients takes longer than a deployment
+@cache  # per session, like the address: creating five clients takes longer than a deployment
 def _clients() -> DeploymentClients:
     session = Session(region=REGION, profile=None, ask=lambda _: "")
     invoker = session.client("lambda", read_timeout=30)
@@ -559,7 +559,7 @@ def test_any_call_that_fails_is_an_error_that_says_so(
     calls, total = list(cloud.calls), len(cloud.calls)
     kinds = ["throttled", "acts, then fails", "acts, then cut", "cut"]
     codes = {"throttled": "throttled", "acts, then fails": "service_failed"}
-    for place in [place for place in range(total) if not calls[place].startswith("s3:")]:  # those: test_upload.py
+    for place in [place for place in range(total) if not calls[place].startswith("s3:")]:  # S3: test_model_object.py
         _empty(moto_endpoint, past)
         cloud.reset_calls()
         kind = kinds[place % len(kinds)]
@@ -644,7 +644,7 @@ def test_an_answer_that_is_not_of_aws(mlinfer: MlInfer, cloud: LoopbackAws, depl
     assert (run.code, error_of(run)["code"]) == (4, "aws_failed")
 
 
-# What is asked first
+# Checks before the first change
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The policy of `doctor --policy`, compared with every AWS call of every command.
 
-A proxy before moto takes down each call with its request; what it needs in IAM is looked up here, action and resource, and
-must be allowed by the policy for the same settings. `pytest -s` prints the table.
+A proxy before moto records each call with its request. The tables below say which IAM action and resource it needs, and
+the policy for the same settings must allow them. `pytest -s` prints the result.
 https://docs.aws.amazon.com/service-authorization/latest/reference/reference_policies_actions-resources-contextkeys.html
 """
 
@@ -36,10 +36,10 @@ Step = list[str] | Callable[[], None]  # a command, or what a person does by han
 BUCKET = "cloud-models"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/mlinfer/mlinfer-cats"
 
-# What a call needs where that is not its own name.
+# The actions of calls whose action has another name.
 ACTIONS = {
     "lambda:Invoke": ["lambda:InvokeFunction"],
-    # A tag that comes with the making needs its own.
+    # A tag in the creating call needs its own permission.
     "lambda:CreateFunction": ["lambda:CreateFunction", "lambda:TagResource"],
     "iam:CreateRole": ["iam:CreateRole", "iam:TagRole"],
     "logs:CreateLogGroup": ["logs:CreateLogGroup", "logs:TagResource"],
@@ -65,7 +65,7 @@ S3_BUCKET = {  # by method and the first part of the query
     "DELETE lifecycle": "PutLifecycleConfiguration",
     "DELETE": "DeleteBucket",
 }
-# Allowed although no call of the commands below asks for it, each with its reason.
+# Allowed although no call of the commands below needs it, each with its reason.
 ELSEWHERE = {
     "lambda:InvokeFunctionUrl": "predict --url sends it to the function's URL, which is no call of an API",
     "lambda:ListTags": "GetFunction returns tags only with it",

@@ -337,7 +337,7 @@ def test_log_line_of_a_load(service: Service, log: Log) -> None:
     assert "load" not in log.last()
 
 
-# Faults of our own
+# Errors of the function
 
 
 def test_fault_raises_and_the_next_invocation_recovers(tmp_path: Path, tiny_model: Path, log: Log) -> None:

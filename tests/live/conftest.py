@@ -89,7 +89,7 @@ def rie() -> Path:
 def label(engine: Any) -> Iterator[str]:
     """Return a label of this run; containers and images with it are removed at the end.
 
-    A container has the labels of its image: whoever started one from an image with the label, it is found.
+    A container has the labels of its image, so every container of such an image is found.
     """
     label = f"mlinfer.test={uuid4().hex}"
     yield label

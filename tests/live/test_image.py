@@ -63,7 +63,7 @@ def build_from(package: Path, *arguments: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-# What is in it
+# Contents
 
 
 def test_it_holds_what_the_handler_imports_and_no_more(local: Local, image: dict[str, Any]) -> None:
@@ -111,7 +111,7 @@ def test_every_format_is_answered(mlinfer: MlInfer, local: Local, tiny_model: Pa
         assert (codec, answer["statusCode"], answer["body"].get("label")) == (codec, 200, "red")
 
 
-# What is built, and what is not
+# Cache
 
 
 def test_the_document(mlinfer: MlInfer, local: Local, image: dict[str, Any]) -> None:
@@ -224,7 +224,7 @@ def test_a_proxy_that_inspects_tls(
     assert proxy.url not in told
 
 
-# How it fails
+# Failures
 
 
 def load_image(engine: Any, name: str, arch: str, label: str) -> None:

@@ -227,7 +227,7 @@ def test_answers_of_a_resnet18(mlinfer: MlInfer, photos: list[Path], local: Loca
     assert_equal_answers(answers(mlinfer, *words), answers(mlinfer, "--target", "local", *words))
 
 
-# What runs already, and ports
+# Running containers and ports
 
 
 def test_already_running(mlinfer: MlInfer, local: Local) -> None:

@@ -1,9 +1,13 @@
 """AWS on loopback: moto stores the resources, and a proxy before it does what Lambda does and moto does not.
 
-It runs the handler package for an image function, with the environment of the version that is asked, S3 included; names
-images by digest; keeps a version's image when the function gets another; takes new architectures and sizes of /tmp; gives
-revisions and compares them; refuses what is there already; and is busy for a while after a change, where a test says so;
-takes the overrides of an image's command and of the log; tells when the function was changed last.
+In addition to moto, it:
+- runs the handler package for an image function, with the called version's environment and S3,
+- names images by digest, and keeps a version's image when the function gets another,
+- supports changes of architecture, /tmp, image command and log settings,
+- returns revisions and compares them, and the time of the last change,
+- refuses existing names,
+- is busy for a while after a change, if a test says so.
+
 States and errors: https://docs.aws.amazon.com/lambda/latest/dg/functions-states.html and the API reference.
 """
 
@@ -125,7 +129,7 @@ LAMBDA = _lambda_operations()
 def moto_function(name: str, version: str = "$LATEST") -> Any:
     """Return moto's function version, to read and change, or None."""
     from moto.awslambda.exceptions import LambdaClientError
-    from moto.awslambda.models import lambda_backends  # half a second, for the tests of AWS only
+    from moto.awslambda.models import lambda_backends  # takes half a second, so only for the tests of AWS
 
     try:
         return lambda_backends[ACCOUNT][REGION].get_function(name, version)
@@ -148,7 +152,7 @@ class LoopbackAws(LoopbackS3):
         self.busy_for = 0  # questions, after each change
         self.image_model: Path | None = None  # what lies at a path inside of an image
         self.cache = Path()
-        self.states: dict[str, str] = {}  # what the configuration of a function says beside moto's
+        self.states: dict[str, str] = {}  # additions to moto's function configuration
         self._busy = 0
         self._services: dict[str, tuple[Service, list[str]]] = {}
 

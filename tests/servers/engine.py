@@ -1,6 +1,6 @@
 """A Docker Engine and a registry on loopback, for tests that need exact answers.
 
-`http.serve` puts either on a free loopback port. The Engine's API: https://docs.docker.com/reference/api/engine/; the
+`http.serve` serves either on a free loopback port. The Engine's API: https://docs.docker.com/reference/api/engine/; the
 registry's: https://distribution.github.io/distribution/spec/api/.
 """
 

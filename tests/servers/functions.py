@@ -1,6 +1,6 @@
 """A Lambda API on loopback that invokes the real handler in this process, and gives scripted answers.
 
-It knows Invoke, GetFunctionConfiguration, GetFunctionUrlConfig and GetPolicy: what `predict --target aws` calls.
+It supports the calls of `predict --target aws`: Invoke, GetFunctionConfiguration, GetFunctionUrlConfig and GetPolicy.
 """
 
 from __future__ import annotations

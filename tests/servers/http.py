@@ -1,7 +1,7 @@
 """The HTTP server of the tests, and S3 on loopback: moto stores the objects, and a proxy before it behaves as S3 where moto does not.
 
-The proxy compares each SHA-256 that is sent along with what arrived, as S3 does; it remembers the requests; and it fails
-where a test tells it to. Error documents: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
+The proxy compares each sent SHA-256 with the received content, as S3 does. It records the requests, and fails where a
+test says so. Error documents: https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 """
 
 from __future__ import annotations

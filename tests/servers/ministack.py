@@ -1,9 +1,12 @@
 """ministack: S3, ECR with a real registry, IAM, logs, and a Lambda that runs images in real containers.
 
-It has an environment of its own, because it pins botocore. Where it differs from AWS: any password opens the registry;
-the image and the role of a function are not looked at until it is invoked; DescribeImages of a missing tag is empty;
-CodeSha256 is empty; GetPolicy knows of no missing policy; nothing limits a container; events over 6 MB are cut, not
-refused; IAM roles and log groups are not among the tagged resources; no policy is enforced.
+It has its own environment, because it pins botocore. It differs from AWS:
+- any password opens the registry, and no policy is enforced,
+- a function's image and role are not checked before an invocation,
+- DescribeImages of a missing tag is empty, and so is CodeSha256,
+- GetPolicy does not report a missing policy,
+- containers have no limits, and events over 6 MB are cut instead of refused,
+- IAM roles and log groups are missing among the tagged resources.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Hostile input gets a 200 or a documented 4xx, quickly, without output, within 512 MB.
 
-The real handler runs in a process of its own, so that its memory and its stderr are measured as a whole: tests/fuzz.py.
+The handler runs in a separate process (tests/fuzz.py), so that its memory and its stderr can be measured.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ TOO_LARGE: dict[str, Callable[[], bytes]] = {
         Path(__file__).parents[2] / "data" / "hostile" / "frame_16384.avif"
     ).read_bytes(),
 }
-# The file, and a word of what it is refused for.
+# The file, and a word of the error.
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "jpeg of 3,000 scans": (lambda: bombs.many_scans(small("JPEG", progressive=True), 3000), "scans"),
     "jpeg of a million tables": (lambda: small("JPEG")[:2] + bombs.segment(0xDB, b"") * 10**6, "tables"),
