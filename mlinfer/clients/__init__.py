@@ -1,1 +1,1 @@
-"""The modules that talk to AWS and to the Docker Engine, and that turn what these answer into errors with their remedy."""
+"""Clients for AWS and the Docker Engine; they turn failures into errors with a hint."""

@@ -1,6 +1,6 @@
-"""Make the AWS clients of a command: no other module does.
+"""Create the AWS clients of a command. No other module creates any.
 
-Credentials, profile, Region and endpoint follow boto3's own rules, and nothing of them is kept.
+Credentials, profile, Region and endpoint follow boto3's rules. mlinfer stores none of them.
 """
 
 from __future__ import annotations
@@ -51,18 +51,19 @@ Ask = Callable[[str], str]
 # Sends a body to a function's URL by POST and returns status and body of the answer. Raises BotoCoreError.
 UrlCaller = Callable[[bytes], tuple[int, bytes]]
 
-MAX_CONNECTIONS = 64  # of one client: how many pictures `predict --jobs` may ask about at once
-CONNECT_TIMEOUT_S = 10  # botocore's 60 s, for each attempt, is how long a wrong address would look like a slow one
+MAX_CONNECTIONS = 64  # per client: the most images that `predict --jobs` sends at once
+CONNECT_TIMEOUT_S = 10  # with botocore's 60 s per attempt, a wrong address looks like a slow one
 
 
 class Session:
-    """The credentials, Region and endpoints of one command. Several threads may ask for clients at once.
+    """The credentials, Region and endpoints of one command. It is thread-safe.
 
-    Credentials are found when the first client is made, once: a program is run, a role taken, an MFA code asked for.
+    Credentials are resolved once, when the first client is created. This can run a program, assume a role or ask for an
+    MFA code.
     """
 
     def __init__(self, *, region: str | None, profile: str | None, ask: Ask, needs_region: bool = False) -> None:
-        """Look for them as boto3 does; None leaves the choice to it. Raises MlinferError."""
+        """Set up boto3; with None it chooses Region and profile itself. Raises MlinferError."""
         self._lock = threading.Lock()
         self._found: Credentials | MlinferError | None = None
         self._has_looked = False
@@ -71,28 +72,28 @@ class Session:
         with explained_setup():
             self._core = CoreSession()
             self._session = boto3.Session(region_name=region, profile_name=profile, botocore_session=self._core)
-            # boto3 has no other way in: its own asks on stdin where there is no terminal, and once more after an hour.
+            # boto3 has no public option for this; its own prompt reads stdin without a terminal and repeats after an hour.
             self._core.get_component("credential_provider").get_provider("assume-role")._prompter = self._mfa_code
         if needs_region:
             self.require_region()
 
     def is_set_up(self) -> bool:
-        """Tell whether a Region or credentials are found here. Raises MlinferError."""
+        """Return whether a Region or credentials are configured. Raises MlinferError."""
         return bool(self._session.region_name) or self._credentials() is not None
 
     @property
     def asks(self) -> bool:
-        """Tell whether the profile needs an MFA code."""
+        """Return whether the profile needs an MFA code."""
         with explained_setup():
             return "mfa_serial" in self._core.get_scoped_config()
 
     def require_region(self) -> None:
-        """Raise MissingError where no Region is set."""
+        """Raise MissingError if no Region is set."""
         if not self._session.region_name:
             raise no_region()
 
     def require_credentials(self) -> Credentials:
-        """Return the credentials; whether AWS accepts them is not asked. Raises MlinferError where there are none."""
+        """Return the credentials without checking them with AWS. Raises MlinferError if there are none."""
         found = self._credentials()
         if found is None:
             raise explain_botocore_error(boto.NoCredentialsError(), "AWS")
@@ -105,7 +106,7 @@ class Session:
                     with explained_setup(), self._login_explained():
                         found: Credentials | None = self._session.get_credentials()
                         if found:
-                            found.get_frozen_credentials()  # here a role is taken, and a login read
+                            found.get_frozen_credentials()  # assumes the role and reads the login
                         self._found = found
                 except MlinferError as error:
                     self._found = error
@@ -115,36 +116,39 @@ class Session:
         return self._found
 
     def _mfa_code(self, question: str) -> str:
-        """Ask for the code of the profile's device, once in a command. Raises MissingError, RemoteError."""
+        """Ask for the code of the profile's MFA device, once per command. Raises MissingError, RemoteError."""
         if self._has_asked:
-            message = "the credentials that the MFA code gave have expired"
-            raise RemoteError("expired_credentials", message, "Run the command again, with a new code.")
+            message = "the temporary credentials from the MFA code have expired"
+            raise RemoteError("expired_credentials", message, "Run the command again and enter a new MFA code.")
         self._has_asked = True
         code = self._ask(question)
         if not code:
-            message = f"profile {self._session.profile_name} needs an MFA code, and no terminal is there to type it in"
+            message = f"profile {self._session.profile_name} needs an MFA code, but there is no terminal to enter it"
             command = f'eval "$(aws configure export-credentials{self._profile_words()} --format env)"'
-            raise MissingError("mfa_needed", message, f"In a terminal, then run this without --profile: {command}")
+            hint = f"Run `{command}` in a terminal first, then this command without --profile."
+            raise MissingError("mfa_needed", message, hint)
         return code
 
     @contextmanager
     def _login_explained(self) -> Iterator[None]:
-        """Turn what goes wrong while credentials are found into errors with the command to run. Raises MlinferError."""
+        """Turn errors of credential providers into errors with the command to run. Raises MlinferError."""
         profile, words = self._session.profile_name, self._profile_words()
-        show = f"See where the credentials come from: aws configure list{words}"
+        show = f"Check where the credentials come from with `aws configure list{words}`."
         if "credential_process" in self._core.get_scoped_config():
-            show = f"See which program that is, and run it: aws configure get credential_process{words}"
+            show = f"Run the program that `aws configure get credential_process{words}` prints and fix its error."
         try:
             yield
         except boto.ClientError as error:
-            raise explain_client_error(error, f"the credentials of profile {profile}", "") from error
+            raise explain_client_error(error, f"credentials of profile {profile}", "") from error
         except boto.MissingDependencyException:
-            message = f"profile {profile} was made by `aws login`, for which the library awscrt is missing"
-            raise MissingError("missing_library", message, 'Install it: pip install "botocore[crt]"') from None
+            message = (
+                f"profile {profile} was created by `aws login` and needs the library awscrt, which is not installed"
+            )
+            raise MissingError("missing_library", message, 'Install it with `pip install "botocore[crt]"`.') from None
         except EXPIRED_LOGIN as error:
             login = "aws login" if isinstance(error, boto.LoginError) else "aws sso login"
-            message = f"profile {profile}: the AWS login has expired, or there was none"
-            raise RemoteError("expired_credentials", message, f"Log in again: {login}{words}") from None
+            message = f"profile {profile}: not logged in to AWS, or the login has expired"
+            raise RemoteError("expired_credentials", message, f"Log in with `{login}{words}`.") from None
         except boto.CredentialRetrievalError as error:
             if error.kwargs.get("provider") != "custom-process":
                 raise
@@ -152,14 +156,14 @@ class Session:
                 "no_credentials", str(explain_botocore_error(error, f"profile {profile}")), show
             ) from None
         except json.JSONDecodeError:
-            message = f"profile {profile}: its credential_process wrote no JSON"
+            message = f"profile {profile}: the output of its credential_process is not JSON"
             raise MissingError("no_credentials", message, show) from None
         except OSError as error:
-            message = f"profile {profile}: {error.filename} cannot be started or read: {error.strerror}"
+            message = f"profile {profile}: cannot run or read {error.filename}: {error.strerror}"
             raise MissingError("no_credentials", message, show) from error
 
     def _profile_words(self) -> str:
-        """Return the flag that names the profile in a command of the AWS CLI, "" for the default one."""
+        """Return the --profile option for an AWS CLI command, "" for the default profile."""
         name = self._session.profile_name
         return "" if name == "default" else f" --profile {shlex.quote(name)}"
 
@@ -178,9 +182,9 @@ class Session:
     @overload
     def client(self, service: str, *, read_timeout: float | None = None) -> Any: ...
     def client(self, service: str, *, read_timeout: float | None = None) -> Any:
-        """Make a client. Raises MlinferError.
+        """Create a client. Raises MlinferError.
 
-        read_timeout: s, for one whose requests are never repeated: that would invoke a function twice.
+        read_timeout: in seconds. It also turns retries off, because a retry would invoke a function twice.
         """
         once: dict[str, Any] = {"retries": {"total_max_attempts": 1}, "max_pool_connections": MAX_CONNECTIONS}
         more = {**once, "read_timeout": read_timeout} if read_timeout else {}
@@ -190,7 +194,7 @@ class Session:
             return self._session.client(service, config=Config(connect_timeout=connect_timeout, **more))
 
     def url_caller(self, url: str, read_timeout: float) -> UrlCaller:
-        """Return what calls a function's URL with the credentials found here, or unsigned where there are none."""
+        """Return a caller of a function URL: it signs requests if there are credentials."""
         credentials = self._credentials()
         with explained_setup():
             certificates = self._core.get_config_variable("ca_bundle")
@@ -213,20 +217,23 @@ class Session:
 
 
 def make_client(service: str, *, region: str | None, profile: str | None, ask: Ask) -> Any:
-    """Make the only client of a command, which needs a Region. Raises MlinferError."""
+    """Create a client for a command that uses only one and needs a Region. Raises MlinferError."""
     return Session(region=region, profile=profile, ask=ask, needs_region=True).client(service)
 
 
 def find_account(sts: STSClient) -> Account:
-    """Return whose credentials these are, and the Region in force. Raises MlinferError."""
-    with explained("the AWS account"):
+    """Return the account of the credentials, its partition and the Region. Raises MlinferError."""
+    with explained("AWS account"):
         arn = str(sts.get_caller_identity()["Arn"])
     _, partition, _, _, number, _ = arn.split(":", 5)
     return Account(number, sts.meta.region_name, partition)
 
 
 def make_emulator_client(url: str, read_timeout: float) -> LambdaClient:
-    """Make a Lambda client for the emulator at `url`: no account's, and without retries, which would run the function again."""
+    """Create a Lambda client for the emulator at `url`, with dummy credentials and without retries.
+
+    A retry would run the function again.
+    """
     config = Config(read_timeout=read_timeout, connect_timeout=CONNECT_TIMEOUT_S, retries={"total_max_attempts": 1})
     session = boto3.Session(aws_access_key_id="local", aws_secret_access_key="local", region_name="us-east-1")  # noqa: S106
     client: LambdaClient = session.client("lambda", endpoint_url=url, config=config)
@@ -234,7 +241,7 @@ def make_emulator_client(url: str, read_timeout: float) -> LambdaClient:
 
 
 def partition_of(region: str) -> str:
-    """Return the partition that a Region is in: aws-cn, aws-us-gov, aws-eusc, ...; aws for an unknown Region."""
+    """Return the partition of a Region, such as aws-cn or aws-us-gov; "aws" for an unknown Region."""
     try:
         return str(_endpoints().get_partition_for_region(region))
     except boto.UnknownRegionError:
@@ -242,26 +249,26 @@ def partition_of(region: str) -> str:
 
 
 def is_aws(client: BaseClient) -> bool:
-    """Tell whether a client asks AWS itself, by how the names of its Region's hosts end."""
+    """Return whether a client's endpoint is AWS itself, judged by the DNS suffix of its partition."""
     resolver, host = _endpoints(), urlsplit(client.meta.endpoint_url).hostname or ""
     suffixes = [resolver.get_partition_dns_suffix(client.meta.partition, variant) for variant in ([], ["dualstack"])]
     return any(host.endswith(f".{suffix}") for suffix in suffixes)
 
 
 def s3_endpoint(region: str) -> str:
-    """Return S3's address in a Region whose host names do not end as the handler's S3 client assumes; else ""."""
+    """Return the S3 endpoint of a Region outside amazonaws.com; "" for others, which the handler's S3 client knows."""
     host = str((_endpoints().construct_endpoint("s3", region) or {}).get("hostname", ""))
     return "" if not host or host.endswith(".amazonaws.com") else f"https://{host}"
 
 
 @cache
 def _endpoints() -> EndpointResolver:
-    """Return botocore's table of Regions, partitions and host names."""
+    """Return botocore's table of partitions, Regions and host names."""
     return EndpointResolver(get_session().get_data("endpoints"))
 
 
 def container_environment(*, region: str | None, profile: str | None, ask: Ask) -> dict[str, str]:
-    """Return what boto3 finds here as the environment of a local container, as Lambda sets it. Raises MlinferError."""
+    """Return credentials, Region and S3 endpoint as environment variables for a local container. Raises MlinferError."""
     found_here = Session(region=region, profile=profile, ask=ask)
     frozen, session = found_here.require_credentials().get_frozen_credentials(), found_here._session
     with explained_setup():
@@ -275,14 +282,13 @@ def container_environment(*, region: str | None, profile: str | None, ask: Ask) 
     }
     host = urlsplit(endpoint).hostname or ""
     if host in ("localhost", "127.0.0.1", "::1"):
-        hint = "Let the service listen on an address that containers reach, and name that in AWS_ENDPOINT_URL."
-        raise UsageError(
-            "invalid_aws_setting", "the AWS endpoint is this machine's loopback, which is not the container's", hint
-        )
+        hint = "Set AWS_ENDPOINT_URL to an address of this machine that containers can reach."
+        message = f"the AWS endpoint {host} is a loopback address, which a container cannot reach"
+        raise UsageError("invalid_aws_setting", message, hint)
     found["AWS_ENDPOINT_URL_S3"] = endpoint
     return {name: value for name, value in found.items() if value}
 
 
 def encryption(kms_key: str) -> dict[str, Any]:
-    """Return the parameters of a request that stores an object; with kms_key "" the bucket's default applies."""
+    """Return the encryption parameters for storing an object; kms_key "" means the bucket's default."""
     return {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": kms_key} if kms_key else {}

@@ -1,4 +1,4 @@
-"""Ask the Docker Engine: the one module that imports its SDK.
+"""A typed client for the Docker Engine. No other module imports Docker's SDK.
 
 The Engine is found as the `docker` command finds it: DOCKER_HOST, then the current context.
 """
@@ -26,17 +26,17 @@ from ..errors import MissingError, RemoteError
 from .docker_errors import build_error, engine_refusal, pull_error
 from .loopback import is_loopback
 
-# The Engine's words for Lambda's names: https://docs.docker.com/build/building/multi-platform/
+# Lambda's architecture -> the Engine's platform: https://docs.docker.com/build/building/multi-platform/
 PLATFORMS = {"x86_64": "linux/amd64", "arm64": "linux/arm64"}
 _ARCHITECTURES = {"amd64": "x86_64", "arm64": "arm64", "aarch64": "arm64"}
 
-_READ_TIMEOUT_S = 600  # of one answer; a step of a build can be silent for as long as pip works
-_NEEDLESS = "`mlinfer predict` and `mlinfer run-local --no-docker` need no Docker."
+_READ_TIMEOUT_S = 600  # per response: a build step sends nothing while pip works
+_NEEDLESS = "`mlinfer predict` and `mlinfer run-local --no-docker` work without Docker."
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image of the Engine. arch: in Lambda's words. bytes: of all its layers, unpacked."""
+    """A container image in the Engine. arch: Lambda's name. bytes: size of all layers, uncompressed."""
 
     id: str
     tags: tuple[str, ...]
@@ -47,23 +47,23 @@ class Image:
 
 @dataclass(frozen=True)
 class EngineMachine:
-    """The Engine's machine, which is a virtual one with Docker Desktop. memory: bytes."""
+    """The machine that the Engine runs on (with Docker Desktop a virtual one). memory: in bytes."""
 
     cores: int
     memory: int
 
 
 class Engine:
-    """What mlinfer asks of the Docker Engine. Every method raises MissingError or RemoteError."""
+    """The operations of the Docker Engine that mlinfer uses. Every method raises MissingError or RemoteError."""
 
     def __init__(self, client: docker.DockerClient) -> None:
         self._client = client
 
     @property
     def remote(self) -> str:
-        """Return the host name of the Engine's machine, "ssh" for one behind SSH, or "" for this machine.
+        """Return the host name of the Engine's machine, "ssh" for an Engine reached by SSH, or "" for this machine.
 
-        The Engine of a virtual machine here (Docker Desktop, Colima) answers at a socket and shares files and ports: "".
+        Docker Desktop and Colima count as this machine: they listen on a local socket and share files and ports.
         """
         url = urlsplit(str(self._client.api.base_url))
         if url.scheme == "http+docker":
@@ -71,25 +71,25 @@ class Engine:
         return "" if is_loopback(url.hostname or "") else str(url.hostname)
 
     def version(self) -> dict[str, Any]:
-        """Return the Engine's own description of its version."""
-        with explained("the Docker Engine"):
+        """Return the Engine's version information, as `docker version` does."""
+        with explained("Docker Engine"):
             version: dict[str, Any] = self._client.version()
             return version
 
     def describe(self) -> dict[str, Any]:
-        """Return the Engine's own description of its machine, storage and settings."""
-        with explained("the Docker Engine"):
+        """Return the Engine's machine, storage and settings, as `docker info` does."""
+        with explained("Docker Engine"):
             info: dict[str, Any] = self._client.info()
             return info
 
     def machine(self) -> EngineMachine:
-        """Return what the Engine's machine has."""
+        """Return the cores and memory of the Engine's machine."""
         info = self.describe()
         return EngineMachine(int(info["NCPU"]), int(info["MemTotal"]))
 
     def find_image(self, name: str) -> Image | None:
-        """Return a local image by its tag or id."""
-        with explained(name):
+        """Return a local container image by tag or id, or None."""
+        with explained(f"container image {name}"):
             try:
                 found = self._client.images.get(name)
             except ImageNotFound:
@@ -100,8 +100,8 @@ class Engine:
         )
 
     def find_in_registry(self, name: str) -> list[str]:
-        """Return the architectures, in Lambda's words, that a public registry has of an image."""
-        with explained(name):  # with no login at all: reading the user's could start the helper of a keychain
+        """Return the architectures (Lambda's names) of a container image in a public registry."""
+        with explained(f"container image {name}"):  # without a login: reading it could start a keychain helper
             try:
                 found = self._client.api.inspect_distribution(name, auth_config={})
             except APIError as error:
@@ -110,8 +110,8 @@ class Engine:
             return [_ARCHITECTURES.get(arch, arch) for arch in names]
 
     def layers(self, image: str) -> list[tuple[str, int]]:
-        """Return the instruction and the bytes of each layer, the topmost first."""
-        with explained(image):
+        """Return the instruction and the size in bytes of each layer, topmost first."""
+        with explained(f"container image {image}"):
             return [(str(layer["CreatedBy"]), int(layer["Size"])) for layer in self._client.api.history(image)]
 
     def build(
@@ -125,11 +125,11 @@ class Engine:
         pull: bool,
         cache: bool,
     ) -> Iterator[str]:
-        """Build the Dockerfile of a tar file and yield the log line by line.
+        """Build the Dockerfile in a tar file and yield the log line by line.
 
-        args: build arguments, of which BASE names the base image. Raises RemoteError with a step's last lines.
+        args: build arguments; BASE names the base image.
         """
-        with explained(f"the build of {tag}"):
+        with explained(f"build of {tag}"):
             with _logins_explained():
                 stream = self._client.api.build(
                     fileobj=context,
@@ -150,21 +150,21 @@ class Engine:
                 yield from str(item.get("stream") or item.get("status") or "").splitlines()
 
     def tag(self, image: str, repository: str, tag: str) -> None:
-        """Give an image one more name."""
-        with explained(image):
+        """Add a tag to a container image."""
+        with explained(f"container image {image}"):
             self._client.api.tag(image, repository, tag)
 
     def push(self, repository: str, tag: str, *, username: str, password: str) -> Iterator[dict[str, Any]]:
-        """Push and yield the Engine's reports; one with "error" is a failure. The password reaches the Engine alone."""
+        """Push a container image and yield the Engine's reports. A report with the key "error" means the push failed."""
         credentials = {"username": username, "password": password}
-        with explained(f"the push of {repository}:{tag}"):
+        with explained(f"push of {repository}:{tag}"):
             for item in self._client.api.push(repository, tag=tag, stream=True, decode=True, auth_config=credentials):
                 said = failure_in(item)
                 yield {**item, "error": said} if said else item
 
     def remove_image(self, name: str) -> bool:
-        """Remove a name of an image, and the image with its last name; return whether it was there."""
-        with explained(name):
+        """Remove a tag, and the container image with its last tag. Return whether the tag existed."""
+        with explained(f"container image {name}"):
             try:
                 self._client.images.remove(name)
             except ImageNotFound:
@@ -172,15 +172,14 @@ class Engine:
             return True
 
     def start(self, image: str, *, files: Mapping[str, str], **options: Any) -> Container:
-        """Start a container; one that could not start is removed again.
+        """Start a container. If it fails to start, it is removed.
 
-        files: paths on this machine and where each is seen, read-only, in the container. options: as docker-py's
+        files: path on this machine -> path in the container, mounted read-only. options: those of docker-py's
         `containers.create`.
         """
-        # Not as "path:path", where a colon in a path would be a separator, and where a path that the Engine does not
-        # see would be made as an empty folder.
+        # "path:path" strings break on a colon in a path, and Docker creates an empty folder for a path that it cannot see.
         mounts = [Mount(target, source, type="bind", read_only=True) for source, target in files.items()]
-        with explained(f"a container of {image}"), _not_removed(image):
+        with explained(f"container of {image}"), _not_removed(image):
             container = self._client.containers.create(image, mounts=mounts, **options)
             try:
                 container.start()
@@ -191,16 +190,16 @@ class Engine:
             return Container(container)
 
     def containers(self, labels: Mapping[str, str]) -> list[Container]:
-        """Return the containers, ended ones too, that carry all of these labels."""
+        """Return all containers, including stopped ones, that have all of these labels."""
         wanted = [f"{name}={value}" for name, value in labels.items()]
-        with explained("the containers"):
-            # One that is removed while the list is made is left out.
+        with explained("list of containers"):
+            # ignore_removed: a container can be removed while docker-py inspects the list.
             found = self._client.containers.list(all=True, filters={"label": wanted}, ignore_removed=True)
             return [Container(container) for container in found]
 
     def publisher(self, port: int) -> Container | None:
-        """Return the running container that publishes a port of this machine."""
-        with explained("the containers"):
+        """Return the running container that publishes a port of this machine, or None."""
+        with explained("list of containers"):
             for container in self._client.containers.list(filters={"publish": str(port)}, ignore_removed=True):
                 return Container(container)
         return None
@@ -208,7 +207,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class State:
-    """How a container is. status: created, running, restarting, exited... exit_code: of one that has ended."""
+    """The state of a container. status: "created", "running", "restarting", "exited", ... or "removed"."""
 
     status: str
     exit_code: int
@@ -217,7 +216,7 @@ class State:
 
 
 class Container:
-    """One container. Every method raises MissingError or RemoteError; of one that is gone, `state` tells so."""
+    """One container. Every method raises MissingError or RemoteError."""
 
     def __init__(self, container: Any) -> None:
         self._container = container
@@ -226,8 +225,8 @@ class Container:
         self.labels: Mapping[str, str] = container.labels
 
     def state(self) -> State:
-        """Return how the container is now; its status is "removed" if it is gone."""
-        with explained(f"the container {self.name}"):
+        """Return the current state; its status is "removed" if the container no longer exists."""
+        with explained(f"container {self.name}"):
             try:
                 self._container.reload()
             except NotFound:
@@ -236,15 +235,15 @@ class Container:
             return State(str(state["Status"]), int(state["ExitCode"]), bool(state["OOMKilled"]), str(state["Error"]))
 
     def log(self, lines: int) -> list[str]:
-        """Return the last lines that the container wrote; none if it is gone."""
-        with explained(f"the log of {self.name}"), _being_removed():
+        """Return the last lines of the container's log; none if the container no longer exists."""
+        with explained(f"log of container {self.name}"), _being_removed():
             text: bytes = self._container.logs(tail=lines)
             return text.decode(errors="replace").splitlines()
         return []
 
     def follow(self) -> Iterator[str]:
-        """Yield each line that the container writes from now on, until it ends."""
-        with explained(f"the log of {self.name}"):
+        """Yield each new log line of the container until it exits."""
+        with explained(f"log of container {self.name}"):
             rest = b""
             with _being_removed():
                 for chunk in self._container.logs(stream=True, follow=True, tail=0):
@@ -252,18 +251,21 @@ class Container:
                     yield from (line.decode(errors="replace") for line in lines)
 
     def restart_on_failure(self, times: int) -> bool:
-        """Let the Engine start the container again when it fails, so many times in a row at most. False: it is gone."""
-        with explained(f"the container {self.name}"), _being_removed():
+        """Let the Engine restart the container when it fails, at most `times` times in a row.
+
+        Returns False if the container no longer exists.
+        """
+        with explained(f"container {self.name}"), _being_removed():
             self._container.update(restart_policy={"Name": "on-failure", "MaximumRetryCount": times})
             return True
         return False
 
     def peak_memory(self) -> int | None:
-        """Return the most memory, page cache included, that the container has held, in bytes; None where it is not counted.
+        """Return the peak memory of the container in bytes, including page cache; None if the kernel does not count it.
 
-        The Engine tells it with version 1 of Linux' control groups; with version 2 a file does, that the container sees.
+        The Engine reports it with cgroup v1. With v2 it is read from a file in the container.
         """
-        with explained(f"the memory of {self.name}"):
+        with explained(f"memory of container {self.name}"):
             stats = self._container.stats(stream=False, one_shot=True)
             peak = stats.get("memory_stats", {}).get("max_usage")
             if peak is None:
@@ -272,14 +274,14 @@ class Container:
             return int(peak) if peak else None
 
     def remove(self) -> None:
-        """Stop and remove the container with its anonymous volumes; one that is gone is no failure."""
-        with explained(f"the container {self.name}"), _being_removed():
+        """Stop and remove the container and its anonymous volumes, if it exists."""
+        with explained(f"container {self.name}"), _being_removed():
             self._container.remove(force=True, v=True)
 
 
 @contextmanager
 def _being_removed() -> Iterator[None]:
-    """Accept that the container is gone, or that another command removes it at this moment."""
+    """Ignore that the container no longer exists or that another command is removing it."""
     try:
         yield
     except NotFound:
@@ -291,44 +293,41 @@ def _being_removed() -> Iterator[None]:
 
 @contextmanager
 def _not_removed(image: str) -> Iterator[None]:
-    """Say that a container was removed while it started, as `mlinfer run-local --stop` does."""
+    """Explain that a container was removed while it started, for example by `mlinfer run-local --stop`."""
     try:
         yield
     except ImageNotFound:
         raise
     except NotFound as error:
-        message = f"a container of {image}: it was removed while it started"
-        raise RemoteError("container_crashed", message, "Start it again: mlinfer run-local") from error
+        message = f"container of {image} was removed while it started"
+        raise RemoteError("container_crashed", message, "Start it again with `mlinfer run-local`.") from error
 
 
 @contextmanager
 def _logins_explained() -> Iterator[None]:
-    """Say what is wrong with the logins of Docker's configuration, all of which the SDK gives to the Engine for a build."""
+    """Explain a broken login in Docker's configuration: for a build the SDK sends all logins to the Engine."""
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"docker\.credentials")  # the error says it
+            warnings.filterwarnings("ignore", module=r"docker\.credentials")  # the error says the same
             yield
     except (StoreError, DockerException) as error:
         if not (isinstance(error, StoreError) or str(error).startswith("Credentials store error")):
             raise
-        hint = "Mend or remove credsStore and credHelpers in Docker's config.json; a public base image needs no login."
-        raise MissingError("docker_logins", f"Docker's logins cannot be read: {error}", hint) from error
+        hint = "Fix or remove credsStore and credHelpers in Docker's config.json (a public base image needs no login)."
+        raise MissingError("docker_logins", f"cannot read Docker's logins: {error}", hint) from error
 
 
 def failure_in(item: Mapping[str, Any]) -> str:
-    """Return what a report of a build or a push says went wrong, or "".
+    """Return the error message in a report of a build or push, or "".
 
-    The API deprecates "error" in favour of "errorDetail": https://docs.docker.com/reference/api/engine/version-history/
+    "error" is deprecated in favour of "errorDetail": https://docs.docker.com/reference/api/engine/version-history/
     """
     detail = item.get("errorDetail") or {}
     return str(item.get("error") or detail.get("message") or ("unknown error" if detail else ""))
 
 
 def connect(environment: Mapping[str, str], timeout_s: float = _READ_TIMEOUT_S) -> Engine:
-    """Find the Engine. timeout_s: how long one answer may take to come.
-
-    Raises MissingError with what is missing: program, service, permission, context.
-    """
+    """Connect to the Engine. timeout_s: for each response. Raises MissingError."""
     where = environment.get("DOCKER_HOST", "")
     try:
         if not where:
@@ -341,31 +340,35 @@ def connect(environment: Mapping[str, str], timeout_s: float = _READ_TIMEOUT_S) 
 
 
 def _context(environment: Mapping[str, str]) -> str:
-    """Return the chosen context, "" for the default one. Raises MissingError: the SDK would fall back without a word."""
+    """Return the chosen context, "" for the default one.
+
+    Raises MissingError for an unknown context, where the SDK would silently use the default.
+    """
     name = environment.get("DOCKER_CONTEXT") or get_current_context_name()
     if name == "default":
         return ""
     if ContextAPI.get_context(name) is None:
-        hint = f"See docker context ls, and choose one: docker context use default. {_NEEDLESS}"
-        raise MissingError("docker_context", f"there is no Docker context {name!r}", hint)
-    return f"the context {name}"
+        hint = f"Choose another with `docker context use default`. {_NEEDLESS}"
+        raise MissingError("docker_context", f"Docker context {name!r} does not exist", hint)
+    return f"context {name}"
 
 
 @contextmanager
 def explained(subject: str) -> Iterator[None]:
-    """Turn what the SDK raises inside into a MlinferError about `subject`. Raises MissingError, RemoteError."""
+    """Turn exceptions of the SDK into MlinferErrors about `subject`. Raises MissingError, RemoteError."""
     try:
         yield
     except APIError as error:
         said = str(error.explanation or error).strip()
         raise engine_refusal(subject, said) from error
     except (DockerException, RequestException) as error:
-        hint = "See whether it still runs: docker info"
-        raise RemoteError("docker_failed", f"{subject}: the Docker Engine stopped answering: {error}", hint) from error
+        hint = "Check that Docker is running with `docker info`."
+        message = f"{subject}: lost the connection to the Docker Engine: {error}"
+        raise RemoteError("docker_failed", message, hint) from error
 
 
 def _no_engine(error: BaseException, where: str) -> MissingError:
-    """Tell the reasons apart by what lies under the SDK's exception."""
+    """Return the error for an Engine that cannot be used, from the causes of the SDK's exception."""
     causes, cause = [], error
     while cause is not None and cause not in causes:
         causes.append(cause)
@@ -375,25 +378,21 @@ def _no_engine(error: BaseException, where: str) -> MissingError:
     at = f" at {where}" if where else ""
     if refused := next((cause for cause in causes if isinstance(cause, APIError)), None):
         said = str(refused.explanation or refused).strip()
-        hint = f"Is this the right Engine, and does docker info work? {_NEEDLESS}"
-        return MissingError("docker_refuses", f"the Docker Engine{at} answers, and refuses: {said}", hint)
+        hint = f"Check the Engine with `docker info`. {_NEEDLESS}"
+        return MissingError("docker_refuses", f"the Docker Engine{at} rejected the request: {said}", hint)
     if any(isinstance(c, PermissionError) for c in causes) or "Permission denied" in text:
-        hint = f"Join the group docker (sudo usermod -aG docker $USER, then log in again). {_NEEDLESS}"
-        return MissingError("docker_forbidden", f"you may not use the Docker Engine{at}: permission denied", hint)
+        hint = f"Join the docker group with `sudo usermod -aG docker $USER`, then log in again. {_NEEDLESS}"
+        return MissingError("docker_forbidden", f"permission denied for the Docker Engine{at}", hint)
     if "SSHHTTPAdapter" in text:
-        hint = f"Install it: pip install 'docker[ssh]'. {_NEEDLESS}"
-        return MissingError(
-            "docker_unreachable", f"the Docker Engine{at} is reached by SSH, which needs paramiko", hint
-        )
+        hint = f"Install it with `pip install 'docker[ssh]'`. {_NEEDLESS}"
+        message = f"cannot connect to the Docker Engine{at}: SSH needs paramiko, which is not installed"
+        return MissingError("docker_unreachable", message, hint)
     if where:
-        hint = f"Is DOCKER_HOST or DOCKER_CONTEXT right, and does the Engine run there? {_NEEDLESS}"
-        return MissingError("docker_unreachable", f"no Docker Engine answers{at}: {causes[-1]}", hint)
+        hint = f"Check DOCKER_HOST and DOCKER_CONTEXT, and that Docker is running there. {_NEEDLESS}"
+        return MissingError("docker_unreachable", f"cannot connect to the Docker Engine{at}: {causes[-1]}", hint)
     if not (shutil.which("docker") or shutil.which("dockerd")):
-        hint = f"Install it: https://docs.docker.com/engine/install/. {_NEEDLESS}"
-        return MissingError("docker_not_installed", "Docker is not installed here", hint)
-    start = (
-        "sudo systemctl start docker" if os.name == "posix" and shutil.which("systemctl") else "start Docker Desktop"
-    )
-    return MissingError(
-        "docker_not_running", "Docker is installed, but its Engine does not run", f"Start it: {start}. {_NEEDLESS}"
-    )
+        hint = f"Install it from https://docs.docker.com/engine/install/. {_NEEDLESS}"
+        return MissingError("docker_not_installed", "Docker is not installed", hint)
+    has_systemd = os.name == "posix" and shutil.which("systemctl")
+    start = "Start it with `sudo systemctl start docker`." if has_systemd else "Start Docker Desktop."
+    return MissingError("docker_not_running", "Docker is installed but not running", f"{start} {_NEEDLESS}")

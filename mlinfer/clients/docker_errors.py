@@ -1,4 +1,4 @@
-"""What the Docker Engine says when it refuses something -> errors with their remedy. It holds no code of Docker's SDK."""
+"""Turn error messages of the Docker Engine into errors with a hint. This module does not import Docker's SDK."""
 
 from __future__ import annotations
 
@@ -6,56 +6,57 @@ import re
 
 from ..errors import MissingError, MlinferError, RemoteError
 
-_NETWORK = "Check the network and the proxy of the Engine's machine with: docker pull {name}"
-# What the Engine says when it cannot pull, in lower case, the error's code and what to do; the first that fits counts.
+_NETWORK = "Check the network and proxy of the Docker Engine with `docker pull {name}`."
+# Parts of the Engine's message in lower case, error code, hint. The first match counts.
 _PULLS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (
         ("toomanyrequests", "429 too many", "rate exceeded"),
         "base_image_throttled",
-        "{registry} limits the pulls of each address. Wait a minute and try again, or log in: {login}",
+        "Wait a minute and try again, or log in with `{login}` for a higher limit.",
     ),
     (
         ("token has expired",),
         "base_image_login",
-        "Docker sends an old login, which {registry} refuses. Remove it: docker logout {registry}",
+        "Remove the expired login with `docker logout {registry}`.",
     ),
     (
         ("requested access to the resource is denied",),
         "base_image_unavailable",
-        "Check base_image in mlinfer.toml. If that image is private, log in: {login}",
+        "Check base_image in mlinfer.toml. If it is private, log in with `{login}`.",
     ),
     (
         ("denied", "403 forbidden", "401 unauthorized", "unauthorized:", "no basic auth", "authentication required"),
         "base_image_login",
-        "If Docker has an old login for {registry}, remove it: docker logout {registry}. {denied}",
+        "Remove an old login with `docker logout {registry}`. {denied}",
     ),
     (
         ("x509", "certificate", "tls:"),
         "base_image_unavailable",
-        "Add the certificate of your proxy to the trust store of the Engine's machine, and restart the Engine.",
+        "Add your proxy's certificate to the trust store of the Docker Engine's machine and restart Docker.",
     ),
     (
         ("proxyconnect",),
         "base_image_unavailable",
-        "The Engine does not reach its proxy. docker info shows which one it uses.",
+        "Check the proxy that `docker info` shows.",
     ),
     (
         ("no match for platform", "no matching manifest", "does not provide the specified platform"),
         "base_image_unavailable",
-        "{name} does not exist for this architecture. Choose another --arch, or another base_image in mlinfer.toml.",
+        "Choose another --arch, or another base_image in mlinfer.toml.",
     ),
     (
         ("no such host", "dial tcp", "lookup ", "timeout", "deadline exceeded", "connection re", "eof"),
         "base_image_unavailable",
-        f"{_NETWORK}. Is base_image in mlinfer.toml right?",
+        f"{_NETWORK} If it fails too, check base_image in mlinfer.toml.",
     ),
     (
         ("manifest", "failed to resolve reference", "no such image", "invalid reference format"),
         "base_image_unavailable",
-        "Check base_image in mlinfer.toml. It must be a Lambda base image for Python 3.12 or newer: "
-        "https://gallery.ecr.aws/lambda/python",
+        "Set base_image in mlinfer.toml to a Lambda base image for Python 3.12 or newer from "
+        "https://gallery.ecr.aws/lambda/python.",
     ),
 )
+_DISK_FULL = "Free some disk space, for example with `docker system prune`."
 _ECR_LOGIN = "aws ecr get-login-password | docker login --username AWS --password-stdin {registry}"
 _PUBLIC_LOGIN = (
     "aws ecr-public get-login-password --region us-east-1 | docker login --username AWS --password-stdin public.ecr.aws"
@@ -63,25 +64,26 @@ _PUBLIC_LOGIN = (
 
 
 def build_error(said: str, base: str) -> MlinferError:
-    """Explain why a build on a base image failed."""
+    """Return the error for a failed build on the base image `base`. said: the Engine's message."""
     if "no space left" in said.lower():
-        return MissingError("disk_full", f"the build failed: {said}", "Make room, for example: docker system prune")
+        return MissingError("disk_full", f"the build failed: {said}", _DISK_FULL)
     if "returned a non-zero code" in said:
-        said = re.sub(r"The command '.*' returned", "a step returned", said, flags=re.DOTALL)  # its lines begin with it
+        # The command can span many lines, and the log that follows shows it.
+        said = re.sub(r"The command '.*' returned", "a step returned", said, flags=re.DOTALL)
     elif explained_pull := _pull_error(base, said):
         return explained_pull
-    return RemoteError("build_failed", f"the build failed: {said}", "The lines above are the failing step's last.")
+    return RemoteError("build_failed", f"the build failed: {said}", "Fix the error in the log above and build again.")
 
 
 def pull_error(name: str, said: str) -> MlinferError:
-    """Explain why an image cannot be pulled."""
+    """Return the error for a container image that cannot be pulled. said: the Engine's message."""
     return _pull_error(name, said) or RemoteError(
         "base_image_unavailable", f"cannot pull the base image {name}: {said}", _NETWORK.format(name=name)
     )
 
 
 def _pull_error(name: str, said: str) -> MlinferError | None:
-    """Return what the Engine's words about a registry mean, or None for words that are not about one."""
+    """Return the error for a message about a registry, or None if the message is about something else."""
     registry = name.partition("/")[0]
     if "." not in registry and ":" not in registry and registry != "localhost":
         registry = "docker.io"
@@ -89,7 +91,9 @@ def _pull_error(name: str, said: str) -> MlinferError | None:
     is_ecr = ".dkr.ecr." in registry
     login = logins.get(registry, (_ECR_LOGIN if is_ecr else "docker login {registry}").format(registry=registry))
     is_public = registry == "public.ecr.aws"
-    denied = "If it has none, a firewall or proxy refuses the pull." if is_public else f"If it needs a login: {login}"
+    denied = (
+        "If there is none, check the firewall and proxy." if is_public else f"If the image is private, run `{login}`."
+    )
     for words, code, hint in _PULLS:
         if any(word in said.lower() for word in words):
             filled = hint.format(name=name, registry=registry, login=login, denied=denied)
@@ -98,29 +102,29 @@ def _pull_error(name: str, said: str) -> MlinferError | None:
 
 
 def engine_refusal(subject: str, said: str) -> MlinferError:
-    """Explain what the Engine refused, from its own words."""
+    """Return the error for a request that the Engine rejected. said: its message."""
     lower = said.lower()
     if "no space left" in lower:
-        return MissingError("disk_full", f"{subject}: {said}", "Make room, for example: docker system prune")
+        return MissingError("disk_full", f"{subject}: {said}", _DISK_FULL)
     if any(
         word in lower for word in ("port is already allocated", "address already in use", "ports are not available")
     ):
-        return MissingError("port_taken", f"{subject}: {said}", "Choose another: --port 9001")
+        return MissingError("port_taken", f"{subject}: {said}", "Choose another port with --port 9001.")
     if any(word in lower for word in ("bind source path does not exist", "mounts denied", "is not shared")):
         hint = (
-            "The Engine does not see this file. Share its folder (Docker Desktop: Settings, Resources, File sharing), move "
-            "the model to a shared folder, or put it into the image: --model-source image"
+            "Share the model's folder with Docker (Docker Desktop: Settings > Resources > File sharing), or put the model "
+            "into the container image with --model-source image."
         )
         return MissingError("model_not_shared", f"{subject}: {said}", hint)
     hint = ""
     if "is already in use by container" in lower:
         found = re.search(r'name "/?([^"]+)"', said)
-        hint = f"Remove that container: docker rm -f {found[1] if found else ''}".rstrip()
+        hint = f"Remove that container with `docker rm -f {found[1] if found else 'NAME'}`."
     if "cfs scheduler" in lower or "cgroup is not mounted" in lower:
         hint = (
-            "This Engine cannot limit CPU and memory. A rootless one needs cgroup v2 with delegated controllers: "
-            "https://docs.docker.com/engine/security/rootless/tips/. Or use no Docker: mlinfer run-local --no-docker"
+            "Run it without Docker: `mlinfer run-local --no-docker`. This Engine cannot limit CPU and memory; a rootless one "
+            "needs cgroup v2 (https://docs.docker.com/engine/security/rootless/tips/)."
         )
     if "OCI runtime" in said or "unable to start container process" in said:
-        hint = "Is base_image in mlinfer.toml a base image of Lambda for Python?"
-    return RemoteError("docker_refused", f"{subject}: the Docker Engine refused: {said}", hint)
+        hint = "Check that base_image in mlinfer.toml is a Lambda base image for Python."
+    return RemoteError("docker_refused", f"{subject}: the Docker Engine reported: {said}", hint)

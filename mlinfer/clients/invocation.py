@@ -1,7 +1,7 @@
-"""Tell what an invocation ended with: an answer, or which kind of failure, in Lambda and in its emulator.
+"""Read the result of an invocation of Lambda or its emulator: a response of the handler, or a kind of failure.
 
-Lambda marks a failed invocation with X-Amz-Function-Error. The emulator never does: an exception of the handler is a
-200 with a JSON document, a timeout a 200 with a sentence, an exit a 502. So what counts is the body.
+Only the body is used. Lambda marks a failure with X-Amz-Function-Error, but the emulator does not: it returns 200 with a
+JSON document for an exception, 200 with a sentence for a timeout, and 502 for an exit.
 https://docs.aws.amazon.com/lambda/latest/dg/python-exceptions.html
 """
 
@@ -12,15 +12,16 @@ from typing import Any
 
 from ..errors import InvocationError, RemoteError
 
-# https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html: 6 MB each, for request and response
+# The limit for a request and for a response: https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
 MAX_REQUEST_BYTES = 6 * 2**20
-SLACK_S = 15  # beyond the function's timeout: the start of a container and the way there
+SLACK_S = 15  # on top of the function's timeout, for container start and network
 
-_LAMBDAS = ("Runtime.", "Sandbox.", "Function.", "Extension.")  # errorType of what is not the handler's own exception
+_LOGS = "Check the function's log."
+_LAMBDAS = ("Runtime.", "Sandbox.", "Function.", "Extension.")  # prefixes of an errorType that Lambda itself sets
 
 
 def read_answer(payload: bytes, subject: str) -> dict[str, Any]:
-    """Return the handler's answer; `subject` names who gave it. Raises InvocationError."""
+    """Return the handler's response. subject: what was called, for messages. Raises InvocationError."""
     text = payload.decode(errors="replace").strip()
     try:
         document = json.loads(text)
@@ -32,17 +33,14 @@ def read_answer(payload: bytes, subject: str) -> dict[str, Any]:
 
 
 def read_prediction(payload: bytes, subject: str) -> dict[str, Any]:
-    """Return the handler's answer about a picture: predictions, or what is wrong with it. Raises RemoteError.
-
-    Any other function may sit behind the port, or behind the alias.
-    """
+    """Return the handler's response to an image, checked by `require_prediction`. Raises RemoteError."""
     return require_prediction(read_answer(payload, subject), subject)
 
 
 def require_prediction(answer: dict[str, Any], subject: str) -> dict[str, Any]:
-    """Return the answer if it is one of mlinfer's handler: {statusCode, body: {predictions, model, ...} or {error}}.
+    """Return the response if it has the form of mlinfer's: {statusCode, body: {predictions, model, ...} or {error}}.
 
-    Raises RemoteError.
+    Any other function may run behind the port or the alias. Raises RemoteError.
     """
     body = answer["body"] if isinstance(answer.get("body"), dict) else {}
     if answer["statusCode"] == 200:
@@ -52,8 +50,8 @@ def require_prediction(answer: dict[str, Any], subject: str) -> dict[str, Any]:
     else:
         of_ours = isinstance(answer["statusCode"], int) and _holds(body.get("error"), code=str, message=str)
     if not of_ours:
-        hint = "Check the port in mlinfer.toml; of AWS the project and the Region, and see: mlinfer status"
-        raise RemoteError("not_mlinfer", f"{subject} answers, but not as mlinfer's function does", hint)
+        hint = "Check port in mlinfer.toml (local) or --project and --region (AWS)."
+        raise RemoteError("not_mlinfer", f"{subject} is not a function deployed by mlinfer", hint)
     return answer
 
 
@@ -62,32 +60,31 @@ def _is_prediction(entry: object) -> bool:
 
 
 def _holds(document: object, **kinds: Any) -> bool:
-    """Tell whether it is a JSON object with values of these types."""
+    """Return whether it is a JSON object with values of these types."""
     return isinstance(document, dict) and all(isinstance(document.get(name), kind) for name, kind in kinds.items())
 
 
 def failure(document: dict[str, Any], subject: str) -> InvocationError:
-    """Return the error that says how the function failed. document: Lambda's {errorType, errorMessage}."""
+    """Return the error for a failed invocation. document: Lambda's {errorType, errorMessage}."""
     kind, message = str(document.get("errorType") or ""), str(document.get("errorMessage") or "")
     reason = message.partition(" Error: ")[2] if message.startswith("RequestId: ") else message
     if kind and not kind.startswith(_LAMBDAS) and kind != "MemoryError":
         told = ": ".join(filter(None, (subject, kind, reason)))
-        return InvocationError("function_failed", told, "Its log tells more.")
+        return InvocationError("function_failed", told, _LOGS)
     if "Task timed out" in message or kind == "Sandbox.Timedout":
-        hint = "Give it more time or memory: timeout and memory in mlinfer.toml."
+        hint = "Increase timeout or memory in mlinfer.toml."
         return InvocationError("function_timeout", f"{subject}: {reason.rstrip('.')}", hint)
     if "signal: killed" in message or kind in ("Runtime.OutOfMemory", "MemoryError"):
-        hint = "Give it more: memory in mlinfer.toml, or --memory."
-        return InvocationError("out_of_memory", f"{subject} was stopped: its memory is too small", hint)
+        hint = "Increase memory in mlinfer.toml, or use --memory."
+        return InvocationError("out_of_memory", f"{subject} ran out of memory", hint)
     if kind == "Function.ResponseSizeTooLarge":
-        return InvocationError(
-            "answer_too_large", f"{subject}: its answer is over 6 MB", "Ask for fewer classes: --top-k 5"
-        )
+        hint = "Request fewer classes with --top-k 5."
+        return InvocationError("answer_too_large", f"{subject}: the response exceeds Lambda's limit of 6 MB", hint)
     if kind == "Runtime.ImportModuleError" or "exec format error" in message:
-        hint = "Is the image for this architecture, and its base one of Lambda for Python 3.12 or newer?"
-        return InvocationError("function_not_loaded", f"{subject} cannot be loaded: {reason}", hint)
+        hint = "Check --arch, and that base_image in mlinfer.toml is a Lambda base image for Python 3.12 or newer."
+        return InvocationError("function_not_loaded", f"cannot load {subject}: {reason}", hint)
     if kind or not message:
-        message = f"{subject} ended without an answer{': ' if reason else ''}{reason}"
-        hint = "Its log tells more" + ("." if reason else "; too little memory for its start ends it like this, too.")
+        message = f"{subject} crashed{': ' if reason else ''}{reason}"
+        hint = _LOGS if reason else "Check the function's log. If it shows nothing, increase memory in mlinfer.toml."
         return InvocationError("function_crashed", message, hint)
-    return InvocationError("function_failed", f"{subject}: it failed: {reason}", "Its log tells more.")
+    return InvocationError("function_failed", f"{subject} failed: {reason}", _LOGS)

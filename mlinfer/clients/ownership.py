@@ -1,6 +1,6 @@
-"""Whether an AWS resource is the project's, by its tag: ours, foreign, or unknown where AWS does not tell the tags.
+"""Decide by its tag whether the project manages an AWS resource.
 
-A resource that is not certainly ours is neither changed nor removed.
+Unless the tag says so, mlinfer neither changes nor deletes the resource.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from .aws_errors import is_denied
 
 @dataclass(frozen=True)
 class Owner:
-    """Who manages a resource that has a name of ours. state "unknown": its tags cannot be read.
+    """Who manages a resource with a name that the project uses. state "unknown": AWS does not return its tags.
 
-    kind: such as "function". found: the value of the project's tag, "" without one. permission: the IAM action that reads
-    the tags.
+    kind: the type of resource, such as "function". found: the value of the project tag, "" if missing. permission: the IAM
+    action that reads the tags.
     """
 
     kind: str
@@ -33,33 +33,32 @@ class Owner:
 
     @property
     def reason(self) -> str:
-        """Say why the resource is left alone; "" if it is ours."""
+        """Return why mlinfer does not touch the resource; "" if the project manages it."""
         if self.state == "unknown":
-            return f"AWS does not return its tags, so mlinfer cannot tell whether project {self.project} manages it"
+            return f"cannot read its tags to check that project {self.project} manages it"
         tag = f"is {self.found}" if self.found else "is missing"
-        return "" if self.state == "ours" else f"project {self.project} does not manage it (tag {TAG} {tag})"
+        return "" if self.state == "ours" else f"not managed by project {self.project} (tag {TAG} {tag})"
 
     @property
     def remedy(self) -> str:
-        """Say what to do about it; "" if it is ours."""
+        """Return what to do about it; "" if the project manages it."""
         if self.state == "unknown":
-            return (
-                f"Get the permission {self.permission} on it; `mlinfer doctor --policy` prints all that mlinfer needs."
-            )
+            return f"Ask your AWS administrator for {self.permission} on this {self.kind}."
         tag = f"{TAG}={self.project}"
-        return "" if self.state == "ours" else f"Choose another project name, or give the {self.kind} the tag {tag}."
+        return "" if self.state == "ours" else f"Choose another project name, or add the tag {tag} to this {self.kind}."
 
     def require_ours(self) -> None:
-        """Refuse what is not certainly the project's. Raises RemoteError."""
-        if self.state != "ours":
-            code = "owner_unknown" if self.state == "unknown" else "not_ours"
-            raise RemoteError(code, f"{self.kind} {self.name}: {self.reason}", self.remedy)
+        """Raise RemoteError unless the project manages the resource."""
+        if self.state == "unknown":
+            raise RemoteError("owner_unknown", f"{self.kind} {self.name}: {self.reason}", self.remedy)
+        if self.state == "foreign":
+            raise RemoteError("not_ours", f"{self.kind} {self.name} is {self.reason}", self.remedy)
 
 
 def owner_of(
     kind: str, name: str, names: Names, *, permission: str, read_tags: Callable[[], Mapping[str, str] | None]
 ) -> Owner:
-    """Return who manages a resource. read_tags: returns its tags, or None where AWS hides them. Raises ClientError."""
+    """Return who manages a resource. read_tags: returns its tags, or None if AWS hides them. Raises ClientError."""
     try:
         tags = read_tags()
     except ClientError as error:
@@ -73,5 +72,5 @@ def owner_of(
 
 
 def as_mapping(tags: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Return tags that a service lists as pairs of Key and Value."""
+    """Return a list of {Key, Value} pairs, as services return tags, as a dict."""
     return {tag["Key"]: tag["Value"] for tag in tags}

@@ -1,1 +1,1 @@
-"""The container image that Lambda runs: what it is made of, its build, and its way to the registry."""
+"""Build the container image that Lambda runs and push it to ECR."""

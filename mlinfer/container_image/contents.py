@@ -1,4 +1,4 @@
-"""What an image is made of: its files, and the tag that stands for all of them, so that nothing is built twice."""
+"""Collect the files of a container image, and derive its tag from their content so that nothing is built twice."""
 
 from __future__ import annotations
 
@@ -27,10 +27,9 @@ MODEL_PATH = "/var/task/model/model.onnx"
 
 @dataclass(frozen=True)
 class BuildSpec:
-    """What an image is made of. model: the file that goes into it, or None for one that the function fetches from S3.
+    """The inputs of a container image. model: the model file to include, or None if the function downloads it from S3.
 
-    ca_bundle (a PEM file) and proxies (HTTPS_PROXY and the like) serve pip during the build; the image and its tag do not
-    depend on them.
+    pip uses ca_bundle (a PEM file) and proxies (HTTPS_PROXY, ...) during the build. They do not change the image or its tag.
     """
 
     project: str
@@ -41,7 +40,7 @@ class BuildSpec:
     proxies: Mapping[str, str] = field(default_factory=dict)
 
     def tag(self) -> str:
-        """Return mlinfer/PROJECT:HASH, where HASH stands for every byte that goes in, the base's name and the architecture."""
+        """Return mlinfer/PROJECT:HASH. HASH covers the content of all files, the base image's name and the architecture."""
         digest = hashlib.sha256(f"{self.base} {self.arch}".encode())
         for name, path in _list_files(self.model):
             content = self.model.sha256 if self.model and path == self.model.path else _sha256(path)
@@ -50,33 +49,33 @@ class BuildSpec:
 
 
 def make_build_spec(config: Config, environment: Mapping[str, str]) -> BuildSpec:
-    """Return what the configured image is made of, and how pip gets its packages. Raises MissingError, UsageError."""
+    """Return the inputs of the configured container image. Raises MissingError, UsageError."""
     if config.model_source == "image":
-        check_image(model_path(config).stat().st_size)  # before gigabytes are read
+        check_image(model_path(config).stat().st_size)  # before reading gigabytes
     model = read_configured_model(config) if config.model_source == "image" else None
     ca_bundle = _ca_bundle(config) if config.ca_bundle else None
     return BuildSpec(config.project, config.base_image, config.arch, model, ca_bundle, find_build_proxies(environment))
 
 
 def _ca_bundle(config: Config) -> Path:
-    """Return the configured certificates. Raises MissingError, UsageError."""
+    """Return the path of the configured CA bundle. Raises MissingError, UsageError."""
     path = Path(config.ca_bundle)
     named = f"{path} (ca_bundle from {config.origins['ca_bundle']})"
     try:
         content = path.read_bytes()
     except OSError as error:
-        hint = "Name the PEM file of your proxy's certificate, or leave ca_bundle out."
-        raise MissingError("ca_bundle_not_found", f"{named} cannot be read: {error.strerror}", hint) from error
+        hint = "Set ca_bundle to a PEM file with your proxy's certificate, or remove it."
+        raise MissingError("ca_bundle_not_found", f"cannot read {named}: {error.strerror}", hint) from error
     if b"-----BEGIN CERTIFICATE-----" not in content:
-        hint = "Convert it: openssl x509 -inform der -in FILE -out ca.pem"
-        raise UsageError("invalid_ca_bundle", f"{named} holds no certificate in PEM format", hint)
+        hint = "Convert it with `openssl x509 -inform der -in FILE -out ca.pem`."
+        raise UsageError("invalid_ca_bundle", f"{named} contains no PEM certificate", hint)
     return path
 
 
 def find_build_proxies(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the proxy settings that a build can use: not those on loopback, which a container does not reach.
+    """Return the proxy settings for a build, without loopback addresses, which a container cannot reach.
 
-    They become build arguments that Docker predefines: it keeps them out of the image and its history.
+    They become build arguments that Docker predefines and keeps out of the image and its history.
     https://docs.docker.com/build/building/variables/#pre-defined-build-arguments
     """
     found = {}
@@ -91,23 +90,23 @@ def find_build_proxies(environment: Mapping[str, str]) -> dict[str, str]:
 
 @contextmanager
 def open_context(spec: BuildSpec) -> Iterator[IO[bytes]]:
-    """Yield the build context in a temporary file. Raises MissingError when there is no room for it."""
+    """Yield the build context as a temporary tar file. Raises MissingError if it cannot be written."""
     with ExitStack() as stack:
         try:
             context = stack.enter_context(tempfile.TemporaryFile())
             _write_tar(spec, context)
         except OSError as error:
-            hint = "It needs as much room as the model file has bytes, in the folder that TMPDIR names."
-            message = f"the build context cannot be written: {error.strerror or error}"
+            hint = "Set TMPDIR to a folder with more free space than the size of the model file."
+            message = f"cannot write the build context: {error.strerror or error}"
             raise MissingError("cannot_write", message, hint) from error
         yield context
 
 
 def _write_tar(spec: BuildSpec, context: IO[bytes]) -> None:
-    """Write the build context as a tar file that depends on nothing but its content."""
+    """Write the build context as a reproducible tar file."""
     certificates = [("certificates/ca.pem", spec.ca_bundle)] if spec.ca_bundle else []
     with tarfile.open(fileobj=context, mode="w") as tar:
-        for name in ("certificates", "model"):  # both can be empty: COPY needs the folder
+        for name in ("certificates", "model"):  # COPY fails without the folder, even if it would be empty
             folder = tarfile.TarInfo(name)
             folder.type, folder.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(folder)
@@ -120,7 +119,7 @@ def _write_tar(spec: BuildSpec, context: IO[bytes]) -> None:
 
 
 def _list_files(model: ModelFile | None) -> list[tuple[str, Path]]:
-    """Return the name and the source of each file of the build context."""
+    """Return the name in the build context and the source path of each file."""
     docker, handler = _docker_folder(), Path(lambda_src.__file__).parent
     files = [(name, docker / name) for name in ("Dockerfile", "requirements.txt", "slim.py")]
     code = sorted(handler.rglob("*.py"))
@@ -129,7 +128,7 @@ def _list_files(model: ModelFile | None) -> list[tuple[str, Path]]:
 
 
 def _docker_folder() -> Path:
-    """Return where Dockerfile and requirements are: inside the installed package, or beside it in a checkout."""
+    """Return the folder with the Dockerfile: in the installed package, or next to it in a checkout."""
     package = Path(__file__).parents[1]
     installed = package / "_docker"
     return installed if installed.is_dir() else package.parent / "docker"

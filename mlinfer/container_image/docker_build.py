@@ -1,4 +1,4 @@
-"""Build the Lambda image with the Docker Engine, unless an image with its tag is there."""
+"""Build the container image with the Docker Engine, unless an image with its tag exists."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ..errors import MlinferError, RemoteError, UsageError
 from ..names import PROJECT_LABEL
 from .contents import MODEL_PATH, BuildSpec, open_context
 
-_LAYERS = ("code", "model", "dependencies")  # the Dockerfile's three COPY, the topmost first
+_LAYERS = ("code", "model", "dependencies")  # the three COPYs of the Dockerfile, topmost first
 _LAST_LINES = 15
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # the builder's, around what a step writes to stderr
-_NO_CONNECTION = (  # in pip's words, or those of what it stands on
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")  # the builder colours a step's stderr
+_NO_CONNECTION = (  # in messages of pip and urllib3
     "NewConnectionError",
     "NameResolutionError",
     "ConnectTimeoutError",
@@ -29,7 +29,7 @@ _HOUSEKEEPING = re.compile(r" ---> |Removing intermediate container ")
 
 @dataclass(frozen=True)
 class BuiltImage:
-    """An image that is there. bytes: of all its layers, unpacked; layers: those above the base, in bytes."""
+    """A local container image. bytes: size of all layers, uncompressed. layers: sizes of those above the base image."""
 
     id: str
     tag: str
@@ -42,9 +42,9 @@ class BuiltImage:
 def build(
     engine: Engine, spec: BuildSpec, tell: Callable[[str], None], *, pull: bool = False, cache: bool = True
 ) -> BuiltImage:
-    """Build the image unless it is there; pull, or no cache, builds it again. tell: takes the log, line by line.
+    """Build the container image unless it exists. `pull` or `cache=False` forces a build.
 
-    Raises MissingError, RemoteError, UsageError.
+    tell: takes the log line by line. Raises MissingError, RemoteError, UsageError.
     """
     tag = spec.tag()
     image = engine.find_image(tag)
@@ -60,15 +60,15 @@ def build(
         _follow(log, tell)
     image = engine.find_image(tag)
     if image is None:
-        raise RemoteError("build_failed", f"the Engine reports success, but there is no image {tag}")
-    if image.arch != spec.arch:  # the classic builder takes a local base image of any architecture
+        raise RemoteError("build_failed", f"the build succeeded, but container image {tag} does not exist")
+    if image.arch != spec.arch:  # the classic builder accepts a local base image of any architecture
         engine.remove_image(tag)
         raise _wrong_architecture(spec, image.arch)
     return _described(engine, image, tag=tag, outcome="created")
 
 
 def _follow(log: Iterator[str], tell: Callable[[str], None]) -> None:
-    """Pass the log on; a failure carries the failing step's last lines."""
+    """Pass the log on. Add the last lines of the failed step to a RemoteError."""
     step: deque[str] = deque(maxlen=_LAST_LINES)
     try:
         for line in filter(None, (_COLOUR.sub("", raw).rstrip() for raw in log)):
@@ -84,13 +84,13 @@ def _follow(log: Iterator[str], tell: Callable[[str], None]) -> None:
 
 
 def _pip_hint(lines: str) -> str:
-    """Return what to do about the network failure that pip's lines tell of, or ""."""
+    """Return a hint if pip's output shows a network failure, else ""."""
     if "CERTIFICATE_VERIFY_FAILED" in lines:
-        return "Does a proxy here inspect TLS? Give pip its certificate, in a PEM file: mlinfer build --ca-bundle FILE"
+        return "Pass the certificate of your network's proxy with `mlinfer build --ca-bundle FILE`."
     if any(words in lines for words in _NO_CONNECTION):
         return (
-            "pip does not reach the package index. If a proxy is needed, set HTTPS_PROXY, or proxies in Docker's config.json; "
-            "a build does not reach a proxy that listens on this machine's loopback address."
+            "Set HTTPS_PROXY if pip needs a proxy to reach the package index. "
+            "It must not be a loopback address, which a build cannot reach."
         )
     return ""
 
@@ -102,13 +102,13 @@ def _described(engine: Engine, image: Image, *, tag: str, outcome: Literal["crea
 
 
 def _check_base(engine: Engine, spec: BuildSpec, *, pull: bool) -> None:
-    """Refuse a base image that is here in another architecture: the classic builder would take it unasked."""
+    """Raise UsageError if the local base image has another architecture, which the classic builder would accept."""
     base = engine.find_image(spec.base)
     if base and not pull and base.arch != spec.arch:
         raise _wrong_architecture(spec, base.arch)
 
 
 def _wrong_architecture(spec: BuildSpec, found: str) -> MlinferError:
-    message = f"{spec.base} is here for {found}, but {spec.arch} is asked for: Lambda could not start the image"
-    hint = f"Get the right one: docker pull --platform {PLATFORMS[spec.arch]} {spec.base}   (or mlinfer build --pull)"
+    message = f"the local base image {spec.base} is for {found}, but {spec.arch} is required"
+    hint = f"Pull the right one with `docker pull --platform {PLATFORMS[spec.arch]} {spec.base}`."
     return UsageError("wrong_architecture", message, hint)

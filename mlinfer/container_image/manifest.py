@@ -1,4 +1,4 @@
-"""What Lambda accepts: one image's own manifest, for the function's architecture, with layers packed by gzip.
+"""Check that Lambda accepts a manifest: a single image for the function's architecture, with gzip layers.
 
 https://docs.aws.amazon.com/lambda/latest/dg/images-create.html
 """
@@ -15,14 +15,14 @@ IMAGE_TYPES = ("application/vnd.docker.distribution.manifest.v2+json", "applicat
 INDEX_TYPES = ("application/vnd.docker.distribution.manifest.list.v2+json", "application/vnd.oci.image.index.v1+json")
 _GZIP_LAYERS = ("application/vnd.docker.image.rootfs.diff.tar.gzip", "application/vnd.oci.image.layer.v1.tar+gzip")
 MAX_IMAGE_BYTES = 10 * 2**30  # https://docs.aws.amazon.com/lambda/latest/dg/gettingstarted-limits.html
-ARCHITECTURES = {"amd64": "x86_64", "arm64": "arm64"}  # in Lambda's words
+ARCHITECTURES = {"amd64": "x86_64", "arm64": "arm64"}  # OCI name -> Lambda's name
 
-_REBUILD = "Build it with mlinfer build, or with: docker buildx build --provenance=false --sbom=false"
+_REBUILD = "Build it with `mlinfer build`, or with `docker buildx build --provenance=false --sbom=false`."
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest or an index as it lies in the registry. digest: the hash of its bytes."""
+    """A manifest or index in a registry. digest: the hash of its bytes."""
 
     digest: str
     media_type: str
@@ -31,10 +31,10 @@ class Manifest:
 
 @dataclass(frozen=True)
 class RemoteImage:
-    """An image in a registry that Lambda takes. digest: of its own manifest. arch: in Lambda's words.
+    """A container image in a registry that Lambda accepts. digest: of its manifest. arch: Lambda's name.
 
-    ids: what an Engine may call this image: the digest of its configuration, or with containerd's image store that of
-    its manifest or of the index that this one was found in. bytes: of its layers, compressed.
+    ids: the ids that an Engine may use for it: the digest of its configuration, or with containerd's image store of its
+    manifest or index. bytes: size of its layers, compressed.
     """
 
     digest: str
@@ -44,7 +44,10 @@ class RemoteImage:
 
 
 def find_child(index: Manifest, arch: str) -> str:
-    """Return the digest of an index's image for an architecture; attestations stand beside images as unknown/unknown."""
+    """Return the digest of the image for an architecture in an index. Raises VerificationError.
+
+    Attestations, which an index lists with platform unknown/unknown, are skipped.
+    """
     found = []
     for entry in index.content.get("manifests", []):
         platform = entry.get("platform") or {}
@@ -54,27 +57,25 @@ def find_child(index: Manifest, arch: str) -> str:
         found.append(ARCHITECTURES.get(there, there))
         if found[-1] == arch:
             return str(entry["digest"])
-    message = f"the pushed index holds no image for {arch}, only for: {', '.join(found) or 'nothing that runs'}"
-    raise VerificationError("wrong_architecture", message, f"Build for it: mlinfer build --arch {arch}")
+    message = f"the pushed image index has no image for {arch} (found: {', '.join(found) or 'none'})"
+    raise VerificationError("wrong_architecture", message, f"Build it with `mlinfer build --arch {arch}`.")
 
 
 def check_manifest(manifest: Manifest) -> None:
-    """Refuse the types of manifest and layer that Lambda does not accept. Raises VerificationError."""
+    """Raise VerificationError for types of manifest and layer that Lambda does not accept."""
     if manifest.media_type not in IMAGE_TYPES:
-        message = (
-            f"Lambda does not take {manifest.media_type or 'a manifest of no type'}, only one image's own manifest"
-        )
+        message = f"Lambda does not support manifests of type {manifest.media_type or 'unknown'}"
         raise VerificationError("unsupported_manifest", message, _REBUILD)
     for layer in manifest.content["layers"]:
         if layer["mediaType"] not in _GZIP_LAYERS:
-            message = f"Lambda takes layers packed with gzip, and one is {layer['mediaType']}"
+            message = f"Lambda supports only gzip layers, but one layer is {layer['mediaType']}"
             raise VerificationError("unsupported_layer", message, _REBUILD)
 
 
 def check_platform(config: Mapping[str, Any], arch: str) -> None:
-    """Refuse an image of another architecture. config: the image's own. Raises VerificationError."""
+    """Raise VerificationError for a container image of another architecture. config: the image's configuration."""
     there = str(config.get("architecture"))
     there = ARCHITECTURES.get(there, there)
     if (config.get("os"), there) != ("linux", arch):
-        message = f"the pushed image is for {config.get('os')}/{there}, and the function's architecture is {arch}"
-        raise VerificationError("wrong_architecture", message, f"Build for it: mlinfer build --arch {arch}")
+        message = f"the pushed container image is for {config.get('os')}/{there}, but the function uses {arch}"
+        raise VerificationError("wrong_architecture", message, f"Build it with `mlinfer build --arch {arch}`.")

@@ -1,4 +1,4 @@
-"""Push the image to ECR, and read back what Lambda will be given."""
+"""Push the container image to ECR and check that Lambda accepts it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Show = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class PushedImage:
-    """An image in ECR as Lambda is given it. uri: REPOSITORY@digest. bytes: of its layers, compressed."""
+    """A container image in ECR. uri: REPOSITORY@digest. bytes: size of its layers, compressed."""
 
     uri: str
     digest: str
@@ -33,16 +33,16 @@ class PushedImage:
 
 @dataclass(frozen=True)
 class PlannedPush:
-    """What a push would give. uri: REPOSITORY@digest if it is there, else REPOSITORY:tag."""
+    """The result of a push that was not run. uri: REPOSITORY@digest if the image exists there, else REPOSITORY:tag."""
 
     uri: str
     outcome: Literal["created", "unchanged"]
 
 
 def plan_push(engine: Engine, ecr: ECRClient, *, repository: str, tag: str, arch: str) -> PlannedPush:
-    """Say what `push_image` would find and do for an image of that local tag, which may not be built yet; change nothing.
+    """Return what `push_image` would do for a local tag, which may not be built yet. This changes nothing.
 
-    repository: its URI, "" where there is none yet. Raises RemoteError, MissingError, UsageError, VerificationError.
+    repository: its URI, "" if it does not exist yet. Raises RemoteError, MissingError, UsageError, VerificationError.
     """
     here = engine.find_image(tag)
     if not repository or here is None:
@@ -57,11 +57,11 @@ def plan_push(engine: Engine, ecr: ECRClient, *, repository: str, tag: str, arch
 def push_image(
     engine: Engine, ecr: ECRClient, *, repository: str, built: BuiltImage, arch: str, show: Show
 ) -> PushedImage:
-    """Bring the image into the repository unless it is there, and check what lies there against what Lambda takes.
+    """Push the container image unless the repository has it, and check that Lambda accepts it.
 
-    Its tag there is the local one; where that names another image (built anew from the same files), the image's id is
-    added. repository: its URI. show: takes a layer's name, the bytes sent and those to send. Raises MissingError,
-    RemoteError, UsageError, VerificationError.
+    It keeps its local tag. If another build of the same files already has that tag, the image's id is appended.
+    repository: its URI. show: takes a layer's id, the bytes sent and the total. Raises MissingError, RemoteError,
+    UsageError, VerificationError.
     """
     check_image(engine, built, arch)
     login = log_in(ecr)
@@ -75,37 +75,38 @@ def push_image(
             digest = _send(engine, built, f"{repository}:{tag}", login=login, show=show)
         image, outcome = open_registry(ecr, repository, login).find_image(digest or tag, arch), "pushed"
     if image is None:
-        message = f"{repository}:{tag} was pushed, and the registry does not have it"
+        message = f"{repository}:{tag} was pushed, but the registry does not return it"
         raise RemoteError("not_confirmed", message, "Push again.")
     return PushedImage(f"{repository}@{image.digest}", image.digest, tag, image.arch, outcome, image.bytes)
 
 
 def check_image(engine: Engine, built: BuiltImage, arch: str) -> None:
-    """Refuse before anything is sent what Lambda would refuse after. Raises UsageError, VerificationError."""
+    """Check before the push what Lambda would reject after it. Raises UsageError, VerificationError."""
     if built.arch != arch:
-        message = f"the image {built.tag} is for {built.arch}, and the function's architecture is {arch}"
-        raise VerificationError("wrong_architecture", message, f"Build for it: mlinfer build --arch {arch}")
+        message = f"container image {built.tag} is for {built.arch}, but the function uses {arch}"
+        raise VerificationError("wrong_architecture", message, f"Build it with `mlinfer build --arch {arch}`.")
     size = sum(size for _, size in engine.layers(built.tag))
     if size > MAX_IMAGE_BYTES:
-        message = f"the image has {size / 2**30:.1f} GB unpacked, and Lambda takes {MAX_IMAGE_BYTES // 2**30} at most"
-        raise UsageError("image_too_large", message, 'Keep the model in S3: model_source = "s3" in mlinfer.toml.')
+        limit = f"Lambda's limit is {MAX_IMAGE_BYTES // 2**30} GB"
+        message = f"container image {built.tag} is {size / 2**30:.1f} GB uncompressed; {limit}"
+        raise UsageError("image_too_large", message, 'Set model_source = "s3" in mlinfer.toml to keep the model in S3.')
 
 
 def _find_pushed(registry: Registry, *, image_id: str, local: str, arch: str) -> tuple[str, RemoteImage | None]:
-    """Return the tag that this image has or is to have in the repository, and the image if it is there."""
+    """Return the tag for this container image in the repository, and the image if it exists there."""
     tag = local.rpartition(":")[2]
     try:
         image = registry.find_image(tag, arch)
         if image is None or image_id in image.ids:
             return tag, image
     except VerificationError:
-        pass  # whatever has that tag, it is not this image, and the tag cannot move
+        pass  # the tag belongs to something else, and it is immutable
     tag += f"-{image_id.removeprefix('sha256:')[:12]}"
     return tag, registry.find_image(tag, arch)
 
 
 def _send(engine: Engine, built: BuiltImage, name: str, *, login: Login, show: Show) -> str:
-    """Push under a name that the Engine has for as long as that takes, and return the digest that it reports."""
+    """Push under a temporary local name and return the digest that the Engine reports."""
     uri, _, tag = name.rpartition(":")
     engine.tag(built.tag, uri, tag)
     try:
@@ -115,7 +116,10 @@ def _send(engine: Engine, built: BuiltImage, name: str, *, login: Login, show: S
 
 
 def _follow(reports: Iterable[Mapping[str, Any]], subject: str, show: Show) -> str:
-    """Show each layer's progress and return the digest; a failed push raises nothing, it is one of the reports."""
+    """Show the progress of each layer and return the digest.
+
+    docker-py raises nothing when a push fails; one of the reports is the error.
+    """
     digest, sizes = "", dict[str, int]()
     for report in reports:
         if "error" in report:
@@ -134,61 +138,67 @@ class _ExpiredError(RemoteError):
     """ECR no longer accepts the token."""
 
 
-# What the Engine repeats of the registry's answer, or says of the way there, in lower case; the first that fits counts.
+# Parts of the Engine's message in lower case, error code, reason, hint. The first match counts.
 _REFUSALS: tuple[tuple[tuple[str, ...], str, str, str], ...] = (
     (
         ("token has expired",),
         "expired_token",
-        "the registry's token has expired, and so had a fresh one",
-        "Is the clock of this machine right?",
+        "the registry token has expired, even after a new one was requested",
+        "Check the clock of this machine.",
     ),
     (
         ("cannot be overwritten", "tag is immutable"),
         "tag_taken",
-        "another push took the tag meanwhile",
-        "Push again: it finds that image, or takes another tag.",
+        "another push used the tag in the meantime",
+        "Push again.",
     ),
     (
         ("no basic auth credentials", "unauthorized", "authentication required", "incorrect username or password"),
         "registry_login",
-        "the registry does not accept the token",
-        "Is the Region right, and AWS_ENDPOINT_URL that of the registry's account?",
+        "the registry rejected the token",
+        "Check --region and AWS_ENDPOINT_URL.",
     ),
     (
         ("name unknown", "repository does not exist"),
         "no_repository",
-        "the repository is not there any more",
-        "Push again: it is made anew.",
+        "the repository was deleted",
+        "Push again to create it.",
     ),
     (
         ("denied", "forbidden"),
         "access_denied",
-        "these credentials may not push there",
-        "They need ecr:BatchCheckLayerAvailability, ecr:InitiateLayerUpload, ecr:UploadLayerPart, "
+        "access denied",
+        "Ask your AWS administrator for ecr:BatchCheckLayerAvailability, ecr:InitiateLayerUpload, ecr:UploadLayerPart, "
         "ecr:CompleteLayerUpload, ecr:PutImage, ecr:BatchGetImage and ecr:GetDownloadUrlForLayer on the repository.",
     ),
-    (("toomanyrequests", "rate exceeded"), "throttled", "ECR asks to slow down", "Try again in a minute."),
+    (("toomanyrequests", "rate exceeded"), "throttled", "ECR throttled the requests", "Try again in a minute."),
     (
         ("x509", "certificate", "http response to https"),
         "connection_failed",
         "the Docker Engine does not trust the registry's certificate",
-        "A proxy's own certificate belongs into the trust store of the Engine's machine.",
+        "Add your proxy's certificate to the trust store of the Docker Engine's machine.",
     ),
     (
         ("dial tcp", "no such host", "lookup ", "timeout", "eof", "connection re", "broken pipe", "proxyconnect"),
         "connection_failed",
-        "the Docker Engine does not reach the registry",
-        "Check the network and proxy of the Engine, then push again: layers that have arrived are not sent twice.",
+        "the Docker Engine cannot connect to the registry",
+        "Check the network and proxy of the Docker Engine, then push again (finished layers are not sent again).",
     ),
-    (("unexpected http status: 5", "500 internal", "503 service"), "service_failed", "the registry failed", "Try again."),
+    (
+        ("unexpected http status: 5", "500 internal", "503 service"),
+        "service_failed",
+        "the registry returned an internal error",
+        "Try again in a minute.",
+    ),
 )  # fmt: skip
 
 
 def _refused(subject: str, said: str) -> MlinferError:
-    """Explain why a push failed."""
+    """Return the error for a failed push. said: the Engine's message."""
     lower = said.lower()
     if "no space left" in lower:
-        return MissingError("disk_full", f"{subject}: {said}", "Make room, for example: docker system prune")
+        hint = "Free some disk space, for example with `docker system prune`."
+        return MissingError("disk_full", f"{subject}: {said}", hint)
     for words, code, reason, hint in _REFUSALS:
         if any(word in lower for word in words):
             kind = _ExpiredError if code == "expired_token" else RemoteError

@@ -1,7 +1,6 @@
-"""Check what commands need here and in AWS, and say of each what was found and what to do about it.
+"""Check what mlinfer needs on this machine and in AWS, and report each finding with its remedy.
 
-The checks run at the same time, each with clients of its own: one that fails, or gets no answer, is one finding and
-delays no other.
+The checks run in parallel, each with its own clients, so one that fails or hangs does not affect the others.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _SERVICES = ("sts", "s3", "ecr", "lambda", "iam")
 
 @dataclass(frozen=True)
 class Tools:
-    """How the checks get what they ask. policy: what the deployer must be allowed in an account."""
+    """The clients for the checks. policy: returns the IAM policy that deploying needs in an account."""
 
     connect: Callable[[], Engine]
     make_client: Callable[[str], Any]
@@ -36,9 +35,9 @@ class Tools:
 
 
 def examine(config: Config, tools: Tools, deadline_s: float = DEADLINE_S, *, uses_aws: bool = True) -> list[Finding]:
-    """Run every check and return what was found, in an order that a person would look in.
+    """Run all checks and return the findings in a fixed order.
 
-    uses_aws: False where nothing of AWS is set up or asked for; what is missing there is then only a warning.
+    uses_aws: False turns what is missing in AWS into warnings, for users who work only locally.
     """
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "model": lambda: check_model(config),
@@ -58,17 +57,17 @@ def examine(config: Config, tools: Tools, deadline_s: float = DEADLINE_S, *, use
     until = time.monotonic() + deadline_s
     for thread in threads:
         thread.join(max(0.0, until - time.monotonic()))
-    late = f"no answer within {deadline_s:.0f} s"
-    remedy = "Check the network and the proxy, then look again."
+    late = f"no response within {deadline_s:.0f} s"
+    remedy = "Check the network and the proxy, then run `mlinfer doctor` again."
     findings = [item for name in checks for item in found.get(name, [Finding(name, "warning", late, remedy)])]
     return findings if uses_aws else [_optional(finding) for finding in findings]
 
 
 def _optional(finding: Finding) -> Finding:
-    """Return the finding of somebody who does not use AWS: nothing there is needed."""
+    """Turn a missing item in AWS into a warning."""
     if finding.check not in _OF_AWS or finding.state != "missing":
         return finding
-    return replace(finding, state="warning", finding=f"{finding.finding} (only commands that use AWS need it)")
+    return replace(finding, state="warning", finding=f"{finding.finding} (needed only for AWS)")
 
 
 def _run(name: str, check: Callable[[], Iterator[Finding]], found: dict[str, list[Finding]]) -> None:
@@ -76,11 +75,12 @@ def _run(name: str, check: Callable[[], Iterator[Finding]], found: dict[str, lis
         found[name] = list(check())
     except MlinferError as error:
         if name != "credentials" and error.code in OF_CREDENTIALS:
-            found[name] = [Finding(name, "warning", "not known without credentials and a Region")]
+            found[name] = [Finding(name, "warning", "not checked: needs credentials and a Region")]
         elif name != "docker" and error.code.startswith("docker"):
-            found[name] = [Finding(name, "warning", "not known without a Docker Engine")]
+            found[name] = [Finding(name, "warning", "not checked: needs Docker")]
         else:
             found[name] = [Finding(name, "missing", str(error), error.hint)]
-    except Exception as error:  # one check's defect must not keep the others from the user
-        said = f"this check failed, a defect of mlinfer: {type(error).__name__}: {error}"
-        found[name] = [Finding(name, "warning", said, "Please report it with this line and `mlinfer --version`.")]
+    except Exception as error:  # a bug in one check must not hide the findings of the others
+        said = f"internal error: {type(error).__name__}: {error}"
+        remedy = "This is a bug in mlinfer; please report it with this line and `mlinfer --version`."
+        found[name] = [Finding(name, "warning", said, remedy)]

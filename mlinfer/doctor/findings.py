@@ -1,4 +1,4 @@
-"""What a check of doctor found, and what to do about it."""
+"""The result of a check of doctor."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from ..names import Account
 
-ANSWER_S = 8.0  # for one answer of the Engine or of AWS
-# What the check of the credentials tells, and the others need not repeat.
+ANSWER_S = 8.0  # for one response of Docker or AWS
+# Errors that the credentials check reports, so that the other checks do not repeat them.
 OF_CREDENTIALS = {"no_credentials", "no_region", "expired_credentials", "invalid_credentials", "invalid_aws_setting"}
 OF_CREDENTIALS |= {"mfa_needed", "missing_library"}
 
@@ -19,7 +19,7 @@ PolicyFor = Callable[[Account], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check found. state: "missing" is needed and not there; "warning" may matter or is not known."""
+    """The result of one check. state: "missing" means required but absent; "warning" means possibly a problem, or unknown."""
 
     check: str
     state: State

@@ -1,4 +1,4 @@
-"""Check which of the deployer's permissions the credentials lack, by IAM's simulation."""
+"""Find the permissions for deploying that the credentials lack, with IAM's policy simulator."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ if TYPE_CHECKING:
 
 
 def check_permissions(sts: STSClient, iam: IAMClient, policy_for: PolicyFor) -> Iterator[Finding]:
-    """Let IAM simulate each action that deploying needs; without that right nothing is known, which is no failure."""
+    """Simulate each action that deploying needs; a warning if the simulation is not permitted."""
     try:
-        with explained("the simulation of permissions", "iam:SimulatePrincipalPolicy and iam:GetRole"):
+        with explained("simulation of permissions", "iam:SimulatePrincipalPolicy and iam:GetRole"):
             arn = str(sts.get_caller_identity()["Arn"])
             _, partition, _, _, account, who = arn.split(":", 5)
             if who == "root":
-                said = "the account's root user may do everything"
-                yield Finding("permissions", "warning", said, "Use a user or role of your own for this.")
+                said = "these are credentials of the account's root user"
+                yield Finding("permissions", "warning", said, "Use an IAM user or role instead.")
                 return
             principal = _principal(iam, partition, account, who=who)
             refused = sorted(_refused(iam, principal, policy_for(Account(account, sts.meta.region_name, partition))))
     except MlinferError as error:
         if error.code in OF_CREDENTIALS:
             raise
-        yield Finding("permissions", "warning", f"not known: {error}", error.hint)
+        yield Finding("permissions", "warning", f"not checked: {error}", error.hint)
         return
     if refused:
-        remedy = "Ask for what `mlinfer doctor --policy` prints."
-        yield Finding("permissions", "missing", f"refused by IAM's simulation: {', '.join(refused)}", remedy)
+        remedy = "Ask your AWS administrator for the policy that `mlinfer doctor --policy` prints."
+        yield Finding("permissions", "missing", f"denied in IAM's policy simulator: {', '.join(refused)}", remedy)
     else:
-        yield Finding("permissions", "ok", "all that is needed, by IAM's simulation")
+        yield Finding("permissions", "ok", "all required permissions (IAM policy simulator)")
 
 
 def _principal(iam: IAMClient, partition: str, account: str, *, who: str) -> str:
-    """Return the ARN that IAM simulates for: of a session, its role's, whose path only IAM knows."""
+    """Return the ARN to simulate. For an assumed role it is the role's ARN, whose path only IAM knows."""
     if not who.startswith("assumed-role/"):
         return f"arn:{partition}:iam::{account}:{who}"
     name = who.split("/")[1]
@@ -56,11 +56,11 @@ def _principal(iam: IAMClient, partition: str, account: str, *, who: str) -> str
 
 
 def _refused(iam: IAMClient, principal: str, policy: Mapping[str, Any]) -> set[str]:
-    """Return the actions of a policy that the principal may not do on the resources beside them."""
+    """Return the actions in a policy that the principal is denied on the policy's resources."""
     refused = set()
     for statement in policy["Statement"]:
         if statement["Sid"].startswith(DOCTOR):
-            continue  # what this check itself needs, and says if it lacks it
+            continue  # the permissions of this check itself, which reports them separately
         entries: list[Any] = [
             {"ContextKeyName": key, "ContextKeyValues": [value], "ContextKeyType": "string"}
             for condition in statement.get("Condition", {}).values()

@@ -1,1 +1,1 @@
-"""The container image run on this machine under Lambda's limits, or the same handler without Docker."""
+"""Run the function on this machine: as a container with Lambda's limits, or in this process without Docker."""

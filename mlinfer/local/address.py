@@ -1,6 +1,6 @@
-"""Where the local function listens, whether it does, and which project it belongs to.
+"""The address of the local function, and checks that it runs and belongs to this project.
 
-A container has its project as a label, which the Docker Engine returns; `run-local --no-docker` sends it in a header.
+A container's project is in a label. `run-local --no-docker` sends it in a response header.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING
 from ..errors import MissingError, RemoteError, VerificationError
 from ..names import PROJECT_LABEL
 
-if TYPE_CHECKING:  # it loads Docker's SDK, which `run-local --no-docker` does without
+if TYPE_CHECKING:  # imports Docker's SDK, which `run-local --no-docker` does not need
     from ..clients.docker import Engine
 
 HOST = "127.0.0.1"
 INVOCATIONS = "/2015-03-31/functions/function/invocations"
-PROJECT_HEADER = "Mlinfer-Project"  # of each answer of `run-local --no-docker`
+PROJECT_HEADER = "Mlinfer-Project"  # in every response of `run-local --no-docker`
 _PROBE_S = 2
 
 
 def address(port: int) -> str:
-    """Return the local function's address, an endpoint for boto3."""
+    """Return the endpoint URL of the local function, for boto3."""
     return f"http://{HOST}:{port}"
 
 
 def post(url: str, body: bytes, timeout: float) -> bytes:
-    """Send an invocation and return the body of the answer, whatever its status. Raises OSError."""
+    """Send an invocation and return the body of the response, whatever its status. Raises OSError."""
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - ours, http
     try:
         with urllib.request.urlopen(request, timeout=timeout) as answer:  # noqa: S310
@@ -39,7 +39,7 @@ def post(url: str, body: bytes, timeout: float) -> bytes:
 
 
 def listens(url: str) -> bool:
-    """Tell whether the emulator itself answers: a connection proves nothing, for Docker's proxy accepts it first."""
+    """Return whether the emulator responds. A connection is not enough: Docker's proxy accepts it before the emulator runs."""
     root = url.removesuffix(INVOCATIONS) + "/"
     try:
         with urllib.request.urlopen(root, timeout=2):  # noqa: S310
@@ -51,9 +51,9 @@ def listens(url: str) -> bool:
 
 
 def require_own_project(port: int, project: str, connect: Callable[[], Engine]) -> None:
-    """Refuse the function of another project. Raises VerificationError.
+    """Raise VerificationError if the function of another project listens on the port.
 
-    connect: finds the Docker Engine. Without one on this machine, or where a foreign program listens, nothing is refused.
+    connect: finds the Docker Engine. The check passes if the project is unknown: no Engine on this machine, or another program.
     """
     served = _served(port)
     if served is None or served == project:
@@ -69,16 +69,16 @@ def require_own_project(port: int, project: str, connect: Callable[[], Engine]) 
         served = container.labels.get(PROJECT_LABEL, project) if container else project
         if served == project:
             return
-        stop = f"Stop it: mlinfer run-local --stop --project {served}"
+        stop = f"Stop it with `mlinfer run-local --stop --project {served}`"
     raise VerificationError(
         "another_project",
-        f"project {served} answers on {HOST}:{port}, and this is project {project}",
-        f"{stop}; or start this project's function on another port: mlinfer run-local --port {port + 1}",
+        f"the function at {HOST}:{port} belongs to project {served}, not to {project}",
+        f"{stop}, or use another port with `mlinfer run-local --port {port + 1}`.",
     )
 
 
 def _served(port: int) -> str | None:
-    """Return the project that `run-local --no-docker` names, "" from any other server, None where nothing answers."""
+    """Return the project that `run-local --no-docker` sends, "" for any other server, None if nothing listens."""
     try:
         with urllib.request.urlopen(f"{address(port)}/", timeout=_PROBE_S) as answer:  # noqa: S310 - ours, http
             return str(answer.headers.get(PROJECT_HEADER, ""))

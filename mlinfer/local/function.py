@@ -1,4 +1,4 @@
-"""What is to run on this machine: the image and Lambda's settings, and the container's options that stand for them."""
+"""Describe the function to run locally, and derive the container options that match Lambda's settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MAX_PROCESSES = 1024  # https://docs.aws.amazon.com/lambda/latest/dg/gettingsta
 
 @dataclass(frozen=True)
 class LocalFunction:
-    """How the image is to run. memory, tmp: MB; timeout: s; model: a file to mount, or None for what environment names."""
+    """The settings of the local function. memory, tmp: MB. timeout: seconds. model: a file to mount, or None."""
 
     image: str
     project: str
@@ -36,18 +36,18 @@ class LocalFunction:
     timeout: int
     environment: Mapping[str, str]
     model: Path | None = None
-    fetched_bytes: int = 0  # of a model that will be downloaded to /tmp, which takes memory here but not in Lambda
+    fetched_bytes: int = 0  # size of a model downloaded to /tmp, which takes memory here but not in Lambda
 
     @property
     def url(self) -> str:
-        """Return where events are posted to."""
+        """Return the URL for invocations."""
         return address(self.port) + INVOCATIONS
 
 
 def make_function(config: Config, tag: str, s3_environment: Mapping[str, str] | None = None) -> LocalFunction:
-    """Return how the image is to run: with the configured model mounted, inside the image or fetched.
+    """Return the configured function, with its model mounted, in the container image, or downloaded.
 
-    s3_environment: what the function needs to fetch the model from S3, or None where it does not. Raises MlinferError.
+    s3_environment: variables for downloading the model from S3, or None to mount it. Raises MlinferError.
     """
     environment, mounted, fetched = config.handler_environment() | dict(s3_environment or {}), None, 0
     if config.model_source == "s3":
@@ -68,7 +68,7 @@ def make_function(config: Config, tag: str, s3_environment: Mapping[str, str] | 
 
 
 def container_options(function: LocalFunction, machine: EngineMachine, label: str) -> dict[str, Any]:
-    """Return docker-py's options of the container. label: gets a hash of the image and of the other options as its value."""
+    """Return the options of the container for docker-py. label: set to a hash of the image and all other options."""
     environment = {
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory),
         "AWS_LAMBDA_FUNCTION_TIMEOUT": str(function.timeout),
@@ -102,17 +102,18 @@ def container_options(function: LocalFunction, machine: EngineMachine, label: st
 
 
 def describe_shortage(memory: int, machine: EngineMachine) -> tuple[str, ...]:
-    """Say what a machine cannot give to a function of that memory, in MB."""
+    """Return a note for each limit that the machine cannot provide. memory: of the function, in MB."""
     notes = []
     share = memory / MB_PER_VCPU
     if share > machine.cores:
-        notes.append(f"{memory} MB give {share:.1f} vCPUs in Lambda; this machine has {machine.cores}.")
+        notes.append(f"With {memory} MB Lambda gives {share:.1f} vCPUs, but this machine has {machine.cores} cores.")
     if memory * 2**20 > machine.memory:
-        notes.append(f"The function has {memory} MB; the Docker Engine's machine has {machine.memory // 2**20} MB.")
+        available = machine.memory // 2**20
+        notes.append(f"The function has {memory} MB of memory, but the Docker Engine's machine has {available} MB.")
     return tuple(notes)
 
 
 def _check_readable(model: Path) -> None:
     if not model.stat().st_mode & 0o004:
-        message = f"{model} is readable only by you, and the function runs as Lambda's own user"
-        raise UsageError("model_unreadable", message, f"Let it be read: chmod o+r {model}")
+        message = f"{model} is readable only by you, but the container runs as another user"
+        raise UsageError("model_unreadable", message, f"Make it readable with `chmod o+r {model}`.")

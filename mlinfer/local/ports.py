@@ -1,4 +1,4 @@
-"""Which ports of this machine are free, and who listens on the others."""
+"""Find a free port of this machine, or the program that uses a port."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ _LISTENING = "0A"  # the state in /proc/net/tcp: include/net/tcp_states.h of Lin
 
 
 def find_free_port(host: str) -> int:
-    """Return a port that nobody holds at this moment."""
+    """Return a port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
 def find_port_holder(host: str, port: int) -> str:
-    """Return who holds the port ("another program" where that cannot be told), or "" if it is free."""
+    """Return what uses the port ("another program" if unknown), or "" if it is free."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # else a connection that just ended looks like one
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # or a recently closed connection would count
         try:
             probe.bind((host, port))
         except OSError as error:
             if error.errno == errno.EACCES:
-                return "the system: ports below 1024 need more rights"
+                return "the system (ports below 1024 need root)"
             return _program(port) or "another program"
     return ""
 
 
 def _program(port: int) -> str:
-    """Find the listening process on Linux; of another user's the system does not tell."""
+    """Return the process that listens on the port; "" if it is another user's, or if this is not Linux."""
     sockets = set()
     for table in ("tcp", "tcp6"):
         path = Path("/proc/net") / table
@@ -42,6 +42,6 @@ def _program(port: int) -> str:
         try:
             if any(str(link.readlink()) in sockets for link in process.joinpath("fd").iterdir()):
                 return f"{process.joinpath('comm').read_text().strip()} (process {process.name})"
-        except OSError:  # ended meanwhile, or another user's
+        except OSError:  # it has exited, or belongs to another user
             continue
     return ""

@@ -1,4 +1,4 @@
-"""Serve the emulator's URL from this process: the same handler package, without Docker and without Lambda's limits."""
+"""Serve the emulator's URL from this process with the same handler, but without Docker and Lambda's limits."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from ..errors import MissingError
 from .address import HOST, INVOCATIONS, PROJECT_HEADER
 from .ports import find_port_holder
 
-_TIMEOUT_S = 30  # for a client that sends nothing
+_TIMEOUT_S = 30  # for a client that connects and sends nothing
 
 
 class Server(HTTPServer):
-    """Answers one invocation after another, and everything else with 404, as the emulator does."""
+    """Handles one invocation at a time and responds to everything else with 404, as the emulator does."""
 
-    request_queue_size = 128  # clients wait here for their turn
+    request_queue_size = 128  # waiting clients
 
     def __init__(self, service: Service, port: int, project: str) -> None:
         """Listen on 127.0.0.1. Raises MissingError."""
         if taken := find_port_holder(HOST, port):
-            raise MissingError("port_taken", f"port {port} is taken by {taken}", "Choose another: --port 9001")
+            hint = "Choose another port with --port 9001."
+            raise MissingError("port_taken", f"port {port} is in use by {taken}", hint)
         super().__init__((HOST, port), _Request)
         self.service = service
         self.project = project
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a client that breaks off; the next one is answered."""
+        """Ignore a client that disconnects or times out."""
         if not isinstance(sys.exception(), ConnectionError | TimeoutError):
             super().handle_error(request, client_address)
 
@@ -49,15 +50,16 @@ class _Request(BaseHTTPRequestHandler):
         if self.path != INVOCATIONS:
             self._send(404, b"404 page not found\n")
         elif not length.isdecimal():
-            self._send(411, b"a Content-Length is needed\n")
+            self._send(411, b"Content-Length is missing\n")
         elif int(length) > MAX_REQUEST_BYTES:
             self.close_connection = True
-            self._send(413, json.dumps({"message": f"Lambda takes {MAX_REQUEST_BYTES:,} bytes"}).encode())
+            message = f"the request exceeds Lambda's limit of {MAX_REQUEST_BYTES:,} bytes"
+            self._send(413, json.dumps({"message": message}).encode())
         else:
             self._send(200, json.dumps(self._answer(self.rfile.read(int(length)))).encode())
 
     def _answer(self, body: bytes) -> dict[str, Any]:
-        """Return the handler's answer, or Lambda's document of an exception."""
+        """Return the handler's response, or Lambda's JSON document for an exception."""
         try:
             return self.server.service.answer(json.loads(body or b"{}"))
         except Exception as error:
@@ -73,4 +75,4 @@ class _Request(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the standard library's name
-        """Say nothing: the handler's log line says it."""
+        """Write nothing, because the handler logs each request."""

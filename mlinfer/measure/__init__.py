@@ -1,1 +1,1 @@
-"""What the function takes of time, memory and money, wherever it runs, and which memory size to give it."""
+"""Measure the latency, memory use and cost of the function, and choose its memory size."""

@@ -1,4 +1,4 @@
-"""Measure a function: cold starts, each of a fresh instance, then warm requests to the last one; and what that costs."""
+"""Measure cold starts, warm requests and the cost of a function."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _HEADER = ("kind", "started_s", "seconds", "billed_s", "boot_s", *PARTS)
 
 @dataclass(frozen=True)
 class Amount:
-    """How much is measured. warm: requests to the last instance, `concurrency` of them at once."""
+    """The number of requests. cold: one per new instance. warm: requests to the last instance, `concurrency` at a time."""
 
     cold: int
     warm: int
@@ -39,7 +39,7 @@ class Amount:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the figures hold for. cold_share: how many of all predictions meet a cold start, 0..1."""
+    """The conditions of a measurement. cold_share: assumed fraction of requests that hit a cold start, 0..1."""
 
     target: str
     machine: Machine
@@ -49,10 +49,11 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Figures:
-    """What the samples come to. Parts are those of the one in the middle (p50), so that they add up.
+    """The result of a measurement. None means not measured.
 
-    boot_s: of the cold start in the middle, before it could be asked. throughput: warm requests per second of the time in which one was under way.
-    per_million: US dollars. None: not measured. model: name and sha256 of the one that answered.
+    cold_parts, warm_parts: the parts of the median request, so that they add up. boot_s: the container start before the
+    median cold request. throughput: warm requests per second while at least one was running. per_million: US dollars.
+    model: name and sha256 of the model that made the predictions.
     """
 
     cold: Latency | None
@@ -68,9 +69,9 @@ class Figures:
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a reader needs to judge the figures. error: what ended it early, Ctrl-C or a failure. memory: MB.
+    """The report of `mlinfer bench`. error: why it stopped early (Ctrl-C or a failure), or None. memory: MB.
 
-    image_bytes, layer_bytes: of the image with and without its base, unpacked; None without an image.
+    image_bytes, layer_bytes: uncompressed size of the container image, with and without its base; None without an image.
     """
 
     target: str
@@ -90,24 +91,27 @@ class Report:
 
 
 class StoppedError(MlinferError):
-    """Ctrl-C ended a measurement early."""
+    """Ctrl-C stopped a measurement."""
 
     exit_code = 130
 
 
 def read_conditions(config: Config, cold_share: float) -> Conditions:
-    """Return what the figures will hold for, on this machine as it is now. Raises UsageError."""
+    """Return the conditions of a measurement on this machine. Raises UsageError."""
     runtime = {
-        "embedded": "",  # this very Python
+        "embedded": "",  # this Python
         "local": f"{config.base_image}, onnxruntime {IMAGE_ONNXRUNTIME}",
-        "aws": "asking AWS Lambda",
+        "aws": "calling AWS Lambda",
     }[config.target]
     prices = read_prices(Path(config.prices) if config.prices else TABLE)
     return Conditions(config.target, describe(runtime), prices, cold_share)
 
 
 def collect(items: Iterable[T], found: list[T]) -> MlinferError | None:
-    """Keep each item as it comes; return what ended them early, Ctrl-C or a failure. Raises it if nothing came before."""
+    """Append each item to `found`; return the error that stopped them early, or None.
+
+    Ctrl-C becomes a StoppedError. A MlinferError before the first item is raised.
+    """
     try:
         for item in items:
             found.append(item)
@@ -129,7 +133,7 @@ def make_report(
     amount: Amount,
     pictures: int,
 ) -> Report:
-    """Return what the samples come to. ended: what ended them early."""
+    """Return the report for the samples. ended: the error that stopped them early."""
     prices, cold_share = conditions.prices, conditions.cold_share
     return Report(
         target=conditions.target,
@@ -149,9 +153,9 @@ def make_report(
 
 
 def measure(start: Start, bodies: Sequence[bytes], amount: Amount) -> Generator[Sample, None, None]:
-    """Yield each measured request. bodies: the JSON of the events, which take turns. Raises MlinferError.
+    """Send the requests and yield a sample for each. bodies: the events as JSON, used in rotation. Raises MlinferError.
 
-    Without cold starts the first request is made all the same, so that the others are warm, and is not yielded.
+    Without cold starts one request is sent first to warm up, and is not yielded.
     """
     turns = itertools.cycle(bodies)
     rounds = max(amount.cold, 1)
@@ -173,7 +177,7 @@ def _warm(instance: Instance, turns: Iterator[bytes], amount: Amount) -> Iterato
 
 
 def side_by_side(work: Callable[[T], R], items: Iterable[T], at_once: int) -> Iterator[R]:
-    """Yield what `work` makes of each item, in their order; never more than `at_once` are under way."""
+    """Yield the result of `work` for each item in order, with at most `at_once` running in parallel."""
     pool = ThreadPoolExecutor(at_once)
     try:
         waiting = [pool.submit(work, item) for item in items]
@@ -183,7 +187,7 @@ def side_by_side(work: Callable[[T], R], items: Iterable[T], at_once: int) -> It
 
 
 def figures(samples: Sequence[Sample], *, prices: Prices, memory: int, arch: str, cold_share: float) -> Figures:
-    """Return what the samples come to. memory: MB. cold_share: how many of all predictions meet a cold start, 0..1."""
+    """Summarize the samples. memory: MB. cold_share: assumed fraction of requests that hit a cold start, 0..1."""
     cold, warm = ([sample for sample in samples if sample.cold is kind] for kind in (True, False))
     middle_cold, middle_warm = middle(cold), middle(warm)
     warm_s, cold_s = ([sample.billed_s for sample in group] for group in (warm, cold))
@@ -201,19 +205,19 @@ def figures(samples: Sequence[Sample], *, prices: Prices, memory: int, arch: str
 
 
 def middle(samples: Sequence[Sample]) -> Sample | None:
-    """Return the sample whose duration is p50; None of none."""
+    """Return the sample with the median duration (p50); None if there are no samples."""
     ordered = sorted(samples, key=lambda sample: sample.seconds)
     return ordered[(len(ordered) - 1) // 2] if ordered else None
 
 
 def is_table(path: Path) -> bool:
-    """Tell whether a file is empty, or a CSV file of `table`."""
+    """Return whether a file is empty or was written by `table`."""
     with path.open("rb") as file:
         return file.read(len(_BEGIN)) in (_BEGIN, b"")
 
 
 def table(samples: Iterable[Sample]) -> bytes:
-    """Return a CSV file with a line for each sample, in seconds."""
+    """Return a CSV file with one row per sample, in seconds."""
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(_HEADER)
@@ -227,7 +231,7 @@ def table(samples: Iterable[Sample]) -> bytes:
 
 
 def _throughput(warm: Sequence[Sample]) -> float | None:
-    """Return the requests per second of the time in which at least one was under way."""
+    """Return the requests per second, counting only time in which at least one was running."""
     busy, until = 0.0, -math.inf
     for sample in sorted(warm, key=lambda sample: sample.started):
         ended = sample.started + sample.seconds

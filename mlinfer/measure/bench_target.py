@@ -1,4 +1,4 @@
-"""Where a function is measured: as a process, as a container of this machine, or in AWS."""
+"""Open the target of a measurement: a process, a local container, or the function in AWS."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BenchTarget:
-    """Where the function is measured. start: starts instances with so much memory. image: None where there is none."""
+    """The target of a measurement. start: takes a memory size in MB and returns how to start an instance. image: or None."""
 
     start: Callable[[int], Start]
     memory: int
@@ -35,7 +35,7 @@ class BenchTarget:
 
 @dataclass(frozen=True)
 class BenchTools:
-    """What the targets need; each makes its own client. note: tells people something. log: takes the handler's lines."""
+    """Factories for the clients of the targets. note: takes a message for the user. log: takes the handler's log lines."""
 
     environment: Mapping[str, str]
     connect: Callable[[], Engine]
@@ -44,12 +44,12 @@ class BenchTools:
     make_waiter: Callable[[], Waiter]
     note: Callable[[str], None]
     log: Callable[[str], None]
-    s3_environment: Callable[[], Mapping[str, str]] | None = None  # for a function that fetches its model
+    s3_environment: Callable[[], Mapping[str, str]] | None = None  # for a function that downloads its model
 
 
 @contextmanager
 def open_target(config: Config, tools: BenchTools, cold: int) -> Iterator[BenchTarget]:
-    """Yield the configured target; what that needs is gone afterwards. cold: starts. Raises MlinferError."""
+    """Yield the configured target and clean up afterwards. cold: number of cold starts. Raises MlinferError."""
     if config.target == "embedded":
         start = partial(process.start, config, tools.environment, tools.log)
         yield BenchTarget(lambda _: start, config.memory, config.arch)
@@ -84,18 +84,18 @@ def _open_local(config: Config, tools: BenchTools) -> Iterator[BenchTarget]:
         return partial(container.start, engine, make_function(chosen, built.tag, s3_environment), tools.log)
 
     with file_lock(f"mlinfer-bench-{config.project}"):
-        stop_containers(engine, config.project, FRESH_LABEL)  # what a killed command has left
+        stop_containers(engine, config.project, FRESH_LABEL)  # left by a command that was killed
         yield BenchTarget(start_with, config.memory, config.arch, built)
 
 
 @contextmanager
 def _borrow_latest(config: Config, tools: BenchTools) -> Iterator[BenchTarget]:
-    """Yield $LATEST, which can start cold; what is live is left alone. Raises MlinferError."""
+    """Yield $LATEST, which can be started cold without touching the deployed version. Raises MlinferError."""
     from . import live
 
     deployed = _find_function(config, tools)
     with live.borrow(deployed, tools.note) as before:
-        tools.note(f"Measuring $LATEST of {deployed.names.function}; what is live is left alone.")
+        tools.note(f"Measuring $LATEST of {deployed.names.function}. The deployed version is not changed.")
 
         def start_with(memory: int) -> Start:
             return partial(live.start, deployed, before, memory)
@@ -104,7 +104,7 @@ def _borrow_latest(config: Config, tools: BenchTools) -> Iterator[BenchTarget]:
 
 
 def _find_live(config: Config, tools: BenchTools) -> BenchTarget:
-    """Return what is live, which nobody can make start cold, and change nothing. Raises MlinferError."""
+    """Return the deployed version, which cannot be started cold on demand. Raises MlinferError."""
     from ..clients.aws_errors import explained
     from ..cloud.resources.function import wait_until_ready
     from . import live
@@ -131,5 +131,5 @@ def _find_function(config: Config, tools: BenchTools) -> DeployedFunction:
 
 
 def _given_memory(config: Config) -> int:
-    """Return the memory that the command line asks for, 0 for none."""
+    """Return the memory from the command line in MB, 0 if not given."""
     return config.memory if config.origins["memory"] == COMMAND_LINE else 0

@@ -1,4 +1,4 @@
-"""An instance of the function as a container of this machine, under Lambda's limits and behind Lambda's emulator."""
+"""Measure the function in a local container with Lambda's limits, through Lambda's emulator."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from ..local.container import FreshContainer, explain_crash, select_handler_line
 from ..local.function import LocalFunction
 from .instance import InvocationReport, Sample, handlers_line, last_report, load_s, require_prediction, split_time
 
-_SLACK_S = 10  # beyond the function's timeout
-_LOG_LINES = 60  # of one invocation, its start included
-_LOG_S = 2.0  # until what the emulator writes has come through the Engine
+_SLACK_S = 10  # on top of the function's timeout
+_LOG_LINES = 60  # enough for one invocation with its start
+_LOG_S = 2.0  # how long the emulator's output may take to arrive through the Engine
 _INIT = re.compile(r"INIT REPORT\(durationMs: ([\d.]+)\)")
 
 
 @contextmanager
 def start(engine: Engine, function: LocalFunction, log: Callable[[str], None]) -> Iterator[ContainerInstance]:
-    """Start the function in a container that nobody has asked yet, and remove it afterwards. log: takes the handler's lines."""
+    """Start the function in a new container and remove it afterwards. log: takes the handler's log lines."""
     with start_fresh(engine, function) as container:
         yield ContainerInstance(container, function, log)
 
 
 class ContainerInstance:
-    """The function in a container, which answers one request at a time."""
+    """The function in a container. It handles one request at a time."""
 
     def __init__(self, fresh: FreshContainer, function: LocalFunction, log: Callable[[str], None]) -> None:
         self._fresh = fresh
@@ -38,18 +38,18 @@ class ContainerInstance:
         self._last = ""
 
     def ask(self, body: bytes) -> Sample:
-        """Send the JSON of an event, and measure from the request to the answer. Raises MlinferError.
+        """Send an event as JSON and measure from request to response. Raises MlinferError.
 
-        The first request starts Python and the handler; the start of the container before it is `boot_s`.
+        The first request includes the start of Python and the handler. The container start before it is `boot_s`.
         """
         started = time.perf_counter()
         try:
             payload = post(self._function.url, body, self._function.timeout + _SLACK_S)
         except TimeoutError as error:
-            hint = "Give it more time: timeout in mlinfer.toml. The emulator itself hangs now and then: try again."
-            raise InvocationError("function_timeout", "the function did not answer in time", hint) from error
+            hint = "Try again. If it times out again, increase timeout in mlinfer.toml."
+            raise InvocationError("function_timeout", "the function timed out", hint) from error
         except OSError as error:
-            raise explain_crash(self._fresh.container, "the container ended in the middle of a request") from error
+            raise explain_crash(self._fresh.container, "the container exited during a request") from error
         seconds = time.perf_counter() - started
         answer = read_prediction(payload, "the function")
         require_prediction(answer)
@@ -65,11 +65,11 @@ class ContainerInstance:
         return Sample(True, started, seconds, billed_s, parts, model, self._fresh.boot_s)
 
     def peak_bytes(self) -> int | None:
-        """Return the most memory that the container has held, the page cache of its files included."""
+        """Return the peak memory of the container in bytes, including page cache."""
         return self._fresh.container.peak_memory()
 
     def _logged(self) -> tuple[list[str], InvocationReport | None]:
-        """Return the log of the last invocation and the emulator's REPORT of it; None if that does not come."""
+        """Return the log of the last invocation and its REPORT; None if no REPORT arrives."""
         deadline = time.monotonic() + _LOG_S
         while True:
             lines = [line.rstrip("\r") for line in self._fresh.container.log(_LOG_LINES)]

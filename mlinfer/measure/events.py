@@ -1,4 +1,4 @@
-"""What a measured function is asked, and that the model which the user named answers."""
+"""Create the events of a measurement, and check that the model that the user chose handles them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .instance import Sample
 
 
 def make_events(config: Config, pictures: Sequence[Picture]) -> list[bytes]:
-    """Return the JSON of an event for each picture, or for a drawn one. Raises MlinferError.
+    """Return an event as JSON for each image, or for a generated one. Raises MlinferError.
 
-    But for aws, the configured model has answered each in this process.
+    Unless the target is aws, each image is first classified in this process, to find invalid ones.
     """
     found = pictures or [Picture("drawn.jpg", samples.draw_jpeg)]
     held = [Picture(picture.name, partial(bytes, read_picture(picture))) for picture in found]
@@ -29,12 +29,13 @@ def make_events(config: Config, pictures: Sequence[Picture]) -> list[bytes]:
     bodies = [json.dumps(make_event(picture.read(), config.top_k)).encode() for picture in held]
     largest = max(map(len, bodies))
     if largest > MAX_REQUEST_BYTES and config.target != "embedded":
-        raise UsageError("usage", f"a picture makes a request of {largest:,} bytes; Lambda takes 6 MB", "Reduce it.")
+        message = f"an image makes a request of {largest:,} bytes, but Lambda's limit is {MAX_REQUEST_BYTES:,} bytes"
+        raise UsageError("usage", message, "Resize the image.")
     return bodies
 
 
 def check_answers(samples: Iterable[Sample], named: NamedModel | None, target: str) -> Iterator[Sample]:
-    """Pass the samples on while the named model answers. Raises VerificationError."""
+    """Pass the samples on. Raises VerificationError if another model made a prediction."""
     for sample in samples:
         require_model(sample.model, named, target)
         yield sample

@@ -1,6 +1,6 @@
-"""An instance of the function: what Lambda would start, ask once while it is cold, then keep warm. It is what gets measured.
+"""The interface of a measured instance of the function, and the samples that it returns.
 
-`process` starts one as a process, `container` as a container, `live` in AWS.
+process.py starts an instance as a process, container.py as a container, live.py in AWS.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from typing import Any, Protocol
 
 from ..errors import ImageError
 
-# Where a request's time goes, in this order; what stands before pre-processing happens in a cold start alone.
+# The parts of a request's time, in order. Those before pre-processing occur only in a cold start.
 PARTS = {
-    "start_s": "start of Python",
+    "start_s": "Python start",
     "imports_s": "imports",
-    "fetch_s": "waiting for the model",  # after the imports, which overlap with its fetch
-    "session_s": "session",
+    "fetch_s": "model download",  # the wait after the imports, which run in parallel with the download
+    "session_s": "ONNX session",
     "preprocess_s": "pre-processing",
     "inference_s": "inference",
-    "rest_s": "the rest",
+    "rest_s": "other",
 }
 _VALUE = re.compile(r"(Duration|Billed Duration|Init Duration|Max Memory Used): ([\d.]+) ")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One request as it was measured, in seconds.
+    """The measurement of one request, in seconds.
 
-    started: of a clock that all samples of one measurement share. billed_s: what Lambda bills for, before it is rounded.
-    parts: see PARTS; they add up to `seconds`. model: name and sha256 of the one that
-    answered. boot_s: what the instance took until it could be asked, not in `seconds`.
+    started: on a clock shared by all samples of a measurement. billed_s: the billed duration before rounding. parts: see
+    PARTS; they add up to `seconds`. model: name and sha256 of the model that made the prediction. boot_s: the start of the
+    instance before the request, not part of `seconds`. peak_bytes: peak memory, or None.
     """
 
     cold: bool
@@ -47,23 +47,23 @@ class Sample:
 
 
 class Instance(Protocol):
-    """A running instance of the function. Both raise MlinferError."""
+    """A running instance of the function. Both methods raise MlinferError."""
 
     def ask(self, body: bytes) -> Sample:
-        """Send the JSON of an event, and measure."""
+        """Send an event as JSON and measure."""
 
     def peak_bytes(self) -> int | None:
-        """Return the most memory that it has held until now; None where that cannot be told."""
+        """Return the peak memory so far in bytes, or None if unknown."""
 
 
-# Starts an instance that nobody has asked yet, and ends it afterwards.
+# Starts a new instance and stops it afterwards.
 Start = Callable[[], AbstractContextManager[Instance]]
 
 
 def split_time(
     seconds: float, line: Mapping[str, Any], *, start_s: float = 0.0, imports_s: float = 0.0
 ) -> dict[str, float]:
-    """Split a request's time into its PARTS. line: what the handler logged of it. start_s, imports_s: known from outside."""
+    """Split a request's time into its PARTS. line: the handler's log line. start_s, imports_s: measured by the caller."""
     load, timings = line.get("load", {}), line.get("timings", {})
     parts = {
         "start_s": start_s,
@@ -77,19 +77,19 @@ def split_time(
 
 
 def load_s(line: Mapping[str, Any]) -> float:
-    """Return the seconds that the handler spent on its model, of its log line."""
+    """Return the seconds that the handler spent loading its model. line: its log line."""
     return float(sum(line.get("load", {}).values()))
 
 
 def require_prediction(answer: Mapping[str, Any]) -> None:
-    """Refuse to measure what is no prediction. Raises ImageError."""
+    """Raise ImageError unless the response is a prediction."""
     if answer["statusCode"] != 200:
         error = answer["body"]["error"]
-        raise ImageError(error["code"], f"the picture cannot be classified: {error['message']}")
+        raise ImageError(error["code"], f"cannot classify the image: {error['message']}")
 
 
 def handlers_line(lines: Iterable[str]) -> dict[str, Any]:
-    """Return the handler's last JSON line of a log; {} if it is not there, or not whole."""
+    """Return the handler's last JSON line in a log; {} if it is missing or incomplete."""
     found: dict[str, Any] = {}
     for line in lines:
         if line.startswith('{"request_id"'):
@@ -100,7 +100,7 @@ def handlers_line(lines: Iterable[str]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class InvocationReport:
-    """What Lambda, or its emulator, logs of an invocation. request: its id. peak_bytes: made up by the emulator."""
+    """The REPORT line of Lambda or its emulator. request: the request id. peak_bytes: not real in the emulator."""
 
     request: str
     duration_s: float
@@ -110,7 +110,7 @@ class InvocationReport:
 
 
 def last_report(lines: Iterable[str]) -> InvocationReport | None:
-    """Return the last REPORT of a log; None if there is none."""
+    """Return the last REPORT in a log, or None."""
     found = None
     for line in lines:
         if line.startswith("REPORT RequestId: "):

@@ -1,4 +1,4 @@
-"""How many images are asked about at once: what the target takes, and what the memory here is enough for."""
+"""Choose how many images to process in parallel, from the target and the available memory."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ..targets.embedded import count_threads
 from .machine import available_memory
 
 CLOUD_JOBS = 8
-MANY = 16  # images, from which on further sessions are worth their load
+MANY = 16  # with at least this many images, loading more sessions pays off
 
 
 def choose_jobs(config: Config, images: int, given: int | None, note: Callable[[str], None]) -> int:
-    """Return how many of the images are asked about at once: of the emulator one. given: by the user. Raises MissingError."""
+    """Return how many images to process in parallel; 1 for the emulator. given: by the user, or None. Raises MissingError."""
     if given or config.target == "aws":
         jobs = given or CLOUD_JOBS
     else:
@@ -24,13 +24,13 @@ def choose_jobs(config: Config, images: int, given: int | None, note: Callable[[
 
 
 def _within_memory(config: Config, jobs: int, note: Callable[[str], None]) -> int:
-    """Return how many of the jobs the memory here is enough for, and say so if these are fewer. Raises MissingError."""
+    """Reduce the jobs to what fits in memory, with a note to the user. Raises MissingError."""
     if jobs == 1:
         return 1
     size = model_path(config).stat().st_size if config.target == "embedded" else 0
     available = available_memory()
     if available is None or (fitting := jobs_that_fit(jobs, size, available)) == jobs:
         return jobs
-    held = f" with a model file of {size / 2**20:,.0f} MB each" if size else ""
-    note(f"{fitting} images at once instead of {jobs}{held}: {available / 2**20:,.0f} MB of memory are available.")
+    held = f"; each job loads the model of {size / 2**20:,.0f} MB" if size else ""
+    note(f"Running {fitting} jobs instead of {jobs} ({available / 2**20:,.0f} MB of memory available{held}).")
     return fitting

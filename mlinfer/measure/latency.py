@@ -1,4 +1,4 @@
-"""What many durations come to."""
+"""Summarize durations."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Latency:
-    """How a number of durations are spread, in seconds."""
+    """Count, mean and percentiles of durations, in seconds."""
 
     count: int
     min_s: float
@@ -21,7 +21,7 @@ class Latency:
 
 
 def summarize(seconds: Sequence[float]) -> Latency | None:
-    """Return the spread of the durations; None of none."""
+    """Summarize the durations; None if there are none."""
     if not seconds:
         return None
     ordered = sorted(seconds)
@@ -30,8 +30,8 @@ def summarize(seconds: Sequence[float]) -> Latency | None:
 
 
 def percentile(ordered: Sequence[float], percent: float) -> float:
-    """Return a percentile by the nearest rank: the smallest of the values that `percent` % of them do not exceed.
+    """Return a percentile by nearest rank, so it is always a measured value.
 
-    So it is always a duration that was measured; with fewer than 100 values, p99 is the longest one.
+    With fewer than 100 values, p99 is the largest one.
     """
     return ordered[max(1, math.ceil(percent / 100 * len(ordered))) - 1]

@@ -1,11 +1,11 @@
-"""An instance of the deployed function, in AWS.
+"""Measure the function in AWS.
 
-What is live is a published version, and nobody can make that start cold. Its unpublished twin, $LATEST, starts cold after
-each change of its configuration. So one variable of its environment is changed for each cold start, and its memory size
-where that is tried out; both are brought back at the end. Requests to the alias never meet any of this.
+A published version cannot be started cold on demand. $LATEST starts cold after each change of its configuration, so each
+cold start changes an environment variable of $LATEST (and `tune` its memory size). Both are restored at the end. The alias
+is not affected.
 
-The variable holds the memory size that there was before, so the first change records what to bring back, in one request
-with the change itself. The next measurement finds the variable after a command that was killed, and brings that back.
+The variable stores the original memory size, so a single request makes the change and records what to restore. After a
+command that was killed, the next measurement finds the variable and restores the configuration.
 https://docs.aws.amazon.com/lambda/latest/dg/lambda-runtime-environment.html
 """
 
@@ -38,7 +38,7 @@ _NEEDED = "lambda:GetFunction, lambda:UpdateFunctionConfiguration and lambda:Inv
 
 @dataclass(frozen=True)
 class DeployedFunction:
-    """The function that is measured, and what asks it. invoker: a client that repeats no request. log: takes the handler's lines."""
+    """The measured function and its clients. invoker: a client without retries. log: takes the handler's log lines."""
 
     functions: LambdaClient
     invoker: LambdaClient
@@ -49,32 +49,32 @@ class DeployedFunction:
 
 @contextmanager
 def borrow(deployed: DeployedFunction, tell: Callable[[str], None]) -> Iterator[FunctionConfig]:
-    """Yield how $LATEST is configured, and bring that back in the end, however this comes. Raises RemoteError."""
+    """Yield the configuration of $LATEST and restore it at the end, also after an error. Raises RemoteError."""
     names = deployed.names
-    with explained(f"the function {names.function}", _NEEDED):
+    with explained(f"function {names.function}", _NEEDED):
         there = wait_until_ready(deployed.functions, names, deployed.waiter).settings
     before = before_bench(there)
     if before != there:
-        tell(f"An earlier measurement of {names.function} was interrupted. Its changes are undone at the end.")
+        tell(f"An earlier measurement of {names.function} was interrupted. Its changes will be undone at the end.")
     try:
         yield before
     finally:
-        tell(f"Bringing {names.function} back to its configuration ({before.memory} MB) ...")
+        tell(f"Restoring the configuration of {names.function} ({before.memory} MB) ...")
         _configure(deployed, before)
 
 
 @contextmanager
 def start(deployed: DeployedFunction, before: FunctionConfig, memory: int) -> Iterator[LiveInstance]:
-    """Make Lambda start a new instance of $LATEST at the next request. before: as borrowed. memory: the size to try, MB.
+    """Make Lambda start a new instance of $LATEST for the next request. Raises RemoteError.
 
-    Raises RemoteError.
+    before: the configuration from `borrow`. memory: the size to measure, in MB.
     """
     _configure(deployed, during_bench(before, memory, secrets.token_hex(4)))
     yield LiveInstance(deployed, LATEST)
 
 
 class LiveInstance:
-    """A function in Lambda, asked by one of its versions or aliases. Several threads may ask at once."""
+    """A version or alias of the function in Lambda. It is thread-safe."""
 
     def __init__(self, deployed: DeployedFunction, qualifier: str) -> None:
         self._deployed = deployed
@@ -82,9 +82,9 @@ class LiveInstance:
         self._peak: int | None = None
 
     def ask(self, body: bytes) -> Sample:
-        """Send the JSON of an event, and measure from the request to the answer, the way there included. Raises MlinferError."""
+        """Send an event as JSON and measure from request to response, including the network. Raises MlinferError."""
         name, started = self._deployed.names.function, 0.0
-        subject = f"the function {name}"
+        subject = f"function {name}"
 
         def invoke() -> tuple[bytes, str]:
             nonlocal started
@@ -114,14 +114,14 @@ class LiveInstance:
         return Sample(True, started, seconds, billed_s, parts, model)
 
     def peak_bytes(self) -> int | None:
-        """Return the most memory that Lambda has reported until now."""
+        """Return the highest memory use that Lambda has reported so far, in bytes."""
         return self._peak
 
 
 def _configure(deployed: DeployedFunction, wanted: FunctionConfig) -> None:
-    """Set memory and environment, and wait until that has taken effect. Raises RemoteError."""
+    """Set memory and environment, and wait until the change is active. Raises RemoteError."""
     functions, names, waiter = deployed.functions, deployed.names, deployed.waiter
-    with explained(f"the function {names.function}", _NEEDED):
+    with explained(f"function {names.function}", _NEEDED):
         waiter.retry(
             lambda: functions.update_function_configuration(
                 FunctionName=names.function,

@@ -1,4 +1,4 @@
-"""What machine this is, for figures that hold on it alone."""
+"""Describe this machine and its available memory."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from lambda_src.settings import default_threads
 
 @dataclass(frozen=True)
 class Machine:
-    """Where something was measured. runtime: Python and onnxruntime of the function. cores: that this process may use. memory_bytes, load: None where unknown.
+    """The machine of a measurement. cores: those that this process may use. memory_bytes, load: None if unknown.
 
-    load: how many processes wanted a core in the minute before, on average.
+    runtime: Python and onnxruntime of the function. load: the load average of the last minute.
     """
 
     cpu: str
@@ -30,15 +30,15 @@ class Machine:
 
 
 def describe(runtime: str = "") -> Machine:
-    """Describe this machine. runtime: what the function runs on, if not on this very Python."""
+    """Describe this machine. runtime: what the function runs on, if not this Python."""
     runtime = runtime or f"Python {platform.python_version()}, onnxruntime {version('onnxruntime')}"
     return Machine(_cpu(), default_threads({}), _memory(), _system(), runtime, _load())
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Return the bytes that this process may still take: of the machine, and within its control groups. None if unknown.
+    """Return the bytes of memory available to this process, within its cgroup limits; None if unknown.
 
-    root: where /proc and /sys are. Page cache that can be dropped counts as available.
+    root: the folder with /proc and /sys. Reclaimable page cache counts as available.
     """
     room = [*_free_memory(root), *_room_in_groups(root)]
     return min(room) if room else _memory()
@@ -53,7 +53,7 @@ def _free_memory(root: Path) -> Iterator[int]:
 
 
 def _room_in_groups(root: Path) -> Iterator[int]:
-    """Yield what is left below the limit of each control group around this process, of version 1 and of version 2.
+    """Yield the memory left below the limit of each cgroup (v1 or v2) of this process.
 
     https://docs.kernel.org/admin-guide/cgroup-v2.html#memory-interface-files
     """
@@ -72,7 +72,7 @@ def _room_in_groups(root: Path) -> Iterator[int]:
             continue
         group = top / path.strip("/")
         for folder in (group, *group.parents[: len(group.parts) - len(top.parts)]):
-            with suppress(OSError, ValueError):  # there is none, or it is "max"
+            with suppress(OSError, ValueError):  # the file is missing, or the limit is "max"
                 limit, used = (int((folder / name).read_text()) for name in names[:2])
                 droppable = re.search(rf"^{names[2]} (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE)
                 yield max(0, limit - used + (int(droppable[1]) if droppable else 0))

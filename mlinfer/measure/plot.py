@@ -1,4 +1,4 @@
-"""Draw what was measured, for people: matplotlib, which the extra `plot` brings, makes an SVG or a PNG of it."""
+"""Draw charts of a measurement as SVG or PNG. This needs matplotlib (extra `plot`)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from .instance import Sample
     from .tune import Point
 
-MARK = "mlinfer, matplotlib"  # in the metadata of each picture
+MARK = "mlinfer, matplotlib"  # in the metadata of each chart
 _COLD, _WARM = "#3b6fb6", "#d9822b"
 _INK, _PALE = "#333333", "#dddddd"
-# One colour for each of PARTS: what a cold start adds in blues, what every request does in oranges.
+# One colour for each of PARTS: blue for the parts of a cold start, orange for those of every request.
 _COLOURS = ("#1b3a5f", "#3b6fb6", "#6fa3dc", "#a9cbee", "#d9822b", "#f2b36f", "#c9c9c9")
 _SETTINGS = {
     "font.size": 10,
@@ -31,29 +31,29 @@ _SETTINGS = {
     "axes.spines.right": False,
     "xtick.color": _INK,
     "ytick.color": _INK,
-    "svg.hashsalt": "mlinfer",  # the same figures give the same file
+    "svg.hashsalt": "mlinfer",  # the same data gives the same file
 }
-_LEAST_SHARE = 0.04  # of a bar: a narrower part has no room for its figure
+_LEAST_SHARE = 0.04  # of a bar: a narrower part has no room for its label
 
 
 def check(path: Path) -> None:
-    """Refuse what cannot be drawn before anything is measured for it. Raises UsageError, MissingError."""
+    """Check before the measurement that the chart can be drawn. Raises UsageError, MissingError."""
     if path.suffix.lower() not in (".svg", ".png"):
-        raise UsageError("usage", f"--plot draws .svg and .png, not {path.name!r}")
+        raise UsageError("usage", f"--plot needs a file name that ends in .svg or .png (got {path.name!r})")
     if importlib.util.find_spec("matplotlib") is None:
-        hint = "Install it with: pip install matplotlib"
+        hint = "Install it with `pip install matplotlib`."
         raise MissingError("missing_extra", "--plot needs matplotlib, which is not installed", hint)
 
 
 def is_ours(path: Path) -> bool:
-    """Tell whether a file is empty, or a picture that was drawn here."""
+    """Return whether a file is empty or a chart of mlinfer."""
     with path.open("rb") as file:
         begin = file.read(4096)
     return not begin or MARK.encode() in begin
 
 
 def draw_bench(samples: Sequence[Sample], figures: Figures, *, title: str, caption: str, kind: str) -> bytes:
-    """Draw how the latencies are spread, and where a cold start and a warm request go. kind: svg or png."""
+    """Draw the latencies and the time breakdown of the median requests. kind: "svg" or "png"."""
     with _style():
         from matplotlib.figure import Figure
 
@@ -61,14 +61,14 @@ def draw_bench(samples: Sequence[Sample], figures: Figures, *, title: str, capti
         spread, cold, warm = figure.subplots(3, 1, height_ratios=(2.6, 1, 1))
         _draw_spread(spread, samples)
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
-        _draw_parts(cold, figures.cold_parts, "Where the cold start in the middle goes")
-        _draw_parts(warm, figures.warm_parts, "Where the warm request in the middle goes")
+        _draw_parts(cold, figures.cold_parts, "Median cold start")
+        _draw_parts(warm, figures.warm_parts, "Median warm request")
         _add_caption(figure, caption, 165)
         return _saved(figure, kind)
 
 
 def draw_tune(points: Sequence[Point], chosen: Point | None, *, title: str, caption: str, kind: str) -> bytes:
-    """Draw latency against cost, the frontier as a line, the recommendation marked. kind: svg or png."""
+    """Draw latency against cost, with the Pareto frontier and the recommendation. kind: "svg" or "png"."""
     with _style():
         from matplotlib.figure import Figure
 
@@ -82,7 +82,7 @@ def draw_tune(points: Sequence[Point], chosen: Point | None, *, title: str, capt
             label = f"{point.memory:,} MB" + ("  (recommended)" if point is chosen else "")
             place = (point.cost, point.latency_s * 1000)
             axes.plot([point.cost] * 2, [point.low_s * 1000, point.high_s * 1000], color=colour, linewidth=1)
-            offset = (4, -18) if point is chosen else (7, 6)  # two sizes of like figures do not hide each other's name
+            offset = (4, -18) if point is chosen else (7, 6)  # keeps the labels of similar sizes apart
             axes.annotate(label, place, xytext=offset, textcoords="offset points", color=colour, fontsize=10)
         axes.set_xlabel("US dollars per million predictions")
         axes.set_ylabel("warm latency, p90, ms")
@@ -96,7 +96,7 @@ def draw_tune(points: Sequence[Point], chosen: Point | None, *, title: str, capt
 
 
 def _draw_spread(axes: Any, samples: Sequence[Sample]) -> None:
-    """Draw each latency as a dot on a logarithmic axis, and the percentiles as ticks with their value."""
+    """Draw each latency as a dot on a logarithmic axis, and mark the percentiles."""
     from matplotlib.ticker import FuncFormatter
 
     from .latency import summarize
@@ -106,7 +106,7 @@ def _draw_spread(axes: Any, samples: Sequence[Sample]) -> None:
         found = summarize([value / 1000 for value in own])
         if not found:
             continue
-        # Dots that would hide each other are spread by the golden ratio, which leaves no pattern.
+        # Spread overlapping dots by the golden ratio, which leaves no visible pattern.
         offsets = [((i * 0.618034) % 1 - 0.5) * 0.42 for i in range(len(own))]
         axes.scatter(own, [height + y for y in offsets], s=13, color=colour, alpha=0.45, linewidths=0)
         marks = {"p50": found.p50_s * 1000, "p90": found.p90_s * 1000, "p99": found.p99_s * 1000}
@@ -124,7 +124,7 @@ def _draw_spread(axes: Any, samples: Sequence[Sample]) -> None:
 
 
 def _draw_parts(axes: Any, parts: Mapping[str, float], title: str) -> None:
-    """Draw the parts of one request as one bar, with a legend of those that are there."""
+    """Draw the parts of one request as a bar, with a legend."""
     total = sum(parts.values())
     axes.set_title(f"{title}: {_ms(total * 1000)}" if total else f"{title}: not measured", loc="left", fontsize=10)
     axes.set_axis_off()
@@ -148,7 +148,7 @@ def _add_caption(figure: Any, text: str, width: int) -> None:
 
 
 def _beside(axes: Any) -> Any:
-    """Return coordinates that are the axes' own across, and the data's upwards."""
+    """Return a transform with x in axes coordinates and y in data coordinates."""
     return axes.get_yaxis_transform()
 
 

@@ -1,7 +1,7 @@
-"""What Lambda costs: a dated table of prices, and the formula of https://aws.amazon.com/lambda/pricing/.
+"""Compute the cost of Lambda from a dated price table (https://aws.amazon.com/lambda/pricing/).
 
-Billed are the request, and memory times duration: from the start of the runtime, in the cold case, or of the handler to
-its end, rounded up to a millisecond. The free tier, /tmp above 512 MB, S3, logs and traffic are not counted.
+Lambda bills each request, and memory times duration, rounded up to 1 ms. A cold start is billed from the start of the
+runtime. The free tier, /tmp above 512 MB, S3, logs and traffic are not included.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from ..errors import MissingError, UsageError
 TABLE = Path(__file__).with_name("prices.toml")
 MB_PER_GB = 1024
 
+_EXAMPLE = f"Use the format of {TABLE}."
+
 
 @dataclass(frozen=True)
 class Prices:
-    """US dollars: of one request, and of a GB for a second by architecture. date: of the table."""
+    """Prices in US dollars. request: per request. gb_second: per GB-second, by architecture. date: of the table."""
 
     date: str
     region: str
@@ -31,27 +33,27 @@ class Prices:
 
 
 def read_prices(path: Path = TABLE) -> Prices:
-    """Read a table of prices. Raises MissingError, UsageError."""
+    """Read a price table. Raises MissingError, UsageError."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise MissingError("file_not_found", f"there is no price table {path}", f"Its form: {TABLE}") from error
+        raise MissingError("file_not_found", f"price table {path} does not exist", _EXAMPLE) from error
     except (OSError, ValueError) as error:
-        raise UsageError("invalid_prices", f"the price table {path} cannot be read: {error}") from error
+        raise UsageError("invalid_prices", f"cannot read the price table {path}: {error}", _EXAMPLE) from error
     try:
         gb_second = {arch: _price(table["gb_second"][arch]) for arch in ARCHITECTURES}
         return Prices(str(table["date"]), str(table["region"]), _price(table["request"]), gb_second)
     except (KeyError, TypeError, ValueError) as error:
-        message = f"the price table {path} does not give date, region, request and gb_second for both architectures"
-        raise UsageError("invalid_prices", message, f"Its form: {TABLE}") from error
+        message = f"price table {path} needs date, region, request, and gb_second for both architectures"
+        raise UsageError("invalid_prices", message, _EXAMPLE) from error
 
 
 def per_million(
     prices: Prices, warm_s: Sequence[float], cold_s: Sequence[float], *, memory: int, arch: str, cold_share: float
 ) -> float | None:
-    """Return US dollars per million predictions, of which `cold_share` (0..1) meet a cold start.
+    """Return US dollars per million predictions, of which the fraction `cold_share` (0..1) hits a cold start.
 
-    memory: MB. warm_s, cold_s: measured durations that are billed, in seconds. None where a needed one was not measured.
+    memory: MB. warm_s, cold_s: billed durations in seconds. Returns None if a required kind was not measured.
     """
     if (not warm_s and cold_share < 1) or (not cold_s and cold_share > 0):
         return None
@@ -61,8 +63,8 @@ def per_million(
 
 
 def billed(seconds: float) -> float:
-    """Return what is billed of a duration: whole milliseconds, rounded up, in seconds."""
-    return math.ceil(round(seconds * 1000, 6)) / 1000  # round: 0.12 * 1000 is a little over 120
+    """Round a duration up to whole milliseconds, as Lambda bills it. Returns seconds."""
+    return math.ceil(round(seconds * 1000, 6)) / 1000  # round() first, because 0.12 * 1000 is slightly over 120
 
 
 def _price(value: Any) -> float:

@@ -1,4 +1,4 @@
-"""An instance of the function as a process of this machine: Lambda's entry point, without Lambda."""
+"""Measure the function as a process on this machine: it runs the entry point of the handler without Lambda."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..errors import MlinferError
 from ..model.path import model_path
 from .instance import Sample, handlers_line, load_s, require_prediction, split_time
 
-# perf_counter is one clock for all processes of a machine. VmHWM: getrusage would tell the parent's peak, too.
+# perf_counter is the same clock in all processes. VmHWM is used because getrusage can include the parent's peak.
 _PROGRAM = """
 from time import perf_counter as now
 began = now()
@@ -46,7 +46,7 @@ for line in open(0, "rb"):
 
 @contextmanager
 def start(config: Config, environment: Mapping[str, str], log: Callable[[str], None]) -> Iterator[ProcessInstance]:
-    """Start the configured function as a process, and end it afterwards. log: takes the handler's lines."""
+    """Start the configured function as a process and stop it afterwards. log: takes the handler's log lines."""
     handler = {
         **config.handler_environment(),
         "MLINFER_MODEL_URI": str(model_path(config).resolve()),
@@ -58,7 +58,7 @@ def start(config: Config, environment: Mapping[str, str], log: Callable[[str], N
     command = [sys.executable, "-P", "-c", _PROGRAM]
     with tempfile.TemporaryFile() as errors:
         spawned = time.perf_counter()
-        process = subprocess.Popen(  # noqa: S603 - this very Python. A group of its own, so that Ctrl-C does not end it
+        process = subprocess.Popen(  # noqa: S603 - this Python. Its own process group, so that Ctrl-C does not stop it
             command,
             env=plain | handler,
             stdin=subprocess.PIPE,
@@ -69,12 +69,12 @@ def start(config: Config, environment: Mapping[str, str], log: Callable[[str], N
         try:
             yield ProcessInstance(process, spawned, errors=errors, log=log)
         finally:
-            process.kill()  # it holds nothing that could be half written
+            process.kill()  # it writes no files
             process.communicate()
 
 
 class ProcessInstance:
-    """The function in a process, which answers one request at a time."""
+    """The function in a process. It handles one request at a time."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class ProcessInstance:
         self._peak: int | None = None
 
     def ask(self, body: bytes) -> Sample:
-        """Send the JSON of an event, and measure; the first request's time begins with the process. Raises MlinferError."""
+        """Send an event as JSON and measure. The first request includes the start of the process. Raises MlinferError."""
         line, told = self._exchange(body)
         clock, answer = told["clock"], told["answer"]
         require_prediction(answer)
@@ -107,13 +107,13 @@ class ProcessInstance:
         return Sample(True, since, seconds, seconds, parts, model)
 
     def peak_bytes(self) -> int | None:
-        """Return the most memory that was resident at once, shared libraries included."""
+        """Return the peak resident memory in bytes, including shared libraries."""
         return self._peak
 
     def _exchange(self, body: bytes) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Return the handler's log line and what the program tells of the answer."""
+        """Return the handler's log line, and the program's clock, peak memory and response."""
         lines: list[str] = []
-        with suppress(BrokenPipeError):  # it has ended; what it said follows
+        with suppress(BrokenPipeError):  # it has exited; its stderr is read below
             self._requests.write(body + b"\n")
             self._requests.flush()
         for encoded in self._answers:
@@ -124,4 +124,4 @@ class ProcessInstance:
             self._log(line.rstrip())
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
-        raise MlinferError("process_ended", f"the process that was measured ended: {said or 'it said nothing'}")
+        raise MlinferError("process_ended", f"the measured process exited: {said or 'no output'}")

@@ -1,4 +1,4 @@
-"""Choose a memory size: what each one takes and costs, which of them no other beats, and which to take."""
+"""Choose a memory size from the measured latency and cost of each."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .latency import summarize
 from .machine import Machine
 from .prices import Prices
 
-# 1,769 MB are one vCPU; 3,008 are what new accounts may have; the last ones are three and six vCPUs.
+# 1,769 MB is one vCPU, 3,008 MB the limit of new accounts, 5,307 MB three vCPUs, 10,240 MB six.
 SIZES = (512, 1024, 1769, 3008, 5307, 10240)
-NEW_ACCOUNTS_MB = 3008  # what they may have at most
-ROUNDS = 5  # after which a recommendation that still changes is not decided
-TOLERANCE = 1.5  # how many times as slow as the fastest size a recommended one may be
+NEW_ACCOUNTS_MB = 3008  # memory limit of new accounts
+ROUNDS = 5  # give up after this many rounds without a stable recommendation
+TOLERANCE = 1.5  # a recommended size may be this many times slower than the fastest
 
 _FAILURES = ("out_of_memory", "container_crashed", "function_crashed", "function_timeout")
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One request, or why a size could not be measured: failure. rounds count from 1. memory: MB."""
+    """One request with a memory size in MB. round: counts from 1. failure: why there is no sample."""
 
     round: int
     memory: int
@@ -36,10 +36,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Point:
-    """One memory size, MB. latency_s: p90 of the warm requests. cold_s: p50. cost: US dollars per million predictions.
+    """The result for one memory size in MB. latency_s: warm p90. cold_s: cold p50. cost: US dollars per million.
 
-    low_s, high_s: the lowest and the highest p90 of a round. requests: measured ones. best: no other size is both faster
-    and cheaper. failure: why it could not be measured, "" if it was.
+    low_s, high_s: lowest and highest warm p90 of a round. requests: how many were measured. best: on the Pareto frontier.
+    failure: why it could not be measured, or "".
     """
 
     memory: int
@@ -55,9 +55,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Tuning:
-    """Everything that a reader needs to judge the recommendation. error: what ended it early, Ctrl-C or a failure.
+    """The report of `mlinfer tune`. error: why it stopped early (Ctrl-C or a failure), or None.
 
-    decided: the rounds agree, also where they agree that no size is to be recommended.
+    decided: whether the rounds agree on a size, or on none.
     """
 
     target: str
@@ -77,29 +77,29 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Judge:
-    """Tells what trials come to. figures: takes a memory size and its samples. limit_s: what the warm p90 may take."""
+    """Evaluates trials. figures: takes a memory size and its samples. limit_s: the highest acceptable warm p90."""
 
     figures: Callable[[int, Sequence[Sample]], Figures]
     limit_s: float | None = None
 
     def points(self, trials: Sequence[Trial]) -> list[Point]:
-        """Return a point for each size that has been measured, or has failed, with the frontier marked."""
+        """Return a point for each size that was measured or failed, with the Pareto frontier marked."""
         sizes = dict.fromkeys(trial.memory for trial in trials)
         points = [self._point(size, [trial for trial in trials if trial.memory == size]) for size in sizes]
         return mark_best([point for point in points if point])
 
     def picks(self, trials: Sequence[Trial]) -> list[int | None]:
-        """Return the memory size that each round recommends by itself, None for no size."""
+        """Return the memory size that each round recommends on its own, or None."""
         rounds = sorted({trial.round for trial in trials})
         return [self.pick([trial for trial in trials if trial.round == number]) for number in rounds]
 
     def pick(self, trials: Sequence[Trial]) -> int | None:
-        """Return the memory size that the trials recommend together."""
+        """Return the memory size that all trials together recommend, or None."""
         chosen = recommend(self.points(trials), self.limit_s)
         return chosen.memory if chosen else None
 
     def stands(self, trials: Sequence[Trial]) -> bool:
-        """Tell whether the last two rounds and all rounds together recommend the same; a single size has no rival."""
+        """Return whether the last two rounds and all rounds together recommend the same size."""
         rivals = [point for point in self.points(trials) if not point.failure]
         if not rivals or (len(rivals) == 1 and self.limit_s is None):
             return True
@@ -122,7 +122,7 @@ class Judge:
 
 
 def make_judge(conditions: Conditions, arch: str, limit_s: float | None) -> Judge:
-    """Return who judges the sizes of a function of that architecture."""
+    """Return the judge for a function of that architecture."""
 
     def count(size: int, samples: Sequence[Sample]) -> Figures:
         return figures(samples, prices=conditions.prices, memory=size, arch=arch, cold_share=conditions.cold_share)
@@ -139,7 +139,7 @@ def make_tuning(
     arch: str,
     conditions: Conditions,
 ) -> Tuning:
-    """Return what the trials come to. ended: what ended them early. sizes: that were to be tried."""
+    """Return the report for the trials. ended: the error that stopped them early. sizes: those to measure."""
     points, decided = judge.points(trials), ended is None and judge.stands(trials)
     chosen = recommend(points, judge.limit_s) if decided else None
     if ended:
@@ -164,16 +164,16 @@ def make_tuning(
 
 
 def sizes_for(cores: int) -> list[int]:
-    """Return the sizes whose CPU share a machine of so many cores can give."""
+    """Return the sizes for which a machine has enough cores."""
     return [size for size in SIZES if size <= cores * MB_PER_VCPU] or list(SIZES[:1])
 
 
 def tune(
     sizes: Sequence[int], measure: Callable[[int], Iterable[Sample]], judge: Judge
 ) -> Generator[Trial, None, None]:
-    """Measure each size in turn, in rounds, until the recommendation stands or ROUNDS are over.
+    """Measure all sizes in rounds until the recommendation is stable, at most ROUNDS times.
 
-    A size that the function fails at is measured no more. Raises MlinferError for other failures.
+    A size at which the function fails is not measured again. Raises MlinferError for other failures.
     """
     trials: list[Trial] = []
     for number in range(1, ROUNDS + 1):
@@ -197,7 +197,7 @@ def _tried(number: int, size: int, measure: Callable[[int], Iterable[Sample]]) -
 
 
 def mark_best(points: Sequence[Point]) -> list[Point]:
-    """Mark the Pareto frontier: the sizes that no other one beats in latency without costing more, or in cost."""
+    """Mark the Pareto frontier of latency and cost."""
     good = [point for point in points if not point.failure]
 
     def beaten(point: Point) -> bool:
@@ -212,7 +212,7 @@ def mark_best(points: Sequence[Point]) -> list[Point]:
 
 
 def recommend(points: Sequence[Point], limit_s: float | None = None) -> Point | None:
-    """Return the cheapest size within the limit; without one, within TOLERANCE times the fastest's latency."""
+    """Return the cheapest size within the limit, by default TOLERANCE times the latency of the fastest size."""
     good = [point for point in points if not point.failure]
     if not good:
         return None
@@ -221,31 +221,33 @@ def recommend(points: Sequence[Point], limit_s: float | None = None) -> Point | 
 
 
 def say(points: Sequence[Point], chosen: Point | None, limit_s: float | None = None) -> str:
-    """Return the recommendation and its rule in one sentence."""
+    """Return the recommendation and its reason as text."""
     good = [point for point in points if not point.failure]
     if not good:
-        return "No size is recommended: the function answered at none of them."
+        return "No recommendation: the function failed at every size."
     fastest = min(good, key=lambda point: point.latency_s)
-    best = f"the fastest, {fastest.memory:,} MB, takes {_ms(fastest.latency_s)}"
+    best = f"The fastest size is {fastest.memory:,} MB with {_ms(fastest.latency_s)}."
     if chosen is None:
-        return f"No size is recommended: none has a warm p90 within {_ms(limit_s or 0.0)}; {best}."
-    rule = f"within {_ms(limit_s)}" if limit_s is not None else f"at most {TOLERANCE} times the fastest's"
+        return f"No recommendation: no size has a warm p90 of at most {_ms(limit_s or 0.0)}. {best}"
+    rule = f"{_ms(limit_s)}" if limit_s is not None else f"{TOLERANCE} times the fastest"
     figures = f"warm p90 {_ms(chosen.latency_s)}, ${chosen.cost:.2f} per million"
-    other = "it is the fastest too" if chosen == fastest else best
-    return f"Recommended: {chosen.memory:,} MB ({figures}), the cheapest whose warm p90 is {rule}; {other}."
+    other = "It is also the fastest size." if chosen == fastest else best
+    return (
+        f"Recommended: {chosen.memory:,} MB ({figures}), the cheapest size with a warm p90 of at most {rule}. {other}"
+    )
 
 
 def say_undecided(picks: Sequence[int | None]) -> str:
-    """Return which sizes the rounds recommend, in one sentence."""
+    """Return what each round recommends as text."""
     counts = Counter("no size" if pick is None else f"{pick:,} MB" for pick in picks).most_common()
-    told = ", ".join(f"{count} recommend {name}" for name, count in counts)
-    return f"Not decided on this machine: of {len(picks)} rounds, {told}. Try a quieter machine, or more requests (--warm)."
+    told = ", ".join(f"{name} ({count} of {len(picks)})" for name, count in counts)
+    return f"No recommendation: the rounds disagree: {told}. Use a quieter machine, or more requests with --warm."
 
 
 def say_incomplete(points: Sequence[Point], sizes: int) -> str:
-    """Return how far a search came that was ended early, in one sentence."""
+    """Return the progress of a search that stopped early as text."""
     good = sum(not point.failure for point in points)
-    return f"Incomplete: {good} of {sizes} sizes have figures, and no recommendation is made."
+    return f"Incomplete: measured {good} of {sizes} sizes, so there is no recommendation."
 
 
 def _ms(seconds: float) -> str:

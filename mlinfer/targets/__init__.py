@@ -1,7 +1,7 @@
-"""Where pictures are asked about: a target takes one picture, and `predict` asks it about many.
+"""Run the model on images. A target classifies one image, and `predict` sends it many.
 
-Each target is a module with a `make_target`: embedded.py (this process), emulator.py (the container of run-local), aws.py
-(Lambda's Invoke API) and url.py (the function's URL).
+Each target is a module with `make_target`: embedded.py (this process), emulator.py (run-local), aws.py (Lambda's Invoke
+API) and url.py (the function URL).
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from lambda_src.errors import FaultError
 
 from ..errors import ImageError, InvocationError, MlinferError, UsageError
 
-# Takes a picture's name and bytes and top_k, and returns the handler's answer. Raises MlinferError, FaultError.
+# Takes an image's name, its bytes and top_k; returns the handler's response. Raises MlinferError, FaultError.
 Target = Callable[[str, bytes, int], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image to ask about; `read` returns its bytes or raises OSError."""
+    """An image to classify. read: returns its bytes or raises OSError."""
 
     name: str
     read: Callable[[], bytes]
@@ -31,7 +31,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Result:
-    """The outcome for one picture: the answer's body (design: the handler's document), or what went wrong."""
+    """The result for one image: the body of the handler's response, or an error."""
 
     name: str
     body: dict[str, Any]
@@ -39,15 +39,15 @@ class Result:
 
 
 def make_event(data: bytes, top_k: int) -> dict[str, Any]:
-    """Return the event of a direct invocation."""
+    """Return the event for a direct invocation."""
     return {"image": base64.b64encode(data).decode("ascii"), "top_k": top_k}
 
 
 def predict(pictures: Iterable[Picture], target: Target, top_k: int, *, jobs: int = 1) -> Iterator[Result]:
-    """Ask about the pictures, `jobs` at a time, and yield a result for each, in their order.
+    """Classify the images, `jobs` at a time, and yield a result for each in order.
 
-    What is wrong with one picture is its result and stops no other. After an error that `ends_batch`, the pictures that
-    were not asked about yet have it as their result.
+    An error of one image is its result and does not stop the others. After an error that `ends_batch`, all remaining images
+    get that error as their result without being sent.
     """
     ended: MlinferError | None = None
 
@@ -72,7 +72,7 @@ def predict(pictures: Iterable[Picture], target: Target, top_k: int, *, jobs: in
     try:
         for picture in pictures:
             running.append(pool.submit(result, picture))
-            if len(running) == 2 * jobs:  # so that few pictures are in memory
+            if len(running) == 2 * jobs:  # limits how many images are in memory
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()
@@ -81,21 +81,21 @@ def predict(pictures: Iterable[Picture], target: Target, top_k: int, *, jobs: in
 
 
 def ends_batch(error: MlinferError) -> bool:
-    """Tell whether every other picture would meet the error, too."""
+    """Return whether every other image would fail with the same error."""
     return not isinstance(error, ImageError | UsageError | InvocationError)
 
 
 def read_picture(picture: Picture) -> bytes:
-    """Return the picture's bytes. Raises ImageError."""
+    """Return the bytes of an image. Raises ImageError."""
     try:
         return picture.read()
     except FileNotFoundError as error:
-        raise ImageError("image_not_found", f"there is no file {picture.name}") from error
+        raise ImageError("image_not_found", f"file {picture.name} does not exist") from error
     except IsADirectoryError as error:
-        hint = f"Name the files: {picture.name.rstrip('/')}/*.jpg"
+        hint = f"Pass the files in it: {picture.name.rstrip('/')}/*.jpg"
         raise ImageError("is_a_directory", f"{picture.name} is a directory", hint) from error
     except OSError as error:
-        raise ImageError("file_unreadable", f"{picture.name} cannot be read: {error.strerror}") from error
+        raise ImageError("file_unreadable", f"cannot read {picture.name}: {error.strerror}") from error
 
 
 def _ask(picture: Picture, target: Target, top_k: int) -> dict[str, Any]:
@@ -103,11 +103,12 @@ def _ask(picture: Picture, target: Target, top_k: int) -> dict[str, Any]:
     try:
         answer = target(picture.name, data, top_k)
     except FaultError as error:
-        raise UsageError("unusable_model", str(error), "The model does not do what its metadata says.") from error
+        hint = "Export the model again: its output does not match its metadata."
+        raise UsageError("unusable_model", str(error), hint) from error
     body: dict[str, Any] = answer["body"]
     if answer["statusCode"] != 200:
         code, message = body["error"]["code"], body["error"]["message"]
         follows = code == "image_too_large" and re.search("more than [0-9,]+ pixels$", message)
-        hint = "The limit follows max_pixels in mlinfer.toml." if follows else ""
+        hint = "Increase max_pixels in mlinfer.toml." if follows else ""
         raise ImageError(code, f"{picture.name}: {message}", hint)
     return body

@@ -1,4 +1,4 @@
-"""Accept an answer only from the model file that the user named."""
+"""Check that predictions come from the model file that the user chose."""
 
 from __future__ import annotations
 
@@ -13,15 +13,12 @@ from ..errors import VerificationError
 from ..model.path import model_path
 from . import Target
 
-SHORT = 12  # of a SHA-256, the digits that people are shown
+SHORT = 12  # digits of a SHA-256 in messages
 
 
 @dataclass(frozen=True)
 class NamedModel:
-    """The model file that the user named: only its answers are shown.
-
-    origin: the flag, variable or file that names it. remedy: what lets the target answer with it.
-    """
+    """The model file that the user chose. origin: the flag, variable or file that sets it. remedy: the hint for a mismatch."""
 
     path: str
     sha256: str
@@ -30,7 +27,7 @@ class NamedModel:
 
 
 def find_named_model(config: Config, remedy: str) -> NamedModel | None:
-    """Return the model file that a flag, variable or file names; None where nothing does. Raises MissingError."""
+    """Return the model file that a flag, variable or mlinfer.toml sets, or None. Raises MissingError."""
     if config.origins["model"] == "default":
         return None
     path = model_path(config)
@@ -38,17 +35,17 @@ def find_named_model(config: Config, remedy: str) -> NamedModel | None:
 
 
 def require_model(answered: Mapping[str, str], named: NamedModel | None, target: str) -> None:
-    """Refuse an answer that another model gave. answered: its name and sha256. Raises VerificationError."""
+    """Raise VerificationError if another model made the prediction. answered: its name and sha256."""
     if named and answered["sha256"] != named.sha256:
         message = (
-            f"target {target} answered with model {answered['name']} ({answered['sha256'][:SHORT]}), "
-            f"but {named.origin} names {named.path} ({named.sha256[:SHORT]})"
+            f"target {target} uses model {answered['name']} ({answered['sha256'][:SHORT]}), "
+            f"but {named.origin} sets {named.path} ({named.sha256[:SHORT]})"
         )
         raise VerificationError("another_model", message, named.remedy)
 
 
 def refuse_other_models(target: Target, named: NamedModel | None, kind: str) -> Target:
-    """Return the target, of kind local or aws, that raises VerificationError where another model answers."""
+    """Wrap a target so that it raises VerificationError for another model. kind: "local" or "aws"."""
 
     def ask(name: str, data: bytes, top_k: int) -> dict[str, Any]:
         answer = target(name, data, top_k)

@@ -1,6 +1,6 @@
-"""Ask what is live in AWS through Lambda's Invoke API.
+"""Call the deployed function through Lambda's Invoke API.
 
-A request is never repeated once the function may have run: a client that repeats it runs the function twice.
+A request is repeated only if the function has certainly not run, so that it never runs twice.
 """
 
 from __future__ import annotations
@@ -26,29 +26,28 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-ACTIVATION_S = 300  # Lambda loads the image of a function again that was idle for weeks
-BUSY_S = 1.5  # of pauses, until a picture is given up
+ACTIVATION_S = 300  # Lambda loads the container image again after weeks without requests
+BUSY_S = 1.5  # total of the pauses before an image fails
 
 TOO_MANY = "TooManyRequestsException"
 BUSY = "ServiceUnavailableException"
-_TRANSIENT = (500, 503, 504)  # statuses of Lambda's own failures, which the next request need not meet
-_BAD_GATEWAY = "502"  # with none of Lambda's own codes: of something on the way
+_TRANSIENT = (500, 503, 504)  # statuses of Lambda's temporary failures
+_BAD_GATEWAY = "502"  # without a Lambda error code, it comes from a gateway on the way
 _NEVER_SENT = (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError)
 _INACTIVE = ("ResourceNotReadyException", "CodeArtifactUserPendingException")
 
 
 def read_live_timeout(functions: LambdaClient, names: Names) -> int:
-    """Return the timeout of what is live, in seconds. Raises MlinferError."""
-    with explained(f"the function {names.function}", "lambda:GetFunctionConfiguration on the function"):
+    """Return the timeout of the deployed version, in seconds. Raises MlinferError."""
+    with explained(f"function {names.function}", "lambda:GetFunctionConfiguration on the function"):
         try:
             live = functions.get_function_configuration(FunctionName=names.function, Qualifier=ALIAS)
         except boto.ClientError as error:
             if error_code(error) != "ResourceNotFoundException":
                 raise
-            message = f"there is no function {names.function} with an alias {ALIAS} in {functions.meta.region_name}"
-            raise RemoteError(
-                "not_deployed", message, "Make it with `mlinfer deploy`, or name its --region."
-            ) from error
+            message = f"function {names.function} with alias {ALIAS} does not exist in {functions.meta.region_name}"
+            hint = "Create it with `mlinfer deploy`, or set its Region with --region."
+            raise RemoteError("not_deployed", message, hint) from error
     return int(live["Timeout"])
 
 
@@ -60,12 +59,12 @@ def make_target(
     waiter: Waiter,
     log: Callable[[str], None] | None = None,
 ) -> Target:
-    """Return the target that asks what is live in Lambda. client: one that repeats no request.
+    """Return the target that calls the deployed version. client: one without retries.
 
-    log: takes the end of the function's own log, line by line.
+    log: takes the end of the function's log, line by line.
     """
     which: dict[str, Any] = {"FunctionName": names.function, "Qualifier": ALIAS, **({"LogType": "Tail"} if log else {})}
-    subject = f"the function {names.function}"
+    subject = f"function {names.function}"
 
     def ask(name: str, data: bytes, top_k: int) -> dict[str, Any]:
         with make_payload(name, data, top_k) as body, explained_invocation(subject):
@@ -80,22 +79,22 @@ def make_target(
 
 
 def find_reason_to_wait(error: boto.ClientError) -> str:
-    """Say what to wait for when the function has not run at all, so that asking again runs nothing twice; else "".
+    """Return what to wait for if the function has not run, so that a retry is safe; else "".
 
-    A function that was idle for weeks is inactive: the first request fails and makes Lambda fetch its image.
+    A function is inactive after weeks without requests: the first request fails and makes Lambda load its container image.
     https://docs.aws.amazon.com/lambda/latest/dg/functions-states.html
     """
     code, message = error_code(error), str(error.response.get("Error", {}).get("Message", ""))
     if code == TOO_MANY:
-        return "Lambda runs as many requests at once as this account or function may"
+        return "the concurrency limit of the account or function is reached"
     inactive = code == "ResourceConflictException" and any(
         word in message for word in ("Pending", "Inactive", "progress")
     )
-    return "Lambda wakes the function or makes it ready" if inactive or code in _INACTIVE else ""
+    return "Lambda is activating the function" if inactive or code in _INACTIVE else ""
 
 
 def send_until_accepted(send: Callable[[], T], waiter: Waiter) -> T:
-    """Send a request, again while the function has certainly not run: no connection, or Lambda refused to run it.
+    """Send a request. Retry while the function has certainly not run: no connection, or Lambda rejected the request.
 
     Raises ClientError, BotoCoreError.
     """
@@ -106,23 +105,23 @@ def send_until_accepted(send: Callable[[], T], waiter: Waiter) -> T:
         except (boto.ClientError, *_NEVER_SENT) as error:
             if isinstance(error, boto.ClientError) and _status(error) != 503:
                 raise
-            pauses = pauses or waiter.pauses("Lambda is busy or cannot be reached", BUSY_S)
+            pauses = pauses or waiter.pauses("Lambda is busy or unreachable", BUSY_S)
             if not next(pauses, False):
                 raise
 
 
 @contextmanager
-def explained_invocation(subject: str, permissions: str = "lambda:InvokeFunction on its alias live") -> Iterator[None]:
-    """Turn what ends an invocation inside into a MlinferError: InvocationError if the next one need not meet it.
+def explained_invocation(subject: str, permissions: str = "lambda:InvokeFunction on alias live") -> Iterator[None]:
+    """Turn exceptions of an invocation into MlinferErrors; an InvocationError if the next one may succeed.
 
-    An answer that is lost on the way is one of these: the function may have run, so it is not asked again.
+    A lost response is an InvocationError: the function may have run, so the request is not repeated.
     """
     with explained(subject, permissions):
         try:
             yield
         except boto.ReadTimeoutError as error:
-            raise InvocationError("function_timeout", f"{subject} did not answer in time", "Try again.") from error
-        except (boto.HTTPClientError, boto.IncompleteReadError) as error:  # what was never sent is a ConnectionError
+            raise InvocationError("function_timeout", f"{subject} timed out", "Try again.") from error
+        except (boto.HTTPClientError, boto.IncompleteReadError) as error:  # if it was not sent: ConnectionError
             raise explain_lost_answer(subject) from error
         except boto.ClientError as error:
             if _status(error) not in _TRANSIENT and error_code(error) != _BAD_GATEWAY:
@@ -132,8 +131,8 @@ def explained_invocation(subject: str, permissions: str = "lambda:InvokeFunction
 
 
 def explain_lost_answer(subject: str) -> InvocationError:
-    """Return the error of an answer that is lost on the way."""
-    message = f"{subject}: the connection broke before the whole answer came; the function may have run"
+    """Return the error for a response that was lost."""
+    message = f"{subject}: the connection broke before the response was complete (the function may have run)"
     return InvocationError("answer_lost", message, "Try again.")
 
 

@@ -1,4 +1,4 @@
-"""Predict in this process, with the handler package that runs in Lambda."""
+"""Predict in this process, with the same handler package that runs in Lambda."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from . import Target, make_event
 
 
 def make_service(config: Config, log: Callable[[str], None], threads: int = 0) -> Service:
-    """Return the handler's service in this process, with the model loaded; threads: 0 = as configured. Raises MlinferError."""
+    """Return the handler's service with the model loaded. threads: 0 means as configured. Raises MlinferError."""
     path = model_path(config)
     made = Service(Settings(str(path), threads=threads or count_threads(config), max_pixels=config.max_pixels), log)
     try:
@@ -25,21 +25,21 @@ def make_service(config: Config, log: Callable[[str], None], threads: int = 0) -
     except FaultError as error:
         from ..model.modelfile import read_model_file, require_metadata
 
-        require_metadata(read_model_file(path))  # if it is another kind of file, or has no labels: that is the reason
+        require_metadata(read_model_file(path))  # the better error for a file of another kind or without labels
         raise UsageError("unusable_model", f"{path}: {error}", "Export the model again.") from error
     return made
 
 
 def count_threads(config: Config) -> int:
-    """Return the configured threads of onnxruntime; without them, the cores that this process may use."""
+    """Return the number of onnxruntime threads: as configured, else one per core that this process may use."""
     return config.threads or default_threads({})
 
 
 def make_target(config: Config, log: Callable[[str], None], jobs: int = 1) -> Target:
-    """Return the target that runs the handler package in this process, for `jobs` callers at once. Raises MlinferError.
+    """Return the target that predicts in this process, for up to `jobs` callers at once. Raises MlinferError.
 
-    Each of them has a service of its own, and its share of the threads: two pictures on a core each are done sooner than
-    one after the other on two cores, where decoding leaves the second one idle.
+    Each caller gets its own service and a share of the threads: two images on one core each are faster than one after
+    the other on two cores, because decoding uses only one.
     """
     threads = max(1, count_threads(config) // jobs)
     idle: LifoQueue[Service] = LifoQueue()

@@ -1,4 +1,4 @@
-"""Ask the function that `mlinfer run-local` runs, through Lambda's Invoke API."""
+"""Call the function that `mlinfer run-local` runs, through Lambda's Invoke API."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RESTART_S = 10.0
 def make_target(
     client: LambdaClient, make_payload: MakePayload, lock: Callable[[], AbstractContextManager[None]]
 ) -> Target:
-    """Return the target that asks the emulator, which answers one request at a time: each is made inside `lock()`."""
+    """Return the target that calls the emulator. Each request runs inside `lock()`, because it handles one at a time."""
 
     url = client.meta.endpoint_url
 
@@ -34,7 +34,7 @@ def make_target(
             try:
                 with _explained_here(url):
                     answer = read_answer(_payload(client, body), "the function")
-                return require_prediction(answer, f"what listens at {url}")
+                return require_prediction(answer, f"the server at {url}")
             except InvocationError as error:
                 if error.code == "container_crashed":
                     _wait_for_restart(url)
@@ -44,14 +44,14 @@ def make_target(
 
 
 def _wait_for_restart(url: str) -> None:
-    """Wait, not for long, until the Engine has started an emulator that ended: then the next request is answered."""
+    """Wait briefly until the Engine has restarted the emulator, so that the next request succeeds."""
     until = time.monotonic() + RESTART_S
     while not listens(url + INVOCATIONS) and time.monotonic() < until:
         time.sleep(0.05)
 
 
 def _payload(client: LambdaClient, body: bytes) -> bytes:
-    """Invoke and return the body of the answer, of a 502 too: boto3 drops that, and it says how the function ended."""
+    """Invoke and return the body of the response. The body of a 502, which says why, is kept; boto3 drops it."""
     seen: dict[str, Any] = {}
 
     def keep(response_dict: dict[str, Any], **_: Any) -> None:
@@ -72,26 +72,18 @@ def _payload(client: LambdaClient, body: bytes) -> bytes:
 
 @contextmanager
 def _explained_here(url: str) -> Iterator[None]:
-    """Turn what boto3 raises of the emulator into errors about it. Raises MissingError, RemoteError."""
+    """Turn boto3's exceptions into errors about the emulator. Raises MissingError, RemoteError."""
     try:
         yield
     except (boto.EndpointConnectionError, boto.ConnectTimeoutError) as error:
-        raise MissingError(
-            "not_running", f"nothing answers at {url}", "Start it: mlinfer run-local --detach"
-        ) from error
+        hint = "Start it with `mlinfer run-local --detach`."
+        raise MissingError("not_running", f"no function is running at {url}", hint) from error
     except boto.ReadTimeoutError as error:
-        hint = (
-            "Start it again: mlinfer run-local --stop && mlinfer run-local --detach. If that was given a longer --timeout, set "
-            "timeout in mlinfer.toml instead: the time waited here follows it."
-        )
-        raise InvocationError("function_timeout", f"{url} did not answer in time", hint) from error
+        hint = "Increase timeout in mlinfer.toml, then run `mlinfer run-local --stop && mlinfer run-local --detach`."
+        raise InvocationError("function_timeout", f"the function at {url} timed out", hint) from error
     except (boto.ConnectionError, boto.HTTPClientError) as error:
-        hint = (
-            "The emulator ends when two requests come at once; it starts again by itself: try again. Else see its log."
-        )
-        raise InvocationError(
-            "container_crashed", f"{url} ended the connection in the middle of the request", hint
-        ) from error
+        hint = "Try again. If it fails again, check the container's log."
+        raise InvocationError("container_crashed", f"the server at {url} closed the connection", hint) from error
     except (boto.ClientError, boto.BotoCoreError) as error:
-        hint = "Does mlinfer run-local listen on this port? See port in mlinfer.toml."
-        raise RemoteError("no_function", f"what answers at {url} is no Lambda function", hint) from error
+        hint = "Check port in mlinfer.toml: another program uses this port."
+        raise RemoteError("no_function", f"the server at {url} is not a Lambda function", hint) from error

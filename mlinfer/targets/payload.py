@@ -1,4 +1,4 @@
-"""Make the request for a picture, and what to do with one over Lambda's 6 MB: reduce it, or hand it over by S3."""
+"""Create the request for an image. One over Lambda's limit of 6 MB is resized or sent through S3."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
-REDUCED_SIDE = 1024  # of a reduced picture's shorter side, px: four times what ResNet-18 resizes it to
+REDUCED_SIDE = 1024  # pixels of a resized image's shorter side: four times what ResNet-18 needs
 
 _JPEG_QUALITY = 95
 _FOR_EVERY_PICTURE = {"expired_credentials", "invalid_credentials", "clock_skewed"}
 
-# Takes a picture's name and bytes and top_k; yields a request that Lambda accepts, and removes afterwards what it needed.
+# Takes an image's name, its bytes and top_k; yields a request that Lambda accepts, and cleans up afterwards.
 MakePayload = Callable[[str, bytes, int], AbstractContextManager[bytes]]
 
 
 def reduce_large(tell: Callable[[str], None], max_pixels: int) -> MakePayload:
-    """Return what makes requests, and reduces pictures over Lambda's 6 MB. tell: takes a sentence about each of these."""
+    """Return a MakePayload that resizes images over Lambda's limit of 6 MB. tell: takes a note about each of them."""
 
     @contextmanager
     def make_payload(name: str, data: bytes, top_k: int) -> Iterator[bytes]:
         body = make_request(data, top_k)
         if body is None:
             data, (width, height) = reduce(data, max_pixels, MAX_REQUEST_BYTES // 4 * 3 - 1024)
-            tell(f"{name} is over Lambda's 6 MB for a request: sent reduced to {width} x {height} pixels.")
+            tell(f"Resized {name} to {width} x {height} pixels (Lambda's request limit is 6 MB).")
             body = json.dumps(make_event(data, top_k)).encode()
         yield body
 
@@ -51,10 +51,10 @@ def reduce_large(tell: Callable[[str], None], max_pixels: int) -> MakePayload:
 def stage_large(
     s3: S3Client, bucket: str, names: Names, *, tell: Callable[[str], None], kms_key: str = ""
 ) -> MakePayload:
-    """Return what makes requests, and hands pictures over Lambda's 6 MB to the function by S3, unchanged.
+    """Return a MakePayload that sends images over Lambda's limit of 6 MB through S3, unchanged.
 
-    Each request has an object of its own, which is removed afterwards with its version. If the command is killed before
-    that, the bucket's rule removes it. tell: takes a sentence about each such picture.
+    Each request gets its own object, which is deleted afterwards with its version. If the command is killed first, the
+    bucket's lifecycle rule deletes it. tell: takes a note about each such image.
     """
 
     @contextmanager
@@ -66,28 +66,28 @@ def stage_large(
         where: dict[str, Any] = {"Bucket": bucket, "Key": f"{names.staging_prefix}{uuid4().hex}"}
         subject = f"s3://{bucket}/{where['Key']}"
         try:
-            with explained(subject, "s3:PutObject and s3:DeleteObject on it"):
+            with explained(subject, "s3:PutObject and s3:DeleteObject on this object"):
                 made = s3.put_object(**where, Body=data, **encryption(kms_key))
         except RemoteError as error:
             if error.code in _FOR_EVERY_PICTURE:
                 raise
             raise InvocationError(error.code, str(error), error.hint) from error
         version: dict[str, Any] = {"VersionId": made["VersionId"]} if "VersionId" in made else {}
-        tell(f"{name} is over Lambda's 6 MB for a request: handed over by s3://{bucket}/{names.staging_prefix}.")
+        tell(f"Sent {name} through s3://{bucket}/{names.staging_prefix} (Lambda's request limit is 6 MB).")
         try:
             yield json.dumps({"s3": subject, "top_k": top_k}).encode()
         finally:
             try:
-                with explained(subject, "s3:DeleteObject and s3:DeleteObjectVersion on it"):
+                with explained(subject, "s3:DeleteObject and s3:DeleteObjectVersion on this object"):
                     s3.delete_object(**where, **version)
-            except MlinferError as error:  # no reason to lose the answer
-                tell(f"Warning: the copy of {name} was not removed; it expires after a day. {error}. {error.hint}")
+            except MlinferError as error:  # the prediction is still valid
+                tell(f"Warning: cannot delete the copy of {name} (it expires after one day): {error}. {error.hint}")
 
     return make_payload
 
 
 def make_request(data: bytes, top_k: int) -> bytes | None:
-    """Return the JSON of the event; None if it is over Lambda's 6 MB, which a large picture shows without being encoded."""
+    """Return the event as JSON, or None if it is over Lambda's limit. A large image is rejected before encoding."""
     if len(data) // 3 * 4 > MAX_REQUEST_BYTES:
         return None
     body = json.dumps(make_event(data, top_k)).encode()
@@ -95,9 +95,9 @@ def make_request(data: bytes, top_k: int) -> bytes | None:
 
 
 def reduce(data: bytes, max_pixels: int, limit: int) -> tuple[bytes, tuple[int, int]]:
-    """Return a smaller file of the picture and its width and height: at most `limit` bytes, losslessly coded if it fits.
+    """Return a resized image file of at most `limit` bytes, lossless if it fits, with its width and height.
 
-    Raises ImageError if it is none, or cannot be made small enough.
+    Raises ImageError if the file is not an image or cannot be made small enough.
     """
     try:
         image = decode(data, max_pixels, REDUCED_SIDE)
@@ -112,4 +112,5 @@ def reduce(data: bytes, max_pixels: int, limit: int) -> tuple[bytes, tuple[int, 
         image.save(file, kind, **options)
         if file.tell() <= limit:
             return file.getvalue(), image.size
-    raise ImageError("image_too_large", "the picture is too long to be reduced to Lambda's 6 MB", "Send a part of it.")
+    message = "the image is too long and narrow to be resized to Lambda's limit of 6 MB"
+    raise ImageError("image_too_large", message, "Crop the image.")

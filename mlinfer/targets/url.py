@@ -1,4 +1,4 @@
-"""Ask what is live in AWS by the function's URL, signed with the credentials found here."""
+"""Call the deployed function through its function URL, with signed requests."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ if TYPE_CHECKING:
 
 
 def read_live_url(functions: LambdaClient, names: Names) -> str:
-    """Return the URL of what is live. Raises MlinferError."""
+    """Return the function URL of the deployed version. Raises MlinferError."""
     which = {"FunctionName": names.function, "Qualifier": ALIAS}
-    with explained(f"the URL of {names.function}", "lambda:GetFunctionUrlConfig on the function"):
+    with explained(f"URL of function {names.function}", "lambda:GetFunctionUrlConfig on the function"):
         found = none_if_absent(lambda: functions.get_function_url_config(**which))
     if not found:
-        raise UsageError("no_url", f"the function {names.function} has no URL", "Give it one: mlinfer deploy --url iam")
+        hint = "Create one with `mlinfer deploy --url iam`."
+        raise UsageError("no_url", f"function {names.function} has no URL", hint)
     return str(found["FunctionUrl"])
 
 
 def make_target(call: UrlCaller, url: str, make_payload: MakePayload, *, waiter: Waiter) -> Target:
-    """Return the target that asks the function's URL. call: makes a signed request, and repeats none."""
+    """Return the target that calls the function URL. call: sends a signed request without retries."""
 
     def send(body: bytes) -> tuple[int, bytes]:
         status, content = call(body)
-        if status in (429, 503):  # as boto3 raises it of the Invoke API
+        if status in (429, 503):  # raise what boto3 raises for the Invoke API
             code = TOO_MANY if status == 429 else BUSY
             answer: Any = {"Error": {"Code": code}, "ResponseMetadata": {"HTTPStatusCode": status}}
             raise boto.ClientError(answer, "InvokeFunctionUrl")
@@ -57,19 +58,17 @@ def make_target(call: UrlCaller, url: str, make_payload: MakePayload, *, waiter:
 
 
 def _refused_by_url(status: int, content: bytes, url: str) -> RemoteError:
-    """Explain an answer that is Lambda's own and not the handler's."""
+    """Return the error for a response that comes from Lambda and not from the handler."""
     if status == 200:
         return explain_lost_answer(url)
     if status == 403 and b"expired" in content:
         return refusal("ExpiredTokenException", url)
     if status == 403:
-        hint = (
-            "They need lambda:InvokeFunctionUrl and lambda:InvokeFunction on the function, or deploy with --url public."
-        )
-        return RemoteError("access_denied", f"these credentials may not call {url}", hint)
+        hint = "Ask your AWS administrator for lambda:InvokeFunctionUrl and lambda:InvokeFunction on the function."
+        return RemoteError("access_denied", f"access denied to {url}", hint)
     if status == 404:
-        return RemoteError("not_deployed", f"there is no function at {url}", "See: mlinfer status")
+        return RemoteError("not_deployed", f"no function exists at {url}", "Check it with `mlinfer status`.")
     if status >= 500:
-        message = f"the function behind {url} ended without an answer (status {status})"
-        return InvocationError("function_failed", message, "See why: mlinfer logs --since 5m")
-    return RemoteError("aws_refused", f"{url} answered with status {status}", "See: mlinfer status")
+        message = f"the function at {url} failed (status {status})"
+        return InvocationError("function_failed", message, "Check its log with `mlinfer logs --since 5m`.")
+    return RemoteError("aws_refused", f"{url} returned status {status}", "Check it with `mlinfer status`.")

@@ -189,7 +189,7 @@ def test_what_is_not_ours_stays(mlinfer: MlInfer, cloud: LoopbackAws, past: Past
     run = mlinfer("destroy", "--yes", "--bucket", BUCKET)
     assert run.code == 0
     assert run.err.endswith("There is nothing of the project cats.\n")
-    assert run.err.count("stays: project cats does not manage it") == 5
+    assert run.err.count("stays: not managed by project cats") == 5
     assert cloud.changes == []
 
 
