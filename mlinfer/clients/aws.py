@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_sts import STSClient
 
-# Asks for a code that is not shown, and returns it; "" where nobody can be asked.
+# Asks for a code without echoing it and returns it; "" if there is no terminal.
 Ask = Callable[[str], str]
-# Sends a body to a function's URL by POST and returns status and body of the answer. Raises BotoCoreError.
+# Sends a body to a function URL by POST and returns the status and body of the response. Raises BotoCoreError.
 UrlCaller = Callable[[bytes], tuple[int, bytes]]
 
 MAX_CONNECTIONS = 64  # per client: the most images that `predict --jobs` sends at once

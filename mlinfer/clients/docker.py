@@ -348,7 +348,7 @@ def _context(environment: Mapping[str, str]) -> str:
     if name == "default":
         return ""
     if ContextAPI.get_context(name) is None:
-        hint = f"Choose another with `docker context use default`. {_NEEDLESS}"
+        hint = f"Choose one of `docker context ls` with `docker context use NAME`. {_NEEDLESS}"
         raise MissingError("docker_context", f"Docker context {name!r} does not exist", hint)
     return f"context {name}"
 
@@ -375,7 +375,7 @@ def _no_engine(error: BaseException, where: str) -> MissingError:
         inner = [arg for arg in getattr(cause, "args", ()) if isinstance(arg, BaseException)]
         cause = cause.__cause__ or cause.__context__ or (inner[0] if inner else None)  # type: ignore[assignment]
     text = " ".join(map(str, causes))
-    at = f" at {where}" if where else ""
+    at = f" {'in' if where.startswith('context ') else 'at'} {where}" if where else ""
     if refused := next((cause for cause in causes if isinstance(cause, APIError)), None):
         said = str(refused.explanation or refused).strip()
         hint = f"Check the Engine with `docker info`. {_NEEDLESS}"

@@ -111,9 +111,9 @@ def _find_live(config: Config, tools: BenchTools) -> BenchTarget:
 
     deployed = _find_function(config, tools)
     if _given_memory(config):
-        message = "--memory needs cold starts with --target aws: what is live has the memory that it has"
-        raise UsageError("usage", message, "Leave out --memory, or --cold 0.")
-    with explained(f"the function {deployed.names.function}", "lambda:GetFunction on the function"):
+        message = "--memory cannot be used with --target aws and --cold 0 (this measures the deployed version)"
+        raise UsageError("usage", message, "Omit --memory or --cold 0.")
+    with explained(f"function {deployed.names.function}", "lambda:GetFunction on the function"):
         settings = wait_until_ready(deployed.functions, deployed.names, deployed.waiter, version=ALIAS).settings
     asked = live.LiveInstance(deployed, ALIAS)
     return BenchTarget(lambda _: lambda: nullcontext(asked), settings.memory, settings.arch)

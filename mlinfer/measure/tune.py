@@ -240,8 +240,8 @@ def say(points: Sequence[Point], chosen: Point | None, limit_s: float | None = N
 def say_undecided(picks: Sequence[int | None]) -> str:
     """Return what each round recommends as text."""
     counts = Counter("no size" if pick is None else f"{pick:,} MB" for pick in picks).most_common()
-    told = ", ".join(f"{name} ({count} of {len(picks)})" for name, count in counts)
-    return f"No recommendation: the rounds disagree: {told}. Use a quieter machine, or more requests with --warm."
+    told = ", ".join(f"{name} in {count}" for name, count in counts)
+    return f"No recommendation: {len(picks)} rounds disagree ({told}). Use a quieter machine or a larger --warm."
 
 
 def say_incomplete(points: Sequence[Point], sizes: int) -> str:

@@ -413,7 +413,7 @@ def test_a_version_that_wakes_is_waited_for(mlinfer: MlInfer, cloud: LoopbackAws
     cloud.fail("lambda:Invoke", lambda *_: refused(409, "ResourceConflictException", pending), times=1)
     run = mlinfer("deploy", *deploy_arguments)
     assert run.code == 0, run.err
-    assert "Waiting: Lambda wakes the function or makes it ready ..." in run.err
+    assert "Waiting: Lambda is activating the function ..." in run.err
 
 
 # The plan

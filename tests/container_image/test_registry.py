@@ -387,7 +387,7 @@ def test_an_index_without_the_architecture(mlinfer: MlInfer, cloud: Cloud) -> No
     cloud.engine.push = lambda tag, _: success(cloud.registry.put(index, OCI_INDEX, tag))
     run = mlinfer("push", "--json")
     assert (run.code, error_of(run)["code"]) == (5, "wrong_architecture")
-    assert "x86_64, only for: arm64" in error_of(run)["message"]
+    assert "found: arm64" in error_of(run)["message"]
 
 
 @pytest.mark.parametrize(

@@ -57,7 +57,7 @@ def test_a_picture_over_the_limit(mlinfer: MlInfer, running: Local) -> None:
     assert Path("large.png").stat().st_size > 8_000_000
     run = mlinfer("predict", "--target", "local", "large.png", "--json")
     assert run.code == 0
-    assert "large.png is over Lambda's 6 MB for a request: sent reduced to 1297 x 1024 pixels" in run.err
+    assert "Resized large.png to 1297 x 1024 pixels" in run.err
     assert json.loads(run.out)["label"]
     assert cat(mlinfer) == "cat"
     assert running.containers[0].attrs["RestartCount"] == 0

@@ -200,7 +200,7 @@ def test_more_than_the_machine_has_is_said(mlinfer: MlInfer, local: Local) -> No
         pytest.skip("this machine has all the cores that Lambda can give")
     run = mlinfer("run-local", "--detach", "--memory", "10240")
     assert run.code == 0
-    assert f"10240 MB give 5.8 vCPUs in Lambda; this machine has {cores}." in run.err
+    assert f"this machine has {cores} cores" in run.err
     assert json.loads(local.inside(LIMITS))["cpus"] == cores
 
 
@@ -263,7 +263,7 @@ def test_a_port_that_a_program_has(mlinfer: MlInfer, local: Local) -> None:
         run = mlinfer("run-local", "--detach", "--json")
         error = json.loads(run.out)["error"]
         assert (run.code, error["code"]) == (3, "port_taken")
-        assert f"port {local.port} is taken by" in error["message"]
+        assert f"port {local.port} is in use by" in error["message"]
         assert f"(process {os.getpid()})" in error["message"]
         assert "--port" in error["hint"]
         assert local.containers == []
@@ -281,7 +281,7 @@ def test_a_port_that_another_container_has(mlinfer: MlInfer, local: Local, echo_
         run = mlinfer("run-local", "--detach", "--json")
         error = json.loads(run.out)["error"]
         assert (run.code, error["code"]) == (3, "port_taken")
-        assert f"the container {foreign.name}" in error["message"]
+        assert f"container {foreign.name}" in error["message"]
         assert f"docker rm -f {foreign.name}" in error["hint"]
         assert mlinfer("run-local", "--stop").code == 0
         foreign.reload()
@@ -383,7 +383,7 @@ def test_a_container_that_is_removed_by_another(mlinfer: MlInfer, local: Local) 
         assert process.returncode == 4
     error = json.loads(out)["error"]
     assert error["code"] == "container_crashed"
-    assert "it was removed" in error["message"]
+    assert "removed" in error["message"]
     # Of ours: what runs in the container can end with a traceback of its own, when the emulator is killed before it.
     assert "mlinfer/cli/" not in said
     assert "mlinfer/__main__" not in said
@@ -556,7 +556,7 @@ def test_no_docker_keeps_lambdas_limit(mlinfer: MlInfer, served: Function) -> No
     Path("large.png").write_bytes(encoded(gradient(1900, 1500), "PNG", compress_level=0))
     run = mlinfer("predict", "--target", "local", "large.png", "--json")
     assert run.code == 0
-    assert "large.png is over Lambda's 6 MB for a request: sent reduced to" in run.err
+    assert "Resized large.png to" in run.err
 
 
 def test_no_docker_and_a_taken_port(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,7 @@ def test_a_picture_without_the_extra(tiny_model: Path, red: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
-        (["--plot", "a.pdf"], 2, ".svg and .png"),
+        (["--plot", "a.pdf"], 2, ".svg or .png"),
         (["--plot", "none/a.svg"], 2, "no folder none"),
         (["--csv", "none/a.csv"], 2, "no folder none"),
         (["--csv", ""], 2, "empty"),
@@ -129,9 +129,9 @@ def test_a_picture_without_the_extra(tiny_model: Path, red: Path) -> None:
         (["--cold-share", "nan", "--cold", "0"], 2, "--cold-share"),
         (["--concurrency", "2"], 2, "--target aws"),
         (["--from-s3"], 2, "--target local"),
-        (["--prices", "none.toml"], 3, "no price table none.toml"),
+        (["--prices", "none.toml"], 3, "none.toml does not exist"),
         (["--model", "none.onnx"], 3, "no model file none.onnx"),
-        (["none.jpg"], 5, "there is no file none.jpg"),
+        (["none.jpg"], 5, "none.jpg does not exist"),
     ],
 )
 def test_refused_before_anything_is_measured(mlinfer: MlInfer, flags: list[str], code: int, message: str) -> None:
@@ -363,7 +363,7 @@ def test_the_frontier_and_the_recommendation() -> None:
         assert chosen.memory == memory
         assert f"Recommended: {memory:,} MB" in say(points, chosen, limit_s)
     assert recommend(points, 0.01) is None
-    assert "none has a warm p90 within 10.0 ms; the fastest, 1,769 MB, takes 40.0 ms" in say(points, None, 0.01)
+    assert say(points, None, 0.01).endswith("10.0 ms. The fastest size is 1,769 MB with 40.0 ms.")
 
 
 def test_sizes_that_a_machine_can_give() -> None:
@@ -380,7 +380,7 @@ def judged(latencies: dict[int, list[float]], limit_s: float | None = None) -> t
     def measure(size: int) -> Iterator[Sample]:
         seconds = next(rounds[size])
         if not seconds:
-            raise RemoteError("out_of_memory", "its memory is too small")
+            raise RemoteError("out_of_memory", "the function ran out of memory")
         yield from [sample(seconds * 2, cold=True), sample(seconds)]
 
     prices = read_prices()
@@ -408,8 +408,8 @@ def test_a_recommendation_that_does_not_stand() -> None:
     trials, judge = judged({512: [quick, slow, quick, slow, quick], 1769: [quick] * 5})
     assert (judge.picks(trials), judge.stands(trials)) == ([512, 1769, 512, 1769, 512], False)
     told = say_undecided(judge.picks(trials))
-    assert "3 recommend 512 MB" in told
-    assert "2 recommend 1,769 MB" in told
+    assert "512 MB in 3" in told
+    assert "1,769 MB in 2" in told
 
 
 def test_no_size_within_the_limit_is_a_decision() -> None:
@@ -424,7 +424,7 @@ def test_a_size_that_the_function_fails_at() -> None:
     """A size that is too small is reported and skipped; another failure ends the search."""
     trials, judge = judged({128: [0.0], 512: [0.1, 0.1], 1769: [0.1, 0.1]})
     small, good, _ = judge.points(trials)
-    assert (small.failure, good.failure, good.latency_s) == ("its memory is too small", "", 0.1)
+    assert (small.failure, good.failure, good.latency_s) == ("the function ran out of memory", "", 0.1)
     assert judge.pick(trials) == 512
 
     def measure(_: int) -> list[Sample]:

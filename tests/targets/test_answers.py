@@ -29,7 +29,7 @@ FAILURES = {
         "ValueError: could not parse: Error: bad",
     ),
     "exception without a message": ({"errorMessage": "", "errorType": "KeyError"}, "function_failed", "KeyError"),
-    "memory error": ({"errorMessage": "", "errorType": "MemoryError"}, "out_of_memory", "memory is too small"),
+    "memory error": ({"errorMessage": "", "errorType": "MemoryError"}, "out_of_memory", "out of memory"),
     "timeout of the emulator": (
         "Task timed out after 3.00 seconds",
         "function_timeout",
@@ -48,12 +48,12 @@ FAILURES = {
     "killed": (
         {"errorType": "Runtime.ExitError", "errorMessage": f"{ID}Runtime exited with error: signal: killed"},
         "out_of_memory",
-        "memory is too small",
+        "out of memory",
     ),
     "out of memory": (
         {"errorType": "Runtime.OutOfMemory", "errorMessage": f"{ID}Runtime exited with error: signal: killed"},
         "out_of_memory",
-        "memory is too small",
+        "out of memory",
     ),
     "exit": (
         {"errorType": "Runtime.ExitError", "errorMessage": f"{ID}Runtime exited with error: exit status 3"},
@@ -89,9 +89,9 @@ FAILURES = {
     "answer": (
         {"errorType": "Function.ResponseSizeTooLarge", "errorMessage": "Response payload size exceeded maximum"},
         "answer_too_large",
-        "over 6 MB",
+        "6 MB",
     ),
-    "nothing": ("", "function_crashed", "ended without an answer"),
+    "nothing": ("", "function_crashed", "crashed"),
     "null": ("null", "function_failed", "null"),
     "a list": ("[1]", "function_failed", "[1]"),
     "a page": ("<html>502 Bad Gateway</html>", "function_failed", "502 Bad Gateway"),
@@ -106,7 +106,7 @@ def test_failures_are_told_apart(name: str) -> None:
     with pytest.raises(RemoteError) as caught:
         read_answer(payload, "the function")
     assert (caught.value.code, caught.value.exit_code) == (code, 4)
-    assert str(caught.value).startswith("the function")
+    assert "the function" in str(caught.value)
     assert told in str(caught.value)
     assert caught.value.hint
 

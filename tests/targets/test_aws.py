@@ -87,12 +87,12 @@ def test_verbose_shows_the_functions_log(mlinfer: MlInfer, api: LoopbackLambda) 
     ("answer", "code", "sentence"),
     [
         (failed("Sandbox.Timedout", "RequestId: 1 Error: Task timed out after 3.00 seconds"), "function_timeout", "3.00 s"),
-        (failed("Runtime.OutOfMemory", "RequestId: 1 Error: signal: killed"), "out_of_memory", "too small"),
+        (failed("Runtime.OutOfMemory", "RequestId: 1 Error: signal: killed"), "out_of_memory", "out of memory"),
         (failed("Runtime.ExitError", "RequestId: 1 Error: Runtime exited with error: exit status 1"), "function_crashed", "exit"),
         (failed("ModelError", "the model's hash is wrong"), "function_failed", "hash is wrong"),
         (failed("Runtime.ImportModuleError", "Unable to import module"), "function_not_loaded", "Unable"),
-        (error(403, "AccessDeniedException", "not you"), "access_denied", "may not"),
-        (error(500, "ServiceException", "oops"), "service_failed", "AWS failed"),
+        (error(403, "AccessDeniedException", "not you"), "access_denied", "denied"),
+        (error(500, "ServiceException", "oops"), "service_failed", "internal error"),
     ],
 )  # fmt: skip
 def test_a_failure_is_told_as_what_it_is(
@@ -110,9 +110,12 @@ def test_a_failure_is_told_as_what_it_is(
 @pytest.mark.parametrize(
     ("refusal", "wait"),
     [
-        (error(429, "TooManyRequestsException", "Rate Exceeded."), "as many requests at once"),
-        (error(409, "ResourceConflictException", "The function is currently in the following state: Pending"), "wakes"),
-        (error(502, "ResourceNotReadyException", "The function is inactive"), "wakes"),
+        (error(429, "TooManyRequestsException", "Rate Exceeded."), "concurrency limit"),
+        (
+            error(409, "ResourceConflictException", "The function is currently in the following state: Pending"),
+            "activating",
+        ),
+        (error(502, "ResourceNotReadyException", "The function is inactive"), "activating"),
         (error(503, "ServiceUnavailableException", "Service is unavailable"), "busy"),
     ],
 )
@@ -122,7 +125,7 @@ def test_what_has_not_run_is_asked_again(mlinfer: MlInfer, api: LoopbackLambda, 
     api.script = [refusal, refusal]
     run = mlinfer("predict", CAT, "--target", "aws", "--json")
     assert (run.code, json.loads(run.out)["label"]) == (0, "cat")
-    assert run.err.count("Waiting: Lambda") == 1
+    assert run.err.count("Waiting: ") == 1
     assert wait in run.err
     assert len(api.invocations()) == 3
 
@@ -143,8 +146,8 @@ def test_over_6_mb_by_s3(mlinfer: MlInfer, api: LoopbackLambda, bucket: Bucket, 
     run = mlinfer("predict", large, "--target", "aws", "--json")
     here = mlinfer("predict", large, "--json")
     assert json.loads(run.out)["predictions"] == json.loads(here.out)["predictions"]
-    assert "over Lambda's 6 MB" in run.err
-    assert "handed over by s3://pictures/mlinfer-staging/work/" in run.err
+    assert "6 MB" in run.err
+    assert "s3://pictures/mlinfer-staging/work/" in run.err
     event = json.loads(api.invocations()[0].body)
     assert set(event) == {"s3", "top_k"}
     assert "Contents" not in bucket.client.list_objects_v2(Bucket=bucket.name)  # type: ignore[attr-defined]
@@ -168,7 +171,7 @@ def test_over_6_mb_reduced(mlinfer: MlInfer, api: LoopbackLambda, large: Path) -
     """Without a bucket, a large image is sent reduced, with a note."""
     run = mlinfer("predict", large, "--target", "aws", "--json")
     assert run.code == 0
-    assert "sent reduced to 1024 x 1024 pixels" in run.err
+    assert "1024 x 1024 pixels" in run.err
     assert len(api.invocations()[0].body) <= MAX_REQUEST_BYTES
 
 
