@@ -1,7 +1,7 @@
-"""Leave in the image what the handler can use: remove the rest, compile to byte-code, make the times the same each time.
+"""Remove unused files from a layer, compile its modules to byte-code, and set fixed times.
 
-Run in a build stage on the folder that becomes a layer. Lambda cannot write byte-code there, and a cold start without
-it takes twice as long. Python does not look at a module's time with unchecked hashes, so the layer does not depend on it.
+This runs in a build stage on the folder that becomes a layer. Lambda cannot write byte-code there, and without it a cold
+start takes twice as long. With unchecked hashes Python ignores the time of a module, so the layer does not depend on it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import sys
 from pathlib import Path
 from py_compile import PycInvalidationMode
 
-# Found by looking at what a process has open and imported after it has answered a picture of each format.
+# Found by comparing with the files that a process has opened and imported after predicting an image of each format.
 UNUSED = (
     "bin",
     "**/*.pyi",
     "**/tests",
     "*.dist-info/sboms",
-    "onnxruntime/capi/libonnxruntime.so*",  # for programs in C; Python's module holds the same once more
+    "onnxruntime/capi/libonnxruntime.so*",  # for C programs; the Python module contains its own copy
     "onnxruntime/backend",
     "onnxruntime/datasets",
     "onnxruntime/quantization",
@@ -63,7 +63,7 @@ UNUSED = (
     "PIL/_imagingmath*.so",
     "PIL/_imagingmorph*.so",
     "PIL/_imagingtk*.so",
-    "pillow.libs/libbrotli*",  # needed by the ones above alone, as are the next
+    "pillow.libs/libbrotli*",  # these five libraries are needed only by the modules above
     "pillow.libs/libfreetype*",
     "pillow.libs/libharfbuzz*",
     "pillow.libs/liblcms2*",
@@ -72,13 +72,13 @@ UNUSED = (
 
 
 def slim(layer: Path) -> None:
-    """Remove, compile and settle."""
+    """Remove unused files, compile the rest, and set fixed modes and times."""
     for pattern in UNUSED:
         for path in list(layer.joinpath("var", "task").glob(pattern)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     mode = PycInvalidationMode.UNCHECKED_HASH
     if not compileall.compile_dir(layer, quiet=1, stripdir=layer, prependdir="/", invalidation_mode=mode):
-        raise SystemExit("byte-code could not be made")
+        raise SystemExit("cannot compile the modules to byte-code")
     for path in [layer, *layer.rglob("*")]:
         path.chmod(0o755 if path.is_dir() or path.suffix == ".so" else 0o644)
         os.utime(path, (0, 0))

@@ -51,7 +51,7 @@ def require_prediction(answer: dict[str, Any], subject: str) -> dict[str, Any]:
         of_ours = isinstance(answer["statusCode"], int) and _holds(body.get("error"), code=str, message=str)
     if not of_ours:
         hint = "Check port in mlinfer.toml (local) or --project and --region (AWS)."
-        raise RemoteError("not_mlinfer", f"{subject} is not a function deployed by mlinfer", hint)
+        raise RemoteError("not_mlinfer", f"{subject} does not run mlinfer's handler", hint)
     return answer
 
 
