@@ -1,6 +1,6 @@
-"""The handler package: one image classifier behind every kind of Lambda event.
+"""The handler: classify the image of any Lambda event.
 
-It runs in AWS Lambda, in the local container and inside the `mlinfer` command, and imports nothing of `mlinfer`.
-`handler` is Lambda's entry point, `service` answers events, `events` knows their shapes, `images` turns bytes into the
-tensor that the model wants, `inference` fetches the ONNX file and asks it.
+It runs in AWS Lambda, in the local container and in the `mlinfer` command, and does not import `mlinfer`. `handler` is
+Lambda's entry point, `service` answers events, `events` parses them, `images` converts an image to the model's input
+tensor, and `inference` fetches and runs the ONNX file.
 """

@@ -1,10 +1,10 @@
-"""What can go wrong: the caller's mistakes are answered, our own faults are raised."""
+"""The handler's errors: a caller's mistake gets an HTTP answer, a fault of the function is raised."""
 
 from __future__ import annotations
 
 
 class RequestError(Exception):
-    """The caller's mistake: answered with a 4xx status, never raised out of the handler."""
+    """A caller's mistake. The handler answers it with a 4xx status and never raises it."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -13,25 +13,25 @@ class RequestError(Exception):
 
 
 class FaultError(Exception):
-    """Our own fault: it leaves the handler, so that Lambda counts an error and asynchronous callers retry."""
+    """A fault of the function. The handler raises it, so that Lambda counts an error and asynchronous callers retry."""
 
 
 class QueuedEventError(FaultError):
-    """The event was queued, and an answer would delete it: the sender retries what fails."""
+    """A queued event. An answer would delete it from the queue, and an exception makes the sender retry it."""
 
 
 class SettingsError(FaultError):
-    """An environment variable of the function is missing or wrong."""
+    """An environment variable of the function is missing or invalid."""
 
 
 class ModelError(FaultError):
-    """The model cannot be had, is not the one that was asked for, or does not describe itself."""
+    """The model cannot be loaded, has the wrong SHA-256, or has no valid metadata."""
 
 
 def quoted(value: object, limit: int = 80) -> str:
-    """Return a caller's value as short, printable ASCII, fit for a message or a log line.
+    """Return a caller's value as short, printable ASCII for a message or a log line.
 
-    Of a long number, a list or an object only the type: Python fails on writing out thousands of digits or brackets.
+    For a long number, a list or an object return only the type: Python fails to print thousands of digits or brackets.
     """
     if isinstance(value, str):
         shown = ascii(value[:limit])

@@ -1,7 +1,7 @@
 """AWS Lambda's entry point: `lambda_src.handler.lambda_handler`.
 
-Importing this module starts the service, so that the model is loaded in Lambda's init phase. When that fails, the
-invocation tries again from the start, and recovers once the cause is gone.
+Importing this module loads the model, so that this happens in Lambda's init phase. If it fails, each invocation tries
+again until it succeeds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _service: Service | None = None
 
 
 def lambda_handler(event: object, context: object = None) -> dict[str, Any]:
-    """Answer one invocation; see `service`. Raises for faults of our own, the configuration's included."""
+    """Answer one invocation, see `service`. Raises FaultError, also for an invalid configuration."""
     try:
         service = _started()
     except SettingsError as error:
@@ -34,13 +34,13 @@ def _started() -> Service:
 
 
 def _write_line(line: str) -> None:
-    os.write(1, line.encode() + b"\n")  # one write, so that concurrent output cannot split the line
+    os.write(1, line.encode() + b"\n")  # a single write, so that concurrent output cannot split the line
 
 
 def _warm_up() -> None:
     try:
         _started().load()
-    except Exception as error:  # the first invocation tries again, and raises what is still wrong
+    except Exception as error:  # the first invocation tries again and raises the error
         _write_line(fault_line(error, None, outcome="init_failed"))
 
 

@@ -1,7 +1,7 @@
-"""Which requests take a proxy: all that HTTP_PROXY and its like say, but none to this machine.
+"""Keep requests to this machine away from the proxy that HTTP_PROXY and similar variables set.
 
-Every HTTP client here (botocore, requests, urllib, and the reqwest inside obstore) reads the same variables, so this is
-decided once, in the environment, before the first of them is made.
+All HTTP clients here (botocore, requests, urllib, and reqwest inside obstore) read the same variables, so they are set
+once, before the first client is created.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _EXCEPTIONS = ("no_proxy", "NO_PROXY")
 
 
 def spare_loopback(environment: MutableMapping[str, str]) -> None:
-    """Let requests to this machine take no proxy. Without a proxy nothing is changed."""
+    """Exclude this machine from the proxy. Change nothing if no proxy is set."""
     if not any(environment.get(name) or environment.get(name.upper()) for name in _PROXIES):
         return
     lower, upper = (environment.get(name, "").strip() for name in _EXCEPTIONS)

@@ -1,4 +1,4 @@
-"""The service behind every target: one model, asked by events, in Lambda, in the container or in process."""
+"""Answer events with one model: in Lambda, in the local container or in process."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Service:
         self._settings = settings
         self._log = log
         self._model: Classifier | None = None
-        self._load: dict[str, float] = {}  # the seconds of the parts of a load that no log line has told yet
+        self._load: dict[str, float] = {}  # seconds of each part of the load, until the next log line reports them
         self._cold = True
 
     def load(self) -> Classifier:
-        """Return the model, fetched and loaded at the first call; a call that failed leaves no trace. Raises FaultError."""
+        """Return the model. The first call fetches and loads it, and a failed call can be repeated. Raises FaultError."""
         if self._model is None:
             started = time.perf_counter()
             fetch = Fetch(self._settings)
-            from .inference.classifier import Classifier  # numpy, onnxruntime and Pillow, while the model is on its way
+            from .inference.classifier import Classifier  # imports numpy, onnxruntime and Pillow during the download
 
             imported = time.perf_counter()
             path, sha256 = fetch.result()
@@ -45,9 +45,9 @@ class Service:
         return self._model
 
     def answer(self, event: object, context: object = None) -> dict[str, Any]:
-        """Answer one event of any shape, and log one line. Raises FaultError, MemoryError or S3's errors: our faults.
+        """Answer one event of any shape and log one line. Raises FaultError, MemoryError or an error of S3.
 
-        Of an event from a queue it raises QueuedEventError, so that the sender keeps the event.
+        Raises QueuedEventError for an event from a queue, so that the sender keeps the event.
         """
         line: dict[str, Any] = {"request_id": request_id(context), "cold_start": self._cold}
         try:
@@ -91,33 +91,33 @@ class Service:
         }
 
     def _fetched(self, uri: str) -> bytes:
-        """Return the bytes of an S3 object that the function was configured to read. Raises RequestError."""
+        """Return the bytes of an S3 object that the function may read. Raises RequestError."""
         try:
             bucket, key = split_uri(uri)
         except ValueError as error:
-            raise RequestError(400, "invalid_json", f"s3 is {quoted(uri)}, not s3://bucket/key") from error
+            raise RequestError(
+                400, "invalid_json", f"s3 must have the form s3://bucket/key, got {quoted(uri)}"
+            ) from error
         if not any(_covers(prefix, bucket, key) for prefix in self._settings.input_prefixes):
-            raise RequestError(403, "s3_forbidden", f"this function is not configured to read {quoted(uri)}")
+            raise RequestError(403, "s3_forbidden", f"this function is not allowed to read {quoted(uri)}")
         try:
             size, chunks = open_object(uri)
         except UnreadableKeyError as error:
             raise RequestError(404, "s3_not_found", f"this function cannot read {quoted(uri)}: {error}") from error
         except ObjectNotFoundError as error:
-            raise RequestError(404, "s3_not_found", f"there is no object {quoted(uri)}") from error
+            raise RequestError(404, "s3_not_found", f"object {quoted(uri)} does not exist") from error
         except ObjectForbiddenError as error:
-            message = f"S3 does not let this function read {quoted(uri)}, or there is no such object"
-            if "kms:" in str(error):  # S3's own words would tell any caller the names of role and key
-                message = f"the function's role lacks kms:Decrypt on the KMS key of {quoted(uri)}"
+            message = f"S3 denied access to {quoted(uri)}, or the object does not exist"
+            if "kms:" in str(error):  # S3's message would show any caller the names of the role and the key
+                message = f"the function's role needs kms:Decrypt on the KMS key of {quoted(uri)}"
             raise RequestError(403, "s3_forbidden", message) from error
         if size > MAX_IMAGE_BYTES:
-            raise RequestError(
-                413, "image_too_large", f"the image has {size:,} bytes; the limit is {MAX_IMAGE_BYTES:,}"
-            )
+            raise RequestError(413, "image_too_large", f"the image has {size:,} bytes (limit {MAX_IMAGE_BYTES:,})")
         return b"".join(chunks)
 
 
 def parse_event(event: object) -> Question | None:
-    """Read an event of any shape; None if there is nothing to do. Raises RequestError, QueuedEventError."""
+    """Parse an event of any shape. Return None if there is nothing to do. Raises RequestError, QueuedEventError."""
     if is_http(event):
         return parse_http(event)
     if not has_image(event):
@@ -133,16 +133,16 @@ def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 def fault_line(error: BaseException, context: object, **more: object) -> str:
-    """Return the log line of an invocation that failed through our own fault."""
+    """Return the log line of an invocation that failed because of the function."""
     line = {"request_id": request_id(context), "outcome": "fault", "error": type(error).__name__}
     return json.dumps({**line, "message": str(error)[:500], **more})
 
 
 def request_id(context: object) -> str | None:
-    """Return the id of Lambda's context object; None in process."""
+    """Return the request id of Lambda's context object, None in process."""
     return getattr(context, "aws_request_id", None)
 
 
 def _covers(prefix: str, bucket: str, key: str) -> bool:
-    """Tell whether a configured prefix covers an object, by whole segments of the key: `in` covers `in/a`, not `in-b/a`."""
+    """Tell whether a configured prefix covers an object. `in` covers `in/a`, but not `in-b/a`."""
     return f"s3://{bucket}/{key}".startswith(prefix if prefix.endswith("/") else f"{prefix}/")

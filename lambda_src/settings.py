@@ -13,20 +13,18 @@ from .errors import SettingsError
 # one vCPU". 10,240 MB give six.
 MB_PER_VCPU = 1769
 MAX_PIXELS = 50_000_000
-MAX_THREADS = (
-    1024  # onnxruntime makes them all before it answers: 100,000 take minutes, and more do not fit into memory
-)
-# Of one encoded picture. Direct invocations end at 6 MB anyway; this bounds the memory that an S3 object can take.
+MAX_THREADS = 1024  # onnxruntime starts all threads first: 100,000 take minutes, more run out of memory
+# One encoded image. Lambda limits a direct invocation to 6 MB; this limits the memory for an S3 object.
 MAX_IMAGE_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What one `Service` needs to know.
+    """The settings of a `Service`.
 
     model_uri: `s3://bucket/key` or a path. model_sha256: lower-case hex, "" = not checked (paths only).
-    input_prefixes: S3 prefixes that `{"s3": ...}` may name. max_pixels: largest width x height that is decoded.
-    threads: of onnxruntime. cache: folder that holds downloaded models.
+    input_prefixes: S3 prefixes that `{"s3": ...}` may read. max_pixels: largest width x height that is decoded.
+    threads: onnxruntime's threads. cache: folder of downloaded models.
     """
 
     model_uri: str
@@ -41,17 +39,17 @@ class Settings:
         """Read the `MLINFER_*` variables. Raises SettingsError."""
         uri = environment.get("MLINFER_MODEL_URI", "")
         if not uri:
-            raise SettingsError("MLINFER_MODEL_URI is not set: it names the model, s3://bucket/key or a path")
+            raise SettingsError("MLINFER_MODEL_URI is not set: set it to s3://bucket/key or the path of the model")
         sha256 = environment.get("MLINFER_MODEL_SHA256", "").strip().lower()
         if sha256 and (len(sha256) != 64 or set(sha256) - set("0123456789abcdef")):
-            raise SettingsError("MLINFER_MODEL_SHA256 is not a SHA-256 in hexadecimal (64 digits)")
+            raise SettingsError("MLINFER_MODEL_SHA256 must be a SHA-256 of 64 hexadecimal digits")
         if uri.startswith("s3://") and not sha256:
-            raise SettingsError("MLINFER_MODEL_SHA256 is not set: a model from S3 is used only when its hash is known")
+            raise SettingsError("MLINFER_MODEL_SHA256 is not set: a model in S3 requires it")
         prefixes = environment.get("MLINFER_INPUT_PREFIXES", "").replace(",", " ").split()
         for prefix in prefixes:
             if not prefix.startswith("s3://") or len(prefix) == len("s3://"):
                 raise SettingsError(
-                    f"MLINFER_INPUT_PREFIXES holds {prefix!r}, which is not s3://bucket or s3://bucket/prefix"
+                    f"MLINFER_INPUT_PREFIXES must list s3://bucket or s3://bucket/prefix, got {prefix!r}"
                 )
         return cls(
             model_uri=uri,
@@ -63,7 +61,7 @@ class Settings:
 
 
 def default_threads(environment: Mapping[str, str]) -> int:
-    """Return the vCPUs that the function's memory size gives; outside Lambda, the cores this process may use."""
+    """Return the function's number of vCPUs. Outside Lambda, return the number of cores that this process may use."""
     memory_mb = environment.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "")
     if memory_mb.isdecimal():
         return max(1, round(int(memory_mb) / MB_PER_VCPU))
@@ -75,7 +73,7 @@ def default_threads(environment: Mapping[str, str]) -> int:
 def _threads(environment: Mapping[str, str]) -> int:
     threads = _positive(environment, "MLINFER_THREADS", default_threads(environment))
     if threads > MAX_THREADS:
-        raise SettingsError(f"MLINFER_THREADS is {threads}; the limit is {MAX_THREADS}")
+        raise SettingsError(f"MLINFER_THREADS must be at most {MAX_THREADS}, got {threads}")
     return threads
 
 
@@ -84,5 +82,5 @@ def _positive(environment: Mapping[str, str], name: str, default: int) -> int:
     if not text:
         return default
     if not (text.isdecimal() and text.isascii() and int(text[:19]) > 0):
-        raise SettingsError(f"{name} is {text[:40]!r}, not a whole number above 0")
+        raise SettingsError(f"{name} must be a whole number above 0, got {text[:40]!r}")
     return int(text[:19])

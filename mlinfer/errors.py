@@ -1,22 +1,22 @@
-"""Failures that a user can cause, each with its exit code.
+"""The errors that a user can see, each with its exit code.
 
-    MlinferError          carries what went wrong (message), a stable code for programs, and what to do next (hint)
+    MlinferError          has a message, a stable code for programs, and a hint
     |-- UsageError        2   wrong usage or configuration
-    |-- MissingError      3   something needed is missing here: the model file, disk space, AWS credentials
-    |-- RemoteError       4   a remote service refused or failed: AWS, the Docker Engine
-    |   `-- InvocationError   one event got no answer; the next one may get one
-    |-- ImageError        5   an image is missing, cannot be read, or is wrong
-    `-- VerificationError 5   the model is no classifier, or does not answer as its source does; Lambda takes no such image
+    |-- MissingError      3   something is missing on this machine: the model file, disk space, AWS credentials
+    |-- RemoteError       4   a remote service refused or failed: AWS, Docker
+    |   `-- InvocationError   one invocation failed, the next can succeed
+    |-- ImageError        5   an image is missing, unreadable or invalid
+    `-- VerificationError 5   the model is not a classifier, its predictions differ, or Lambda rejects the container image
 
-Anything else that reaches `cli.main` is a defect: exit code 1. `status --exit-code` ends with 6 when deployed and
-local differ. Interrupted is 130.
+Any other exception that reaches `cli.main` is a bug: exit code 1. `status --exit-code` exits with 6 if the deployed and
+the local project differ. An interrupted command exits with 130.
 """
 
 from __future__ import annotations
 
 
 class MlinferError(Exception):
-    """A failure with a sentence for the user; `exit_code` is the process's."""
+    """An error with a message for the user. `exit_code` is the exit code of the process."""
 
     exit_code = 1
 
@@ -26,7 +26,7 @@ class MlinferError(Exception):
         self.hint = hint
 
     def as_json(self) -> dict[str, str]:
-        """Return the error as it stands under `--json`."""
+        """Return the error as `--json` prints it."""
         return {"code": self.code, "message": str(self), "hint": self.hint}
 
 
@@ -37,7 +37,7 @@ class UsageError(MlinferError):
 
 
 class MissingError(MlinferError):
-    """Something needed is missing on this machine."""
+    """Something required is missing on this machine."""
 
     exit_code = 3
 
@@ -49,20 +49,20 @@ class RemoteError(MlinferError):
 
 
 class InvocationError(RemoteError):
-    """One event got no answer: the function failed at it, or Lambda did, or the answer was lost."""
+    """One invocation failed: the function or Lambda failed, or the answer was lost."""
 
 
 class ImageError(MlinferError):
-    """The image cannot be read or is not accepted."""
+    """The image is missing, unreadable or invalid."""
 
     exit_code = 5
 
 
 class VerificationError(MlinferError):
-    """The model is no image classifier, what was made of it does not answer as it does, or Lambda could not run it."""
+    """The model is not an image classifier, its predictions differ from the source, or Lambda cannot run it."""
 
     exit_code = 5
 
 
 class ReaderGoneError(Exception):
-    """Whoever read our output has closed it, as `head` does: no failure, but no reason to go on."""
+    """The reader of our output has closed the pipe, as `head` does. This is not an error, but the command stops."""

@@ -1,11 +1,11 @@
-"""What things are called in Docker and AWS. Names are derived from the project's, not recorded: there is no state file."""
+"""The names of resources in Docker and AWS, derived from the project's name so that no state file is needed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 TAG = "mlinfer:project"  # on every AWS resource
-PROJECT_LABEL = "mlinfer.project"  # on every image and container
+PROJECT_LABEL = "mlinfer.project"  # on every container image and container
 ALIAS = "live"
 ROLE_PATH = "/mlinfer/"
 
@@ -18,12 +18,12 @@ class Names:
 
     @property
     def image(self) -> str:
-        """Return the local image's repository and that in ECR."""
+        """Return the repository of the container image, locally and in ECR."""
         return f"mlinfer/{self.project}"
 
     @property
     def function(self) -> str:
-        """Return the Lambda function's name; its role has the same."""
+        """Return the name of the Lambda function and of its role."""
         return f"mlinfer-{self.project}"
 
     @property
@@ -33,18 +33,18 @@ class Names:
 
     @property
     def staging_prefix(self) -> str:
-        """Return where in the bucket pictures that are too large for a request wait for the function; they expire."""
+        """Return the bucket prefix of temporary images that are too large for a request. They expire."""
         return f"mlinfer-staging/{self.project}/"
 
     @property
     def tags(self) -> dict[str, str]:
-        """Return the tag of every AWS resource."""
+        """Return the tags of every AWS resource."""
         return {TAG: self.project}
 
 
 @dataclass(frozen=True)
 class Account:
-    """Whose AWS it is, and where. partition: aws, aws-cn, aws-us-gov or aws-eusc."""
+    """An AWS account and Region. partition: aws, aws-cn, aws-us-gov or aws-eusc."""
 
     id: str
     region: str
@@ -59,7 +59,7 @@ class Account:
         return f"arn:{self.partition}:iam::{self.id}:role{ROLE_PATH}{names.function}"
 
     def principals(self) -> list[str]:
-        """Return ARN patterns of those who may deploy: the account's users and roles."""
+        """Return ARN patterns of the account's users and roles, which may deploy."""
         return [f"arn:{self.partition}:iam::{self.id}:{kind}/*" for kind in ("user", "role")]
 
     def log_group(self, names: Names) -> str:
@@ -67,10 +67,10 @@ class Account:
         return f"arn:{self.partition}:logs:{self.region}:{self.id}:log-group:{names.log_group}"
 
     def repository(self, names: Names) -> str:
-        """Return the ARN of the image's repository."""
+        """Return the ARN of the container image's repository."""
         return f"arn:{self.partition}:ecr:{self.region}:{self.id}:repository/{names.image}"
 
     def s3(self, uri: str) -> str:
-        """Return the ARN of an s3:// URI, its characters taken as they are and not as IAM's wildcards."""
+        """Return the ARN of an s3:// URI. Escape the characters that are wildcards in IAM."""
         plain = uri.removeprefix("s3://").replace("$", "${$}").replace("*", "${*}").replace("?", "${?}")
         return f"arn:{self.partition}:s3:::{plain}"

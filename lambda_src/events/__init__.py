@@ -1,1 +1,1 @@
-"""The shape of each kind of event, and of the answer that its sender expects."""
+"""Parse each kind of event and build the answer that its sender expects."""

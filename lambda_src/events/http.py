@@ -1,4 +1,4 @@
-"""HTTP requests as Lambda's services hand them over: function URLs, API Gateway v1 and v2, load balancers.
+"""Parse and answer HTTP events of function URLs, API Gateway v1 and v2, and load balancers.
 
 https://docs.aws.amazon.com/lambda/latest/dg/urls-invocation.html#urls-payloads,
 https://docs.aws.amazon.com/apigateway/latest/developerguide/http-api-develop-integrations-lambda.html,
@@ -16,7 +16,7 @@ from .direct import Question, decode_base64, parse_fields, parse_top_k
 
 
 def is_http(event: object) -> TypeGuard[dict[str, Any]]:
-    """Tell an HTTP event of any of the four services from a direct invocation."""
+    """Tell whether an event is an HTTP request of one of the four services."""
     return (
         isinstance(event, dict)
         and isinstance(event.get("requestContext"), dict)
@@ -25,14 +25,16 @@ def is_http(event: object) -> TypeGuard[dict[str, Any]]:
 
 
 def parse_http(event: dict[str, Any]) -> Question:
-    """Read an HTTP request. Raises RequestError."""
+    """Parse an HTTP request. Raises RequestError."""
     http = event["requestContext"].get("http")
     method = http.get("method") if isinstance(http, dict) else event.get("httpMethod")
     if method in ("GET", "HEAD"):
         return Question()
     if method != "POST":
         raise RequestError(
-            405, "method_not_allowed", f"POST an image, or GET the health document; the method was {quoted(method)}"
+            405,
+            "method_not_allowed",
+            f"method {quoted(method)} is not supported: POST an image, or GET the health status",
         )
     top_k = parse_top_k(
         _first(event, "top_k", ("queryStringParameters", "multiValueQueryStringParameters")), from_text=True
@@ -43,7 +45,7 @@ def parse_http(event: dict[str, Any]) -> Question:
     body = event.get("body")
     encoded = event.get("isBase64Encoded") is True
     if not body:
-        raise RequestError(400, "missing_image", "the body is empty: send the image's bytes, or JSON")
+        raise RequestError(400, "missing_image", "the body is empty: send the bytes of an image, or JSON")
     if media_type in ("application/json", "text/json") or media_type.endswith("+json"):
         return parse_fields(_json(decode_base64(body, "the body") if encoded else body), top_k)
     # No Content-Type means octet-stream: RFC 9110, section 8.3.
@@ -52,25 +54,25 @@ def parse_http(event: dict[str, Any]) -> Question:
             raise RequestError(
                 400,
                 "invalid_base64",
-                "the image arrived as text, which destroys it: let the API pass its media type as binary "
+                "the image arrived as text and is damaged: add its media type to the API's binary types "
                 "(binaryMediaTypes), or send JSON with the image in base64",
             )
         return Question(image=decode_base64(body, "the body"), top_k=top_k)
     raise RequestError(
         415,
         "unsupported_media_type",
-        f"the Content-Type is {quoted(media_type)}: send image/*, application/octet-stream or application/json",
+        f"Content-Type {quoted(media_type)} is not supported: send image/*, application/octet-stream or application/json",
     )
 
 
 def answer_http(event: dict[str, Any], status: int, body: dict[str, Any]) -> dict[str, Any]:
-    """Wrap a body in the shape that the request's service expects."""
+    """Wrap a body in the format that the request's service expects."""
     result: dict[str, Any] = {"statusCode": status, "isBase64Encoded": False, "body": json.dumps(body)}
     headers = {"content-type": "application/json"}
     if status == 405:
         headers["allow"] = "GET, HEAD, POST"
     if "elb" in event["requestContext"] and isinstance(event.get("multiValueHeaders"), dict):
-        # A target group with multi-value headers switched on reads no others.
+        # A target group with multi-value headers ignores `headers`.
         result["multiValueHeaders"] = {name: [value] for name, value in headers.items()}
     else:
         result["headers"] = headers
@@ -78,7 +80,7 @@ def answer_http(event: dict[str, Any], status: int, body: dict[str, Any]) -> dic
 
 
 def _first(event: Mapping[str, Any], name: str, fields: tuple[str, str]) -> object:
-    """Return a header or query parameter by its lower-case name, from the single- or the multi-value field."""
+    """Return a header or query parameter by its lower-case name, from the single-value or the multi-value field."""
     for field in fields:
         values = event.get(field)
         for key, value in values.items() if isinstance(values, dict) else ():
@@ -89,7 +91,7 @@ def _first(event: Mapping[str, Any], name: str, fields: tuple[str, str]) -> obje
 
 def _json(text: object) -> object:
     if not isinstance(text, str | bytes):
-        raise RequestError(400, "invalid_json", "the body is not text")
+        raise RequestError(400, "invalid_json", "the body must be text")
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -1,6 +1,6 @@
-"""Events that a service queues: S3, SQS, SNS, EventBridge.
+"""Refuse queued events: S3, SQS, SNS, EventBridge.
 
-They are refused by an exception: their sender takes every answer for success and drops the event.
+They are refused with an exception, because the sender treats any answer as success and deletes the event.
 https://docs.aws.amazon.com/lambda/latest/dg/lambda-services.html
 """
 
@@ -13,7 +13,7 @@ from ..errors import QueuedEventError, quoted
 
 
 def is_s3_test(event: object) -> bool:
-    """Tell whether this is what S3 sends once, when a notification is set up: directly, or by SQS, SNS or both."""
+    """Tell whether an event is S3's test message for a new notification, sent directly or through SQS, SNS or both."""
     if not isinstance(event, dict):
         return False
     records = event.get("Records")
@@ -26,13 +26,13 @@ def refuse_queued(event: object) -> None:
     """Refuse an event that a service queued. Raises QueuedEventError."""
     if isinstance(event, dict) and (sender := _sender(event)):
         raise QueuedEventError(
-            f"the event comes from {quoted(sender)}, and this version does not process queued events. The invocation "
-            "fails so that the event is not lost: the sender retries it, then passes it to the failure destination if there is one"
+            f"queued events are not supported (the event is from {quoted(sender)}). The invocation fails so that the event "
+            "is not lost: the sender retries it and then sends it to the failure destination, if one is configured"
         )
 
 
 def _sender(event: dict[str, Any]) -> str:
-    """Return the service that queued the event, as the event names it; "" if none did."""
+    """Return the name of the service that queued the event, "" if it was not queued."""
     if "detail-type" in event:  # EventBridge
         return str(event.get("source") or "EventBridge")
     records = event.get("Records")
@@ -44,7 +44,7 @@ def _sender(event: dict[str, Any]) -> str:
 
 
 def _message(record: object) -> object:
-    """Return the JSON that a record of SQS or SNS carries; None if it carries none."""
+    """Return the JSON in a record of SQS or SNS, None if it has none."""
     if not isinstance(record, dict):
         return None
     sns = record.get("Sns")

@@ -1,1 +1,1 @@
-"""A picture's bytes, from a stranger -> the tensor that the model wants."""
+"""Convert the bytes of an untrusted image to the model's input tensor."""

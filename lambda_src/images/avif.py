@@ -1,4 +1,4 @@
-"""How many pixels the decoder of an AVIF would allocate, by all the pictures that the file holds.
+"""Count the pixels that decoding an AVIF would allocate, over all images inside the file.
 
 Boxes: ISO/IEC 14496-12; items: 23008-12; frames: AV1 Bitstream & Decoding Process Specification, section 5.
 """
@@ -9,14 +9,14 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import islice
 
-# Pictures inside: the cells of a grid, alpha, a thumbnail. Each has about six boxes.
+# Images inside: the cells of a grid, alpha, a thumbnail. Each has about six boxes.
 MAX_ITEMS = 256
 MAX_BOXES = 8 * MAX_ITEMS
-# Stretches of the file that hold them; encoders write one for each.
+# Byte ranges of the file that contain them. Encoders write one per image.
 MAX_PIECES = 1024
 
 _EXIF = re.compile(rb"(infe.{8,10})Exif", re.DOTALL)
-# Containers, each with the bytes before its first box.
+# Container boxes, each with the number of bytes before its first inner box.
 _CONTAINERS = {
     **dict.fromkeys((b"moov", b"trak", b"mdia", b"minf", b"stbl", b"iprp", b"ipco"), 0),
     b"meta": 4,
@@ -26,10 +26,9 @@ _OBU_SEQUENCE_HEADER = 1
 
 
 def inner_pixels(data: bytes) -> int:
-    """Return how many pixels the pictures inside an AVIF have, by the container or, if more, by their own headers.
+    """Return how many pixels the images inside an AVIF have, by the container or by their own headers, whichever is more.
 
-    The codec allocates by its own. Raises ValueError where the file is broken, or keeps its pictures in more pieces than
-    any encoder does.
+    The codec allocates by the headers. Raises ValueError if the file is damaged or has more parts than encoders write.
     """
     boxes = list(islice(_boxes(data, 0, len(data)), MAX_BOXES + 1))
     coded = frozenset(_coded_item(data, start, stop) for kind, start, stop in boxes if kind == b"infe") - {-1}
@@ -38,17 +37,17 @@ def inner_pixels(data: bytes) -> int:
     places = [place for start, stop in indexes for place in _places(data, start, stop, coded=coded, inside=inside)]
     places += [[sample] for sample in _first_samples(data, boxes)]
     if len(boxes) > MAX_BOXES or len(places) > MAX_ITEMS or sum(map(len, places)) > MAX_PIECES:
-        raise ValueError("too many pictures inside, or in too many pieces")
+        raise ValueError("it contains too many images or too many parts")
     if sum(length for pieces in places if len(pieces) > 1 for _, length in pieces) > len(data):
-        raise ValueError("the pieces of its pictures overlap")
+        raise ValueError("the parts of its images overlap")
     coded_pixels = sum(_frame_pixels(_joined(data, pieces)) for pieces in places)
     return max(coded_pixels, *(_claimed_pixels(data, start, stop) for kind, start, stop in boxes if kind == b"ispe"), 0)
 
 
 def hide_exif(data: bytes) -> bytes:
-    """Return the file with its EXIF item declared as one of another kind.
+    """Return the file with its EXIF item renamed, so that Pillow ignores it.
 
-    Pillow would rewrite the whole block to put the orientation into it, which AVIF states elsewhere.
+    Pillow would rewrite the whole EXIF block to add the orientation, which AVIF stores elsewhere.
     """
     return _EXIF.sub(rb"\1skip", data)
 
@@ -59,7 +58,7 @@ def _joined(data: bytes, pieces: list[tuple[int, int]]) -> bytes | memoryview:
 
 
 def _boxes(data: bytes, position: int, end: int, *, depth: int = 0) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (type, start, end) of the content of each box, and of those inside it that matter."""
+    """Yield (type, start, end) of the content of each box and of the inner boxes of containers."""
     while position + 8 <= end:
         read = _reader(data, position, end)
         size, kind, head = read(4), data[position + 4 : position + 8], 8
@@ -68,7 +67,7 @@ def _boxes(data: bytes, position: int, end: int, *, depth: int = 0) -> Iterator[
             size, head = read(8), 16
         stop = min(position + size, end) if size else end
         if 0 < size < head or depth > len(_CONTAINERS):
-            raise ValueError("a box is broken")
+            raise ValueError("a box is damaged")
         yield kind, position + head, stop
         if kind in _CONTAINERS:
             head += _CONTAINERS[kind] + 2 * (kind == b"iinf" and data[position + head] > 0)
@@ -77,13 +76,13 @@ def _boxes(data: bytes, position: int, end: int, *, depth: int = 0) -> Iterator[
 
 
 def _reader(data: bytes, position: int, stop: int) -> Callable[[int], int]:
-    """Return a function that reads the next whole number of so many bytes. It raises ValueError at the end."""
+    """Return a function that reads the next integer of a given size in bytes. It raises ValueError at the end."""
 
     def read(size: int) -> int:
         nonlocal position
         position += size
         if position > stop:
-            raise ValueError("a box is cut off")
+            raise ValueError("a box is truncated")
         return int.from_bytes(data[position - size : position], "big")
 
     return read
@@ -96,7 +95,7 @@ def _claimed_pixels(data: bytes, start: int, stop: int) -> int:
 
 
 def _coded_item(data: bytes, start: int, stop: int) -> int:
-    """Return the number of the item that an infe box declares, -1 if it is no AV1 picture."""
+    """Return the item number that an infe box declares, -1 if the item is not an AV1 image."""
     read = _reader(data, start, stop)
     version = read(4) >> 24
     if version < 2:
@@ -108,17 +107,17 @@ def _coded_item(data: bytes, start: int, stop: int) -> int:
 def _places(
     data: bytes, start: int, stop: int, *, coded: frozenset[int], inside: list[int]
 ) -> Iterator[list[tuple[int, int]]]:
-    """Yield the pieces, each (first byte, length), of each AV1 picture that an iloc box lists (ISO/IEC 14496-12, 8.11.3).
+    """Yield the parts, each (first byte, length), of each AV1 image in an iloc box (ISO/IEC 14496-12, 8.11.3).
 
-    inside: where the content of each idat box starts, for pictures that lie in one. As libavif does, it takes no picture
-    that is put together from other items, and passes over those without a length.
+    inside: where the content of each idat box starts, for images stored in one. Like libavif, it refuses an image that is
+    built from other items and skips an image without a length.
     """
     read = _reader(data, start, stop)
     version, sizes = read(4) >> 24, read(2)
     offset_size, length_size, base_size = sizes >> 12, sizes >> 8 & 15, sizes >> 4 & 15
     index_size = sizes & 15 if version else 0
     if not {offset_size, length_size, base_size, index_size} <= {0, 4, 8}:
-        raise ValueError("the places of its pictures are broken")
+        raise ValueError("the list of its images is damaged")
     number_size = 4 if version == 2 else 2
     for _ in range(read(number_size)):
         item, method = read(number_size), read(2) if version else 0
@@ -127,7 +126,7 @@ def _places(
             read(count * (index_size + offset_size + length_size))
             continue
         if method > 1 or (method and len(inside) != 1) or count > MAX_PIECES:
-            raise ValueError("a picture inside is in too many pieces, or in none")
+            raise ValueError("an image inside has no data or too many parts")
         origin = base + (inside[0] if method else 0)
         pieces = []
         for _ in range(count):
@@ -141,7 +140,7 @@ def _first_samples(data: bytes, boxes: list[tuple[bytes, int, int]]) -> Iterator
     """Yield (first byte, length) of the first frame of each track of an animation."""
     tracks = "".join({b"stbl": "/", b"stco": "o", b"co64": "o", b"stsz": "s"}.get(kind, "") for kind, *_ in boxes)
     if not all(sorted(track) == ["o", "s"] for track in tracks.split("/")[1:]):
-        raise ValueError("a track is broken")
+        raise ValueError("a track is damaged")
     sizes, offsets = [], []
     for kind, start, stop in boxes:
         read = _reader(data, start, stop)
@@ -155,7 +154,7 @@ def _first_samples(data: bytes, boxes: list[tuple[bytes, int, int]]) -> Iterator
 
 
 def _frame_pixels(payload: bytes | memoryview) -> int:
-    """Return the pixels of the largest frame that a sequence header in AV1 data announces; 0 without one."""
+    """Return the pixels of the largest frame that a sequence header in AV1 data declares, 0 without a header."""
     largest = position = 0
     while position < len(payload):
         head = payload[position]
@@ -183,7 +182,7 @@ def _announced_pixels(header: bytes | memoryview) -> int:
         nonlocal left
         left -= count
         if left < 0:
-            raise ValueError("a sequence header is cut off")
+            raise ValueError("a sequence header is truncated")
         return number >> left & (1 << count) - 1
 
     bits(4)  # seq_profile, still_picture
@@ -199,7 +198,7 @@ def _skip_operating_points(bits: Callable[[int], int]) -> None:
     delay_bits = 0
     if bits(1):  # timing_info_present_flag
         bits(64)
-        if bits(1):  # equal_picture_interval, then a number in variable length code
+        if bits(1):  # equal_picture_interval, then a variable-length number
             zeros = 0
             while not bits(1):
                 zeros += 1

@@ -1,7 +1,7 @@
-"""The encoded bytes of a picture -> its pixels: upright, RGB, whatever the format.
+"""Decode an image of any supported format to upright RGB pixels.
 
-The pixels are those of `PIL.Image.open(...).convert("RGB")`, except for the fast decode of large JPEGs, see `decode`.
-The bytes come from strangers: `limits` judges and bounds what they make the decoder do.
+The pixels equal `PIL.Image.open(...).convert("RGB")`, except for the fast decoding of large JPEGs, see `decode`.
+The bytes are untrusted: `limits` bounds the memory and time of decoding.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from .limits import bound_file, check_scans, find_pixel_limit, invalid_image, to
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# A picture is decoded at a reduced size only while that still is this many times the size it will be resized to.
+# The reduced size of a decoded image is at least this many times the size after the resize.
 DRAFT_MARGIN = 2
-# Larger EXIF blocks are not unpacked for their orientation: cameras keep to the 64 kB of a JPEG's segment.
+# A larger EXIF block is not searched for the orientation. Cameras write at most 64 kB, the size of a JPEG segment.
 MAX_EXIF_BYTES = 2**20
-# The longest side of a JPEG. Pillow keeps a pointer for each row: a picture of one column takes three times its pixels.
+# The longest side of a JPEG. Pillow keeps a pointer per row, so an image of one column needs three times its pixels.
 MAX_SIDE = 65_535
 BAND_PIXELS = 2**20
 
-_decoding = threading.Lock()  # Pillow's limit and Python's filter of warnings are the process's, not the thread's
-# Pillow imports its five commonest plug-ins at the first picture, 5 ms. Here that is JPEG's, while the model is on its
-# way, and each other format's own when it comes; for a format that is unknown then Pillow still imports all.
+_decoding = threading.Lock()  # Pillow's limit and Python's warning filter are global
+# By default, Pillow imports five plug-ins with the first image, which takes 5 ms. Here, JPEG's is imported while the
+# model downloads, and each other one with the first image of its format.
 Image._initialized = max(1, Image._initialized)
 
 _FORMATS = (
@@ -66,18 +66,15 @@ _ORIENTATIONS = {  # EXIF 2.32, tag 0x0112
 
 
 def decode(data: bytes, max_pixels: int, target: int = 0) -> Image.Image:
-    """Decode a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF to an upright RGB picture; of an animation, the first frame.
+    """Decode a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF to an upright RGB image. Decode the first frame of an animation.
 
-    With `target`, the length that the shorter side will be resized to, a JPEG that is much larger is decoded at 1/2,
-    1/4 or 1/8 of its size, never below `DRAFT_MARGIN` times the target: the discrete cosine transform is inverted on
-    fewer coefficients; `read_geometry` says what its pixels stand for. Without it every pixel is decoded. Alpha is dropped,
-    as torchvision's loader does.
+    target: length of the shorter side after the later resize. A much larger JPEG is decoded at 1/2, 1/4 or 1/8 of its
+    size, but at `DRAFT_MARGIN` times the target or more; `read_geometry` returns what its pixels stand for. 0 decodes
+    every pixel. Alpha is dropped, as in torchvision's loader.
     Raises RequestError: image_too_large, invalid_image.
     """
     if len(data) > MAX_IMAGE_BYTES:
-        raise RequestError(
-            413, "image_too_large", f"the image has {len(data):,} bytes; the limit is {MAX_IMAGE_BYTES:,}"
-        )
+        raise RequestError(413, "image_too_large", f"the image has {len(data):,} bytes (limit {MAX_IMAGE_BYTES:,})")
     with _decoding:
         return _decode_alone(data, max_pixels, target)
 
@@ -85,10 +82,10 @@ def decode(data: bytes, max_pixels: int, target: int = 0) -> Image.Image:
 def _decode_alone(data: bytes, max_pixels: int, target: int) -> Image.Image:
     name = _format_of(data)
     _silence_decoders()
-    elsewhere = Image.MAX_IMAGE_PIXELS  # Pillow checks every crop by it, not only what is opened
+    elsewhere = Image.MAX_IMAGE_PIXELS  # Pillow also applies it to every crop
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of corrupt EXIF and large pictures: the answer says what matters
+            warnings.simplefilter("ignore")  # about corrupt EXIF and large images
             if name == "TIFF" and _holds_thumbnail(data):
                 raise invalid_image(_describe_file(data, name))
             return _decode(bound_file(data, name, max_pixels), name, max_pixels=max_pixels, target=target)
@@ -96,12 +93,10 @@ def _decode_alone(data: bytes, max_pixels: int, target: int) -> Image.Image:
         raise too_many_pixels(max_pixels) from error
     except (RequestError, MemoryError):
         raise
-    except UnidentifiedImageError as error:  # its message holds an address in memory
-        raise invalid_image(_describe_file(data, name) or f"the {name}'s header is broken") from error
-    except Exception as error:  # Pillow's decoders raise nearly every type on hostile bytes
-        raise invalid_image(
-            _describe_file(data, name) or f"the {name} cannot be decoded: {quoted(str(error))}"
-        ) from error
+    except UnidentifiedImageError as error:  # its message contains a memory address
+        raise invalid_image(_describe_file(data, name) or f"the header of the {name} is damaged") from error
+    except Exception as error:  # Pillow's decoders raise almost any exception for hostile bytes
+        raise invalid_image(_describe_file(data, name) or f"cannot decode the {name}: {quoted(str(error))}") from error
     finally:
         Image.MAX_IMAGE_PIXELS = elsewhere
 
@@ -111,12 +106,16 @@ def _format_of(data: bytes) -> str:
         if data[offset : offset + len(magic)] == magic and (name != "AVIF" or _is_avif(data)):
             importlib.import_module(plugin)
             return name
-    none = "is not a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF" if data else "is empty"
-    raise invalid_image(_describe_file(data, "") or f"the image {none}")
+    reason = (
+        "the image format is not supported (expected JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF)"
+        if data
+        else "the image is empty"
+    )
+    raise invalid_image(_describe_file(data, "") or reason)
 
 
 def _is_avif(data: bytes) -> bool:
-    from .formats import is_avif  # here and below: a cold start does not wait for what few pictures need
+    from .formats import is_avif  # imported here and below because few images need it and it slows a cold start
 
     return is_avif(data)
 
@@ -135,14 +134,14 @@ def _describe_file(data: bytes, name: str) -> str:
 
 @cache
 def _silence_decoders() -> None:
-    """Keep off stderr what Pillow and libtiff say of broken files: the answer and the log line say it once."""
+    """Suppress what Pillow and libtiff print about damaged files: the answer and the log line contain it."""
     logging.getLogger("PIL").setLevel(logging.CRITICAL + 1)
-    with suppress(OSError, AttributeError):  # a Pillow without libtiff, or a system that does not find it this way
+    with suppress(OSError, AttributeError):  # Pillow has no libtiff, or this system does not find it this way
         ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def _decode(data: bytes, name: str, *, max_pixels: int, target: int) -> Image.Image:
-    # Pillow raises DecompressionBombError above twice this figure, from the header, before a decoder is made.
+    # From the header, before decoding, Pillow raises DecompressionBombError above twice this number.
     Image.MAX_IMAGE_PIXELS = max(1, max_pixels // 2)
     image: Any = Image.open(io.BytesIO(data), formats=(name,))
     if (
@@ -151,9 +150,9 @@ def _decode(data: bytes, name: str, *, max_pixels: int, target: int) -> Image.Im
         and _tiff_tag(image, _BITS_PER_SAMPLE, 8) > 8
         and not image.use_load_libtiff
     ):
-        # Pillow reads each as 8 bits, and would decode something else.
+        # Pillow reads each sample as 8 bits, so the pixels would be wrong.
         raise invalid_image(
-            "the TIFF keeps its 16-bit colours in separate planes, uncompressed: convert it to JPEG or PNG"
+            "the TIFF has uncompressed 16-bit colors in separate planes, which is not supported: convert it to JPEG or PNG"
         )
     width, height = image.size
     drafted = image.draft(None, _draft_size(image.size, target)) if target and name == "JPEG" else None
@@ -161,11 +160,11 @@ def _decode(data: bytes, name: str, *, max_pixels: int, target: int) -> Image.Im
     if width * height > limit:
         raise too_many_pixels(limit, name if limit < max_pixels else "")
     if max(width, height) > MAX_SIDE:
-        raise RequestError(413, "image_too_large", f"a side of the image has more than {MAX_SIDE:,} pixels")
+        raise RequestError(413, "image_too_large", f"one side of the image has more than {MAX_SIDE:,} pixels")
     if name == "JPEG":
         check_scans(image, data)
     image.load()
-    orientation = _orientation(image)  # after the load: Pillow turns a TIFF by itself, and drops its tag
+    orientation = _orientation(image)  # after load(): Pillow rotates a TIFF itself and drops its tag
     image = _to_rgb(image)
     if orientation in _ORIENTATIONS:
         image = image.transpose(_ORIENTATIONS[orientation])
@@ -175,7 +174,7 @@ def _decode(data: bytes, name: str, *, max_pixels: int, target: int) -> Image.Im
 
 
 def _draft_size(size: tuple[int, int], target: int) -> tuple[int, int]:
-    """Return the least size to decode to; Pillow takes the next of 1/1, 1/2, 1/4, 1/8 that is not below it."""
+    """Return the smallest size to decode to. Pillow uses the next larger of 1/1, 1/2, 1/4 and 1/8."""
     scale = DRAFT_MARGIN * target / min(size)
     return (max(1, int(size[0] * scale)), max(1, int(size[1] * scale))) if scale < 1 else size
 
@@ -185,12 +184,12 @@ def _orientation(image: Image.Image) -> int:
         return 1
     try:
         return int(image.getexif().get(0x0112, 1))
-    except Exception:  # a broken EXIF block does not make the picture unreadable; browsers ignore it too
+    except Exception:  # an image with a damaged EXIF block is still readable; browsers ignore it too
         return 1
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any mode to RGB. Pillow clips greys that are not 8-bit whole numbers, so those are scaled here."""
+    """Convert any mode to RGB. Grays that are not 8-bit integers are scaled here, because Pillow clips them."""
     if image.mode == "RGB":
         return image
     signed = _tiff_tag(image, _SAMPLE_FORMAT, 1) == _SIGNED
@@ -200,21 +199,21 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _tiff_tag(image: Image.Image, tag: int, default: int) -> int:
-    """Return the first number of a tag of a TIFF; the default for another format."""
+    """Return the first number of a TIFF tag, or the default for another format."""
     value = getattr(image, "tag_v2", {}).get(tag, default)
     return int(value[0] if isinstance(value, tuple) else value)
 
 
 def _scaled_grey(image: Image.Image, signed: bool) -> Image.Image:
-    """Map other greys than 8-bit whole numbers to 8 bits; what is below zero is black.
+    """Scale grays that are not 8-bit integers to 8 bits. Values below zero become black.
 
-    White is the largest number of their type up to 16 bits (12-bit values come as 16-bit ones), else `_range_of`.
+    White is the largest number of the type up to 16 bits (12-bit values arrive as 16 bits), otherwise `_range_of`.
     """
     bits = _tiff_tag(image, _BITS_PER_SAMPLE, 16)
     dtype: Any = {8: np.int8, 16: np.int32, 32: np.int32}[bits] if signed else None
     if image.mode == "I" and not signed:
-        dtype = np.uint32  # Pillow keeps the bits of unsigned numbers in signed ones
-    inverted = _tiff_tag(image, _PHOTOMETRIC, 1) == 0  # Pillow inverts 8 bits only
+        dtype = np.uint32  # Pillow stores unsigned numbers in a signed type
+    inverted = _tiff_tag(image, _PHOTOMETRIC, 1) == 0  # Pillow inverts only 8-bit images
     full = 2.0 ** (bits - signed) - 1 if bits <= 16 else _range_of(image, dtype)
     result = Image.new("RGB", image.size)
     for top, values in _bands(image, dtype):
@@ -228,17 +227,17 @@ def _scaled_grey(image: Image.Image, signed: bool) -> Image.Image:
 
 
 def _range_of(image: Image.Image, dtype: Any) -> float:
-    """Return what is white: the least of 1, 255, 65535 that no pixel exceeds, else the largest pixel."""
+    """Return the value of white: the smallest of 1, 255 and 65535 that no pixel exceeds, otherwise the largest pixel."""
     top = max(float(np.nan_to_num(values.astype(np.float32)).max(initial=0.0)) for _, values in _bands(image, dtype))
-    if image.mode == "I" and top <= 1.0:  # whole numbers: a nearly black picture, not a picture of 0..1
+    if image.mode == "I" and top <= 1.0:  # integers: an almost black image, not an image with values in 0..1
         return 255.0
     return next((limit for limit in (1.0, 255.0, 65535.0) if top <= limit), top)
 
 
 def _bands(image: Image.Image, dtype: Any) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield (first row, rows) of a picture of one channel: as a whole its copies would take four times its memory.
+    """Yield (first row, rows) of an image with one channel, because copies of the whole would take four times its memory.
 
-    dtype: how to read the pixels' bits, None as Pillow has them.
+    dtype: how to read the bits of a pixel, None for Pillow's type.
     """
     rows = max(1, BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):

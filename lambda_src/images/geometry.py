@@ -1,6 +1,6 @@
-"""Resize the shorter side of a picture and cut the centre, with the rounding of torchvision's `Resize` and `CenterCrop`.
+"""Resize and center-crop an image with the rounding of torchvision's `Resize` and `CenterCrop`.
 
-The one exception are strips hundreds of times as long as wide, see `MAX_RESIZED_PIXELS`.
+The only exception is an image hundreds of times as long as it is wide, see `MAX_RESIZED_PIXELS`.
 """
 
 from __future__ import annotations
@@ -9,34 +9,34 @@ from PIL import Image
 
 from .preprocess import Preprocess
 
-# A strip that would be longer than this after its shorter side is resized is first cut to its middle.
+# A long, narrow image that would have more pixels than this after the resize is first cropped to its middle.
 MAX_RESIZED_PIXELS = 2**24
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
-# Width and height in the file, and the box that they fill in the decoded picture.
+# Width and height in the file, and the box that they fill in the decoded image.
 Geometry = tuple[tuple[int, int], Box]
-_GEOMETRY = "mlinfer.geometry"  # in Pillow's `info`, which stays with a picture
+_GEOMETRY = "mlinfer.geometry"  # in Pillow's `info`, which stays with an image
 
 
 def read_geometry(image: Image.Image) -> Geometry:
-    """Return the width and height that a decoded picture has in its file, and the box that it fills in `image`.
+    """Return the width and height of a decoded image in its file, and the box that it fills in `image`.
 
-    Unless `decode` reduced it these are the picture's own size and all of it. A JPEG of 2048 x 1365 that is decoded at
-    half its size has 1024 x 683 pixels, and fills 1024 x 682.5 of them.
+    If `decode` did not reduce the image, these are its size and all of it. A JPEG of 2048 x 1365 that is decoded at half
+    size has 1024 x 683 pixels and fills 1024 x 682.5 of them.
     """
     whole: Geometry = image.info.get(_GEOMETRY, (image.size, (0, 0, *image.size)))
     return whole
 
 
 def keep_geometry(image: Image.Image, value: Geometry) -> None:
-    """Note on a picture that was decoded at a reduced size what its pixels stand for."""
+    """Store the geometry of an image that was decoded at a reduced size."""
     image.info[_GEOMETRY] = value
 
 
 def turn_geometry(before: Geometry, decoded: tuple[int, int], orientation: int) -> Geometry:
-    """Return the geometry of a reduced picture after it was turned upright.
+    """Return the geometry of a reduced image after it is turned upright.
 
-    decoded: width and height after. The last column and row of a reduced picture may stand for less than a whole pixel.
+    decoded: width and height afterwards. The last column and row of a reduced image can stand for part of a pixel.
     """
     size, (_, _, width, height) = before
     if orientation >= 5:
@@ -47,7 +47,7 @@ def turn_geometry(before: Geometry, decoded: tuple[int, int], orientation: int) 
 
 
 def resize_and_crop(image: Image.Image, spec: Preprocess) -> Image.Image:
-    """Resize the shorter side and cut the centre, with torchvision's rounding (`Resize(int)`, `CenterCrop`)."""
+    """Resize the shorter side and crop the center, with torchvision's rounding (`Resize(int)`, `CenterCrop`)."""
     size, box = read_geometry(image)
     longest = min(size) * max(MAX_RESIZED_PIXELS // spec.resize**2, 2 * (max(spec.crop) // spec.resize + 1))
     if max(size) > longest:
@@ -60,13 +60,15 @@ def resize_and_crop(image: Image.Image, spec: Preprocess) -> Image.Image:
         image = image.resize(new_size, Image.Resampling[spec.interpolation.upper()], box)
     crop_height, crop_width = spec.crop
     left, top = (_crop_start(a, b) for a, b in zip(image.size, (crop_width, crop_height), strict=True))
-    return image.crop((left, top, left + crop_width, top + crop_height))  # outside the picture is black
+    return image.crop((left, top, left + crop_width, top + crop_height))  # pixels outside the image are black
 
 
 def _middle(size: tuple[int, int], box: Box, longest: int) -> Geometry:
-    """Return size and box of the middle of a picture, with sides of at most `longest` pixels of its file."""
+    """Return the size and box of the middle of an image, with sides of at most `longest` pixels of the file."""
     width, height = (min(side, longest) for side in size)
-    across, down = ((box[i + 2] - box[i]) / size[i] for i in (0, 1))  # pixels of `image` for one of the file
+    across, down = (
+        (box[i + 2] - box[i]) / size[i] for i in (0, 1)
+    )  # pixels of the decoded image per pixel of the file
     left = box[0] + (size[0] - width) // 2 * across
     top = box[1] + (size[1] - height) // 2 * down
     return (width, height), (left, top, left + width * across, top + height * down)

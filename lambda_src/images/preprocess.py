@@ -1,4 +1,4 @@
-"""How a model wants its pictures: the value that the model file declares, and that the steps here carry out."""
+"""The preprocessing settings that a model file declares."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ..errors import ModelError
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a picture becomes the input tensor, in the order of the fields.
+    """How an image becomes the input tensor. The steps run in the order of the fields.
 
-    resize: length of the shorter side, pixels. crop: (height, width) cut from the centre. mean, std: of the channel
-    values in 0..1, one per channel of `color`; not applied when dtype is uint8.
+    resize: length of the shorter side in pixels. crop: (height, width) of the center crop. mean, std: for channel values
+    in 0..1, one per channel of `color`, ignored when dtype is uint8.
     """
 
     resize: int
@@ -31,20 +31,21 @@ class Preprocess:
         for name in ("interpolation", "color", "layout", "dtype"):
             if getattr(self, name) not in get_args(hints[name]):
                 raise ModelError(
-                    f"preprocess.{name} is {getattr(self, name)!r}, not one of {', '.join(get_args(hints[name]))}"
+                    f"preprocess.{name} must be one of {', '.join(get_args(hints[name]))}, got {getattr(self, name)!r}"
                 )
         if not (_is_size(self.resize) and len(self.crop) == 2 and all(map(_is_size, self.crop))):
             raise ModelError(
-                f"preprocess.resize {self.resize!r} and crop {self.crop!r} are not sizes of 1 to 16384 pixels"
+                "preprocess.resize must be one number and preprocess.crop two, each from 1 to 16384 pixels, "
+                f"got {self.resize!r} and {self.crop!r}"
             )
         channels = 1 if self.color == "L" else 3
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) != channels or not all(isinstance(v, int | float) for v in values):
                 raise ModelError(
-                    f"preprocess.{name} is {values!r}, not {channels} numbers, one per channel of {self.color}"
+                    f"preprocess.{name} must have one number per channel of {self.color} ({channels}), got {values!r}"
                 )
         if not all(self.std):
-            raise ModelError("preprocess.std holds a zero")
+            raise ModelError("preprocess.std must not contain 0")
 
 
 def _is_size(value: object) -> bool:

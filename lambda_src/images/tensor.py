@@ -1,8 +1,7 @@
-"""The bytes of a picture -> the model's input tensor: decode, resize and crop, scale to 0..1 and normalise.
+"""Convert an image to the model's input tensor: decode, resize, crop, scale to 0..1 and normalize.
 
-The result equals `torchvision.transforms` on `PIL.Image.open(...).convert("RGB")` bit for bit, because it takes the
-same steps with the same library and the same rounding; `tests/lambda_src/images/test_tensor.py` holds it to that.
-The two exceptions are stated where they are made: in `decode` and in `geometry`.
+The result is bit-identical to `torchvision.transforms` on `PIL.Image.open(...).convert("RGB")`, which
+`tests/lambda_src/images/test_tensor.py` checks. `decode` and `geometry` document the two exceptions.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ if TYPE_CHECKING:
 
 
 def tensor(data: bytes, spec: Preprocess, max_pixels: int) -> NDArray[Any]:
-    """Return one picture as a batch of one, [1, C, H, W] or [1, H, W, C] in the model's dtype. Raises RequestError."""
+    """Return one image as a batch of one, [1, C, H, W] or [1, H, W, C] in the model's dtype. Raises RequestError."""
     return to_array(resize_and_crop(decode(data, max_pixels, spec.resize), spec), spec)
 
 
 def to_array(image: Image.Image, spec: Preprocess) -> NDArray[Any]:
-    """Return the RGB picture as [1, C, H, W] or [1, H, W, C] in the model's channel order and dtype."""
+    """Return the RGB image as [1, C, H, W] or [1, H, W, C] in the model's channel order and dtype."""
     pixels: NDArray[np.uint8] = np.asarray(image.convert("L") if spec.color == "L" else image)
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
@@ -41,7 +40,9 @@ def to_array(image: Image.Image, spec: Preprocess) -> NDArray[Any]:
         result = np.empty((height, width, channels) if spec.layout == "NHWC" else (channels, height, width), spec.dtype)
         for c in range(channels):
             plane = result[:, :, c] if spec.layout == "NHWC" else result[c]
-            np.take(table[c], pixels[:, :, c], out=plane, mode="clip")  # "raise" would copy; no byte is out of range
+            np.take(
+                table[c], pixels[:, :, c], out=plane, mode="clip"
+            )  # mode="raise" would copy, and no byte is out of range
     return np.ascontiguousarray(result[None])
 
 

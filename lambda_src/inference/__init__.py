@@ -1,10 +1,10 @@
-"""Fetch the model file, open it and ask it.
+"""Fetch, load and run the model.
 
-What numpy and onnxruntime read once, at their import, is set here, before any module of this package imports them.
+numpy and onnxruntime read the variables below when they are imported, so this package sets them first.
 """
 
 import os
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime's Linux wheels report home by default
-# numpy's matrix products are not used here, and their threads begin by spinning: 50 ms of CPU that a cold start needs.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # onnxruntime's Linux wheels send telemetry by default
+# numpy's BLAS is not used here, and its threads spin at the start: 50 ms of CPU time in a cold start.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

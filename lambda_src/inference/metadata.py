@@ -1,4 +1,4 @@
-"""What a model file says of itself: the `mlinfer.*` entries of its ONNX `metadata_props`."""
+"""The metadata of a model file: the `mlinfer.*` entries of its ONNX `metadata_props`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCHEMA = "1"
 
 @dataclass(frozen=True)
 class Metadata:
-    """The decoded `mlinfer.*` entries. labels[i] names class i."""
+    """The decoded `mlinfer.*` entries. labels[i] is the label of class i."""
 
     name: str
     labels: tuple[str, ...]
@@ -25,35 +25,35 @@ class Metadata:
 
     @classmethod
     def from_props(cls, props: Mapping[str, str]) -> Metadata:
-        """Read ONNX `metadata_props`. Raises ModelError that names the entry at fault."""
+        """Read ONNX `metadata_props`. Raises ModelError with the name of the invalid entry."""
         if "mlinfer.schema" not in props:
-            raise ModelError("the file has no mlinfer metadata: labels and pre-processing are unknown")
+            raise ModelError("the file has no mlinfer metadata (labels and preprocessing)")
         if props["mlinfer.schema"] != SCHEMA:
-            raise ModelError(f"the file has metadata schema {props['mlinfer.schema']!r}; this version reads {SCHEMA!r}")
+            raise ModelError(f"metadata schema {props['mlinfer.schema']!r} is not supported, expected {SCHEMA!r}")
         missing = [k for k in ("name", "labels", "preprocess", "output") if f"mlinfer.{k}" not in props]
         if missing:
-            raise ModelError(f"the file's metadata lacks mlinfer.{missing[0]}")
+            raise ModelError(f"mlinfer.{missing[0]} is missing in the file's metadata")
         labels = _json(props, "mlinfer.labels")
         if not (isinstance(labels, list) and labels and all(isinstance(v, str) for v in labels)):
-            raise ModelError("mlinfer.labels is not a JSON list of strings")
+            raise ModelError("mlinfer.labels must be a JSON list of strings")
         if props["mlinfer.output"] not in ("logits", "probabilities"):
-            raise ModelError(f"mlinfer.output is {props['mlinfer.output']!r}, not logits or probabilities")
+            raise ModelError(f"mlinfer.output must be logits or probabilities, got {props['mlinfer.output']!r}")
         fields = _json(props, "mlinfer.preprocess")
         try:
             fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
             preprocess = Preprocess(**fields)
         except (TypeError, AttributeError) as error:
-            raise ModelError(f"mlinfer.preprocess is not as documented: {error}") from error
+            raise ModelError(f"mlinfer.preprocess is invalid: {error}") from error
         provenance = _json(props, "mlinfer.provenance") if "mlinfer.provenance" in props else {}
         if not isinstance(provenance, dict):
-            raise ModelError("mlinfer.provenance is not a JSON object")
+            raise ModelError("mlinfer.provenance must be a JSON object")
         output: Literal["logits", "probabilities"] = (
             "logits" if props["mlinfer.output"] == "logits" else "probabilities"
         )
         return cls(props["mlinfer.name"], tuple(labels), preprocess, output, dict(provenance))
 
     def to_props(self) -> dict[str, str]:
-        """Return the entries as they are written into a file; `from_props` reads them back."""
+        """Return the entries to write into a file. `from_props` reads them back."""
         return {
             "mlinfer.schema": SCHEMA,
             "mlinfer.name": self.name,

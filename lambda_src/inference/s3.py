@@ -1,4 +1,4 @@
-"""Read objects from S3 with obstore: import and client take a tenth of boto3's time, which a cold start pays for."""
+"""Read S3 objects with obstore, which adds a tenth of boto3's import and client time to a cold start."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ if TYPE_CHECKING:
     from obstore.store import S3Store
 
 
-_UNREADABLE = "its key has an empty part (a / at an end, or //), a part . or .., or a control character"
+_UNREADABLE = "unsupported key (it starts or ends with /, or contains //, ., .. or a control character)"
 
 
 class ObjectNotFoundError(Exception):
-    """There is no such bucket or key."""
+    """The bucket or the key does not exist."""
 
 
 class UnreadableKeyError(ObjectNotFoundError):
-    """S3 allows such a key and obstore does not."""
+    """S3 allows this key, but obstore cannot read it."""
 
 
 class ObjectForbiddenError(Exception):
-    """S3 refused: the role may not read the object or use its key, or (without `s3:ListBucket`) it does not exist.
+    """S3 denied access: the role may not read the object or use its key, or (without `s3:ListBucket`) it does not exist.
 
-    The message is S3's own reason, which names the role and the key.
+    The message is S3's reason, with the names of the role and the key.
     """
 
 
 class StorageError(FaultError):
-    """S3 cannot be reached, or failed at each repetition."""
+    """S3 cannot be reached, or it failed at each retry."""
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -42,7 +42,7 @@ def split_uri(uri: str) -> tuple[str, str]:
     scheme, _, rest = uri.partition("://")
     bucket, _, key = rest.partition("/")
     if scheme != "s3" or not bucket or not key:
-        raise ValueError(f"not of the form s3://bucket/key: {uri!a}")
+        raise ValueError(f"expected s3://bucket/key, got {uri!a}")
     return bucket, key
 
 
@@ -55,7 +55,7 @@ def open_object(uri: str, chunk_bytes: int = 2**20) -> tuple[int, Iterator[bytes
     from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
     bucket, key = split_uri(uri)
-    if key.strip("/") != key:  # obstore would take the / away, and read another object
+    if key.strip("/") != key:  # obstore would remove the / and read another object
         raise UnreadableKeyError(_UNREADABLE)
     try:
         result = obstore.get(_store(bucket), key)
@@ -81,22 +81,22 @@ def _chunks(result: Any, chunk_bytes: int) -> Iterator[bytes]:
 
 
 def _reason(text: str) -> str:
-    """Return the reason from S3's error document, which obstore quotes."""
+    """Return the reason from S3's error document in obstore's message."""
     import re
-    from html import unescape  # a cold start without an error does not pay for these
+    from html import unescape  # imported here because a cold start without an error does not need them
 
     found = re.search("<Message>(.*?)</Message>", text, re.DOTALL)
     return unescape(found[1]) if found else "no reason given"
 
 
 def _failed(error: Exception) -> StorageError:
-    """Leave out what obstore appends for its own developers: dozens of lines of Rust's structures."""
+    """Return the error without the dozens of lines of debug output that obstore appends."""
     return StorageError(str(error).partition("\n\nDebug source")[0])
 
 
 @cache
 def _store(bucket: str) -> S3Store:
-    """Make the client of one bucket from Lambda's environment: credentials with session token, Region, endpoint."""
+    """Create the client of one bucket from Lambda's environment: credentials with session token, Region, endpoint."""
     from obstore.store import S3Store
 
     env = os.environ
@@ -115,7 +115,7 @@ def _store(bucket: str) -> S3Store:
             "allow_http": bool(endpoint and endpoint.startswith("http://")),
             "connect_timeout": timedelta(seconds=5),
             "read_timeout": timedelta(seconds=15),
-            "timeout": timedelta(seconds=900),  # of the whole body; Lambda's own longest timeout
+            "timeout": timedelta(seconds=900),  # the whole body: Lambda's maximum timeout
         },
         retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
         **{k: v for k, v in options.items() if v},

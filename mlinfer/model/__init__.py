@@ -1,1 +1,1 @@
-"""The model file: made of a classifier, verified, quantised, read."""
+"""Create, verify, quantize and read model files."""

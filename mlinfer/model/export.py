@@ -1,4 +1,4 @@
-"""Make one self-describing model file of a classifier, and prove that it gives the same answers."""
+"""Export a classifier to one model file with metadata, and verify that its predictions are the same."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ PARITY_PICTURES = 64
 
 @dataclass(frozen=True)
 class Request:
-    """What to export. model: an architecture of torchvision, or a .onnx file. calibration: a folder of pictures.
+    """What to export. model: a torchvision architecture or an .onnx file. calibration: a directory of images.
 
-    weights: of an architecture only. labels: a file of names; its content replaces `answers.labels`. out: default
-    models/NAME.onnx. quantize: int8, or None for the precision as it is. force: replace a file that is no model of ours.
+    weights: only for an architecture. labels: a file of labels, which replaces `answers.labels`. out: default
+    models/NAME.onnx. quantize: int8, or None to keep the precision. force: replace a file that mlinfer did not create.
     """
 
     model: str
@@ -53,18 +53,18 @@ class Request:
 
 
 def export(request: Request, tell: Callable[[str], None], track: Track) -> ModelFile:
-    """Write the file: whole, verified and with its figures, or not at all. Raises MlinferError."""
+    """Write the file, but only if it is complete and verified. Raises MlinferError."""
     _check(request)
     try:
         return _export(request, tell, track)
     except MemoryError as error:
-        message = f"{request.model} and its inputs do not fit into the memory of this machine"
+        message = f"this machine has too little memory to export {request.model}"
         raise VerificationError("out_of_memory", message, "Export it on a machine with more memory.") from error
 
 
 def _export(request: Request, tell: Callable[[str], None], track: Track) -> ModelFile:
     if request.labels:
-        labels = read_labels(request.labels)  # once: it may be a pipe
+        labels = read_labels(request.labels)  # read only once, because it can be a pipe
         request = replace(request, answers=replace(request.answers, labels=labels))
         if shared := duplicates(labels):
             tell(shared)
@@ -82,28 +82,28 @@ def _export(request: Request, tell: Callable[[str], None], track: Track) -> Mode
             figures = quantize(made, made := folder / "int8.onnx", pictures, track=track, allow_drop=request.allow_drop)
             for warning in figures.warnings():
                 tell(warning)
-        os.replace(made, out.resolve())  # a link stays a link
+        os.replace(made, out.resolve())  # a symbolic link stays a link
     return read_model_file(out)
 
 
 def _check(request: Request) -> None:
     if request.quantize not in (None, "int8"):
-        raise UsageError("unknown_precision", f"--quantize {request.quantize}: only int8 is known")
+        raise UsageError("unknown_precision", f"--quantize {request.quantize} is not supported: use int8")
     if request.quantize and not request.calibration:
-        hint = "Give --calibration DIR: a folder of pictures like those that the model will see, 50 or more."
-        raise UsageError("no_calibration", "int8 needs pictures to find the range of each layer", hint)
+        hint = "Add `--calibration DIR`, a directory of 50 or more typical images."
+        raise UsageError("no_calibration", "--quantize int8 requires calibration images", hint)
     if request.allow_drop and not request.quantize:
-        raise UsageError("usage", "--allow-drop belongs to --quantize int8")
+        raise UsageError("usage", "--allow-drop requires --quantize int8")
     if request.calibration:
-        find(request.calibration, ())  # what is wrong with it is said before anything is downloaded or converted
+        find(request.calibration, ())  # fail before anything is downloaded or converted
     if request.out:
         _check_out(request.out, request, [])
     if request.weights and _is_file(request.model):
-        raise UsageError("usage", "--weights belongs to an architecture; a .onnx file has its own")
+        raise UsageError("usage", "--weights cannot be used with an .onnx file")
 
 
 def _check_out(out: Path, request: Request, read: Sequence[Path]) -> None:
-    """Refuse to replace an input of this export, a folder, or a file that is not a model of ours. Raises UsageError."""
+    """Refuse to replace an input, a directory, or a file that is not a model of mlinfer. Raises UsageError."""
     told = request.answers.preprocess
     named = (request.model, request.weights, request.labels, told if told and told.endswith(".json") else None)
     inputs = [*(Path(name) for name in named if name), *read]
@@ -111,7 +111,7 @@ def _check_out(out: Path, request: Request, read: Sequence[Path]) -> None:
 
 
 def _is_file(model: str) -> bool:
-    """Tell a file or folder from an architecture: no name of torchvision has a dot or a slash."""
+    """Tell whether it is a path: no torchvision name contains a dot or a slash."""
     return "." in model or os.sep in model
 
 
@@ -122,10 +122,9 @@ def _read(request: Request, tell: Callable[[str], None]) -> Source:
 
 
 def _write_verified(source: Source, metadata: Metadata, path: Path, *, pictures: Sequence[SamplePicture]) -> None:
-    """Write the file, ask it and its source the same things, and add the outcome to its metadata.
+    """Write the file, compare its output with the source's, and add the result to its metadata.
 
-    The file is asked through the handler's own class, and after its source: the two are not in memory together. Raises
-    VerificationError.
+    The handler's own class runs the file, after the source, so that only one is in memory. Raises VerificationError.
     """
     import onnx
 
@@ -133,21 +132,21 @@ def _write_verified(source: Source, metadata: Metadata, path: Path, *, pictures:
     source.write(metadata, draft)
     made = read_model_file(draft)
     if reason := refusal(made.ir_version, made.opset):
-        raise VerificationError("unsupported_model", f"the image cannot run this model: {reason}")
+        raise VerificationError("unsupported_model", f"the container image cannot run the exported model: {reason}")
     expected = source.ask(_inputs(source, pictures))
     try:
         onnx.checker.check_model(read_graph(draft))
         classifier = Classifier(draft, made.sha256, default_threads({}))
-        classifier.run(next(_inputs(source, pictures)))  # an answer that hangs on what was asked before is none
+        classifier.run(next(_inputs(source, pictures)))  # detects a model whose output depends on earlier inputs
         parity = compare(expected, [classifier.run(batch) for batch in _inputs(source, pictures)])
     except FaultError as error:
         raise VerificationError("unusable_model", str(error), source.hint) from error
     if not parity.holds:
         message = (
-            f"the file's answers differ from its source's by up to {parity.max_abs_diff:g}, which is "
-            f"{parity.max_relative_diff:.2g} of an answer's spread; {parity.tolerance:g} is the limit"
+            f"the exported model's output differs from the source by up to {parity.max_abs_diff:g} "
+            f"(relative {parity.max_relative_diff:.2g}, limit {parity.tolerance:g}), so no file was written"
         )
-        raise VerificationError("parity", message, "No file was written.")
+        raise VerificationError("parity", message, source.hint)
     stamp(draft, replace(metadata, provenance={"parity": asdict(parity)} | metadata.provenance), path)
 
 

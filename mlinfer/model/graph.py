@@ -1,8 +1,7 @@
-"""The graph of an ONNX file without its weights, and back: a model of any size passes in a few megabytes.
+"""Read and write ONNX models without loading their weights, so that a model of any size needs only a few megabytes.
 
-Weights of more than a kilobyte stay in their files. In the graph a reference stands for each, in ONNX's own form for
-weights outside (`external_data`: location, offset, length). Its location begins with `#`: such ones the ONNX checker
-does not look for, so that a graph can be checked, and changed, as if it held all.
+Weights larger than a kilobyte stay in their files. The graph refers to each with ONNX's `external_data` (location,
+offset, length). The location starts with `#`, which the ONNX checker skips, so that the graph can be checked and changed.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from .protobuf import Span, head
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
 
-_KEPT_BYTES = 1024  # shapes, axes and scales, which shape inference reads, are smaller
+_KEPT_BYTES = 1024  # shapes, axes and scales, which shape inference needs, are smaller
 _BLOCK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
 class _Weight:
-    """How a tensor is written: its fields, then its values, which lie at `values` in the file `location`."""
+    """How to write a tensor: its fields, then its values, which are at `values` in the file `location`."""
 
     fields: bytes
     location: str
@@ -59,26 +58,26 @@ def read_graph(path: Path) -> ModelProto:
         for held in tensors(model):
             if place := _place(held):
                 _outside(path, place)
-        load_external_data_for_model(model, str(path.parent))  # what nodes hold: constants
+        load_external_data_for_model(model, str(path.parent))  # the constants of nodes
     model.graph.initializer.extend(weights)
     return model
 
 
 def weight_files(model: ModelProto) -> set[str]:
-    """Return the names of the files that hold weights of a model as `read_graph` gives it."""
+    """Return the names of the weight files of a model from `read_graph`."""
     places = [_place(tensor) for tensor in model.graph.initializer]
     return {place["location"].removeprefix("#") for place in places if place}
 
 
 def written_bytes(model: ModelProto) -> int:
-    """Return the size of the file that the model will be, without its metadata."""
+    """Return the size of the written model in bytes, without its metadata."""
     return int(model.ByteSize()) + sum(_weight(tensor).values.size for tensor in model.graph.initializer)
 
 
 def write_model_file(model: ModelProto, metadata: Metadata, path: Path, *, folder: Path = Path()) -> None:
-    """Write a model, its weights in it, with this metadata in place of any of ours. Raises OSError.
+    """Write a model with its weights into one file, and replace mlinfer's metadata. Raises OSError.
 
-    folder: of the files that the model refers to.
+    folder: the directory of the files that the model refers to.
     """
     import onnx
 
@@ -100,7 +99,7 @@ def write_model_file(model: ModelProto, metadata: Metadata, path: Path, *, folde
 
 
 def stamp(source: Path, metadata: Metadata, target: Path) -> None:
-    """Copy a model file to another name with this metadata. Raises OSError."""
+    """Copy a model file and replace its metadata. Raises OSError."""
     write_model_file(read_graph(source), metadata, target, folder=source.parent)
 
 
@@ -114,34 +113,32 @@ def _refer(tensor: TensorProto, location: str, values: Span) -> None:
 
 
 def _place(tensor: TensorProto) -> dict[str, str]:
-    """Return the entries that say where the values lie; none where the tensor holds them. Raises ValueError."""
+    """Return the external location of the values, {} if the tensor contains them. Raises ValueError."""
     if tensor.data_location != tensor.EXTERNAL:
         return {}
     place = {entry.key: entry.value for entry in tensor.external_data}
     if "location" not in place:
-        raise ValueError(f"the weight {tensor.name} is nowhere")
+        raise ValueError(f"weight {tensor.name} has no data")
     return place
 
 
 def _outside(path: Path, place: Mapping[str, str]) -> Span:
-    """Return where in another file a weight lies. Raises MissingError, VerificationError, ValueError."""
+    """Return where a weight is in another file. Raises MissingError, VerificationError, ValueError."""
     location = place["location"]
     file = path.parent / location
-    # Two folders: a cache of Hugging Face links the model and its weights into one where both are.
+    # Two directories: Hugging Face's cache has symbolic links to the model and to its weights.
     own = {path.parent.resolve(), path.resolve().parent}
     inside = any(file.resolve().is_relative_to(folder) for folder in own)
     if PurePath(location).is_absolute() or ".." in PurePath(location).parts or not inside:
-        raise VerificationError("invalid_model", f"{path} keeps weights in {location}, which is not in its folder")
+        raise VerificationError("invalid_model", f"{path} refers to weights outside its directory: {location}")
     if not file.is_file():
-        hint = f"Put it beside {path.name} under that name."
-        raise MissingError("weights_missing", f"{path} keeps weights in {location}, which is not there", hint)
+        hint = f"Copy {location} to the directory of {path.name}."
+        raise MissingError("weights_missing", f"weights file {location} of {path} does not exist", hint)
     start, size = int(place.get("offset", "0")), file.stat().st_size
     length = int(place["length"]) if "length" in place else size - start
     if start < 0 or length < 0 or start + length > size:
-        message = (
-            f"{path} keeps weights at byte {start:,} to {start + length:,} of {location}, which has {size:,} bytes"
-        )
-        raise VerificationError("invalid_model", message, f"Download or export {location} again: it is cut off.")
+        message = f"weights file {location} of {path} is truncated: it has {size:,} bytes, expected at least {start + length:,}"
+        raise VerificationError("invalid_model", message, f"Download or export {location} again.")
     return Span(start, length)
 
 

@@ -1,7 +1,6 @@
-"""Read what an ONNX file says of itself without loading its weights, whatever its size.
+"""Read the metadata and structure of an ONNX file without loading its weights.
 
-The file is walked field by field; the nodes and the weights' values, which are nearly all of it, are skipped by their
-length. Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
+The file is read field by field, and nodes and weights are skipped by their length. Field numbers: https://github.com/onnx/onnx/blob/main/onnx/onnx.proto.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ INITIALIZER, _INPUT, _OUTPUT = 5, 11, 12
 _NODE, _NODE_DOMAIN = 1, 7
 _DATA_LOCATION, _TENSOR_NAME, RAW_DATA, _VALUE_NAME, _VALUE_TYPE = 14, 8, 9, 1, 2
 
-# TensorProto.DataType, in onnxruntime's words
+# TensorProto.DataType, with onnxruntime's names
 _DTYPES = {1: "float", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string", 9: "bool"}
 _DTYPES |= {10: "float16", 11: "double", 12: "uint32", 13: "uint64", 16: "bfloat16"}
 
 
 @dataclass(frozen=True)
 class ModelFile:
-    """An ONNX model file. opset: of the default operator domain. bytes: its size. metadata: None without mlinfer's.
+    """An ONNX model file. opset: of the default operator domain. bytes: its size. metadata: None without mlinfer metadata.
 
-    one_machine: onnxruntime optimised it for the vector width of one machine's processor. weights_outside: it keeps
-    weights in other files.
+    one_machine: onnxruntime optimized it for the vector width of one processor. weights_outside: it has weights in other
+    files.
     """
 
     path: Path
@@ -53,7 +52,7 @@ class ModelFile:
 
 @dataclass(frozen=True)
 class Port:
-    """One input or output: shape has names or None where a dimension is free."""
+    """An input or output. shape: a free dimension is a name or None."""
 
     name: str
     dtype: str
@@ -61,7 +60,7 @@ class Port:
 
 
 def read_model_file(path: Path) -> ModelFile:
-    """Read the file's own description and hash. Raises MissingError, UsageError."""
+    """Read the metadata and the hash of a model file. Raises MissingError, UsageError."""
     with opened(path) as message:
         ir_version = message.number(_IR_VERSION)
         opsets = [(m.text(1), m.number(2)) for m in message.messages(_OPSET_IMPORT)]
@@ -82,38 +81,38 @@ def read_model_file(path: Path) -> ModelFile:
 
 
 def require_metadata(file: ModelFile) -> Metadata:
-    """Return what the file says of itself. Raises UsageError, VerificationError for one that cannot be served."""
+    """Return the metadata. Raises UsageError or VerificationError if the file cannot be used for predictions."""
     if file.one_machine:
         raise one_machine_only(file.path)
     if file.weights_outside:
-        hint = f"Make one file of it: mlinfer export {file.path} --out {file.path.stem}-whole.onnx"
-        raise UsageError("weights_outside", f"{file.path} keeps its weights in other files", hint)
+        hint = f"Combine them with `mlinfer export {file.path} --out {file.path.stem}-whole.onnx`."
+        raise UsageError("weights_outside", f"model file {file.path} has weights in other files", hint)
     if file.metadata is None:
-        message = f"{file.path} does not say what its labels and pre-processing are, so nothing could predict with it"
-        hint = f"Stamp it first: mlinfer export {file.path} --labels FILE --preprocess imagenet|none|JSON"
+        message = f"model file {file.path} has no labels or preprocessing metadata"
+        hint = f"Add them with `mlinfer export {file.path} --labels FILE --preprocess imagenet|none|JSON`."
         raise UsageError("no_metadata", message, hint)
     return file.metadata
 
 
 def image_refusal(file: ModelFile) -> str:
-    """Say why the image's onnxruntime must not run the file; "" if it can."""
+    """Return why the container image cannot run the file, "" if it can."""
     if file.one_machine:
-        return "it is optimised for the vector width of one machine's processor"
+        return "it is optimized for the vector width of one processor"
     return refusal(file.ir_version, file.opset)
 
 
 def one_machine_only(path: Path) -> VerificationError:
-    """Return the error for a graph that only processors of one vector width can run."""
+    """Return the error for a graph that only processors with one vector width can run."""
     message = (
-        f"{path} was optimised by onnxruntime for one machine: its operators of {ONE_MACHINE} are laid out for the vector "
-        "width of that machine's processor"
+        f"onnxruntime optimized model file {path} for the vector width of one processor "
+        f"(it has operators of {ONE_MACHINE})"
     )
-    hint = "Give the model as it was before, or optimise it with ORT_ENABLE_EXTENDED at most."
+    hint = "Use the original model, or optimize it with `ORT_ENABLE_EXTENDED` or less."
     return VerificationError("one_machine_only", message, hint)
 
 
 def read_ports(path: Path) -> tuple[list[Port], list[Port]]:
-    """Return the graph's inputs, without those that are weights, and its outputs. Raises MissingError, UsageError."""
+    """Return the graph's inputs (without weights) and outputs. Raises MissingError, UsageError."""
     with opened(path) as message:
         graph = next(message.messages(GRAPH))
         weights = {tensor.text(_TENSOR_NAME) for tensor in graph.messages(INITIALIZER)}
@@ -122,7 +121,7 @@ def read_ports(path: Path) -> tuple[list[Port], list[Port]]:
 
 
 def describe(file: ModelFile, inputs: list[Port], outputs: list[Port]) -> dict[str, Any]:
-    """Return all that is known of the file, ready for JSON."""
+    """Return all facts about the file, ready for JSON."""
     reason = image_refusal(file)
     facts: dict[str, Any] = {"file": str(file.path), "bytes": file.bytes, "sha256": file.sha256}
     facts |= {"ir_version": file.ir_version, "opset": file.opset}
@@ -144,7 +143,7 @@ def describe(file: ModelFile, inputs: list[Port], outputs: list[Port]) -> dict[s
 
 
 def in_words(value: Any) -> str:
-    """Return one fact as a line or a few for people."""
+    """Return one fact as readable text of one or more lines."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, dict) and set(value) == {"name", "dtype", "shape"}:
@@ -168,7 +167,7 @@ def _entry(name: str, value: Any) -> str:
 
 @contextmanager
 def opened(path: Path) -> Iterator[Message]:
-    """Open an ONNX file as its outermost message. Raises MissingError, UsageError."""
+    """Open an ONNX file as a protobuf message. Raises MissingError, UsageError."""
     try:
         with path.open("rb") as file:
             model = Message(file, Span(0, file.seek(0, os.SEEK_END)))
@@ -176,19 +175,21 @@ def opened(path: Path) -> Iterator[Message]:
                 raise ValueError("it has no graph")
             yield model
     except FileNotFoundError as error:
-        raise MissingError("model_not_found", f"there is no model file {path}") from error
+        raise MissingError("model_not_found", f"model file {path} does not exist") from error
     except IsADirectoryError as error:
         raise not_a_model(path, recognise_folder(path)) from error
     except OSError as error:
-        raise UsageError("model_unreadable", f"{path} cannot be read: {error.strerror}") from error
+        raise UsageError("model_unreadable", f"cannot read model file {path}: {error.strerror}") from error
     except ValueError as error:
         if found := recognise(path):
             raise not_a_model(path, found) from error
-        raise UsageError("invalid_model", f"{path} is not an ONNX file: {error}", "Export it again.") from error
+        raise UsageError(
+            "invalid_model", f"{path} is not a valid ONNX file: {error}", "Export the model again."
+        ) from error
 
 
 def is_onnx(path: Path) -> bool:
-    """Tell whether the file can be read as an ONNX model."""
+    """Tell whether the file is a readable ONNX model."""
     try:
         with opened(path):
             return True
@@ -197,7 +198,7 @@ def is_onnx(path: Path) -> bool:
 
 
 def is_ours(path: Path) -> bool:
-    """Tell whether the file is a model file that mlinfer wrote, of any schema."""
+    """Tell whether mlinfer created the model file, with any metadata schema."""
     try:
         with opened(path) as message:
             return any(entry.text(1) == "mlinfer.schema" for entry in message.messages(_METADATA_PROPS))
@@ -206,7 +207,7 @@ def is_ours(path: Path) -> bool:
 
 
 def not_a_model(path: Path, found: Format) -> UsageError:
-    """Return the error for a file that is known to be something else than an ONNX model."""
+    """Return the error for a file that is in a known format other than ONNX."""
     return UsageError("invalid_model", f"{path} is {found.name}", found.next_step.replace("{path}", str(path)))
 
 
@@ -214,7 +215,7 @@ def _port(value: Message) -> Port:
     """Read a ValueInfoProto: name, TypeProto.Tensor (elem_type 1, shape 2), its dimensions (value 1, name 2)."""
     tensor = next((t for kind in value.messages(_VALUE_TYPE) for t in kind.messages(1)), None)
     if tensor is None:
-        return Port(value.text(_VALUE_NAME), "no tensor", ())
+        return Port(value.text(_VALUE_NAME), "not a tensor", ())
     dimensions = [d for shape in tensor.messages(2) for d in shape.messages(1)]
     shape = tuple(_size(d) if d.has(1) else d.text(2) or None for d in dimensions)
     return Port(value.text(_VALUE_NAME), _DTYPES.get(tensor.number(1), "unknown"), shape)
@@ -225,6 +226,6 @@ def _has_node_of(model: Message, domain: str) -> bool:
 
 
 def _size(dimension: Message) -> int | None:
-    """Return the dimension's length; None for a negative one, which some exporters write where it is free."""
+    """Return the length of a dimension, None for a negative one: some exporters write it for a free dimension."""
     size = dimension.number(1)
-    return size if size < 2**63 else None  # an int64, read as if it had no sign
+    return size if size < 2**63 else None  # an int64 that was read as unsigned

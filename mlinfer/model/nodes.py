@@ -1,4 +1,4 @@
-"""Walk, check and change the nodes of an ONNX graph, subgraphs of `If` and `Loop` included."""
+"""Walk, check and change the nodes of an ONNX graph, including the subgraphs of `If` and `Loop`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .runtime import ONE_MACHINE
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
-_BATCH_NORM_FLAG_OPSET = 14  # before it, more than one output is training mode
+_BATCH_NORM_FLAG_OPSET = 14  # in older opsets, more than one output means training mode
 QUANTISED = frozenset(
     ("QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "QGemm")
 )
@@ -25,7 +25,7 @@ _TYPE_ATTRIBUTES = ("to", "dtype", "output_dtype")
 
 
 def walk(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """Yield each node and those of its subgraphs."""
+    """Yield each node and the nodes of its subgraphs."""
     for node in nodes:
         yield node
         for graph in subgraphs(node):
@@ -33,7 +33,7 @@ def walk(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
 
 
 def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
-    """Yield the graphs that a node holds itself."""
+    """Yield the direct subgraphs of a node."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g
@@ -41,14 +41,14 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
 
 
 def model_nodes(model: ModelProto) -> Iterator[NodeProto]:
-    """Yield all nodes of a model, those of its functions too."""
+    """Yield all nodes of a model, including those of its functions."""
     yield from walk(model.graph.node)
     for function in model.functions:
         yield from walk(function.node)
 
 
 def tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """Yield all constants of a model: weights, sparse ones too, and what nodes hold."""
+    """Yield all constants of a model: weights, sparse weights and the tensors of nodes."""
     graphs = [model.graph, *(graph for node in model_nodes(model) for graph in subgraphs(node))]
     for graph in graphs:
         yield from graph.initializer
@@ -58,7 +58,7 @@ def tensors(model: ModelProto) -> Iterator[TensorProto]:
 
 
 def held_tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """Yield the tensors that are attributes of nodes."""
+    """Yield the tensors in attributes of nodes."""
     for node in model_nodes(model):
         for attribute in node.attribute:
             if attribute.HasField("t"):
@@ -69,17 +69,15 @@ def held_tensors(model: ModelProto) -> Iterator[TensorProto]:
 
 
 def check_nodes(path: Path, model: ModelProto) -> None:
-    """Refuse a graph that only one machine can run, or that was exported for training. Raises VerificationError."""
+    """Refuse a graph that only one machine can run or that is in training mode. Raises VerificationError."""
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 0)
     constants = _constants(model.graph)
     for node in model_nodes(model):
         if node.domain == ONE_MACHINE:
             raise one_machine_only(path)
         if _trains(node, opset, constants):
-            message = (
-                f"{path} was exported in training mode: its operator {node.op_type} does not answer as in inference"
-            )
-            raise VerificationError("training_mode", message, "Export it again after model.eval().")
+            message = f"model file {path} was exported in training mode (operator {node.op_type})"
+            raise VerificationError("training_mode", message, "Call `model.eval()` and export the model again.")
 
 
 def _trains(node: NodeProto, opset: int, constants: dict[str, TensorProto]) -> bool:
@@ -97,7 +95,7 @@ def _trains(node: NodeProto, opset: int, constants: dict[str, TensorProto]) -> b
 
 
 def _constants(graph: GraphProto) -> dict[str, TensorProto]:
-    """Return the tensors whose values the graph holds, by name."""
+    """Return the tensors whose values are in the graph, by name."""
     found = {tensor.name: tensor for tensor in graph.initializer if tensor.data_location != tensor.EXTERNAL}
     for node in graph.node:
         if node.op_type == "Constant" and node.output:
@@ -106,7 +104,7 @@ def _constants(graph: GraphProto) -> dict[str, TensorProto]:
 
 
 def keep_output(graph: GraphProto, name: str) -> None:
-    """Remove what the output of that name does not need: other outputs, their nodes and weights."""
+    """Keep one output and remove other outputs, nodes and weights that it does not need."""
     needed = {name}
     for i in reversed(range(len(graph.node))):
         if needed.intersection(graph.node[i].output):
@@ -118,7 +116,7 @@ def keep_output(graph: GraphProto, name: str) -> None:
     _keep(graph.sparse_initializer, lambda sparse: sparse.values.name in needed)
     _keep(graph.input, lambda value: value.name in needed or value.name not in weights)
     _keep(graph.output, lambda value: value.name == name)
-    del graph.value_info[:]  # shapes that are only a help
+    del graph.value_info[:]  # optional shapes
     del graph.quantization_annotation[:]
 
 
@@ -129,7 +127,7 @@ def _keep(items: Any, wanted: Any) -> None:
 
 
 def _reads(node: NodeProto) -> Iterator[str]:
-    """Yield every name that a node reads, those that its subgraphs take from outside too."""
+    """Yield every name that a node reads, including names that its subgraphs read from outside."""
     yield from node.input
     for graph in subgraphs(node):
         yield from (value.name for value in graph.output)
@@ -138,7 +136,7 @@ def _reads(node: NodeProto) -> Iterator[str]:
 
 
 def free_dimensions(graph: GraphProto) -> None:
-    """Make negative dimensions, which some exporters write for a free one, free in ONNX's own way."""
+    """Replace negative dimensions, which some exporters write for a free one, by ONNX's free dimensions."""
     for value in [*graph.input, *graph.output, *graph.value_info]:
         for dimension in value.type.tensor_type.shape.dim:
             if dimension.HasField("dim_value") and dimension.dim_value < 0:
@@ -146,7 +144,7 @@ def free_dimensions(graph: GraphProto) -> None:
 
 
 def free_reshapes(graph: GraphProto, batch: int) -> None:
-    """Let each `Reshape` whose first dimension is fixed to a batch of that many pictures take any batch."""
+    """Change each `Reshape` that is fixed to this batch size so that it accepts any batch size."""
     from onnx import numpy_helper
 
     constants = _constants(graph)
@@ -159,7 +157,7 @@ def free_reshapes(graph: GraphProto, batch: int) -> None:
         if -1 not in shape:
             first = -1
         elif shape[0] == batch and not any(attribute.name == "allowzero" for attribute in node.attribute):
-            first = 0  # as long as the input's
+            first = 0  # the length of the input's dimension
         else:
             continue
         free = np.concatenate([[first], shape[1:]]).astype(np.int64)
@@ -168,7 +166,7 @@ def free_reshapes(graph: GraphProto, batch: int) -> None:
 
 
 def int8_share(model: ModelProto) -> float:
-    """Return which share of the weights' numbers are bytes, in 0..1; 0 of a model without weights."""
+    """Return the share of weights that are 8-bit, in 0..1. It is 0 for a model without weights."""
     numbers = {
         kinds: sum(int(np.prod(tensor.dims)) for tensor in tensors(model) if tensor.data_type in kinds)
         for kinds in (_BYTES, _FLOATS)
@@ -177,12 +175,12 @@ def int8_share(model: ModelProto) -> float:
 
 
 def is_quantised(model: ModelProto) -> bool:
-    """Tell whether the graph has operators that quantise."""
+    """Tell whether the graph has quantized operators."""
     return any(node.op_type in QUANTISED for node in model_nodes(model))
 
 
 def to_float32(model: ModelProto) -> bool:
-    """Make every number of another floating type float32, inputs and outputs too; tell whether there was one."""
+    """Convert all other floating types to float32, including inputs and outputs. Tell whether anything changed."""
     from onnx import TensorProto, numpy_helper
 
     changed = False

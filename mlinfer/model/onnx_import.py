@@ -1,8 +1,7 @@
-"""An ONNX classifier that someone already has: find out what it says of itself, and be told the rest.
+"""Read an existing ONNX classifier and complete its metadata with the user's options.
 
-What it answers with (how many classes, logits or probabilities) is found by asking it, not only by reading its graph:
-exporters leave shapes out, and a graph can end in any operator. The weights are in memory only while it is asked: once,
-in the session, and opening that takes as much again as the largest of them.
+The number of classes and the kind of output (logits or probabilities) come from a test run, because exporters can omit
+shapes and a graph can end in any operator. The weights are in memory only during a run.
 """
 
 from __future__ import annotations
@@ -38,19 +37,19 @@ if TYPE_CHECKING:
 
 OutputKind = Literal["logits", "probabilities"]
 
-MAX_FILE_BYTES = 2**31 - 1  # of one protocol buffer: https://protobuf.dev/programming-guides/proto-limits/
-BATCH = "batch"  # the free dimension's name
+MAX_FILE_BYTES = 2**31 - 1  # protobuf's limit: https://protobuf.dev/programming-guides/proto-limits/
+BATCH = "batch"  # name of the free dimension
 _PASSED_THROUGH = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze")
 
 
 def read_onnx(path: Path, answers: Answers, tell: Callable[[str], None]) -> Source:
-    """Read a classifier and complete what it does not say by the answers. Raises MlinferError."""
+    """Read a classifier and complete its metadata with the user's options. Raises MlinferError."""
     file = read_model_file(path)
     if reason := refusal(file.ir_version, file.opset):
         raise VerificationError(
             "unsupported_model",
-            f"the image cannot run {path}: {reason}",
-            "Export it again with an older IR version and opset.",
+            f"the container image cannot run model file {path}: {reason}",
+            "Export the model again with an older IR version and opset.",
         )
     _check_told(path, answers, file.metadata)
     graph = _load(path)
@@ -64,7 +63,7 @@ def read_onnx(path: Path, answers: Answers, tell: Callable[[str], None]) -> Sour
     answered = [run(batch) for batch in fixed_inputs(preprocess, (1, 1, 1, 1))]
     if picture.batch == 0 and not _takes_batches(run, preprocess):
         picture = replace(picture, batch=1)
-    del run  # and with it the weights
+    del run  # frees the weights
     scores = _scores(answered)
     kind = _output_kind(graph.graph, output.name, scores, answers=answers, said=file.metadata)
     labels = _labels(scores.shape[1], answers, file.metadata)
@@ -79,22 +78,23 @@ def read_onnx(path: Path, answers: Answers, tell: Callable[[str], None]) -> Sour
         ask=partial(_ask, path=path, picture=picture, output=output.name),
         one_by_one=picture.batch == 1,
         files=tuple({path.parent / name for name in weight_files(graph)} - {path}),
-        hint="Export the model again with a batch of 1, or with a free one." if picture.batch > 1 else "",
+        hint="Export the model again with a batch size of 1 or a free batch dimension." if picture.batch > 1 else "",
     )
 
 
 def _check_told(path: Path, answers: Answers, said: Metadata | None) -> None:
-    """Ask for all that is missing at once. Raises UsageError."""
+    """Require all missing options at once. Raises UsageError."""
     missing = [
         flag for flag, value in (("labels", answers.labels), ("preprocess", answers.preprocess)) if value is None
     ]
     if said is None and missing:
         hint = (
-            f"mlinfer export {path} --labels FILE --preprocess imagenet|none|JSON   (FILE: one label per line; imagenet: "
-            "its mean and deviation; none: values 0..1, or bytes for uint8)"
+            f"Add them with `mlinfer export {path} --labels FILE --preprocess imagenet|none|JSON` "
+            "(FILE: one label per line; imagenet: ImageNet's mean and std; none: values 0..1, or bytes for uint8)."
         )
-        message = f"{path} does not say the names of its classes or how a picture becomes its input"
-        raise UsageError(f"{missing[0]}_unknown", f"{message}: {' and '.join(missing)} must be given", hint)
+        options = " and ".join(f"--{name}" for name in missing)
+        message = f"model file {path} has no class labels or preprocessing metadata: {options} required"
+        raise UsageError(f"{missing[0]}_unknown", message, hint)
 
 
 def _load(path: Path) -> ModelProto:
@@ -106,42 +106,42 @@ def _load(path: Path) -> ModelProto:
     try:
         model = read_graph(path)
         if (size := written_bytes(model)) > MAX_FILE_BYTES:
-            message = f"{path} has {size:,} bytes with its weights; one ONNX file holds {MAX_FILE_BYTES:,} at most"
+            message = f"model {path} has {size:,} bytes with its weights, but an ONNX file can have at most {MAX_FILE_BYTES:,}"
             raise VerificationError("model_too_large", message)
         onnx.checker.check_model(model, full_check=True)
         check_nodes(path, model)
     except (MlinferError, OSError):
         raise
-    except Exception as error:  # protobuf, the checker and its shape inference raise what they like of a damaged graph
+    except Exception as error:  # protobuf, the checker and shape inference raise any exception for a damaged graph
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise VerificationError("invalid_model", f"the ONNX checker refuses {path}: {reason}") from error
+        raise VerificationError("invalid_model", f"model file {path} is not valid ONNX: {reason}") from error
     return model
 
 
 def _chosen_output(outputs: list[Port], answers: Answers) -> Port:
-    """Return the output that holds the scores. Raises UsageError, VerificationError."""
+    """Return the output with the scores. Raises UsageError, VerificationError."""
     listed = "; ".join(f"{port.name}: {port.dtype} {in_words(port.shape)}" for port in outputs)
     if answers.output is None and len(outputs) > 1:
         raise UsageError(
-            "several_outputs", f"the model has {len(outputs)} outputs: {listed}", "Choose with --output NAME."
+            "several_outputs", f"the model has {len(outputs)} outputs: {listed}", "Select one with `--output NAME`."
         )
     chosen = [port for port in outputs if answers.output in (None, port.name)]
     if not chosen:
-        raise UsageError("unknown_output", f"there is no output {answers.output}; there is: {listed}")
+        raise UsageError("unknown_output", f"output {answers.output} does not exist, the model has {listed}")
     port = chosen[0]
     if port.dtype not in ("float", "float16", "double"):
-        raise no_classifier(f"its output {port.name} is {port.dtype}, not a score for each class")
+        raise no_classifier(f"its output {port.name} is {port.dtype}, expected a score for each class")
     return port
 
 
 def _ask(batches: Iterable[NDArray[Any]], *, path: Path, picture: PictureInput, output: str) -> list[NDArray[Any]]:
-    """Ask the original file; each answer is [N, classes]. Raises VerificationError."""
+    """Run the original model on each batch and return outputs of [N, classes]. Raises VerificationError."""
     run = _open(path, picture, output)
     return [scores.reshape(len(scores), -1) for scores in map(run, batches)]
 
 
 def _open(path: Path, picture: PictureInput, output: str) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """Return what asks the original file about a batch, and fills a fixed batch up. Raises VerificationError."""
+    """Return a function that runs the original model and fills up a fixed batch. Raises VerificationError."""
     try:
         session = open_session(path, default_threads({}))
     except FaultError as error:
@@ -151,15 +151,15 @@ def _open(path: Path, picture: PictureInput, output: str) -> Callable[[NDArray[A
         full = np.resize(batch, (picture.batch, *batch.shape[1:])) if picture.batch > len(batch) else batch
         try:
             result: NDArray[Any] = session.run([output], {picture.name: full})[0]
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            raise VerificationError("unusable_model", f"{path} cannot answer a picture: {error}") from error
+        except Exception as error:  # onnxruntime's exceptions have no common base class
+            raise VerificationError("unusable_model", f"model file {path} fails with a test image: {error}") from error
         return result[: len(batch)] if result.ndim else result
 
     return run
 
 
 def _takes_batches(run: Callable[[NDArray[Any]], NDArray[Any]], preprocess: Preprocess) -> bool:
-    """Tell whether several pictures at once are answered: a batch that the input leaves free may be fixed inside."""
+    """Tell whether the model accepts several images at once: a free batch dimension can be fixed inside the graph."""
     try:
         return len(run(next(fixed_inputs(preprocess, (3,))))) == 3
     except (VerificationError, TypeError):
@@ -167,30 +167,30 @@ def _takes_batches(run: Callable[[NDArray[Any]], NDArray[Any]], preprocess: Prep
 
 
 def _scores(answers: list[NDArray[Any]]) -> NDArray[np.float64]:
-    """Return what the model answered to single pictures as [N, classes]. Raises VerificationError if that it is not."""
+    """Return the outputs for single images as [N, classes]. Raises VerificationError for another shape."""
     shape = answers[0].shape
     if len(shape) < 2 or shape[0] != 1 or any(size != 1 for size in shape[2:]):
-        shown = in_words(shape) or "a single number"
-        raise no_classifier(f"it answers one picture with {shown}, not with one score for each class")
+        shown = f"shape {in_words(shape)}" if shape else "a single number"
+        raise no_classifier(f"for one image it returns {shown}, expected one score for each class")
     if shape[1] < 2:
-        raise no_classifier("it answers with one number for a picture; a classifier has at least two classes")
+        raise no_classifier("it returns only one score, a classifier has at least two classes")
     scores = np.concatenate(answers).reshape(len(answers), -1).astype(np.float64)
     if not np.isfinite(scores).all():
-        raise VerificationError("unusable_model", "the model answers random pictures with NaN or infinity")
+        raise VerificationError("unusable_model", "the model returns NaN or infinity for random images")
     return scores
 
 
 def _output_kind(
     graph: GraphProto, output: str, scores: NDArray[np.float64], *, answers: Answers, said: Metadata | None
 ) -> OutputKind:
-    """Tell logits from probabilities: as told, by the last operator, or by what the scores add up to. Raises UsageError."""
+    """Tell logits from probabilities by the option, the last operator or the sum of the scores. Raises UsageError."""
     bounded = bool((scores >= 0).all() and (scores <= 1 + 1e-3).all())
     told = answers.output_kind or (said.output if said else None)
     if told not in (None, "logits", "probabilities"):
-        raise UsageError("invalid_output_kind", f"--output-kind is {told}, not logits or probabilities")
+        raise UsageError("invalid_output_kind", f"--output-kind must be logits or probabilities, got {told}")
     if told == "probabilities" and not bounded:
-        message = f"the model answers with {scores.min():.3g} to {scores.max():.3g}: these are no probabilities"
-        raise UsageError("invalid_output_kind", message, "Give --output-kind logits.")
+        message = f"the model returns scores from {scores.min():.3g} to {scores.max():.3g}, which are not probabilities"
+        raise UsageError("invalid_output_kind", message, "Use `--output-kind logits`.")
     if told:
         return "logits" if told == "logits" else "probabilities"
     ends_so = _last_operator(graph, output) in ("Softmax", "Sigmoid")
@@ -212,7 +212,7 @@ def _labels(classes: int, answers: Answers, said: Metadata | None) -> tuple[str,
 
 
 def _rewrite(model: ModelProto, picture: PictureInput, shape: tuple[int, ...]) -> None:
-    """Flatten the one output to [N, classes], and free a fixed batch of several. shape: of an answer."""
+    """Flatten the output to [N, classes], and free a fixed batch of several images. shape: of an output."""
     import onnx
 
     graph = model.graph
@@ -237,7 +237,7 @@ def _rewrite(model: ModelProto, picture: PictureInput, shape: tuple[int, ...]) -
 
 
 def _provenance(file: ModelFile, model: ModelProto) -> dict[str, Any]:
-    """Return where the model is from; a file of ours keeps what it says, for its graph is not changed."""
+    """Return the model's origin. A file that mlinfer created keeps its provenance, because its graph does not change."""
     if file.metadata and file.metadata.provenance:
         return file.metadata.provenance
     producer = f"{model.producer_name} {model.producer_version}".strip()
@@ -250,7 +250,7 @@ def _provenance(file: ModelFile, model: ModelProto) -> dict[str, Any]:
 
 
 def _precision(model: ModelProto) -> str:
-    """Name the type that most weights have."""
+    """Return the type of most weights."""
     import onnx
 
     if int8_share(model) > 0.5:

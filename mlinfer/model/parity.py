@@ -1,4 +1,4 @@
-"""Compare two forms of one model on the same inputs."""
+"""Compare the outputs of two forms of a model for the same inputs."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from ..errors import VerificationError
 from .samples import SEED
 
 Ask = Callable[[Iterable[NDArray[Any]]], list[NDArray[Any]]]
-"""Pre-processed batches, each [N, ...] -> scores, each [N, classes]."""
+"""Preprocessed batches, each [N, ...] -> scores, each [N, classes]."""
 
-# Of the spread of one answer (largest score less smallest). Different kernels add float32 numbers in different orders,
-# which costs about a millionth; a wrong epsilon, padding or activation costs more than a thousandth.
+# Relative to the spread of one output (largest minus smallest score). Kernels add float32 numbers in different orders,
+# which causes about 1e-6. A wrong epsilon, padding or activation causes more than 1e-3.
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far a file's answers are from its source's, over `inputs` inputs.
+    """The differences between the outputs of a file and its source for `inputs` inputs.
 
-    max_abs_diff: largest difference of two scores. max_relative_diff: largest share that a difference has of its
-    answer's spread. tolerance: what that share may be. top1_agreement: share of equal best classes.
+    max_abs_diff: largest difference of two scores. max_relative_diff: largest difference relative to the spread of its
+    output. tolerance: the limit of max_relative_diff. top1_agreement: share of equal best classes.
     """
 
     inputs: int
@@ -38,18 +38,18 @@ class Parity:
 
     @property
     def holds(self) -> bool:
-        """Tell whether the two are the same model. False for NaN."""
+        """Tell whether the outputs are equal within the tolerance. False for NaN."""
         return self.max_relative_diff <= self.tolerance
 
 
 def compare(reference: Sequence[NDArray[Any]], candidate: Sequence[NDArray[Any]]) -> Parity:
-    """Compare the answers of both to the same batches, each [N, classes]. Raises VerificationError."""
+    """Compare the outputs of two models for the same batches, each [N, classes]. Raises VerificationError."""
     differences, shares, agreed = [], [], []
     for answers in zip(reference, candidate, strict=True):
         expected, actual = (np.asarray(scores, np.float64) for scores in answers)
         if expected.shape != actual.shape:
             raise VerificationError(
-                "parity", f"the file answers with shape {actual.shape}, its source {expected.shape}"
+                "parity", f"the exported model returns shape {actual.shape}, the source returns {expected.shape}"
             )
         difference = np.abs(expected - actual).max(axis=1)
         differences.append(difference)
@@ -61,7 +61,7 @@ def compare(reference: Sequence[NDArray[Any]], candidate: Sequence[NDArray[Any]]
 
 
 def fixed_inputs(spec: Preprocess, batch_sizes: Iterable[int]) -> Iterator[NDArray[Any]]:
-    """Yield the same pseudo-random inputs every time: standard normal values, or all bytes for uint8."""
+    """Yield reproducible pseudo-random inputs: standard normal values, or random bytes for uint8."""
     random = np.random.default_rng(SEED)
     channels = 1 if spec.color == "L" else 3
     size = (*spec.crop, channels) if spec.layout == "NHWC" else (channels, *spec.crop)

@@ -1,4 +1,4 @@
-"""Which model file is meant: the configured one, or the starter model that the package holds."""
+"""Find the model file: the configured one, or the starter model in the package."""
 
 from __future__ import annotations
 
@@ -24,16 +24,18 @@ def model_path(config: Config) -> Path:
 
         raise not_a_model(path, recognise_folder(path))
     if path.exists() and not path.is_file():
-        message = f"{path} (from {config.origins['model']}) is a pipe or a device, and a model must be a regular file"
-        raise UsageError("not_a_file", message, "Save the model as a file, and name that.")
+        message = f"model {path} (from {config.origins['model']}) must be a regular file, not a pipe or a device"
+        raise UsageError("not_a_file", message, "Save the model as a file and use its path.")
     if not path.is_file():
-        hint = "Give another file, or leave it out to use the starter model."
-        raise MissingError("model_not_found", f"there is no model file {path} (from {config.origins['model']})", hint)
+        hint = "Check the path, or omit the model to use the starter model."
+        raise MissingError(
+            "model_not_found", f"model file {path} (from {config.origins['model']}) does not exist", hint
+        )
     return path
 
 
 def read_configured_model(config: Config) -> ModelFile:
-    """Return the configured model file. Raises MissingError, and UsageError if a function could not predict with it."""
+    """Return the configured model file. Raises MissingError, UsageError if a function cannot use it."""
     from .modelfile import read_model_file, require_metadata
 
     model = read_model_file(model_path(config))
@@ -42,7 +44,7 @@ def read_configured_model(config: Config) -> ModelFile:
 
 
 def find_configured_model(config: Config) -> ModelFile | None:
-    """Return the configured model file, None where it is not. Raises UsageError."""
+    """Return the configured model file, None if it does not exist. Raises UsageError."""
     from .modelfile import read_model_file
 
     try:

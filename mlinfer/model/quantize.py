@@ -1,12 +1,11 @@
-"""int8: a quarter of the size, and on most networks a fraction of the time, for a known loss.
+"""Quantize a model to int8, about a quarter of the size and much faster on most networks, and measure the loss.
 
-Activations are unsigned bytes and weights are 7 bits (-64..64), one scale per output channel. That is what is both fast
-and safe: x86 processors without VNNI, which Lambda has too, add pairs of products in 16 bits and saturate
-(`vpmaddubsw`). 255 x 64 + 255 x 64 = 32,640 fits; with 8-bit weights 255 x 127 x 2 = 64,770 does not, and the answers
-would depend on the machine. `tests/model/test_quantize.py` takes the bound over the weights that are written. Under an
-emulated Haswell (`qemu-x86_64 -cpu Haswell`) the starter's 7-bit form gave the same bits as on a processor with VNNI for
-400 of 400 pictures; with 8-bit weights the best class changed for 40 of them. Signed activations were measured too: as
-slow as float on a processor that has VNNI.
+Activations are unsigned bytes and weights have 7 bits (-64..64), with one scale per output channel. This is fast and
+safe: x86 processors without VNNI, which Lambda also uses, add pairs of products in 16 bits and saturate (`vpmaddubsw`).
+255 x 64 + 255 x 64 = 32,640 fits. With 8-bit weights, 255 x 127 x 2 = 64,770 does not, and the output would depend on the
+machine. `tests/model/test_quantize.py` checks this bound for the written weights. On an emulated Haswell
+(`qemu-x86_64 -cpu Haswell`), the starter model with 7 bits gave identical output to a processor with VNNI for 400 of 400
+images. With 8-bit weights, the best class changed for 40. Signed activations are as slow as float on a processor with VNNI.
 """
 
 from __future__ import annotations
@@ -40,18 +39,18 @@ from .space_to_depth import fold_stem
 T = TypeVar("T")
 
 MIN_AGREEMENT = 0.95
-MIN_INT8_SHARE = 0.5  # of the weights' numbers
-MAX_CALIBRATION, MAX_JUDGED = 200, 2000  # pictures; more cost time and change nothing that was seen
+MIN_INT8_SHARE = 0.5  # share of the weights
+MAX_CALIBRATION, MAX_JUDGED = 200, 2000  # images; more take time without a measurable effect
 ENOUGH_TO_HOLD_OUT = 40
 PER_CHANNEL_OPSET = 13  # https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html
-SPEED_RUNS, SPEED_SECONDS = 20, 5.0  # whichever ends first, but three runs at least
-# Tried in this order until one agrees with float. Convolutional networks are fastest when no operator leaves int8; in a
-# transformer the normalisations and softmax lose too much, and its time is in the products anyway.
+SPEED_RUNS, SPEED_SECONDS = 20, 5.0  # whichever ends first, but at least three runs
+# Tried in this order until one agrees with float. Convolutional networks are fastest with all operators in int8. In a
+# transformer, normalization and softmax lose too much accuracy, and the products take most of the time.
 PLANS: dict[str, list[str] | None] = {"all": None, "products": ["Conv", "Gemm", "MatMul"]}
 
 
 class Track(Protocol):
-    """Passes items on, and may show how far it is."""
+    """Yield items unchanged, and optionally show the progress."""
 
     def __call__(self, items: Iterator[T], total: int, what: str) -> Iterator[T]:
         """Yield the items."""
@@ -59,10 +58,10 @@ class Track(Protocol):
 
 @dataclass(frozen=True)
 class QuantizationFigures:
-    """What int8 costs and gains. Shares are in 0..1; accuracies are None where no folder names a class.
+    """The costs and gains of int8. Shares are in 0..1. Accuracies are None if no directory has the name of a class.
 
-    operators: the plan. held_out: the pictures that judge are not those that calibrated. speed_ratio: float's time by
-    int8's, one thread, one picture at a time, on the machine that quantised.
+    operators: the plan. held_out: whether evaluation and calibration used different images. speed_ratio: float's time
+    divided by int8's, with one thread and one image at a time, on the machine that quantized.
     """
 
     operators: str
@@ -76,13 +75,13 @@ class QuantizationFigures:
     speed_ratio: float
 
     def warnings(self) -> Iterator[str]:
-        """Yield what speaks against using the int8 form, or against trusting these figures."""
+        """Yield reasons not to use the int8 model or not to trust these figures."""
         if not self.held_out:
-            yield f"Only {self.judged_on} pictures: those that calibrated int8 judged it. Give {ENOUGH_TO_HOLD_OUT} or more."
+            yield f"The same {self.judged_on} images calibrated and evaluated int8. Use {ENOUGH_TO_HOLD_OUT} or more images."
         if self.speed_ratio < 1:
-            yield f"int8 is slower than float here: {self.speed_ratio:g} times its speed."
+            yield f"int8 is slower than float on this machine ({self.speed_ratio:g} times its speed)."
         if self.size_ratio > 1:
-            yield f"int8 is larger than float: {self.size_ratio:g} times its size."
+            yield f"The int8 model is larger than the float model ({self.size_ratio:g} times its size)."
 
 
 def quantize(
@@ -94,9 +93,9 @@ def quantize(
     allow_drop: bool,
     plans: Sequence[str] = tuple(PLANS),
 ) -> QuantizationFigures:
-    """Write an int8 form of a model file, with its figures in the metadata.
+    """Write an int8 model file with the figures in its metadata.
 
-    plans: those of PLANS to try, in this order. Raises VerificationError, MlinferError.
+    plans: names in PLANS, in the order to try. Raises VerificationError, MlinferError.
     """
     metadata = _metadata_to_quantise(source)
     calibrating, judging = split(pictures)
@@ -116,10 +115,10 @@ def quantize(
     form, figures = max(tried.items(), key=lambda item: item[1].top1_agreement)
     if figures.top1_agreement < MIN_AGREEMENT and not allow_drop:
         message = (
-            f"int8 names the same class as float for {figures.top1_agreement:.1%} of {figures.judged_on} pictures; "
-            f"{MIN_AGREEMENT:.0%} is the least"
+            f"int8 and float predict the same class for only {figures.top1_agreement:.1%} of {figures.judged_on} images "
+            f"(minimum {MIN_AGREEMENT:.0%})"
         )
-        hint = "Calibrate with more pictures of the kind it will see, keep float, or accept it with --allow-drop."
+        hint = "Calibrate with more typical images, or accept the loss with `--allow-drop`."
         raise VerificationError("accuracy_drop", message, hint)
     figures = replace(figures, speed_ratio=_speed_ratio((source, form), judging))
     stamp(form, replace(metadata, provenance=metadata.provenance | {"quantization": asdict(figures)}), target)
@@ -127,7 +126,7 @@ def quantize(
 
 
 def split(pictures: Sequence[SamplePicture]) -> tuple[list[SamplePicture], list[SamplePicture]]:
-    """Return the pictures to calibrate with and those to judge by: apart where there are enough, else the same."""
+    """Return the images for calibration and for evaluation. They are the same if there are too few."""
     if len(pictures) < ENOUGH_TO_HOLD_OUT:
         return list(pictures), list(pictures)
     calibrating = spread(pictures, min(MAX_CALIBRATION, len(pictures) // 2))
@@ -138,19 +137,17 @@ def split(pictures: Sequence[SamplePicture]) -> tuple[list[SamplePicture], list[
 def _metadata_to_quantise(source: Path) -> Metadata:
     metadata = Classifier(source, "", 1).metadata
     if metadata.provenance.get("precision") == "int8" or is_quantised(read_graph(source)):
-        raise VerificationError(
-            "already_int8", "the model is int8 already", "Quantise the float model that it is from."
-        )
+        raise VerificationError("already_int8", "the model is already int8", "Quantize the original float model.")
     spec = metadata.preprocess
     if spec.dtype == "float16":
-        spec = replace(spec, dtype="float32")  # as `_write_float` makes the graph
+        spec = replace(spec, dtype="float32")  # like the graph from `_write_float`
     return replace(metadata, preprocess=spec, provenance=metadata.provenance | {"precision": "int8"})
 
 
 def _write_int8(
     source: Path, target: Path, plan: str, *, metadata: Metadata, pictures: Iterator[SamplePicture]
 ) -> None:
-    """Write the graph with QDQ pairs for what the plan names. Raises VerificationError where most weights stay as they are."""
+    """Write the graph with QDQ pairs for the plan's operators. Raises VerificationError if most weights stay float."""
     folded, bare = target.with_suffix(".folded.onnx"), target.with_suffix(".bare.onnx")
     with _quiet():
         _write_float(source, folded)
@@ -159,10 +156,10 @@ def _write_int8(
             _add_pairs(folded, bare, plan, preprocess=metadata.preprocess, pictures=pictures)
         except MlinferError:
             raise
-        except Exception as error:  # the quantiser raises what it likes of a graph that it does not know
+        except Exception as error:  # the quantizer raises any exception for an unknown graph
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            message = f"onnxruntime's quantiser cannot make int8 of this graph: {reason}"
-            raise VerificationError("not_quantizable", message, "Keep the model in float.") from error
+            message = f"onnxruntime cannot quantize this model to int8: {reason}"
+            raise VerificationError("not_quantizable", message, "Export the model without `--quantize`.") from error
     _check_int8(bare)
     stamp(bare, metadata, target)
 
@@ -170,7 +167,7 @@ def _write_int8(
 def _add_pairs(
     folded: Path, bare: Path, plan: str, *, preprocess: Preprocess, pictures: Iterator[SamplePicture]
 ) -> None:
-    """Let onnxruntime find each tensor's range on the pictures, and write the graph with pairs of QDQ nodes."""
+    """Calibrate the range of each tensor with the images, and write the graph with pairs of QDQ nodes."""
     try:
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -201,22 +198,22 @@ def _add_pairs(
 
 
 def _check_int8(path: Path) -> None:
-    """Refuse an int8 form whose weights are mostly not int8. Raises VerificationError."""
+    """Refuse an int8 model whose weights are mostly not int8. Raises VerificationError."""
     graph = read_graph(path)
     if (share := int8_share(graph)) >= MIN_INT8_SHARE:
         return
-    message = f"only {share:.0%} of the weights became int8; {MIN_INT8_SHARE:.0%} is the least"
-    hint = "Keep the model in float."
+    message = f"only {share:.0%} of the weights can be quantized to int8 (minimum {MIN_INT8_SHARE:.0%})"
+    hint = "Export the model without `--quantize`."
     if fused := sorted({node.op_type for node in model_nodes(graph) if node.domain == "com.microsoft"}):
-        message += f": onnxruntime optimised this graph, and {', '.join(fused)} cannot be quantised"
-        hint = "Quantise the model as it was before onnxruntime optimised it."
+        message += f": onnxruntime optimized this model, and {', '.join(fused)} cannot be quantized"
+        hint = "Quantize the original model, without onnxruntime's optimizations."
     raise VerificationError("not_quantizable", message, hint)
 
 
 def _flatten_biases(path: Path) -> list[str]:
-    """Give each `Gemm` a bias of one dimension, as the quantiser needs; return the nodes for which there is none.
+    """Flatten the bias of each `Gemm` to one dimension, as the quantizer requires. Return the nodes that have no such bias.
 
-    A bias of [1, N] comes from MatMul and Add, which onnxruntime's optimisation makes a Gemm.
+    A bias of [1, N] comes from MatMul and Add, which onnxruntime merges into a Gemm.
     """
     import onnx
 
@@ -247,7 +244,7 @@ def _flatten_biases(path: Path) -> list[str]:
 
 
 def _write_float(source: Path, target: Path) -> None:
-    """Copy the model in float32, converted where its opset has no scale per channel yet. Raises VerificationError."""
+    """Copy the model as float32, with an opset that has one scale per channel. Raises VerificationError."""
     import onnx
 
     model = onnx.load(source)
@@ -257,15 +254,17 @@ def _write_float(source: Path, target: Path) -> None:
     if opset < PER_CHANNEL_OPSET:
         try:
             model = onnx.version_converter.convert_version(model, PER_CHANNEL_OPSET)
-        except Exception as error:  # the converter raises what it likes of a graph that it does not know
-            message = f"int8 needs opset {PER_CHANNEL_OPSET}; the model has {opset}, and cannot be converted: {error}"
-            raise VerificationError("opset_too_old", message, "Export it again with a later opset.") from error
+        except Exception as error:  # the converter raises any exception for an unknown graph
+            message = f"int8 requires opset {PER_CHANNEL_OPSET} or later, and the model (opset {opset}) cannot be converted: {error}"
+            raise VerificationError(
+                "opset_too_old", message, f"Export the model again with opset {PER_CHANNEL_OPSET} or later."
+            ) from error
     onnx.save(model, target)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back the quantiser's advice, which is for its developers."""
+    """Suppress the quantizer's log messages, which are for developers."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -281,13 +280,13 @@ def _judge(
     *,
     track: Track,
 ) -> QuantizationFigures:
-    """Ask float and int8 about every picture to judge by, and time them in turns. Raises VerificationError."""
+    """Compare float and int8 on every image for evaluation. Raises VerificationError."""
     calibrating, judging = pictures
     try:
         models = [Classifier(path, "", default_threads({})) for path in files]
         best = np.array([_best(models, p) for p in track(iter(judging), len(judging), "Comparing")])
     except FaultError as error:
-        raise VerificationError("unusable_model", f"the int8 form does not run: {error}") from error
+        raise VerificationError("unusable_model", f"the int8 model fails: {error}") from error
     labels = models[0].metadata.labels
     labelled = [i for i, picture in enumerate(judging) if picture.label]
     hits = [[labels[best[i, m]] == judging[i].label for i in labelled] for m in range(2)]
@@ -301,7 +300,7 @@ def _judge(
         float_accuracy=accuracies[0],
         int8_accuracy=accuracies[1],
         size_ratio=float(f"{files[1].stat().st_size / files[0].stat().st_size:.3f}"),
-        speed_ratio=math.nan,  # measured once, of the form that is kept
+        speed_ratio=math.nan,  # measured once, for the model that is kept
     )
 
 
@@ -310,7 +309,7 @@ def _best(models: Sequence[Classifier], picture: SamplePicture) -> list[int]:
 
 
 def _speed_ratio(files: tuple[Path, Path], pictures: Sequence[SamplePicture]) -> float:
-    """Return float's median time by int8's; they run in turns, so that another load on the machine slows both."""
+    """Return float's median time divided by int8's. They run alternately, so that other load slows down both."""
     models = [Classifier(path, "", threads=1) for path in files]
     batches = [pictures[0].tensor(model.metadata.preprocess) for model in models]
     turns: list[list[float]] = []
@@ -318,12 +317,12 @@ def _speed_ratio(files: tuple[Path, Path], pictures: Sequence[SamplePicture]) ->
     while len(turns) <= 3 or (len(turns) <= SPEED_RUNS and time.perf_counter() < end):
         turns.append([_second_run(model, batch) for model, batch in zip(models, batches, strict=True)])
         end = min(end, time.perf_counter() + SPEED_SECONDS)
-    slow, fast = np.median(turns[1:], axis=0)  # the first turn allocates
+    slow, fast = np.median(turns[1:], axis=0)  # without the first run, which allocates memory
     return float(f"{slow / fast:.2f}")
 
 
 def _second_run(model: Classifier, batch: NDArray[Any]) -> float:
-    """Return the seconds of the second of two runs: the first has the caches full of the other model."""
+    """Return the seconds of the second of two runs. The first fills the caches, which hold the other model."""
     model.run(batch)
     started = time.perf_counter()
     model.run(batch)

@@ -1,8 +1,7 @@
-"""What the image's onnxruntime can load.
+"""The IR versions and opsets that the container image's onnxruntime can load.
 
-The limits were found by loading one-node models of every IR version and opset into that release: it takes IR 1 to 14
-and opsets 7 to 28 of the default domain, refuses IR 15 and opset 29 by name, and has no kernels for the oldest opsets.
-`tests/model/test_runtime.py` finds them again, so that they cannot go stale when the lock file moves.
+The limits come from loading one-node models of every IR version and opset: this release accepts IR 1 to 14 and opsets 7
+to 28 of the default domain. `tests/model/test_runtime.py` checks them, so that an update of the lock file is noticed.
 """
 
 from __future__ import annotations
@@ -12,20 +11,20 @@ MAX_IR_VERSION = 14
 MIN_OPSET, MAX_OPSET = (
     7,
     28,
-)  # onnxruntime promises nothing below 7: https://onnxruntime.ai/docs/reference/compatibility.html
+)  # onnxruntime does not support opsets below 7: https://onnxruntime.ai/docs/reference/compatibility.html
 
-# The domain of the operators that onnxruntime lays out for the vector width of the processor that it optimises on
+# The domain of operators that onnxruntime optimizes for the vector width of the current processor
 ONE_MACHINE = "com.microsoft.nchwc"
 
-# What mlinfer itself writes: well inside the limits, so that onnxruntime >= 1.20, which pyproject.toml asks for, takes it.
+# The versions that mlinfer writes. onnxruntime >= 1.20, which pyproject.toml requires, can load them.
 OPSET = 18
 IR_VERSION = 10
 
 
 def refusal(ir_version: int, opset: int) -> str:
-    """Say why the image's onnxruntime cannot load such a file; "" if it can."""
+    """Return why the container image's onnxruntime cannot load such a file, "" if it can."""
     if ir_version > MAX_IR_VERSION:
-        return f"it has IR version {ir_version}; onnxruntime {IMAGE_ONNXRUNTIME} takes up to {MAX_IR_VERSION}"
+        return f"it has IR version {ir_version}, but onnxruntime {IMAGE_ONNXRUNTIME} supports at most {MAX_IR_VERSION}"
     if not MIN_OPSET <= opset <= MAX_OPSET:
-        return f"it has opset {opset}; onnxruntime {IMAGE_ONNXRUNTIME} takes {MIN_OPSET} to {MAX_OPSET}"
+        return f"it has opset {opset}, but onnxruntime {IMAGE_ONNXRUNTIME} supports {MIN_OPSET} to {MAX_OPSET}"
     return ""

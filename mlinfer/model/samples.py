@@ -1,4 +1,4 @@
-"""Pictures to try a model on: a folder of the user's, or a few that are drawn here."""
+"""Sample images: from a directory of the user, or generated."""
 
 from __future__ import annotations
 
@@ -26,33 +26,37 @@ SEED = 20261122
 
 @dataclass(frozen=True)
 class SamplePicture:
-    """One picture. label: the class that its folder names, "" if it names none. `read` returns its bytes."""
+    """A sample image. label: the class from the name of its directory, or "". `read` returns its bytes."""
 
     name: str
     label: str
     read: Callable[[], bytes]
 
     def tensor(self, spec: Preprocess) -> NDArray[Any]:
-        """Return the picture as the handler would give it to the model, a batch of one. Raises ImageError."""
+        """Return the model's input for this image as the handler creates it, a batch of one. Raises ImageError."""
         try:
             return tensor(self.read(), spec, MAX_PIXELS)
         except RequestError as error:
-            raise ImageError(error.code, f"{self.name}: {error}", "Take it out of the folder.") from error
+            raise ImageError(error.code, f"{self.name}: {error}", "Remove the file from the directory.") from error
         except OSError as error:
-            raise UsageError("file_unreadable", f"{self.name} cannot be read: {error.strerror}") from error
+            raise UsageError("file_unreadable", f"cannot read {self.name}: {error.strerror}") from error
 
 
 def find(folder: Path, labels: Sequence[str]) -> list[SamplePicture]:
-    """Return the pictures in a folder and below it, by name; a subfolder that has a label's name gives that label.
+    """Return the images in a directory and its subdirectories, sorted by path. A subdirectory can name the label.
 
     Raises UsageError.
     """
     if not folder.is_dir():
-        raise UsageError("no_such_folder", f"there is no folder {folder}", "Give a folder of pictures.")
+        raise UsageError("no_such_folder", f"directory {folder} does not exist", "Use a directory of images.")
     known = set(labels)
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not paths:
-        raise UsageError("no_pictures", f"{folder} holds no pictures", f"It needs: {', '.join(sorted(SUFFIXES))}")
+        raise UsageError(
+            "no_pictures",
+            f"directory {folder} has no images",
+            f"Use a directory with {', '.join(sorted(SUFFIXES))} files.",
+        )
     parts = [path.relative_to(folder).parts for path in paths]
     return [
         SamplePicture(str(path), part[0] if len(part) > 1 and part[0] in known else "", path.read_bytes)
@@ -61,7 +65,7 @@ def find(folder: Path, labels: Sequence[str]) -> list[SamplePicture]:
 
 
 def draw(count: int = 8) -> list[SamplePicture]:
-    """Draw pictures with smooth shapes and fine grain, the same ones every time."""
+    """Generate images with smooth shapes and fine grain, the same every time."""
     return list(_drawn(count))
 
 
@@ -75,12 +79,12 @@ def _drawn(count: int) -> tuple[SamplePicture, ...]:
         grain = random.normal(0, 4 * i, (image.height, image.width, 3))
         file = io.BytesIO()
         Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)).save(file, "PNG")
-        samples.append(SamplePicture(f"drawn picture {i}", "", partial(bytes, file.getvalue())))
+        samples.append(SamplePicture(f"generated image {i}", "", partial(bytes, file.getvalue())))
     return tuple(samples)
 
 
 def draw_jpeg() -> bytes:
-    """Draw one picture of 500 x 375 pixels as a JPEG of about the size of a photograph, the same one every time."""
+    """Generate a JPEG of 500 x 375 pixels with the file size of a typical photo, the same every time."""
     sample = draw(5)[-1]
     image = Image.open(io.BytesIO(sample.read())).convert("RGB").resize((500, 375), Image.Resampling.BICUBIC)
     file = io.BytesIO()
@@ -89,6 +93,6 @@ def draw_jpeg() -> bytes:
 
 
 def spread(samples: Sequence[SamplePicture], count: int) -> list[SamplePicture]:
-    """Return at most `count` of the samples, evenly from the whole list."""
+    """Return at most `count` of the samples, evenly spread over the list."""
     step = max(1.0, len(samples) / count)
     return [samples[int(i * step)] for i in range(min(count, len(samples)))]

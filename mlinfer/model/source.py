@@ -1,4 +1,4 @@
-"""A classifier on its way to becoming a model file, wherever it comes from."""
+"""A classifier to export, from torchvision or an ONNX file."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from .parity import Ask
 
 @dataclass(frozen=True)
 class Source:
-    """What the file will say of itself, and what writes it with that.
+    """A classifier to export: its metadata, and how to write and run it.
 
-    ask: how the original answers; it is held in memory no longer than that takes, where it can be. one_by_one: it takes
-    no batches. hint: what to do if the file does not answer. files: what else it reads, beside what the user named.
+    ask: runs the original model. one_by_one: the model does not accept batches. hint: what to do if the exported file
+    fails. files: other files that it reads, in addition to the user's.
     """
 
     metadata: Metadata
@@ -34,7 +34,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Answers:
-    """What the user says of the model where it does not say it itself; None where nothing was said.
+    """The user's options for metadata that the model lacks, None if not given.
 
     labels: by index. preprocess: imagenet, none, JSON or a JSON file. output: the name of one of several outputs.
     """
@@ -47,36 +47,40 @@ class Answers:
 
 
 def missing_extra(module: str, libraries: str) -> MissingError:
-    """Return the error for a module of the `export` extra that is not installed; libraries: what to install."""
-    hint = f"Install it with: pip install {libraries}"
-    return MissingError("missing_extra", f"this needs {module}, which is not installed", hint)
+    """Return the error for a missing module of the `export` extra. libraries: what to install."""
+    hint = f"Install it with `pip install {libraries}`."
+    return MissingError("missing_extra", f"this command requires {module}, which is not installed", hint)
 
 
 def no_classifier(reason: str) -> VerificationError:
-    """Return the error for a graph that does not answer one picture with one score for each class."""
-    return VerificationError("no_classifier", f"this is no image classifier: {reason}")
+    """Return the error for a model that does not return one score for each class."""
+    return VerificationError("no_classifier", f"the model is not an image classifier: {reason}")
 
 
 def checked_name(name: str) -> str:
-    """Return the name if it can be a file's and a key's. Raises UsageError."""
+    """Return the name if it is valid for a file and an S3 key. Raises UsageError."""
     if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         return name
-    raise UsageError("invalid_name", f"the name {name!r} is not of letters, digits, dots, dashes and underscores")
+    raise UsageError(
+        "invalid_name", f"invalid model name {name!r}: use up to 100 letters, digits, dots, dashes and underscores"
+    )
 
 
 def safe_name(text: str) -> str:
-    """Return the text with what a name cannot hold made a dash."""
+    """Return the text as a valid name, with dashes for other characters."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:100] or "model"
 
 
 def json_object(text: str) -> dict[str, Any]:
-    """Read a JSON object given as text, or as the name of a file that holds it. Raises UsageError, MissingError."""
+    """Read a JSON object from text or from a file. Raises UsageError, MissingError."""
     if not text.lstrip().startswith("{") and not text.endswith(".json"):
-        raise UsageError("invalid_preprocess", f"--preprocess is {text!r}: not imagenet, none, JSON or a JSON file")
+        raise UsageError(
+            "invalid_preprocess", f"--preprocess must be imagenet, none, JSON or a JSON file, got {text!r}"
+        )
     try:
         value = json.loads(text if text.lstrip().startswith("{") else read_text(Path(text)))
     except ValueError as error:
         raise UsageError("invalid_preprocess", f"--preprocess is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise UsageError("invalid_preprocess", "--preprocess is no JSON object")
+        raise UsageError("invalid_preprocess", "--preprocess must be a JSON object")
     return value

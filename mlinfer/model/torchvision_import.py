@@ -1,4 +1,4 @@
-"""torchvision's classifiers: the network, the weights' own labels and pre-processing, and the ONNX graph."""
+"""Read a torchvision classifier: its network, labels and preprocessing, and its ONNX graph."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-# A model with random weights answers nonsense, but the same nonsense everywhere and every time.
+# The predictions of a model with random weights are meaningless but reproducible.
 RANDOM_SEED = 0
 INPUT, OUTPUT = "input", "output"
 
 
 @dataclass(frozen=True)
 class _Libraries:
-    """The two libraries, imported only here: torch takes seconds."""
+    """The imported libraries. They are imported only when needed, because torch takes seconds."""
 
     torch: Any
     models: Any
@@ -50,8 +50,8 @@ def read_torchvision(arch: str, weights: str | None, answers: Answers, *, tell: 
     Raises UsageError, MissingError, VerificationError.
     """
     if answers.preprocess or answers.output_kind or answers.output:
-        hint = "For torchvision's models only --labels, --weights and --name can be given."
-        raise UsageError("usage", f"the weights of {arch} say their own pre-processing and output", hint)
+        hint = "For a torchvision model, use only `--labels`, `--weights` and `--name`."
+        raise UsageError("usage", f"torchvision defines the preprocessing and output of {arch}", hint)
     with _quiet():
         libraries = _import()
         _check_arch(libraries, arch)
@@ -74,16 +74,16 @@ def _import() -> _Libraries:
         import torchvision
     except ImportError as error:
         raise missing_extra(error.name or "torchvision", "torch torchvision onnx onnxscript") from error
-    except (RuntimeError, OSError) as error:  # what a torchvision built for another torch fails with
-        hint = "Install two that were made for each other: pip install --upgrade --force-reinstall torch torchvision"
-        message = f"torch and torchvision do not work together here: {str(error).splitlines()[0]}"
+    except (RuntimeError, OSError) as error:  # torchvision was built for another version of torch
+        hint = "Install matching versions with `pip install --upgrade --force-reinstall torch torchvision`."
+        message = f"the installed torch and torchvision do not match: {str(error).splitlines()[0]}"
         raise MissingError("broken_extra", message, hint) from error
     return _Libraries(torch, torchvision.models)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back what the two libraries say to their developers: deprecations, conversion steps."""
+    """Suppress the libraries' messages for developers: deprecations, conversion steps."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -104,16 +104,18 @@ def _check_arch(libraries: _Libraries, arch: str) -> None:
         raise not_a_model(path, found)
     near = difflib.get_close_matches(arch, names, n=3)
     hint = (
-        f"Did you mean {' or '.join(near)}?" if near else "Give one of its names, such as resnet18, or an .onnx file."
+        f"Did you mean {' or '.join(near)}?"
+        if near
+        else "Use a torchvision name, such as `resnet18`, or an .onnx file."
     )
     if path.is_file():
-        hint = f"For the file of that name: mlinfer export ./{arch}"
-    message = f"{arch} is not one of torchvision's {len(names)} classifiers, and not an .onnx file"
+        hint = f"To export the file with that name, run `mlinfer export ./{arch}`."
+    message = f"{arch} is neither one of torchvision's {len(names)} classifiers nor an .onnx file"
     raise UsageError("unknown_architecture", message, hint)
 
 
 def _build(libraries: _Libraries, arch: str, weights: str | None, *, tell: Callable[[str], None]) -> tuple[Module, Any]:
-    """Return the network in evaluation mode, and its weights' name: a member of the enum, or text."""
+    """Return the network in evaluation mode and its weights: a member of the enum, or text."""
     known = libraries.models.get_model_weights(arch)
     name = (weights or "DEFAULT").removeprefix(f"{known.__name__}.")
     if name in known.__members__:
@@ -125,8 +127,8 @@ def _build(libraries: _Libraries, arch: str, weights: str | None, *, tell: Calla
             return libraries.models.get_model(arch, weights=None).eval(), f"random, seed {RANDOM_SEED}"
     path = Path(name)
     if not path.exists():
-        hint = f"Known for {arch}: {', '.join(known.__members__)}, random. Or name a file that holds a state dict."
-        raise UsageError("unknown_weights", f"there are no weights {name} of {arch}, and no file of that name", hint)
+        hint = f"Use {', '.join(known.__members__)}, random or the path of a state-dict file."
+        raise UsageError("unknown_weights", f"{name} is neither weights of {arch} nor a file", hint)
     return _from_file(libraries, arch, path).eval(), path.name
 
 
@@ -135,11 +137,11 @@ def _download(libraries: _Libraries, arch: str, chosen: Any, *, tell: Callable[[
     if not (Path(libraries.torch.hub.get_dir()) / "checkpoints" / file).is_file():
         tell(f"Downloading {chosen.url} ({chosen.meta['_file_size']:.0f} MB).")
     try:
-        with redirect_stdout(io.StringIO()):  # torch.hub announces the download there, `--json` or not
+        with redirect_stdout(io.StringIO()):  # torch.hub reports the download on stdout
             module: Module = libraries.models.get_model(arch, weights=chosen, progress=False)
-    except (OSError, RuntimeError) as error:  # RuntimeError: the hash in the file's name is not the content's
-        hint = f"Download it elsewhere, bring {file} here, and: mlinfer export {arch} --weights {file}"
-        message = f"the weights of {arch} cannot be downloaded from {chosen.url}: {error}"
+    except (OSError, RuntimeError) as error:  # RuntimeError: the content does not match the hash in the file's name
+        hint = f"Download it on another machine, copy {file} here, and run `mlinfer export {arch} --weights {file}`."
+        message = f"cannot download the weights of {arch} from {chosen.url}: {error}"
         raise MissingError("weights_unavailable", message, hint) from error
     return module
 
@@ -147,7 +149,7 @@ def _download(libraries: _Libraries, arch: str, chosen: Any, *, tell: Callable[[
 def _from_file(libraries: _Libraries, arch: str, path: Path) -> Module:
     state = _state_dict(libraries, path)
     options: dict[str, Any] = {}
-    if arch in ("googlenet", "inception_v3"):  # what torchvision sets when it loads its own weights of these two
+    if arch in ("googlenet", "inception_v3"):  # torchvision sets these options for its own weights too
         auxiliary = any(key.lower().startswith("aux") for key in state)
         options = {"transform_input": True, "init_weights": False, "aux_logits": auxiliary}
     classes = len(list(state.values())[-1])  # the last tensor is the classifier's bias, or its weight
@@ -156,50 +158,52 @@ def _from_file(libraries: _Libraries, arch: str, path: Path) -> Module:
         module.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise UsageError("wrong_weights", f"{path} does not hold the weights of {arch}: {reason[:300]}") from error
+        raise UsageError("wrong_weights", f"the weights in {path} do not match {arch}: {reason[:300]}") from error
     return module
 
 
 def _state_dict(libraries: _Libraries, path: Path) -> dict[str, Tensor]:
-    """Read a state dict, bare or as a training script wraps it, without running code from the file. Raises UsageError."""
+    """Read a state dict, also inside a checkpoint, without running code from the file. Raises UsageError."""
     _check_weights(path)
-    hint = "Save it with: torch.save(model.state_dict(), FILE)"
+    hint = "Save the weights with `torch.save(model.state_dict(), FILE)`."
     try:
         state = libraries.torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a foreign file fails in pickle, zipfile or torch, which advises to unpickle it
+    except (
+        Exception
+    ) as error:  # pickle, zipfile or torch fail for another format, and torch's message advises unsafe loading
         if "safetensors is not installed" in str(error):
             raise missing_extra("safetensors", "safetensors") from error
-        raise UsageError("wrong_weights", f"{path} is not a state dict that torch.save wrote", hint) from error
+        raise UsageError("wrong_weights", f"{path} is not a PyTorch state dict", hint) from error
     for wrapper in ("state_dict", "model_state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
             state = state[wrapper]
     if not (isinstance(state, dict) and state and all(isinstance(v, libraries.torch.Tensor) for v in state.values())):
-        raise UsageError("wrong_weights", f"{path} holds no state dict: names with tensors", hint)
+        raise UsageError("wrong_weights", f"{path} has no state dict of names and tensors", hint)
     if not all(value.ndim for value in list(state.values())[-1:]):
-        raise UsageError("wrong_weights", f"{path} does not end with the weights of a classifier")
-    # DistributedDataParallel prefixes names; DenseNet's files of 2017 have a dot more than its modules have now.
+        raise UsageError("wrong_weights", f"the last weights in {path} are not those of a classifier")
+    # DistributedDataParallel adds a prefix. DenseNet's files from 2017 have an additional dot in some names.
     names = (re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.(\d)", r"\1\2", k.removeprefix("module.")) for k in state)
     return dict(zip(names, state.values(), strict=True))
 
 
 def _check_weights(path: Path) -> None:
-    """Refuse by its name what holds no weights that torch could load. Raises UsageError."""
-    hint = "Save the weights with: torch.save(model.state_dict(), FILE)"
+    """Refuse a file in a known format that torch cannot load as weights. Raises UsageError."""
+    hint = "Save the weights with `torch.save(model.state_dict(), FILE)`."
     if path.is_dir():
         raise UsageError("wrong_weights", f"{path} is {recognise_folder(path).name}", hint)
     try:
         found = recognise(path)
     except OSError as error:
-        raise UsageError("wrong_weights", f"{path} cannot be read: {error.strerror}") from error
+        raise UsageError("wrong_weights", f"cannot read {path}: {error.strerror}") from error
     if found not in (None, STATE_DICT, SAFETENSORS):
         raise UsageError("wrong_weights", f"{path} is {found.name}", found.next_step.replace("{path}", str(path)))
     if is_onnx(path):
-        hint = f"Export it without the name of an architecture: mlinfer export {path}"
+        hint = f"Export it without an architecture: `mlinfer export {path}`."
         raise UsageError("wrong_weights", f"{path} is an ONNX model, not weights", hint)
 
 
 def _metadata(libraries: _Libraries, arch: str, module: Module, *, origin: Any, answers: Answers) -> Metadata:
-    """Take labels and pre-processing from the weights; for weights that are not torchvision's, from the default ones."""
+    """Return the metadata of the weights. For a user's weights, use those of torchvision's default weights."""
     enum = libraries.models.get_model_weights(arch)
     described = origin if isinstance(origin, enum) else enum["DEFAULT"]
     transform = described.transforms()
@@ -214,8 +218,8 @@ def _metadata(libraries: _Libraries, arch: str, module: Module, *, origin: Any, 
     labels = answers.labels if answers.labels is not None else tuple(described.meta["categories"])
     classes = len(list(module.state_dict().values())[-1])
     if answers.labels is None and len(labels) != classes:
-        hint = f"Name them with --labels FILE, one per line ({classes:,} lines)."
-        raise UsageError("labels_unknown", f"these weights have {classes:,} classes of their own", hint)
+        hint = f"Add `--labels FILE` with {classes:,} lines, one label per line."
+        raise UsageError("labels_unknown", f"the labels of these {classes:,} classes are unknown", hint)
     check_labels(labels, classes)
     provenance = {
         "source": {"library": "torchvision", "architecture": arch, "weights": str(origin)},
@@ -227,9 +231,9 @@ def _metadata(libraries: _Libraries, arch: str, module: Module, *, origin: Any, 
 
 
 def _to_onnx(libraries: _Libraries, arch: str, module: Module, *, crop: tuple[int, int]) -> Any:
-    """Convert with any batch size. Raises VerificationError."""
+    """Convert to ONNX with a free batch dimension. Raises VerificationError."""
     torch = libraries.torch
-    example = torch.zeros(2, 3, *crop)  # a batch of one would be taken for a constant
+    example = torch.zeros(2, 3, *crop)  # torch would treat a batch size of one as a constant
     try:
         return torch.onnx.export(
             module,
@@ -247,7 +251,7 @@ def _to_onnx(libraries: _Libraries, arch: str, module: Module, *, crop: tuple[in
 
 
 def _write(program: Any, metadata: Metadata, path: Path) -> None:
-    """Write the converted network; its weights go by a file beside `path`, not by a copy in memory."""
+    """Write the converted network. Its weights go through a file next to `path` to avoid a copy in memory."""
     converted = path.with_suffix(".torch.onnx")
     with _quiet():
         program.save(converted, external_data=True)
@@ -259,7 +263,7 @@ def _write(program: Any, metadata: Metadata, path: Path) -> None:
 
 
 def _forget_origins(model: ModelProto) -> None:
-    """Drop the exporter's notes, which hold this machine's paths and are a tenth of a small file."""
+    """Remove the exporter's notes, which contain local paths and take a tenth of a small file."""
     graph = model.graph
     for item in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         item.ClearField("metadata_props")

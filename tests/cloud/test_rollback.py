@@ -109,7 +109,7 @@ def test_an_older_version_that_fails_does_not_go_live(
     past("s3").delete_object(Bucket=BUCKET, Key=key, VersionId=held[0]["VersionId"])
     run = mlinfer("rollback", "--model", tiny_model, "--json")
     assert (run.code, error_of(run)["code"]) == (5, "not_proved")
-    assert "there is no object" in error_of(run)["message"]
+    assert "does not exist" in error_of(run)["message"]
     run = mlinfer("rollback", "--json")  # with the starter configured, it is this program that misses the model
     assert (run.code, error_of(run)["code"]) == (5, "model_gone")
     assert live_version(past) == "2"

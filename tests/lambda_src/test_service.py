@@ -344,7 +344,7 @@ def test_fault_raises_and_the_next_invocation_recovers(tmp_path: Path, tiny_mode
     """Without its model the service raises, and answers as soon as the model is available."""
     path = tmp_path / "late.onnx"
     service = Service(Settings(str(path)), log.append)
-    with pytest.raises(ModelError, match="there is no model at"):
+    with pytest.raises(ModelError, match=r"late\.onnx does not exist"):
         service.answer(sample("direct"))
     assert log.last()["outcome"] == "fault"
     path.write_bytes(tiny_model.read_bytes())
@@ -355,7 +355,7 @@ def test_fault_raises_and_the_next_invocation_recovers(tmp_path: Path, tiny_mode
 def test_wrong_hash_is_never_used(tiny_model: Path, log: Log) -> None:
     """A model file with the wrong hash raises."""
     service = Service(Settings(str(tiny_model), model_sha256="0" * 64), log.append)
-    with pytest.raises(ModelError, match="it is not used"):
+    with pytest.raises(ModelError, match=f"expected {'0' * 64}"):
         service.answer(sample("direct"))
 
 
@@ -379,7 +379,7 @@ def test_model_without_metadata(tmp_path: Path, log: Log) -> None:
 def test_model_with_more_outputs_than_labels(tmp_path: Path, log: Log) -> None:
     """A model with more scores than labels raises."""
     path = _constant_model(tmp_path, [1.0, 2.0, 3.0])
-    with pytest.raises(ModelError, match="not one score for each of 2 labels"):
+    with pytest.raises(ModelError, match=r"returns shape \(1, 3\)"):
         Service(Settings(str(path)), log.append).answer(sample("direct"))
 
 
@@ -461,7 +461,7 @@ def test_object_with_another_hash(bucket: Bucket, tiny_model: Path, tmp_path: Pa
     key = f"models/{settings.model_sha256}.onnx"
     bucket.put(key, b"something else")
     service = Service(settings, log.append)
-    with pytest.raises(ModelError, match="it is not used"):
+    with pytest.raises(ModelError, match=f"expected {settings.model_sha256}"):
         service.answer(sample("direct"))
     assert list(settings.cache.iterdir()) == []
     bucket.put(key, tiny_model.read_bytes())
@@ -471,7 +471,7 @@ def test_object_with_another_hash(bucket: Bucket, tiny_model: Path, tmp_path: Pa
 def test_missing_object(bucket: Bucket, tmp_path: Path, log: Log) -> None:
     """A missing model object raises with the URI and what to do."""
     settings = Settings(f"s3://{bucket.name}/none.onnx", "0" * 64, cache=tmp_path / "cache")
-    with pytest.raises(ModelError, match=r"no object s3://pictures/none\.onnx: upload the model"):
+    with pytest.raises(ModelError, match=r"s3://pictures/none\.onnx does not exist"):
         Service(settings, log.append).answer(sample("direct"))
 
 
@@ -500,7 +500,7 @@ def test_short_write(bucket: Bucket, tmp_path: Path, log: Log, missing: int) -> 
     model = models.heavy(tmp_path / "heavy.onnx", 4)
     settings = from_s3(bucket, model, tmp_path / "cache")
     service = Service(settings, log.append)
-    with disk_of(model.stat().st_size - missing), pytest.raises(ModelError, match="could not be written"):
+    with disk_of(model.stat().st_size - missing), pytest.raises(ModelError, match="cannot write the model"):
         service.answer(sample("direct"))
     assert list(settings.cache.iterdir()) == []
     with disk_of(model.stat().st_size):

@@ -53,16 +53,16 @@ FILES: dict[str, tuple[bytes, str, str]] = {
     "state.pth": (zipped(state__data_dot_pkl=STATE_DICT, state__version=b"3\n"), "state dict", "--weights state.pth"),
     "old-state.pth": (OLD_TORCH + STATE_DICT, "state dict", "--weights old-state.pth"),
     "pointer.onnx": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 46837201\n", "Git LFS pointer", "git lfs pull"),
-    "page.onnx": (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "HTML page", "Download it again"),
-    "denied.onnx": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "XML document", "Download it again"),
-    "answer.onnx": (b'{"message": "Not Found"}', "JSON document", "Download it again"),
+    "page.onnx": (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "HTML page", "download the model again"),
+    "denied.onnx": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "XML document", "download the model again"),
+    "answer.onnx": (b'{"message": "Not Found"}', "JSON document", "download the model again"),
     "model.onnx.gz": (gzip.compress(b"model"), "gzip archive", "Unpack it"),
-    "picture.png": (encoded(plain((255, 0, 0)), "PNG"), "PNG picture", "mlinfer predict"),
+    "picture.png": (encoded(plain((255, 0, 0)), "PNG"), "PNG image", "mlinfer predict"),
     "model.pkl": (pickle.dumps({"a": [1]}), "pickle", "ONNX"),
     "notes.txt": (b"I am no model.\n", "text file", ".onnx file"),
     "graph.pb": (b"\n\x10\n\x05image\x12\x0bPlaceholder", "TensorFlow graph", "--graphdef graph.pb"),
     "empty.onnx": (b"", "empty", "again"),
-    "cut.zip": (zipped(a=bytes(1000))[:500], "damaged or cut off", "again"),
+    "cut.zip": (zipped(a=bytes(1000))[:500], "damaged or truncated", "again"),
 }  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def test_a_batch_that_cannot_be_freed(mlinfer: MlInfer) -> None:
     model.graph.node.insert(2, helper.make_node("Mul", ["colour", "ones"], ["same"]))
     model.graph.node[3].input[0] = "same"
     onnx.save(model, "other.onnx")
-    assert "batch of 1" in refused(export(mlinfer, Path("other.onnx")), "unusable_model")["hint"]
+    assert "batch size of 1" in refused(export(mlinfer, Path("other.onnx")), "unusable_model")["hint"]
 
 
 @pytest.mark.parametrize("operator", ["BatchNormalization", "Dropout"])

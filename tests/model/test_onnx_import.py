@@ -146,9 +146,9 @@ def test_labels_as_json(mlinfer: MlInfer) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("red\ngreen\n", "2 labels, and the model has 5 classes"),
+        ("red\ngreen\n", "5 classes, but there are 2 labels"),
         ("red\n\ngreen\nblue\nwhite\n", "label 1 is empty"),
-        ('["red", 2, 3, 4, 5]', "not a JSON list of strings"),
+        ('["red", 2, 3, 4, 5]', "a JSON list of strings"),
         ('["red"', "not valid JSON"),
     ],
 )
@@ -202,8 +202,8 @@ def test_labels_from_a_pipe() -> None:
         ('{"0": "a", "1": "b", "3": "c", "4": "d", "5": "e"}', ["index 2"]),
         ('{"0": "a", "1": "b", "1": "c", "2": "d", "3": "e"}', ["same index: 1"]),
         ('{"a": 0, "b": 1, "c": 1, "d": 2, "e": 3}', ["same index: 1"]),
-        ('{"a": "b"}', ["not index to label or label to index"]),
-        ("{}", ["not index to label or label to index"]),
+        ('{"a": "b"}', ["does not map indices to labels"]),
+        ("{}", ["does not map indices to labels"]),
         ('{"0": "a", "1": "b"}', ["2 labels", "5 classes"]),
         ("{a: b}", ["not valid JSON"]),
         ("", ["0 labels", "5 classes"]),
@@ -316,15 +316,15 @@ def test_preprocess_json(mlinfer: MlInfer, export: Export) -> None:
 @pytest.mark.parametrize(
     ("preprocess", "message"),
     [
-        ('{"crop": [9, 9]}', "crop gives a height of 9, but the model takes 8"),
-        ('{"layout": "NHWC"}', "layout is 'NHWC', but the model takes NCHW"),
-        ('{"means": [0, 0, 0]}', "unknown: means"),
+        ('{"crop": [9, 9]}', "height of 9 pixels, but the model requires 8"),
+        ('{"layout": "NHWC"}', "layout to 'NHWC', but the model requires NCHW"),
+        ('{"means": [0, 0, 0]}', "unknown keys: means"),
         ('{"mean": [0]}', "preprocess.mean"),
-        ('{"crop": 8}', "not [height, width]"),
-        ('{"resize": "8"}', "not sizes"),
-        ('{"mean": 3}', "not as documented"),
+        ('{"crop": 8}', "[height, width]"),
+        ('{"resize": "8"}', "preprocess.resize"),
+        ('{"mean": 3}', "is invalid"),
         ('{"resize"', "not valid JSON"),
-        ("nowhere.json", "there is no file nowhere.json"),
+        ("nowhere.json", "nowhere.json"),
     ],
 )
 def test_wrong_preprocess(export: Export, preprocess: str, message: str) -> None:
@@ -365,12 +365,12 @@ def a_number(path: Path) -> Path:
 
 NO_CLASSIFIERS: list[tuple[Callable[[Path], Path], str]] = [
     (not_a_picture, "its input x0 is string N x 3 x 8 x 8"),
-    (a_map, "with 1 x 3 x 8 x 8, not with one score for each class"),
-    (a_number, "one number for a picture"),
+    (a_map, "shape 1 x 3 x 8 x 8"),
+    (a_number, "only one score"),
     (lambda path: single_node(path, "Relu", ["N", 10]), "four dimensions"),
     (lambda path: single_node(path, "Relu", ["N", 5, 8, 8]), "1 or 3 channels"),
     (lambda path: single_node(path, "Add", ["N", 3, 8, 8], inputs=2), "2 inputs (x0, x1)"),
-    (lambda path: single_node(path, "ArgMax", ["N", 3, 8, 8]), "int64, not a score"),
+    (lambda path: single_node(path, "ArgMax", ["N", 3, 8, 8]), "is int64"),
 ]
 
 

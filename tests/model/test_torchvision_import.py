@@ -103,7 +103,7 @@ def test_weights_of_ones_own(mlinfer: MlInfer, small: Path) -> None:
     assert sha256_of(Path("again.onnx")) == sha256_of(Path(f"models/{SMALL}.onnx"))
     run = mlinfer("export", SMALL, "--weights", small)
     assert run.code == 2
-    assert "5 classes of their own" in run.err
+    assert "5 classes" in run.err
     assert "--labels FILE" in run.err
 
 
@@ -111,8 +111,8 @@ def test_weights_of_ones_own(mlinfer: MlInfer, small: Path) -> None:
     ("content", "message"),
     [
         (b"I am no weights.", "a text file"),
-        ({"epoch": 3}, "no state dict: names with tensors"),
-        ({"fc.weight": [2.0]}, "does not hold the weights of"),
+        ({"epoch": 3}, "no state dict"),
+        ({"fc.weight": [2.0]}, "do not match"),
     ],
 )
 def test_a_file_that_is_no_weights(mlinfer: MlInfer, content: object, message: str) -> None:
@@ -135,8 +135,8 @@ def test_a_file_that_is_no_weights(mlinfer: MlInfer, content: object, message: s
     [
         (["resnet81"], "Did you mean resnet18"),
         ([SMALL, "--weights", "IMAGENET1K_V9"], "IMAGENET1K_V1, DEFAULT, random"),
-        ([SMALL, "--preprocess", "none"], "say their own"),
-        (["fasterrcnn_resnet50_fpn"], "not one of torchvision's"),
+        ([SMALL, "--preprocess", "none"], "torchvision defines the preprocessing"),
+        (["fasterrcnn_resnet50_fpn"], "neither one of torchvision's"),
     ],
 )
 def test_unknown_names(mlinfer: MlInfer, argv: list[str], message: str) -> None:

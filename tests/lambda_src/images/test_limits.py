@@ -153,24 +153,24 @@ TOO_LARGE: dict[str, Callable[[], bytes]] = {
 # The file, and a word of the error.
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "jpeg of 3,000 scans": (lambda: bombs.many_scans(small("JPEG", progressive=True), 3000), "scans"),
-    "jpeg of a million tables": (lambda: small("JPEG")[:2] + bombs.segment(0xDB, b"") * 10**6, "tables"),
+    "jpeg of a million tables": (lambda: small("JPEG")[:2] + bombs.segment(0xDB, b"") * 10**6, "segments"),
     "jpeg without a scan": (lambda: small("JPEG")[:300], "ends before"),
     # 120 GB of strips in 2 MB: hours.
     "tiff of overlapping strips": (lambda: bombs.overlapping_tiff(4000, 60_000), "overlap"),
     "tiff of 300,000 strips": (lambda: bombs.overlapping_tiff(4000, 300_000), "strips"),
-    "tiff of tiles without a size": (lambda: bombs.tiled_tiff(9, 9, 16, 16, t322=b"12345678"), "no size"),
-    "big tiff with its directory beyond all": (lambda: b"II+\0\x08\0\0\0" + b"\xff" * 8 + bytes(100), "cut off"),
-    "tiff cut off in its directory": (lambda: bombs.grey_tiff(10, 10, bombs.RAW, bytes(100))[:50], "cut off"),
-    "avif of nested boxes": (lambda: small("AVIF", speed=10)[:32] + b"\0\0\0\0moov" * 100_000, "a box is broken"),
+    "tiff of tiles without a size": (lambda: bombs.tiled_tiff(9, 9, 16, 16, t322=b"12345678"), "no valid size"),
+    "big tiff with its directory beyond all": (lambda: b"II+\0\x08\0\0\0" + b"\xff" * 8 + bytes(100), "truncated"),
+    "tiff cut off in its directory": (lambda: bombs.grey_tiff(10, 10, bombs.RAW, bytes(100))[:50], "truncated"),
+    "avif of nested boxes": (lambda: small("AVIF", speed=10)[:32] + b"\0\0\0\0moov" * 100_000, "a box is damaged"),
     "avif of 100,000 boxes": (lambda: small("AVIF", speed=10) + b"\0\0\0\x08free" * 100_000, "too many"),
-    "avif of 65,536 pictures": (lambda: _iloc(b"\2\0\0\0\x44\0\0\1\0\0"), "cut off"),
-    "avif in 2,000 pieces": (lambda: bombs.avif([(0, 1)] * 2000), "pieces"),
+    "avif of 65,536 pictures": (lambda: _iloc(b"\2\0\0\0\x44\0\0\1\0\0"), "truncated"),
+    "avif in 2,000 pieces": (lambda: bombs.avif([(0, 1)] * 2000), "too many parts"),
     # 60,000 times its picture, put together before it is decoded.
     "avif of overlapping pieces": (lambda: bombs.avif([(0, 200)] * 1000), "overlap"),
-    "avif of pieces of no length": (lambda: _iloc(b"\0\0\0\0\0\0\xff\xff" + b"\0\1\0\0\xff\xff" * 3), "cut off"),
-    "avif made of other items": (lambda: bombs.avif(method=2), "in none"),
+    "avif of pieces of no length": (lambda: _iloc(b"\0\0\0\0\0\0\xff\xff" + b"\0\1\0\0\xff\xff" * 3), "truncated"),
+    "avif made of other items": (lambda: bombs.avif(method=2), "no data"),
     "avif without its pixels": (lambda: small("AVIF", speed=10)[:-8], "Truncated"),
-    "png in a thousand places": (lambda: bombs.with_chunks(small("PNG"), (_text() + _chunk()) * 2000), "places"),
+    "png in a thousand places": (lambda: bombs.with_chunks(small("PNG"), (_text() + _chunk()) * 2000), "split into"),
     "gif of a million comments": (lambda: _commented(b"!\xfe\0" * 10**6), "blocks"),
     "gif of a comment of a million blocks": (lambda: _commented(b"!\xfe" + b"\1a" * 10**6 + b"\0"), "blocks"),
 }
@@ -377,9 +377,7 @@ def test_hungry_formats_have_a_lower_limit(codec: str, pixels: int) -> None:
     data = small(codec, compression="tiff_lzw") if codec == "TIFF" else small(codec)
     limit = 24 * 18 * MAX_PIXELS // pixels
     assert decode(data, limit + 3).size == (24, 18)
-    with pytest.raises(
-        RequestError, match=f"more than 4[23][0-9] pixels, the limit for this kind of {codec}"
-    ) as caught:
+    with pytest.raises(RequestError, match=f"more than 4[23][0-9] pixels .*{codec}") as caught:
         decode(data, limit - 3)
     assert (caught.value.status, caught.value.code) == (413, "image_too_large")
 
