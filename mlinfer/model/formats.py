@@ -45,7 +45,7 @@ TORCHSCRIPT = Format(
 )
 MODULE = Format(
     "a pickled PyTorch module (loading it would run its code)",
-    f"In the project of its code, export it with `{_ONNX_EXPORT}`, or save `torch.save(model.state_dict(), FILE)`.",
+    f"In its own project, export it with `{_ONNX_EXPORT}`, or save its weights with `torch.save(model.state_dict(), FILE)`.",
 )
 _MAGIC: tuple[tuple[int, bytes, Format], ...] = (
     (
@@ -70,9 +70,9 @@ _MAGIC: tuple[tuple[int, bytes, Format], ...] = (
     (
         0,
         b"\xff\xd8\xff",
-        Format("a JPEG image", "Use the path of a model file. Classify an image with `mlinfer predict`."),
+        Format("a JPEG image", "Use a model file here, and classify the image with `mlinfer predict`."),
     ),
-    (0, b"\x89PNG", Format("a PNG image", "Use the path of a model file. Classify an image with `mlinfer predict`.")),
+    (0, b"\x89PNG", Format("a PNG image", "Use a model file here, and classify the image with `mlinfer predict`.")),
     (0, b"ptrt", Format("a TensorRT engine for one GPU", "Use the .onnx file that it was created from.")),
     (0, b"\x93NUMPY", Format("a NumPy array", "Use the .onnx file of the model.")),
 )
@@ -123,7 +123,7 @@ def recognise_folder(path: Path) -> Format:
             "a TensorFlow SavedModel directory", f"{_FROM_TENSORFLOW}--saved-model {{path}} --output model.onnx`."
         )
     models = sorted(name for name in names if name.lower().endswith(".onnx"))
-    hint = f"Use the file in it: `{path / models[0]}`." if models else "Use the .onnx file of the model."
+    hint = f"Use the file `{path / models[0]}`." if models else "Use the .onnx file of the model."
     return Format("a directory", hint)
 
 

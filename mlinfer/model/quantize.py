@@ -77,7 +77,7 @@ class QuantizationFigures:
     def warnings(self) -> Iterator[str]:
         """Yield reasons not to use the int8 model or not to trust these figures."""
         if not self.held_out:
-            yield f"The same {self.judged_on} images calibrated and evaluated int8. Use {ENOUGH_TO_HOLD_OUT} or more images."
+            yield f"int8 was calibrated and evaluated with the same {self.judged_on} images. Use {ENOUGH_TO_HOLD_OUT} or more."
         if self.speed_ratio < 1:
             yield f"int8 is slower than float on this machine ({self.speed_ratio:g} times its speed)."
         if self.size_ratio > 1:

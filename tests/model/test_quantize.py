@@ -188,7 +188,7 @@ def test_old_opsets_are_converted(mlinfer: MlInfer, pictures: Path) -> None:
 def test_few_pictures_prove_little(mlinfer: MlInfer, pictures: Path) -> None:
     """If the same images calibrated and measured, a note says so."""
     run = quantize(mlinfer, convolution(Path("net.onnx")), pictures / "red")
-    assert "The same 12 images" in run.err
+    assert "the same 12 images" in run.err
 
 
 def test_allow_drop_alone(mlinfer: MlInfer) -> None:
