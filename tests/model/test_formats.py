@@ -153,7 +153,7 @@ def test_a_model_or_a_folder_as_weights(mlinfer: MlInfer) -> None:
     model = colour_model(Path("net.onnx"))
     refused(mlinfer("export", "squeezenet1_1", "--weights", model, "--json"), "ONNX model", "mlinfer export net.onnx")
     Path("weights.d").mkdir()
-    refused(mlinfer("export", "squeezenet1_1", "--weights", "weights.d", "--json"), "folder", "torch.save")
+    refused(mlinfer("export", "squeezenet1_1", "--weights", "weights.d", "--json"), "directory", "torch.save")
 
 
 @pytest.mark.usefixtures("torchvision")
