@@ -374,7 +374,7 @@ def test_the_emulators_ways(payload: bytes, code: str) -> None:
 
 def test_an_answer_is_an_answer() -> None:
     """The handler's document is returned unchanged, also a refusal."""
-    document = {"statusCode": 400, "body": {"error": {"code": "missing_image", "message": "there is no image"}}}
+    document = {"statusCode": 400, "body": {"error": {"code": "missing_image", "message": "has no image"}}}
     assert read_answer(json.dumps(document).encode(), "the function") == document
 
 
