@@ -221,14 +221,14 @@ def _read(spec: DeploymentSpec, clients: DeploymentClients) -> _There:
     config, names, repository, bucket = spec.config, spec.names, None, False
     if config.bucket:
         bucket = require_bucket(clients.s3, config.bucket, names.project, create=spec.create_bucket)
-    with explained(f"the function {names.function}"):
+    with explained(f"function {names.function}"):
         function = read_function(clients.functions, names)
         live, published = read_alias(clients.functions, names), versions(clients.functions, names)
         newest = newest_of(clients.functions, names, published)
-    with explained(f"the role {names.function}"):
+    with explained(f"role {names.function}"):
         role = read_role(clients.iam, names)
         others = other_policies(clients.iam, names) if role else []
-    with explained(f"the log group {names.log_group}"):
+    with explained(f"log group {names.log_group}"):
         log_group = read_log_group(clients.logs, names)
     if clients.ecr:
         repository = read_repository(clients.ecr, names)
@@ -336,10 +336,10 @@ def _of_function(
     to_be = function_config(spec, facts.image, facts.role)
     function = plan_function(there.function, to_be, names=names, role_created=there.role_created)
     version, facts.version = plan_version(there.newest, to_be)
-    with explained(f"the URL of {names.function}"):
+    with explained(f"URL of function {names.function}"):
         facts.url, held = read_url(functions, names)
     configured = _counted(Step("function", function, configure), facts)
-    asked = Change("created", f"version {facts.version} would be asked about {PICTURES} pictures")
+    asked = Change("created", f"would verify version {facts.version} with {PICTURES} images")
     return [
         configured,
         Step("version", version, publish),
@@ -354,7 +354,7 @@ def _of_function(
 
 
 def _verified_before(version: str) -> Change:
-    return Change("skipped", f"version {version} was proved before it went live")
+    return Change("skipped", f"version {version} is already verified")
 
 
 def function_config(spec: DeploymentSpec, image: str, role: str) -> FunctionConfig:

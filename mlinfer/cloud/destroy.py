@@ -100,7 +100,7 @@ def _seen(kind: str, name: str, look: Callable[[], Iterator[Resource]]) -> list[
     except RemoteError as error:
         if error.code not in _UNSEEN:
             raise
-        return [Resource(kind, name, f"stays: {error}", lambda: "", str(error), error.hint)]
+        return [Resource(kind, name, f"kept: {error}", lambda: "", str(error), error.hint)]
 
 
 def _resource(owner: Owner, detail: str, remove: Callable[[], str]) -> Iterator[Resource]:
@@ -109,7 +109,7 @@ def _resource(owner: Owner, detail: str, remove: Callable[[], str]) -> Iterator[
         yield Resource(owner.kind, owner.name, detail, remove)
     else:
         remedy = owner.remedy if owner.state == "unknown" else ""
-        yield Resource(owner.kind, owner.name, f"stays: {owner.reason}", lambda: owner.reason, owner.reason, remedy)
+        yield Resource(owner.kind, owner.name, f"kept: {owner.reason}", lambda: owner.reason, owner.reason, remedy)
 
 
 def bucket_in_use(functions: LambdaClient, iam: IAMClient, names: Names) -> str:
@@ -117,7 +117,7 @@ def bucket_in_use(functions: LambdaClient, iam: IAMClient, names: Names) -> str:
 
     Raises RemoteError.
     """
-    with explained(f"the function {names.function}"):
+    with explained(f"function {names.function}"):
         there = none_if_absent(lambda: functions.get_function(FunctionName=names.function))
         ours = there and owner_of_function(functions, names, there).state == "ours"
         variables = there["Configuration"].get("Environment", {}).get("Variables", {}) if there and ours else {}
@@ -129,13 +129,13 @@ def bucket_in_use(functions: LambdaClient, iam: IAMClient, names: Names) -> str:
 def require_bucket_in_use(named: str, in_use: str) -> None:
     """Refuse a bucket that is not the deployed one: what names the deployed one goes first. Raises UsageError."""
     if named and in_use and named != in_use:
-        message = f"the deployed function uses the bucket {in_use}, and not {named}; nothing was removed"
-        raise UsageError("another_bucket", message, f"Name it: --bucket {in_use}. Then remove {named} separately.")
+        message = f"the deployed function uses bucket {in_use}, not {named}"
+        raise UsageError("another_bucket", message, f"Run `mlinfer destroy --bucket {in_use}`.")
 
 
 def _bucket_of_role(iam: IAMClient, names: Names) -> str:
     """Return the bucket with the staging prefix that the project's role may read; "" without one. Raises RemoteError."""
-    with explained(f"the role {names.function}"):
+    with explained(f"role {names.function}"):
         role = find_role(iam, names)
         policy = read_policy(iam, names) if role and owner_of_role(names, role).state == "ours" else {}
     found = re.findall(_staging(":s3:::", names), " ".join(json.dumps(policy).split('"')))
@@ -175,7 +175,7 @@ def remove(resources: Iterable[Resource]) -> Iterator[Removal]:
         except MlinferError as error:
             if error.code in _EVERYTHINGS:
                 ended = error
-            yield Removal(resource, str(error), error.hint or "Run this again.")
+            yield Removal(resource, str(error), error.hint or "Run the command again.")
 
 
 def is_foreign(resource: Resource) -> bool:
@@ -188,8 +188,12 @@ def left_behind(removals: Sequence[Removal]) -> RemoteError | None:
     left = [removal for removal in removals if removal.remedy]
     if not left:
         return None
-    named = "; ".join(f"{removal.resource.kind} {removal.resource.name}: {removal.kept}" for removal in left)
-    return RemoteError("left_behind", f"not removed: {named}", left[0].remedy)
+    return RemoteError("left_behind", f"could not delete {', '.join(map(_with_reason, left))}", left[0].remedy)
+
+
+def _with_reason(removal: Removal) -> str:
+    name = f"{removal.resource.kind} {removal.resource.name}"
+    return f"{name} ({removal.kept.removeprefix(f'{name}: ')})"
 
 
 def _function(client: LambdaClient, names: Names, waiter: Waiter) -> Iterator[Resource]:
@@ -200,7 +204,7 @@ def _function(client: LambdaClient, names: Names, waiter: Waiter) -> Iterator[Re
         waiter.retry(lambda: none_if_absent(lambda: client.delete_function(**which)), reason_to_wait)
         return ""
 
-    with explained(f"the function {names.function}"):
+    with explained(f"function {names.function}"):
         there = none_if_absent(lambda: client.get_function(**which))
         if there:
             yield from _resource(owner_of_function(client, names, there), "with its versions, alias and URL", gone)
@@ -212,8 +216,8 @@ def _role(iam: IAMClient, names: Names) -> Iterator[Resource]:
     def gone() -> str:
         if profiles := _instance_profiles(iam, names):
             command = f"aws iam remove-role-from-instance-profile --role-name {names.function} --instance-profile-name"
-            message = f"the role {names.function} is in the instance profile {', '.join(profiles)}"
-            raise RemoteError("role_in_use", message, f"Run this, and then destroy again: {command} {profiles[0]}")
+            message = f"role {names.function} is in instance profile {', '.join(profiles)}"
+            raise RemoteError("role_in_use", message, f"Run `{command} {profiles[0]}`, then `mlinfer destroy`.")
         for policy in iam.list_role_policies(**which)["PolicyNames"]:
             none_if_absent(lambda name=policy: iam.delete_role_policy(**which, PolicyName=name))  # type: ignore[misc]
         for attached in iam.list_attached_role_policies(**which)["AttachedPolicies"]:
@@ -222,11 +226,13 @@ def _role(iam: IAMClient, names: Names) -> Iterator[Resource]:
         none_if_absent(lambda: iam.delete_role(**which))
         return ""
 
-    with explained(f"the role {names.function}"):
+    with explained(f"role {names.function}"):
         if there := find_role(iam, names):
             others = other_policies(iam, names)
             detail = (
-                f"with its policies, also those that were added: {', '.join(others)}" if others else "with its policy"
+                f"with its policies, including some not added by mlinfer: {', '.join(others)}"
+                if others
+                else "with its policy"
             )
             yield from _resource(owner_of_role(names, there), detail, gone)
 
@@ -245,7 +251,7 @@ def _log_group(logs: CloudWatchLogsClient, names: Names) -> Iterator[Resource]:
         none_if_absent(lambda: logs.delete_log_group(logGroupName=names.log_group))
         return ""
 
-    with explained(f"the log group {names.log_group}"):
+    with explained(f"log group {names.log_group}"):
         if there := find_log_group(logs, names):
             yield from _resource(owner_of_log_group(logs, names, there), f"{there.get('storedBytes', 0):,} bytes", gone)
 
@@ -255,7 +261,7 @@ def _repository(ecr: ECRClient, names: Names) -> Iterator[Resource]:
         none_if_absent(lambda: ecr.delete_repository(repositoryName=names.image, force=True))
         return ""
 
-    with explained(f"the repository {names.image}"):
+    with explained(f"repository {names.image}"):
         there = none_if_absent(lambda: ecr.describe_repositories(repositoryNames=[names.image])["repositories"][0])
         if there is None:
             return
@@ -263,7 +269,7 @@ def _repository(ecr: ECRClient, names: Names) -> Iterator[Resource]:
         if owner.state == "ours":
             pages = ecr.get_paginator("describe_images").paginate(repositoryName=names.image)
             count = sum(len(page["imageDetails"]) for page in pages)
-        yield from _resource(owner, f"{count} images", gone)
+        yield from _resource(owner, f"{count} container images", gone)
 
 
 def _bucket(spec: RemovalSpec, clients: RemovalClients) -> Iterator[Resource]:
@@ -271,7 +277,7 @@ def _bucket(spec: RemovalSpec, clients: RemovalClients) -> Iterator[Resource]:
     if not spec.bucket:
         return
     named = spec.bucket == _bucket_of_role(clients.iam, spec.names)
-    with explained(f"s3://{spec.bucket}", "s3:ListBucket and s3:ListBucketVersions on the bucket"):
+    with explained(f"bucket {spec.bucket}", "s3:ListBucket and s3:ListBucketVersions on the bucket"):
         inside = list(_in_bucket(clients.s3, spec))
         if named and not spec.keep_model and (untagged := list(_untagged_bucket(clients.s3, spec))):
             inside = [*(resource for resource in inside if not is_foreign(resource)), *untagged]
@@ -282,7 +288,7 @@ def _in_bucket(s3: S3Client, spec: RemovalSpec) -> Iterator[Resource]:
     """Yield the staged pictures; and in a bucket that is the project's own, the models and the bucket itself."""
     names, bucket = spec.names, spec.bucket
     if none_if_absent(lambda: s3.head_bucket(Bucket=bucket)) is None:
-        reason = "there is no such bucket"
+        reason = "it does not exist"
         yield Resource("bucket", f"s3://{bucket}", reason, lambda: reason, reason)
         return
     staged, rules = _objects(s3, bucket, prefix=names.staging_prefix, pattern="(?s:.*)"), read_rules(s3, bucket)[0]
@@ -294,7 +300,10 @@ def _in_bucket(s3: S3Client, spec: RemovalSpec) -> Iterator[Resource]:
             return ""
 
         yield Resource(
-            "staging", f"s3://{bucket}/{names.staging_prefix}", f"{len(staged)} pictures, and their rule", unstage
+            "staging",
+            f"s3://{bucket}/{names.staging_prefix}",
+            f"{len(staged)} images and their lifecycle rule",
+            unstage,
         )
     if spec.keep_model:
         return
@@ -303,15 +312,15 @@ def _in_bucket(s3: S3Client, spec: RemovalSpec) -> Iterator[Resource]:
         yield from _resource(owner, "", lambda: "")
         return
     if others := sorted(projects_with_expiry(rules) - {names.project}):
-        reason = f"it also holds models and pictures of project {', '.join(others)}"
-        yield Resource("bucket", f"s3://{bucket}", f"stays with its models: {reason}", lambda: reason, reason)
+        reason = f"it also contains models and images of project {', '.join(others)}"
+        yield Resource("bucket", f"s3://{bucket}", f"kept with its models: {reason}", lambda: reason, reason)
         return
     below = "/".join([*filter(None, spec.prefix.split("/")), ""])
     if models := _objects(s3, bucket, prefix=below, pattern=_MODEL):
         yield Resource(
             "models", f"s3://{bucket}/{below}", f"{len(models)} objects", lambda: _delete(s3, bucket, models)
         )
-    yield from _resource(owner, "if nothing else is in it", lambda: _delete_bucket(s3, bucket))
+    yield from _resource(owner, "only if it is empty", lambda: _delete_bucket(s3, bucket))
 
 
 def _untagged_bucket(s3: S3Client, spec: RemovalSpec) -> Iterator[Resource]:
@@ -320,7 +329,7 @@ def _untagged_bucket(s3: S3Client, spec: RemovalSpec) -> Iterator[Resource]:
     if none_if_absent(lambda: s3.head_bucket(Bucket=bucket)) is None or not is_untouched(s3, bucket, spec.account.id):
         return
     if owner_of_bucket(s3, spec.names, bucket).state == "foreign":
-        yield Resource("bucket", f"s3://{bucket}", "empty, not tagged yet", lambda: _delete_bucket(s3, bucket))
+        yield Resource("bucket", f"s3://{bucket}", "empty and not tagged yet", lambda: _delete_bucket(s3, bucket))
 
 
 def _objects(s3: S3Client, bucket: str, *, prefix: str, pattern: str) -> list[dict[str, Any]]:
@@ -336,9 +345,9 @@ def _delete(s3: S3Client, bucket: str, objects: list[Any]) -> str:
         answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects[start : start + _AT_ONCE], "Quiet": True})
         if errors := answer.get("Errors"):
             code = "access_denied" if errors[0]["Code"] == "AccessDenied" else "service_failed"
-            message = f"S3 keeps {errors[0]['Key']}: {errors[0].get('Message', errors[0]['Code'])}"
+            message = f"S3 did not delete {errors[0]['Key']}: {errors[0].get('Message', errors[0]['Code'])}"
             raise RemoteError(
-                code, message, "Get the permissions that `mlinfer doctor --policy` prints, and run this again."
+                code, message, "Add the permissions that `mlinfer doctor --policy` prints, then run the command again."
             )
     return ""
 
@@ -349,5 +358,5 @@ def _delete_bucket(s3: S3Client, bucket: str) -> str:
     except ClientError as error:
         if error_code(error) != "BucketNotEmpty":
             raise
-        return "other objects are in it"
+        return "it contains other objects"
     return ""

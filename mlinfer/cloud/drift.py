@@ -103,14 +103,16 @@ def _function(names: Names, status: Status) -> Iterator[Drift]:
     latest, newest = status.latest.settings, status.newest
     before = before_bench(latest)
     if before != latest:
-        told = f"bench or tune was interrupted or is running: $LATEST has {latest.memory} MB, before {before.memory} MB"
+        told = f"bench or tune is running or was interrupted: $LATEST has {latest.memory} MB, not {before.memory} MB"
         yield Drift("function", names.function, "unfinished", told)
     if newest and snapshot(before) != snapshot(newest.settings):
         diff = difference("function", snapshot(before), snapshot(newest.settings))
-        told = f"$LATEST differs from version {newest.version}, which is the newest"
+        told = f"$LATEST differs from the newest version ({newest.version})"
         yield Drift("function", names.function, "changed", told, diff)
     if latest.concurrency == 0:
-        yield Drift("function", names.function, "changed", "its reserved concurrency is 0: Lambda refuses each call")
+        yield Drift(
+            "function", names.function, "changed", "its reserved concurrency is 0, so Lambda rejects every call"
+        )
 
 
 def _role(
@@ -121,7 +123,7 @@ def _role(
         yield Drift("role", names.function, "missing", "the function cannot read its model or write its log")
         return
     if is_older(status.latest, role["CreateDate"]):
-        told = "it was created again after the function's last change: Lambda cannot decrypt the function's environment"
+        told = "it was recreated after the function's last update, so Lambda cannot decrypt the function's environment"
         yield Drift("role", names.function, "recreated", told)
     uris = {model_uri(version) for version in status.published[-READABLE_VERSIONS:]}
     uris.add(_environment(status).get("MLINFER_MODEL_URI", ""))
@@ -154,29 +156,29 @@ def _log_group(clients: DeploymentClients, names: Names) -> Iterator[Drift]:
 def _model(clients: DeploymentClients, uri: str) -> Iterator[Drift]:
     there = is_object(clients.s3, uri)
     if there is None:
-        yield Drift("model", uri, "unknown", "these credentials may not see whether it is there")
+        yield Drift("model", uri, "unknown", "these credentials cannot check whether it exists")
     elif not there:
-        yield Drift("model", uri, "missing", "a new instance of the function cannot load it")
+        yield Drift("model", uri, "missing", "new instances of the function cannot load it")
 
 
 def _in_bucket(clients: DeploymentClients, names: Names, bucket: str) -> Iterator[Drift]:
     if not is_bucket(clients.s3, bucket):
-        yield Drift("bucket", f"s3://{bucket}", "missing", "the model and staged pictures were in it")
+        yield Drift("bucket", f"s3://{bucket}", "missing", "it contained the model and staged images")
         return
     closed = plan_bucket(read_bucket(clients.s3, names, bucket), bucket)
     if closed.outcome == "changed":
         yield Drift("bucket", f"s3://{bucket}", "changed", "public access is not blocked", closed.difference)
     expiry = plan_expiry(read_expiry(clients.s3, bucket), names)
     if expiry.outcome != "unchanged":
-        told = "staged pictures do not expire as they should"
+        told = "the lifecycle rule of staged images is missing or was changed"
         yield Drift("staging", f"s3://{bucket}/{names.staging_prefix}", "changed", told, expiry.difference)
 
 
 def _repository(ecr: ECRClient, names: Names) -> Iterator[Drift]:
     there = read_repository(ecr, names)
     if there is None:
-        yield Drift("repository", names.image, "missing", "the image of the live version was in it")
+        yield Drift("repository", names.image, "missing", "it contained the container image of the deployed version")
         return
     change = plan_repository(there, names)
     if change.outcome == "changed":
-        yield Drift("repository", names.image, "changed", "its settings or its policy were changed", change.difference)
+        yield Drift("repository", names.image, "changed", "its settings or policies were changed", change.difference)

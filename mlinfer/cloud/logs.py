@@ -37,10 +37,10 @@ def since_ms(text: str, now_ms: int) -> int:
     """Return the time that `10m`, `2h`, `3d` or `45s` ago was, in ms. Raises UsageError."""
     found = re.fullmatch(r"(\d{1,6})([smhd])", text)
     if not found:
-        raise UsageError("invalid_value", f"--since is {text!r}, not a time such as 45s, 10m, 2h or 3d")
+        raise UsageError("invalid_value", f"--since must be a duration such as 45s, 10m, 2h or 3d, not {text!r}")
     start = now_ms - int(found[1]) * _UNITS_S[found[2]] * 1000
     if start < 0:
-        raise UsageError("invalid_value", f"--since is {text!r}, which is before 1970", "Name a time such as 3d.")
+        raise UsageError("invalid_value", f"--since {text} is before 1970", "Use a shorter duration, such as 3d.")
     return start
 
 
@@ -67,7 +67,7 @@ def follow(
 
 def _events(client: CloudWatchLogsClient, names: Names, start_ms: int) -> Iterator[tuple[str, Line]]:
     pages = client.get_paginator("filter_log_events").paginate(logGroupName=names.log_group, startTime=start_ms)
-    with explained(f"the log {names.log_group}", "logs:FilterLogEvents on the log group"):
+    with explained(f"log group {names.log_group}", "logs:FilterLogEvents on the log group"):
         try:
             for page in pages:
                 for event in page["events"]:
@@ -76,7 +76,7 @@ def _events(client: CloudWatchLogsClient, names: Names, start_ms: int) -> Iterat
         except ClientError as error:
             if error_code(error) != "ResourceNotFoundException":
                 raise
-            message = f"there is no log {names.log_group} in {client.meta.region_name}"
+            message = f"log group {names.log_group} does not exist in {client.meta.region_name}"
             raise RemoteError(
-                "not_deployed", message, "It is made by `mlinfer deploy`; or name its --region."
+                "not_deployed", message, "Create it with `mlinfer deploy`, or set its Region with --region."
             ) from error

@@ -30,6 +30,11 @@ class StepResult:
     change: Change
     seconds: float = 0.0
 
+    @property
+    def label(self) -> str:
+        """Return the name that people read; `name` is the value under `--json`."""
+        return "verify" if self.name == "proof" else self.name
+
 
 @dataclass(frozen=True)
 class Step:
@@ -76,7 +81,7 @@ def compare(name: str, there: Document | None, wanted: Document, *, detail: str 
 def difference(name: str, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
     """Return the unified diff of two documents, by sorted keys."""
     before, after = (_lines(document) for document in (there, wanted))
-    return "\n".join(difflib.unified_diff(before, after, f"{name} in AWS", f"{name} as wanted", lineterm="", n=2))
+    return "\n".join(difflib.unified_diff(before, after, f"{name} (in AWS)", f"{name} (expected)", lineterm="", n=2))
 
 
 def _lines(document: Mapping[str, Any]) -> list[str]:

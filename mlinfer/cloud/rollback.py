@@ -84,11 +84,13 @@ def plan_rollback(
     before it could say so.
     """
     names, functions = spec.names, clients.functions
-    with explained(f"the function {names.function}"):
+    with explained(f"function {names.function}"):
         read_function(functions, names)  # refuses one that is not ours
         live = read_alias(functions, names)
         if live is None:
-            raise RemoteError("not_deployed", f"no version of {names.function} is live", "Begin with: mlinfer deploy")
+            raise RemoteError(
+                "not_deployed", f"no version of function {names.function} is deployed", "Run `mlinfer deploy`."
+            )
         if not spec.version and live.rolled_back_from:
             done = plan_alias(live, live.version)
             plan = Plan((Step("alias", done, lambda: done),))
@@ -103,7 +105,7 @@ def plan_rollback(
     )
     if number == live.version:
         return RollbackPlan(names.function, number, live.version, Plan((move,)))
-    asked = Change("created", f"version {number} would be asked about {PICTURES} pictures")
+    asked = Change("created", f"would verify version {number} with {PICTURES} images")
     verification = Step("proof", asked, lambda: _verify(spec, clients, chosen, embedded=embedded, waiter=waiter))
     return RollbackPlan(
         names.function, number, live.version, Plan((_role(spec, clients.iam, chosen), verification, move))
@@ -112,14 +114,16 @@ def plan_rollback(
 
 def _choose(published: Sequence[str], live: str, wanted: str) -> str:
     """Return the version to go back to. Raises UsageError."""
-    there = f"There are: {', '.join(published)}; live is {live}."
+    hint = f"Published versions: {', '.join(published)}. Version {live} is deployed."
     if wanted:
         if wanted not in published:
-            raise UsageError("no_such_version", f"there is no version {wanted}", there)
+            raise UsageError("no_such_version", f"version {wanted} does not exist", hint)
         return wanted
     older = [number for number in published if live == "$LATEST" or int(number) < int(live)]
     if not older:
-        raise UsageError("no_such_version", f"there is no version before {live}, which is live", there)
+        raise UsageError(
+            "no_such_version", f"no published version is older than version {live}, which is deployed", hint
+        )
     return older[-1]
 
 
@@ -127,10 +131,10 @@ def _role(spec: RollbackSpec, iam: IAMClient, chosen: Function) -> Step:
     """Return what lets the function read the version's model."""
     uri, names = chosen.settings.environment.get("MLINFER_MODEL_URI", ""), spec.names
     if not uri.startswith("s3://"):
-        in_image = Change("skipped", "its model is in the image")
+        in_image = Change("skipped", "the model is in the container image")
         return Step("role", in_image, lambda: in_image)
     model = spec.account.s3(uri)
-    with explained(f"the role {names.function}"):
+    with explained(f"role {names.function}"):
         change = plan_readable(read_role(iam, names), names, model)
     return Step("role", change, lambda: apply_readable(iam, names, model))
 
@@ -164,8 +168,10 @@ def _downloaded(s3: S3Client, uri: str, sha256: str) -> Iterator[Path]:
             except ClientError as error:
                 if error_code(error) != "404":
                     raise
-                message = f"the version's model {uri} is gone, so that it could not start"
-                raise VerificationError("model_gone", message, "Choose another version, or deploy.") from error
+                message = f"the version cannot start because its model {uri} was deleted"
+                raise VerificationError(
+                    "model_gone", message, "Choose another version, or run `mlinfer deploy`."
+                ) from error
         if sha256_of(path) != sha256:
-            raise VerificationError("model_changed", f"{uri} is not the model that the version was deployed with")
+            raise VerificationError("model_changed", f"model {uri} was changed after the version was deployed")
         yield path

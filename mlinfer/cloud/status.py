@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 # https://docs.aws.amazon.com/lambda/latest/dg/functions-states.html
 _STATES = {
     "Active": "ready",
-    "Pending": "being made ready",
-    "Inactive": "asleep, as nobody called it for weeks: the next call wakes it, and takes longer",
+    "Pending": "starting",
+    "Inactive": "inactive after weeks without a call (the next call takes longer)",
     "Failed": "failed",
 }
 
@@ -72,11 +72,11 @@ class Status:
 
 def read_status(client: LambdaClient, names: Names) -> Status:
     """Ask AWS. Raises RemoteError, also when nothing is deployed."""
-    with explained(f"the function {names.function}"):
+    with explained(f"function {names.function}"):
         latest = read_function(client, names)
         if latest is None:
-            message = f"there is no function {names.function} in {client.meta.region_name}"
-            raise RemoteError("not_deployed", message, "Make it with: mlinfer deploy")
+            message = f"function {names.function} does not exist in {client.meta.region_name}"
+            raise RemoteError("not_deployed", message, "Create it with `mlinfer deploy`.")
         alias = read_alias(client, names)
         live = read_function(client, names, alias.version) if alias else None
         published = versions(client, names)
@@ -88,7 +88,7 @@ def read_status(client: LambdaClient, names: Names) -> Status:
 
 def served_model(client: LambdaClient, names: Names) -> str:
     """Return the SHA-256 of the model that the function serves, "" where there is none. Raises RemoteError."""
-    with explained(f"the function {names.function}"):
+    with explained(f"function {names.function}"):
         there = read_function(client, names)
         alias = read_alias(client, names) if there else None
         served = read_function(client, names, alias.version) if alias else there
@@ -98,12 +98,12 @@ def served_model(client: LambdaClient, names: Names) -> str:
 def differences(status: Status, here: FunctionConfig, url_kind: str) -> str:
     """Return the unified diff from what is live to what is here; "" if they are equal. An image "" is not compared."""
     if status.live is None:
-        return "no version is live"
+        return "no version is deployed"
     of_function = {"concurrency": status.latest.settings.concurrency, "url": status.url_kind}
     live, wanted = snapshot(status.live.settings) | of_function, here.document() | {"url": url_kind}
     if not here.image:
         live, wanted = ({**document, "image": "not compared"} for document in (live, wanted))
-    return difference("live", live, wanted)
+    return difference("function", live, wanted)
 
 
 def in_words(latest: Function, live: Function | None) -> str:
@@ -112,9 +112,9 @@ def in_words(latest: Function, live: Function | None) -> str:
     words = _STATES.get(shown.state, shown.state)
     told = f"{words}: {shown.reason}" if shown.reason and shown.state != "Active" else words
     if latest.settings.concurrency == 0:
-        told = "stopped: its reserved concurrency is 0, so Lambda refuses each call"
+        told = "stopped: its reserved concurrency is 0, so Lambda rejects every call"
     if latest.updating == "Failed":
-        told += f"; the last change failed: {latest.update_reason or 'Lambda gives no reason'}"
+        told += f", the last update failed: {latest.update_reason or 'Lambda gives no reason'}"
     elif latest.updating == "InProgress":
-        told += "; a change is being taken in"
-    return told if live else f"{told}; no version is live"
+        told += ", update in progress"
+    return told if live else f"{told}, no version is deployed"

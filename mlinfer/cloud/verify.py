@@ -49,7 +49,7 @@ def version_asker(client: LambdaClient, names: Names, *, version: str, waiter: W
     Raises RemoteError, VerificationError.
     """
     which: dict[str, Any] = {"FunctionName": names.function, "Qualifier": version}
-    subject = f"version {version} of {names.function}"
+    subject = f"version {version} of function {names.function}"
 
     def invoke(data: bytes) -> tuple[bytes, str]:
         payload = json.dumps(make_event(data, TOP_K)).encode()
@@ -61,7 +61,7 @@ def version_asker(client: LambdaClient, names: Names, *, version: str, waiter: W
     def ask(data: bytes) -> Answered:
         content, log = invoke(data)
         if _MAY_NOT_READ in content:  # S3 learns of a role's new permissions some seconds after IAM has taken them
-            for _ in waiter.pauses("the role's new permissions are not known everywhere yet", ROLE_LIMIT_S):
+            for _ in waiter.pauses("the role's new permissions are not active everywhere yet", ROLE_LIMIT_S):
                 content, log = invoke(data)
                 if _MAY_NOT_READ not in content:
                     break
@@ -85,10 +85,10 @@ def verify_answers(ask: Ask, embedded: Target, *, sha256: str, pictures: Sequenc
         _same_model(there, sha256, answer.log)
         distance = _distance(here["predictions"], there["predictions"])
         if distance > TOLERANCE:
-            shown = f"{picture.name}: here {_shown(here)}; there {_shown(there)}"
-            raise _failed(f"the version answers otherwise than the same model here. {shown}", answer.log)
+            shown = f"expected {_shown(here)}, got {_shown(there)}"
+            raise _failed(f"the version and the local model disagree on {picture.name}: {shown}", answer.log)
         largest = max(largest, distance)
-    return f"{len(pictures)} pictures answered as here, scores {f'within {largest:.1e}' if largest else 'equal'}"
+    return f"same predictions as the local model for {len(pictures)} images{f' (scores within {largest:.1e})' if largest else ''}"
 
 
 def verify_alone(ask: Ask, sha256: str, pictures: Sequence[SamplePicture]) -> str:
@@ -101,14 +101,16 @@ def verify_alone(ask: Ask, sha256: str, pictures: Sequence[SamplePicture]) -> st
         before, after = _body(first.document, first.log), _body(second.document, second.log)
         _same_model(after, sha256, second.log)
         if before["predictions"] != after["predictions"]:
-            raise _failed(f"{picture.name}: {_shown(before)}; asked again {_shown(after)}", second.log)
-    return f"{len(pictures)} pictures answered, twice the same; not compared: its model file is in the image alone"
+            raise _failed(
+                f"two calls with {picture.name} differ: first {_shown(before)}, then {_shown(after)}", second.log
+            )
+    return f"same predictions in two calls for {len(pictures)} images (no local model file to compare with)"
 
 
 def _same_model(there: dict[str, Any], sha256: str, log: str) -> None:
     found = there["model"]["sha256"]
     if found != sha256:
-        raise _failed(f"the version answers with the model {found[:12]}, and not with {sha256[:12]}", log)
+        raise _failed(f"the version uses model {found[:12]} instead of {sha256[:12]}", log)
 
 
 def _distance(here: list[dict[str, Any]], there: list[dict[str, Any]]) -> float:
@@ -127,7 +129,7 @@ def _distance(here: list[dict[str, Any]], there: list[dict[str, Any]]) -> float:
 
 def _body(document: dict[str, Any], log: str) -> dict[str, Any]:
     if document["statusCode"] != 200:
-        raise _failed(f"a picture was refused: {document['body']}", log)
+        raise _failed(f"the version rejected a sample image: {document['body']}", log)
     body: dict[str, Any] = document["body"]
     return body
 
@@ -138,5 +140,7 @@ def _shown(body: dict[str, Any]) -> str:
 
 def _failed(message: str, log: str) -> VerificationError:
     lines = "".join(f"\n    {line}" for line in log.splitlines())
-    told = f"{message}\n  The end of its log:{lines}" if log else message
-    return VerificationError("not_proved", told, "The alias was not moved: what was live still is.")
+    told = f"{message}\n  Last lines of its log:{lines}" if log else message
+    return VerificationError(
+        "not_proved", told, "See the log with `mlinfer logs`. No traffic was moved to this version."
+    )

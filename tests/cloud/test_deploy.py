@@ -443,7 +443,7 @@ def test_a_plan_of_a_change(mlinfer: MlInfer, live: LoopbackAws, deploy_argument
     }
     changed = [line for line in steps["function"]["difference"].splitlines() if line[:2] in ("- ", "+ ")]
     assert changed == ['-  "memory": 1769,', '+  "memory": 512,']
-    assert steps["alias"]["detail"] == "live -> 2, before: 1"
+    assert steps["alias"]["detail"] == "live -> 2 (was 1)"
     assert live.changes == []
 
 

@@ -56,7 +56,7 @@ def test_all_of_the_project_goes(mlinfer: MlInfer, full: LoopbackAws, past: Past
     told = run.err.splitlines()
     assert [line[:10].strip() for line in told] == kinds * 2
     assert all(line.endswith("removed") for line in told[len(kinds) :])
-    assert "1 images" in run.err
+    assert "1 container images" in run.err
     assert left(past) == NOTHING
     full.calls.clear()
     run = mlinfer("destroy", "--bucket", BUCKET)
@@ -145,7 +145,7 @@ def test_other_objects_keep_the_bucket(mlinfer: MlInfer, full: LoopbackAws, past
     past("s3").put_object(Bucket=BUCKET, Key="models/notes.txt", Body=b"x")
     run = mlinfer("destroy", "--bucket", BUCKET, "--yes")
     assert run.code == 0, run.err
-    assert "bucket     kept: other objects are in it" in run.err.splitlines()
+    assert "bucket     kept: it contains other objects" in run.err.splitlines()
     assert [item["Key"] for item in past("s3").list_objects_v2(Bucket=BUCKET)["Contents"]] == ["models/notes.txt"]
     assert "lambda:DeleteFunction" in full.changes
 
@@ -189,7 +189,7 @@ def test_what_is_not_ours_stays(mlinfer: MlInfer, cloud: LoopbackAws, past: Past
     run = mlinfer("destroy", "--yes", "--bucket", BUCKET)
     assert run.code == 0
     assert run.err.endswith("There is nothing of the project cats.\n")
-    assert run.err.count("stays: not managed by project cats") == 5
+    assert run.err.count("kept: not managed by project cats") == 5
     assert cloud.changes == []
 
 

@@ -18,7 +18,7 @@ def show_step(terminal: Terminal, step: StepResult, *, dry_run: bool) -> None:
     write = terminal.text if dry_run and not terminal.as_json else terminal.note  # a plan is the result
     detail = re.sub("([0-9a-f]{12})[0-9a-f]{52}", r"\1...", step.change.detail)
     took = "" if dry_run else f" {step.seconds:>6.1f} s"
-    write(printable(f"{step.name:<10} {outcome:<{12 if dry_run else 10}}{took}  {detail}".rstrip()))
+    write(printable(f"{step.label:<10} {outcome:<{12 if dry_run else 10}}{took}  {detail}".rstrip()))
     if dry_run and step.change.difference:
         write(printable("\n".join(f"    {line}" for line in step.change.difference.splitlines())))
 

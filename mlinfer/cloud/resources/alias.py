@@ -47,7 +47,7 @@ def read_alias(client: LambdaClient, names: Names) -> Alias | None:
 def plan_alias(there: Alias | None, version: str) -> Change:
     """Say what it takes until all traffic goes to the version."""
     held = {"version": there.version, **({"weights": there.weights} if there.weights else {})} if there else None
-    before = f", before: {there.version}" if there and there.version != version else ""
+    before = f" (was {there.version})" if there and there.version != version else ""
     return compare("alias", held, {"version": version}, detail=f"{ALIAS} -> {version}{before}")
 
 
@@ -64,7 +64,7 @@ def apply_alias(
     description = f"rolled back from {rolled_back_from} to {version}" if rolled_back_from else ""
     which: dict[str, Any] = {"FunctionName": names.function, "Name": ALIAS, "FunctionVersion": version}
     which |= {"Description": description}
-    with explained(f"the alias {ALIAS} of {names.function}"):
+    with explained(f"alias {ALIAS} of function {names.function}"):
         try:
             if there is None:
                 client.create_alias(**which)
@@ -81,5 +81,5 @@ def apply_alias(
 
 
 def _moved(now: Alias | None) -> RemoteError:
-    message = f"somebody else has moved the alias {ALIAS} meanwhile{f', to version {now.version}' if now else ''}"
-    return RemoteError("alias_moved", message, "It was left there. Run the command again to move it.")
+    message = f"another process {f'moved alias {ALIAS} to version {now.version}' if now else f'deleted alias {ALIAS}'}"
+    return RemoteError("alias_moved", message, "Run the command again to move it.")

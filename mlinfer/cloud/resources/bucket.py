@@ -31,7 +31,7 @@ READ_AND_WRITE = (
     "s3:PutObject, s3:GetObject and s3:ListBucket on the bucket, and kms:GenerateDataKey and kms:Decrypt on its KMS key "
     "if it has one"
 )
-_CREATE = "s3:CreateBucket, s3:TagResource and the s3:PutBucket... and s3:Put...Configuration actions of its settings"
+_CREATE = "s3:CreateBucket, s3:TagResource, s3:PutBucket* and s3:Put*Configuration on the bucket"
 _CLOSE = "s3:GetBucketPublicAccessBlock and s3:PutBucketPublicAccessBlock on the bucket"
 
 
@@ -45,7 +45,7 @@ class Bucket:
 
 def is_bucket(s3: S3Client, bucket: str) -> bool:
     """Tell whether there is such a bucket, whoever may use it. Raises RemoteError, MissingError."""
-    with explained(f"s3://{bucket}", READ_AND_WRITE):
+    with explained(f"bucket {bucket}", READ_AND_WRITE):
         return bucket_status(s3, bucket) != 404
 
 
@@ -54,10 +54,10 @@ def require_bucket(s3: S3Client, bucket: str, project: str, *, create: bool) -> 
 
     Raises RemoteError, MissingError.
     """
-    with explained(f"s3://{bucket}", READ_AND_WRITE):
+    with explained(f"bucket {bucket}", READ_AND_WRITE):
         status = bucket_status(s3, bucket)
         if status == 404 and not create:
-            raise refusal("NoSuchBucket", f"s3://{bucket}")
+            raise refusal("NoSuchBucket", f"bucket {bucket}")
         if status == 403 and create and not _is_unfinished(s3, bucket, [{"Key": TAG, "Value": project}]):
             raise _taken(bucket)
     return status != 404
@@ -65,15 +65,15 @@ def require_bucket(s3: S3Client, bucket: str, project: str, *, create: bool) -> 
 
 def read_bucket(s3: S3Client, names: Names, bucket: str) -> Bucket:
     """Return what is told of a bucket that must be there. Raises RemoteError."""
-    with explained(f"s3://{bucket}", _CLOSE):
+    with explained(f"bucket {bucket}", _CLOSE):
         if owner_of_bucket(s3, names, bucket).state != "ours":
-            return Bucket({}, f"s3://{bucket} is not managed by project {names.project}")
+            return Bucket({}, f"bucket {bucket} is not managed by project {names.project}")
         try:
             held: Mapping[str, Any] = none_if_absent(lambda: s3.get_public_access_block(Bucket=bucket)) or {}
         except ClientError as error:
             if not is_denied(error):
                 raise
-            return Bucket({}, f"s3://{bucket}: these credentials may not read its block of public access")
+            return Bucket({}, f"bucket {bucket}: these credentials cannot read its public access settings")
     return Bucket(held.get("PublicAccessBlockConfiguration", {}))
 
 
@@ -90,7 +90,7 @@ def apply_bucket(s3: S3Client, names: Names, bucket: str) -> Change:
     """Block public access to a bucket of the project again, if somebody has allowed it. Raises RemoteError."""
     change = plan_bucket(read_bucket(s3, names, bucket), bucket)
     if change.outcome == "changed":
-        with explained(f"s3://{bucket}", _CLOSE):
+        with explained(f"bucket {bucket}", _CLOSE):
             s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=_block())
     return change
 
@@ -112,7 +112,7 @@ def ensure_bucket(s3: S3Client, bucket: str, *, project: str, owner: Callable[[]
     MissingError.
     """
     tags: list[TagTypeDef] = [{"Key": TAG, "Value": project}]
-    with explained(f"s3://{bucket}", _CREATE):
+    with explained(f"bucket {bucket}", _CREATE):
         status = bucket_status(s3, bucket)
         if (status == 404 and _create_bucket(s3, bucket, tags)) or (
             status != 403 and is_untouched(s3, bucket, owner())
@@ -184,7 +184,7 @@ def _create_bucket(s3: S3Client, bucket: str, tags: list[TagTypeDef]) -> bool:
     configuration: Any = {**place, "Tags": tags}
     try:
         s3.create_bucket(Bucket=bucket, CreateBucketConfiguration=configuration)
-    except ClientError as error:  # made by a request whose answer was lost
+    except ClientError as error:  # created by a request whose response was lost
         if error_code(error) != "BucketAlreadyOwnedByYou":
             raise
         return False
@@ -210,11 +210,11 @@ def bucket_status(s3: S3Client, bucket: str) -> int:
         answer = error.response
     region = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", s3.meta.region_name)
     if region != s3.meta.region_name:  # boto3 would go there, but the function will not find it
-        message = f"s3://{bucket}: the bucket is in Region {region}, and the Region in force is {s3.meta.region_name}"
-        hint = f"Give --region {region}, or another bucket with --bucket."
+        message = f"bucket {bucket} is in Region {region}, but the configured Region is {s3.meta.region_name}"
+        hint = f"Use --region {region}, or choose another bucket with --bucket."
         raise RemoteError("wrong_region", message, hint)
     return int(answer["ResponseMetadata"]["HTTPStatusCode"])
 
 
 def _taken(bucket: str) -> RemoteError:
-    return refusal("BucketAlreadyExists", f"s3://{bucket}")
+    return refusal("BucketAlreadyExists", f"bucket {bucket}")

@@ -80,8 +80,10 @@ def read_function(client: LambdaClient, names: Names, version: str = "") -> Func
         owner_of_function(client, names, found).require_ours()
     told, code = found["Configuration"], found.get("Code", {})
     if told.get("PackageType", "Zip") != "Image":
-        message = f"the function {names.function} is made of a ZIP file, and Lambda cannot change that to an image"
-        raise RemoteError("wrong_package_type", message, "Delete it, or give the project another name in mlinfer.toml.")
+        message = f"function {names.function} uses a ZIP file, and Lambda cannot change that to a container image"
+        raise RemoteError(
+            "wrong_package_type", message, "Delete the function, or set another project name in mlinfer.toml."
+        )
     settings = FunctionConfig(
         image=code.get("ResolvedImageUri") or code.get("ImageUri", ""),
         arch=told.get("Architectures", ["x86_64"])[0],
@@ -156,9 +158,9 @@ def plan_function(
     if there is None or change.outcome != "unchanged":
         return change
     if there.updating == "Failed":
-        return Change("changed", f"{names.function}, whose last update failed: {there.update_reason}")
+        return Change("changed", f"{names.function} (the last update failed: {there.update_reason})")
     if _is_renewed(there, role_created):
-        return Change("changed", f"{names.function}: its role was created again, so Lambda gets it again")
+        return Change("changed", f"{names.function} (its role was recreated)")
     return change
 
 
@@ -170,7 +172,7 @@ def apply_function(
     role_created: a role that was created again after the function's last change is given to it again. Lambda then makes a
     new grant for the key of the environment; that of the old role is dead, though the role has the same name.
     """
-    with explained(f"the function {names.function}"):
+    with explained(f"function {names.function}"):
         there = read_function(client, names)
         if there:
             there = wait_until_ready(client, names, waiter, first=there)
@@ -190,7 +192,7 @@ def try_image(client: LambdaClient, names: Names, wanted: FunctionConfig) -> Non
 
     Nothing is changed: it is the part of a plan that only Lambda can tell.
     """
-    with explained(f"the function {names.function}"):
+    with explained(f"function {names.function}"):
         there = read_function(client, names)
         if there and "@" in wanted.image and there.settings.image != wanted.image:
             client.update_function_code(
@@ -235,14 +237,12 @@ def wait_until_ready(
     while function.state == "Pending" or function.updating == "InProgress":
         pauses = pauses or waiter.pauses(_busy(names, function))
         if not next(pauses, False):
-            message = f"{_busy(names, function)}, and did not become ready"
-            raise RemoteError("not_ready", message, "Run the command again: it goes on where this one stopped.")
+            message = f"{_busy(names, function)} and did not become ready in time"
+            raise RemoteError("not_ready", message, "Run the command again to continue.")
         function = _existing(client, names, version)
     if function.state == "Failed":
-        message = f"the function {names.function} has failed: {function.reason or 'Lambda gives no reason'}"
-        raise RemoteError(
-            "function_failed", message, "Remove it with `mlinfer destroy --keep-model`, and deploy again."
-        )
+        message = f"function {names.function} failed: {function.reason or 'Lambda gives no reason'}"
+        raise RemoteError("function_failed", message, "Run `mlinfer destroy --keep-model`, then `mlinfer deploy`.")
     return function
 
 
@@ -250,23 +250,23 @@ def reason_to_wait(error: ClientError) -> str:
     """Say what to wait for before the same request can succeed; "" where waiting does not help."""
     code, message = error_code(error), str(error.response.get("Error", {}).get("Message", ""))
     if code == "ResourceConflictException" and ("in progress" in message or "state: Pending" in message):
-        return "the function is still taking in an earlier change"
+        return "the function is still being updated"
     new_role = "cannot be assumed by Lambda" in message or "KMS key is invalid for CreateGrant" in message
-    return "the new role is not known everywhere yet" if code == "InvalidParameterValueException" and new_role else ""
+    return "the new role is not active everywhere yet" if code == "InvalidParameterValueException" and new_role else ""
 
 
 def _existing(client: LambdaClient, names: Names, version: str) -> Function:
     function = read_function(client, names, version)
     if function is None:
-        what = f"version {version} of the function {names.function}" if version else f"function {names.function}"
-        raise RemoteError("not_deployed", f"there is no {what}", "Make it with: mlinfer deploy")
+        what = f"version {version} of function {names.function}" if version else f"function {names.function}"
+        raise RemoteError("not_deployed", f"{what} does not exist", "Create it with `mlinfer deploy`.")
     return function
 
 
 def _busy(names: Names, function: Function) -> str:
     reason = function.reason if function.state == "Pending" else function.update_reason
-    doing = "starts" if function.state == "Pending" else "takes in a change"
-    return f"the function {names.function} {doing}{f' ({reason})' if reason else ''}"
+    doing = "is starting" if function.state == "Pending" else "is being updated"
+    return f"function {names.function} {doing}{f' ({reason})' if reason else ''}"
 
 
 def _create(client: LambdaClient, names: Names, wanted: FunctionConfig, *, waiter: Waiter) -> Function:
@@ -283,7 +283,7 @@ def _create(client: LambdaClient, names: Names, wanted: FunctionConfig, *, waite
             reason_to_wait,
             ROLE_LIMIT_S,
         )
-    except ClientError as error:  # made by a request whose answer was lost
+    except ClientError as error:  # created by a request whose response was lost
         if error_code(error) != "ResourceConflictException" or read_function(client, names) is None:
             raise
     return wait_until_ready(client, names, waiter)
@@ -315,8 +315,10 @@ def _change(client: LambdaClient, names: Names, *, operation: str, values: dict[
     )
     function = wait_until_ready(client, names, waiter)
     if function.updating == "Failed":
-        message = f"Lambda could not take the change in: {function.update_reason or 'it gives no reason'}"
-        raise RemoteError("update_failed", message, "The versions that are published go on running as they were.")
+        message = f"Lambda could not apply the update: {function.update_reason or 'Lambda gives no reason'}"
+        raise RemoteError(
+            "update_failed", message, "Fix the cause and run the command again. Published versions are not affected."
+        )
 
 
 def _architectures(wanted: FunctionConfig) -> list[Any]:

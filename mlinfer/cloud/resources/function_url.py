@@ -43,7 +43,7 @@ def plan_url(there: Document, kind: str) -> Change:
 
 def apply_url(client: LambdaClient, names: Names, kind: str) -> tuple[Change, str]:
     """Give the alias a URL, or take it away with the permissions that it had. Return the URL too. Raises RemoteError."""
-    with explained(f"the URL of {names.function}"):
+    with explained(f"URL of function {names.function}"):
         url, there = read_url(client, names)
         wanted, change = _wanted(kind), plan_url(there, kind)
         if change.outcome == "unchanged":
@@ -71,7 +71,7 @@ def _set_url(client: LambdaClient, names: Names, *, there: str, kind: str, url: 
     if there == "none":
         try:
             return str(client.create_function_url_config(**which, AuthType=_AUTH[kind])["FunctionUrl"])
-        except ClientError as error:  # made by a request whose answer was lost
+        except ClientError as error:  # created by a request whose response was lost
             if error_code(error) != "ResourceConflictException":
                 raise
     return str(client.update_function_url_config(**which, AuthType=_AUTH[kind])["FunctionUrl"])
@@ -81,7 +81,7 @@ def _permit(client: LambdaClient, names: Names, statement: str) -> None:
     which: dict[str, Any] = {"FunctionName": names.function, "Qualifier": ALIAS, "StatementId": statement}
     try:
         client.add_permission(**which, Principal="*", **_PUBLIC[statement])
-    except ClientError as error:  # added by a request whose answer was lost
+    except ClientError as error:  # added by a request whose response was lost
         if error_code(error) != "ResourceConflictException":
             raise
 

@@ -24,7 +24,7 @@ def plan_log_group(there: Mapping[str, Any] | None, names: Names, days: int) -> 
 
 def apply_log_group(logs: CloudWatchLogsClient, names: Names, days: int) -> Change:
     """Create the log group, or set its retention. Raises RemoteError."""
-    with explained(f"the log group {names.log_group}"):
+    with explained(f"log group {names.log_group}"):
         there = read_log_group(logs, names)
         change = plan_log_group(there, names, days)
         if change.outcome == "unchanged":

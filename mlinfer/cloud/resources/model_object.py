@@ -102,8 +102,8 @@ def upload(s3: S3Client, model: ModelObject, progress: Callable[[int], None]) ->
             _try_to_send(s3, model, parts, progress=progress, new_only=False)
             held = _holds(s3, model)
         if not held:
-            message = f"{model.uri}: S3 does not confirm the SHA-256 of what was sent"
-            hint = "Try again; a service that only resembles S3 must keep SHA-256 checksums."
+            message = f"S3 did not confirm the SHA-256 of {model.uri}"
+            hint = "Run the command again. An S3-compatible service must support SHA-256 checksums."
             raise RemoteError("not_confirmed", message, hint)
         if parts:
             _abort_unfinished(s3, model)
@@ -112,7 +112,7 @@ def upload(s3: S3Client, model: ModelObject, progress: Callable[[int], None]) ->
 
 def _require_bucket(s3: S3Client, model: ModelObject) -> None:
     if bucket_status(s3, model.bucket) == 404:
-        raise refusal("NoSuchBucket", f"s3://{model.bucket}")
+        raise refusal("NoSuchBucket", f"bucket {model.bucket}")
 
 
 def is_object(s3: S3Client, uri: str) -> bool | None:
@@ -166,10 +166,10 @@ def _part_hashes(file: ModelFile) -> list[str]:
                 whole.update(chunk)
                 parts[-1].update(chunk)
     except OSError as error:
-        raise UsageError("model_unreadable", f"{file.path} cannot be read: {error.strerror}") from error
+        raise UsageError("model_unreadable", f"cannot read model file {file.path}: {error.strerror}") from error
     if whole.hexdigest() != file.sha256:
-        hint = "Upload it when nothing writes to it any more."
-        raise UsageError("model_changed", f"{file.path} changed while it was read", hint)
+        hint = "Run the command again when no program writes to the file."
+        raise UsageError("model_changed", f"model file {file.path} changed while it was being read", hint)
     return [_base64(part.hexdigest()) for part in parts]
 
 
@@ -231,7 +231,7 @@ def _send(
     except BotoCoreError:  # some of which are OSErrors
         raise
     except OSError as error:
-        raise UsageError("model_unreadable", f"{model.file.path} cannot be read: {error.strerror}") from error
+        raise UsageError("model_unreadable", f"cannot read model file {model.file.path}: {error.strerror}") from error
     finally:
         for operation, change in changes.items():
             s3.meta.events.unregister(f"before-parameter-build.s3.{operation}", change)

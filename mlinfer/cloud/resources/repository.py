@@ -63,7 +63,7 @@ class AppliedRepository:
 
 def read_repository(ecr: ECRClient, names: Names) -> Repository | None:
     """Return the project's repository; None without one. Raises RemoteError: also if it is not ours; MissingError."""
-    with explained(f"the ECR repository {names.image}", _PERMISSIONS):
+    with explained(f"ECR repository {names.image}", _PERMISSIONS):
         found = find_repository(ecr, names)
         if found is None:
             return None
@@ -110,7 +110,7 @@ def apply_repository(ecr: ECRClient, names: Names) -> AppliedRepository:
     """
     there = read_repository(ecr, names)
     change = plan_repository(there, names)
-    with explained(f"the ECR repository {names.image}", _PERMISSIONS):
+    with explained(f"ECR repository {names.image}", _PERMISSIONS):
         created = there is None
         there = there or _create(ecr, names)
         outcomes = plan_parts(there, names) | ({"repository": "created"} if created else {})

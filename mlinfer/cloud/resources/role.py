@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 POLICY = "mlinfer"  # the one inline policy's name
 
-_DESCRIPTION = "What the Lambda function of the mlinfer project {} may do."
+_DESCRIPTION = "Permissions of the Lambda function of mlinfer project {}."
 
 
 def plan_role(there: Document | None, policy: Document, *, names: Names, others: Sequence[str]) -> Change:
     """Say what it takes until the role has the wanted policies. others: those that it has beside ours, which stay."""
-    told = f"; not added by mlinfer, and kept: {', '.join(others)}" if others else ""
+    told = f" (policies not added by mlinfer are kept: {', '.join(others)})" if others else ""
     return compare("role", there, {"trust": trust_policy(), "policy": policy}, detail=f"{names.function}{told}")
 
 
@@ -36,7 +36,7 @@ def apply_role(iam: IAMClient, names: Names, policy: Document) -> Change:
     Raises RemoteError: also when a role of that name is not the project's.
     """
     trust = trust_policy()
-    with explained(f"the role {names.function}"):
+    with explained(f"role {names.function}"):
         there = read_role(iam, names)
         change = plan_role(there, policy, names=names, others=other_policies(iam, names) if there else [])
         if change.outcome == "unchanged":
@@ -58,7 +58,7 @@ def plan_readable(there: Document | None, names: Names, model: str) -> Change:
 
 def apply_readable(iam: IAMClient, names: Names, model: str) -> Change:
     """Let the function read one more model, if it may not yet; what else it may stays as it is. Raises RemoteError."""
-    with explained(f"the role {names.function}"):
+    with explained(f"role {names.function}"):
         there = read_role(iam, names)
         change = plan_readable(there, names, model)
         if change.outcome != "unchanged":
@@ -121,7 +121,7 @@ def role_arn(iam: IAMClient, account: Account, names: Names) -> str:
 
 def role_facts(iam: IAMClient, account: Account, names: Names) -> tuple[str, datetime | None]:
     """Return the role's ARN as `role_arn` does, and when it was created; None without one. Raises RemoteError."""
-    with explained(f"the role {names.function}"):
+    with explained(f"role {names.function}"):
         there = find_role(iam, names)
     return (str(there["Arn"]), there["CreateDate"]) if there else (account.role(names), None)
 
@@ -144,6 +144,6 @@ def _create(iam: IAMClient, names: Names) -> None:
             Description=_DESCRIPTION.format(names.project),
             Tags=tags,
         )
-    except ClientError as error:  # made by a request whose answer was lost, with our tags
+    except ClientError as error:  # created by a request whose response was lost, with our tags
         if error_code(error) != "EntityAlreadyExists" or read_role(iam, names) is None:
             raise

@@ -20,7 +20,7 @@ _PERMISSIONS = "s3:GetLifecycleConfiguration and s3:PutLifecycleConfiguration on
 
 def read_expiry(s3: S3Client, bucket: str) -> list[dict[str, Any]]:
     """Return the bucket's lifecycle rules; [] without a bucket. Raises RemoteError."""
-    with explained(f"s3://{bucket}", _PERMISSIONS):
+    with explained(f"bucket {bucket}", _PERMISSIONS):
         return read_rules(s3, bucket)[0]
 
 
@@ -28,12 +28,12 @@ def plan_expiry(rules: list[dict[str, Any]], names: Names) -> Change:
     """Say what it takes until the bucket of these rules lets what lies under the staging prefix expire."""
     rule = expiry_rule(names)
     there = next((held for held in rules if held["ID"] == rule["ID"]), None)
-    return compare("staging", there, rule, detail=f"{names.staging_prefix} expires after a day")
+    return compare("staging", there, rule, detail=f"objects under {names.staging_prefix} expire after 1 day")
 
 
 def apply_expiry(s3: S3Client, bucket: str, names: Names) -> Change:
     """Let what lies under the staging prefix expire, beside the rules that the bucket has. Raises RemoteError."""
-    with explained(f"s3://{bucket}", _PERMISSIONS):
+    with explained(f"bucket {bucket}", _PERMISSIONS):
         rules, more = read_rules(s3, bucket)
         change = plan_expiry(rules, names)
         if change.outcome != "unchanged":

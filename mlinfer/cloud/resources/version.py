@@ -46,11 +46,11 @@ def apply_version(client: LambdaClient, names: Names, wanted: FunctionConfig, *,
 
     Raises RemoteError: also when the function is not as wanted any more, which another deployment has made of it.
     """
-    with explained(f"the function {names.function}"):
+    with explained(f"function {names.function}"):
         latest = wait_until_ready(client, names, waiter)
         if snapshot(latest.settings) != snapshot(wanted):
-            message = f"somebody else has changed the function {names.function} meanwhile, so it was not published"
-            raise RemoteError("conflict", message, "Let the other command end, and run this one again.")
+            message = f"function {names.function} was changed by another process, so it was not published"
+            raise RemoteError("conflict", message, "Wait until the other command ends, then run this one again.")
         if newest := _newest_if_equal(client, names, latest):
             return Change("unchanged", f"version {newest}"), newest
         try:

@@ -545,7 +545,7 @@ def test_refusals_of_s3_have_their_remedy(
     run = mlinfer("upload", any_model, "--bucket", bucket, "--json")
     failure = json.loads(run.out)["error"]
     assert (run.code, failure["code"]) == (4, code)
-    assert failure["message"].startswith(f"s3://{bucket}")
+    assert bucket in failure["message"]
     assert failure["hint"]
 
 
@@ -582,7 +582,7 @@ def test_there_is_no_such_bucket(mlinfer: MlInfer, tiny_model: Path) -> None:
     """A missing bucket is an error that names --create-bucket."""
     run = mlinfer("upload", tiny_model, "--bucket", "no-such-bucket")
     assert run.code == 4
-    assert "s3://no-such-bucket: " in run.err
+    assert "bucket no-such-bucket" in run.err
     assert "--create-bucket" in run.err
 
 
