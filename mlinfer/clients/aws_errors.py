@@ -257,7 +257,7 @@ def explain_client_error(error: boto.ClientError, subject: str, permissions: str
     if told.code == "access_denied":
         detail = f": {said}" if said not in ("", "Access Denied", "Forbidden") else ""
         if action := re.search(r"\bkms:\w+", said):  # AWS's own reason names the key
-            hint = f"Ask your AWS administrator for {action[0]} on the key."
+            hint = f"Ask your AWS administrator for {action[0]} on the key that kms_key in mlinfer.toml sets."
             return RemoteError(told.code, f"{told} ({error.operation_name}{detail})", hint)
         owned = " Check that you own the bucket." if "s3:" in permissions else ""
         hint = f"Ask your AWS administrator for {permissions}.{owned}" if permissions else told.hint
