@@ -1,4 +1,4 @@
-"""The `mlinfer` program. Ctrl-C is quiet from its first lines on: they set the handler, and everything else comes later."""
+"""The `mlinfer` program. It handles Ctrl-C before all other imports, so that an early Ctrl-C shows no traceback."""
 
 import _signal  # type: ignore[import-not-found]  # `signal` imports enum, and Ctrl-C in an import ends in a traceback
 import os
@@ -6,14 +6,14 @@ import sys
 from types import FrameType
 
 AGAIN_S = 0.01
-# Ctrl-C waits for the end of these, so that what they write is whole, and of an import, which Python cannot repeat.
+# Ctrl-C waits until these functions have written everything, and until an import ends, which Python cannot repeat.
 WHOLE = ("Terminal.text", "show_report", "write_whole")
 
-_running = False  # a command is at work, and can have something to clean up
+_running = False  # a command runs and may have to clean up
 
 
 def _interrupt(_: int, frame: FrameType | None) -> None:
-    """Raise KeyboardInterrupt in a command; before and after one, end the process."""
+    """Raise KeyboardInterrupt while a command runs; otherwise end the process."""
     if not _running:
         os._exit(130)
     while frame:
@@ -24,12 +24,14 @@ def _interrupt(_: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:  # else it is to be ignored, as in a background job
+if (
+    _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler
+):  # otherwise SIGINT is ignored, as in a background job
     _signal.signal(_signal.SIGINT, _interrupt)
 
 
 def _come_again() -> bool:
-    """Let `_interrupt` be called again in a moment; return whether this system can do that."""
+    """Call `_interrupt` again in a moment; return False if this system cannot do that."""
     if not hasattr(_signal, "setitimer"):  # Windows
         return False
     _signal.signal(_signal.SIGALRM, _interrupt)
@@ -38,7 +40,7 @@ def _come_again() -> bool:
 
 
 def _unraisable(lost: "sys.UnraisableHookArgs") -> None:
-    """Raise once more an interrupt that came where Python drops exceptions, such as in a `__del__`."""
+    """Repeat an interrupt that came where Python drops exceptions, such as in a `__del__`."""
     if lost.exc_type is not KeyboardInterrupt or not _come_again():
         sys.__unraisablehook__(lost)
 
@@ -50,11 +52,11 @@ def run() -> None:
     import signal
     from pathlib import Path
 
-    for number in filter(None, (signal.SIGTERM, getattr(signal, "SIGHUP", None))):  # Windows has no closed terminal
-        if signal.getsignal(number) == signal.SIG_DFL:  # else, as under nohup, it is to be ignored
-            signal.signal(number, lambda signum, _: sys.exit(128 + signum))  # so that half-made things are removed
+    for number in filter(None, (signal.SIGTERM, getattr(signal, "SIGHUP", None))):  # Windows has no SIGHUP
+        if signal.getsignal(number) == signal.SIG_DFL:  # otherwise it is ignored, as under nohup
+            signal.signal(number, lambda signum, _: sys.exit(128 + signum))  # so that incomplete files are removed
     sys.unraisablehook = _unraisable
-    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - None where the caller has closed it
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - None if the caller closed it
     sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
     from .cli import main
 
@@ -65,8 +67,8 @@ def run() -> None:
         code = 130
     _running = False
     for number in filter(None, (signal.SIGINT, getattr(signal, "SIGALRM", None))):
-        signal.signal(number, signal.SIG_IGN)  # the command is done, and its exit code known
-    gc.freeze()  # else the interpreter, as it ends, looks for cycles in all that was imported: a tenth of `predict`
+        signal.signal(number, signal.SIG_IGN)  # the command has ended with its exit code
+    gc.freeze()  # saves the last garbage collection: a tenth of the time of `predict`
     sys.exit(code)
 
 

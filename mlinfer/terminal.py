@@ -1,6 +1,6 @@
-"""The one place that writes: results to stdout, everything else to stderr.
+"""The only module that writes: results to stdout, everything else to stderr.
 
-Rich is imported only where something is drawn: it costs a quarter of `predict --json`'s own start.
+Rich is imported only where something is drawn: its import takes a quarter of the start of `predict --json`.
 """
 
 from __future__ import annotations
@@ -8,66 +8,88 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from .errors import MissingError, MlinferError, ReaderGoneError, UsageError
 
 T = TypeVar("T")
 
 BAR_WIDTH = 24
-UNLIMITED = 10_000  # characters: whoever reads a pipe wants the whole text
+UNLIMITED = 10_000  # characters: a pipe gets the whole text
+LABELS = {
+    "Error:": "1;31",
+    "Hint:": "1;36",
+    "Reason:": "1",
+    "Warning:": "1;33",
+    "✓": "32",
+}  # ANSI styles, in a terminal only
 
 
 class Terminal:
-    """What the user sees. `as_json`: stdout holds JSON alone."""
+    """What the user sees. `as_json`: stdout holds only JSON."""
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False, verbose: bool = False) -> None:
-        """Raise UsageError for quiet and verbose together."""
+        """Raise UsageError if both quiet and verbose are set."""
         if quiet and verbose:
-            raise UsageError("usage", "--quiet and --verbose exclude each other", "Leave out one of them.")
+            raise UsageError("usage", "--quiet and --verbose cannot be combined", "Remove one of them.")
         self.as_json = as_json
         self._quiet = quiet
         self._verbose = verbose
 
     @property
     def is_verbose(self) -> bool:
-        """Tell whether `--verbose` was given."""
+        """Tell whether `--verbose` is set."""
         return self._verbose
 
     def note(self, text: str) -> None:
-        """Tell people something that is not the result."""
+        """Write a line to stderr, unless `--quiet` is set."""
         if not self._quiet:
             _say(text)
 
     def detail(self, text: str) -> None:
-        """Tell people what only `--verbose` shows."""
+        """Write a line to stderr if `--verbose` is set."""
         if self._verbose:
             _say(text)
 
+    def mark(self, *, done: bool) -> str:
+        """Return the mark before a step on stderr: a tick if it did something, a dot if nothing changed."""
+        tick, dot = ("✓", "·") if _can_write("✓·", sys.stderr) else ("+", "-")
+        return tick if done else dot
+
     def text(self, text: str) -> None:
-        """Write a line of the result. Raises ReaderGoneError, MissingError when stdout takes no more."""
+        """Write a line of the result. Raises ReaderGoneError or MissingError if stdout cannot be written."""
         try:
             encoding = sys.stdout.encoding or "utf-8"
             sys.stdout.write(text.encode(encoding, "replace").decode(encoding) + "\n")
             sys.stdout.flush()
         except OSError as error:
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())  # else Python's own last flush fails once more
+            os.dup2(nowhere, sys.stdout.fileno())  # or Python's last flush fails again
             if isinstance(error, BrokenPipeError):
                 raise ReaderGoneError from error
-            raise MissingError("cannot_write_output", f"the output cannot be written: {error.strerror}") from error
+            raise MissingError("cannot_write_output", f"cannot write to stdout: {error.strerror}") from error
 
     def document(self, value: object, *, lines: bool = False) -> None:
-        """Write one JSON document; with `lines`, on one line of its own."""
+        """Write one JSON document; with `lines`, on a single line."""
         self.text(json.dumps(value, indent=None if lines else 2, allow_nan=False))
 
-    def rows(self, rows: Iterable[Sequence[object]], *, header: Sequence[str] = ()) -> None:
-        """Write a table; a float is drawn as its percentage and a bar. Only in a terminal it is fitted to a width."""
+    def rows(
+        self,
+        rows: Iterable[Sequence[object]],
+        *,
+        header: Sequence[str] = (),
+        styles: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write a table. A float becomes its percentage and a bar. The width is limited only in a terminal.
+
+        styles: the Rich style of a cell, by its text; used in a terminal only.
+        """
         from rich.bar import Bar
         from rich.box import SIMPLE_HEAD
         from rich.console import Console
@@ -79,7 +101,7 @@ class Terminal:
         )
         for name in header:
             table.add_column(name, overflow="fold")
-        blocks = _can_write("█")
+        blocks = _can_write("█", sys.stdout)
         for row in rows:
             cells: list[Any] = []
             for cell in row:
@@ -89,16 +111,19 @@ class Terminal:
                     )
                     cells += [Text(f"{cell:.1%}", justify="right"), bar]
                 else:
-                    cells.append(Text(printable(str(cell)), overflow="fold"))  # whole: a digest is of no use cut off
+                    style = (styles or {}).get(str(cell), "")
+                    cells.append(
+                        Text(printable(str(cell)), style, overflow="fold")
+                    )  # not cut: a digest is copied whole
             table.add_row(*cells)
         watched = sys.stdout.isatty()
         width = None if watched or "COLUMNS" in os.environ else UNLIMITED
-        drawing = io.StringIO()  # Rich writes to stdout even where it draws nothing, and fails there by itself
+        drawing = io.StringIO()  # Rich handles a closed stdout differently from `text`
         Console(file=drawing, force_terminal=watched, width=width, highlight=False).print(table, end="")
-        self.text("\n".join(line.rstrip() for line in drawing.getvalue().rstrip("\n").split("\n")))
+        self.text("\n".join(line.rstrip() for line in drawing.getvalue().split("\n")).strip("\n"))
 
     def track(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
-        """Pass the items on, with a progress bar where a person is watching."""
+        """Yield the items; in a terminal, show a progress bar."""
         if total < 2 or not self._is_watched():
             yield from items
             return
@@ -109,7 +134,7 @@ class Terminal:
 
     @contextmanager
     def bytes_bar(self, total: int, what: str) -> Iterator[Callable[[int], None]]:
-        """Yield what takes the number of bytes that were just done, and draws it where a person is watching."""
+        """Yield a function that takes the number of new bytes; in a terminal, it moves a progress bar."""
         if not self._is_watched():
             yield lambda _: None
             return
@@ -118,7 +143,7 @@ class Terminal:
 
     @contextmanager
     def layer_bars(self) -> Iterator[Callable[[str, int, int], None]]:
-        """Yield what takes a layer's name, its bytes done and in all, and draws a bar for each where a person is watching."""
+        """Yield a function that takes a layer's name, bytes done and total; in a terminal, each layer has a bar."""
         if not self._is_watched():
             yield lambda *_: None
             return
@@ -134,7 +159,7 @@ class Terminal:
 
     @contextmanager
     def progress(self, what: str) -> Iterator[Callable[[str], None]]:
-        """Yield what takes the lines of a log: a person sees the last one pass by, `--verbose` shows all."""
+        """Yield a function that takes log lines: a terminal shows the latest one, `--verbose` shows all."""
         if self._verbose or not self._is_watched():
             yield self.detail
             return
@@ -149,7 +174,7 @@ class Terminal:
         return sys.stderr.isatty() and not self._quiet and not (self.as_json and sys.stdout.isatty())
 
     def confirm(self, question: str) -> bool:
-        """Ask yes or no; without a terminal nobody is asked and the answer is no."""
+        """Ask a yes/no question; without a terminal, return False."""
         if not _is_interactive() or self.as_json:
             return False
         sys.stderr.write(f"{question} [y/N] ")
@@ -157,7 +182,7 @@ class Terminal:
         return sys.stdin.readline().strip().lower() in ("y", "yes")
 
     def ask_secret(self, question: str) -> str:
-        """Ask for a code that is not shown; without a terminal nobody is asked and the answer is ""."""
+        """Ask for a secret without an echo; without a terminal, return ""."""
         if not _is_interactive():
             return ""
         from getpass import getpass
@@ -168,36 +193,36 @@ class Terminal:
             return ""
 
     def error(self, error: MlinferError, *, beside: Mapping[str, Any] | None = None) -> None:
-        """Explain a failure, under `--json` on stdout too: on one line, because JSON Lines may stand before it.
+        """Report an error; under `--json` also on stdout, as one line, because JSON Lines may precede it.
 
-        beside: what else the document of `--json` holds.
+        beside: other keys of the JSON document.
         """
         if self.as_json:
             self.document({**(beside or {}), "error": error.as_json()}, lines=True)
         self.explain(error)
 
     def explain(self, error: MlinferError) -> None:
-        """Say what failed and why on one line, and what to do next on another."""
+        """Write the line `Error: ...` and, if there is a hint, the line `Hint: ...`."""
         self.failure(str(error))
         if error.hint:
-            _say(error.hint)
+            _say(f"Hint: {error.hint}")
         if self._verbose:
             traceback.print_exception(error)
 
     def failure(self, text: str) -> None:
-        """Say in one line what failed; `--quiet` does not hide it."""
+        """Write the line `Error: ...`, also with `--quiet`."""
         _say(f"Error: {text}")
 
     def defect(self, error: BaseException) -> None:
-        """Show a failure that is ours."""
+        """Report a bug in mlinfer, with its traceback."""
         traceback.print_exception(error)
-        message = f"this is a defect of mlinfer: {type(error).__name__}: {error}"
-        hint = "Please report it with the lines above, the command and `mlinfer --version`."
+        message = f"internal error: {type(error).__name__}: {error}"
+        hint = "This is a bug in mlinfer. Please report it with the traceback, the command and `mlinfer --version`."
         self.error(MlinferError("defect", message, hint))
 
 
 def _byte_bars() -> Any:
-    """Return Rich's bars over numbers of bytes."""
+    """Return Rich's progress bars for bytes."""
     from rich import progress
     from rich.console import Console
 
@@ -207,29 +232,45 @@ def _byte_bars() -> Any:
 
 
 def _is_interactive() -> bool:
-    """Tell whether a question can be asked: stdin is None where the caller has closed it."""
+    """Tell whether the user can answer a question; stdin is None if the caller closed it."""
     return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def _say(text: str) -> None:
-    with suppress(OSError):  # of a full or closed stderr: what is lost is for people, and the exit code tells the rest
-        sys.stderr.write(f"{printable(text)}\n")
+    text = printable(text)
+    if _has_colour(sys.stderr):
+        text = re.sub(r"^([\s-]*)(\w+:|✓)", lambda m: f"{m[1]}{_styled(m[2])}", text, flags=re.MULTILINE)
+    with suppress(OSError):  # if stderr is full or closed, the exit code still reports the failure
+        sys.stderr.write(f"{text}\n")
         sys.stderr.flush()
 
 
-def _can_write(character: str) -> bool:
+def _has_colour(stream: TextIO) -> bool:
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _styled(label: str) -> str:
+    return f"\x1b[{LABELS[label]}m{label}\x1b[0m" if label in LABELS else label
+
+
+def _can_write(characters: str, stream: TextIO) -> bool:
     try:
-        character.encode(sys.stdout.encoding or "utf-8")
+        characters.encode(stream.encoding or "utf-8")
     except UnicodeEncodeError:
         return False
     return True
 
 
+def bold(text: str) -> str:
+    """Return text for stdout, in bold if stdout is a terminal that allows it."""
+    return f"\x1b[1m{text}\x1b[0m" if _has_colour(sys.stdout) else text
+
+
 def one_line(text: str) -> str:
-    """Return foreign text as `printable` does, on one line, so that it cannot split the row of a table."""
+    """Return text from outside like `printable`, with line breaks and tabs escaped too."""
     return printable(text).replace("\n", "\\x0a").replace("\t", "\\x09")
 
 
 def printable(text: str) -> str:
-    """Return foreign text with its control characters made visible, so that it cannot steer the terminal."""
+    """Return text from outside with its control characters escaped, so that it cannot control the terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in text)

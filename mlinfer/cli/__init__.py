@@ -1,20 +1,20 @@
-"""The command line. Each command makes what a step needs, calls that one step and shows its result.
+"""The command line: `main` parses the arguments, runs one command and reports errors.
 
-`main` runs one. `commands` holds them, a module each, and only the one that is asked for is imported: Typer takes a
-millisecond for each command that it knows.
+Only the module of the requested command is imported, because Typer needs about a millisecond for each command.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,21 +28,21 @@ from .application import COMMANDS, app
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: the one place where failures become messages."""
+    """Run one command, report its errors and return its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     terminal = _terminal(arguments)
-    spare_loopback(os.environ)  # before any client is made
+    spare_loopback(os.environ)  # before any client reads the proxy variables
     try:
         return _run(arguments, terminal)
     except ReaderGoneError:
-        return 141  # what a shell reports of a program that SIGPIPE ended
-    except MlinferError as error:  # the report of a failure could not be written either
+        return 141  # as after SIGPIPE
+    except MlinferError as error:  # the error report could not be written either
         terminal.failure(str(error))
         return error.exit_code
 
 
 def register(command: str) -> None:
-    """Make a command known, by the import of its module; of another word, as for the help, all of them."""
+    """Import the module of a command; for any other word, such as `--help`, import all of them."""
     for name in [command] if command in COMMANDS else COMMANDS:
         import_module(f".commands.{name.replace('-', '_')}", __name__)
 
@@ -53,9 +53,7 @@ def _run(arguments: list[str], terminal: Terminal) -> int:
         return UsageError.exit_code
     register(arguments[0])
     for name, near in unknown_variables(os.environ).items():
-        terminal.note(
-            f"Warning: mlinfer does not read the variable {name}." + (f" Did you mean {near}?" if near else "")
-        )
+        terminal.note(f"Warning: unknown environment variable {name}." + (f" Did you mean {near}?" if near else ""))
     try:
         _require_no_empty(arguments)
         code = app(arguments, prog_name="mlinfer", standalone_mode=False)
@@ -80,16 +78,16 @@ def _run(arguments: list[str], terminal: Terminal) -> int:
 
 
 def _require_no_empty(arguments: Sequence[str]) -> None:
-    """Refuse an empty argument, such as an unset variable of a script leaves: it does not mean the default. Raises UsageError."""
+    """Raise UsageError for an empty argument, which an unset shell variable leaves. It does not mean the default."""
     for before, word in pairwise(arguments):
         flag = word.removesuffix("=") if word.startswith("--") and word.endswith("=") else before
-        if (not word or flag != before) and flag != "--prefix":  # the empty prefix is the whole bucket
+        if (not word or flag != before) and flag != "--prefix":  # an empty prefix means the whole bucket
             what = f"the value of {flag}" if flag.startswith("-") else f"the argument after {flag}"
-            raise UsageError("invalid_value", f"{what} is empty", "Give a value, or leave it out for the default.")
+            raise UsageError("invalid_value", f"{what} is empty", "Give a value, or omit it to use the default.")
 
 
 def _follows_interrupt(error: BaseException) -> bool:
-    """Tell whether Ctrl-C led to the error: some libraries raise their own in its place."""
+    """Tell whether Ctrl-C caused the error: some libraries raise their own exception instead."""
     before = error.__cause__ or error.__context__
     return isinstance(error, KeyboardInterrupt) or (before is not None and _follows_interrupt(before))
 
@@ -110,14 +108,14 @@ def _global(
 
 
 def _terminal(arguments: Sequence[str]) -> Terminal:
-    """Make the terminal for failures, which can come before the arguments are parsed."""
+    """Return the terminal that reports errors before the arguments are parsed."""
     given = set(arguments[: arguments.index("--")] if "--" in arguments else arguments)
     quiet, verbose = bool(given & {"-q", "--quiet"}), bool(given & {"-v", "--verbose"})
     return Terminal(as_json="--json" in given, quiet=quiet and not verbose, verbose=verbose)
 
 
 def _unknown_command(arguments: Sequence[str]) -> UsageError:
-    """Return the error for a first word that is no command, with the command that it may stand for."""
+    """Return the error for an unknown command; its hint names the command that was probably meant."""
     word, *rest = arguments
     near = difflib.get_close_matches(word, COMMANDS, n=1)
     if word == "help":
@@ -128,10 +126,22 @@ def _unknown_command(arguments: Sequence[str]) -> UsageError:
         command = ["predict", *arguments]
     else:
         command = [*near, "--help"]
-    return UsageError("usage", f"No such command: {word}", f"Try: mlinfer {shlex.join(command)}")
+    return UsageError("usage", f"unknown command `{word}`", f"Run `mlinfer {shlex.join(command)}`.")
 
 
 def _usage_error(error: typer.TyperException) -> UsageError:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "mlinfer"
-    return UsageError("usage", error.format_message().rstrip("."), f"See: {command} --help")
+    message = re.sub(r" \((Did you mean|Possible options:).*", "", error.format_message()).rstrip(".?")
+    near = _near_option(error, context)
+    hint = f"Did you mean `{near}`? " if near else ""
+    return UsageError("usage", message[:1].lower() + message[1:], f"{hint}Run `{command} --help` to see the options.")
+
+
+def _near_option(error: typer.TyperException, context: Any) -> str:
+    """Return the option that an unknown option probably stands for; "" if none is close."""
+    wrong = getattr(error, "option_name", None)
+    if not wrong or not context:
+        return ""
+    known = [option for parameter in context.command.params for option in parameter.opts]
+    return next(iter(difflib.get_close_matches(wrong, known, n=1, cutoff=0.7)), "")

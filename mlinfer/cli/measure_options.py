@@ -1,9 +1,10 @@
-"""The flags that bench and tune share, and which of them go together."""
+"""Options that bench and tune share, and the checks of their combinations."""
 
 from __future__ import annotations
 
 import math
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from ..config import COMMAND_LINE, FILE_NAME, Config
 from ..errors import UsageError
 from ..files import check_output
 from ..terminal import Terminal
+from .application import IMAGES, MEASUREMENT, MODEL, OUTPUT
 from .options import AccountOptions, ArchFlag, AwsOptions, ModelSourceFlag, deploy_remedy, report_unused
 from .views.image import build_image
 
@@ -26,43 +28,63 @@ if TYPE_CHECKING:
 
 ImagesArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[IMAGE]...", help="What to ask about, in turn; default: a drawn 500 x 375 JPEG."),
+    typer.Argument(
+        metavar="[IMAGE]...",
+        help="Images to send in turn.",
+        show_default="a generated 500 x 375 JPEG",
+        rich_help_panel=IMAGES,
+    ),
 ]
 PlotFlag = Annotated[
-    Path | None, typer.Option("--plot", metavar="FILE.svg|png", help="Draw the figures.", show_default=False)
+    Path | None,
+    typer.Option("--plot", metavar="FILE.svg|png", help="Write a chart.", rich_help_panel=OUTPUT, show_default=False),
 ]
-ForceFlag = Annotated[bool, typer.Option("--force", help="Replace files that mlinfer did not write.")]
+ForceFlag = Annotated[
+    bool, typer.Option("--force", help="Replace output files that mlinfer did not write.", rich_help_panel=OUTPUT)
+]
 
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """What is measured, and what the cost is counted with."""
+    """What is measured, and the assumptions about cost."""
 
     arch: ArchFlag = None
     model_source: ModelSourceFlag = None
     from_s3: Annotated[
-        bool, typer.Option("--from-s3", help="Target local: let the function fetch the uploaded model, as in Lambda.")
+        bool,
+        typer.Option(
+            "--from-s3",
+            help="Fetch the uploaded model from S3, as on Lambda (target local only).",
+            rich_help_panel=MODEL,
+        ),
     ] = False
     cold_share: Annotated[
         float,
-        typer.Option("--cold-share", min=0.0, max=1.0, help="How many of all predictions meet a cold start: 0 to 1."),
+        typer.Option(
+            "--cold-share",
+            min=0.0,
+            max=1.0,
+            metavar="SHARE",
+            help="Share of requests that meet a cold start, for the cost.",
+            rich_help_panel=MEASUREMENT,
+        ),
     ] = 0.01
     prices: Annotated[
         str | None,
         typer.Option(
-            "--prices", metavar="FILE", help="Price table; default: the package's, dated.", show_default=False
+            "--prices", metavar="FILE", help="Price table.", show_default="included", rich_help_panel=MEASUREMENT
         ),
     ] = None
 
     def check(self, terminal: Terminal, config: Config, aws: AwsOptions) -> None:
-        """Refuse flags that have no effect on the target, or that are no numbers. Raises UsageError."""
+        """Raise UsageError for options that have no effect on the target, or that are not numbers."""
         if self.from_s3 and config.target != "local":
-            raise UsageError("usage", "--from-s3 goes with --target local", "Leave it out.")
+            raise UsageError("usage", "--from-s3 needs --target local", "Remove --from-s3.")
         require_number("--cold-share", self.cold_share)
         _refuse_unused(terminal, config, aws, from_s3=self.from_s3)
 
     def make_tools(self, terminal: Terminal, config: Config, account: AccountOptions) -> BenchTools:
-        """Return what the targets need."""
+        """Return the tools that the targets use."""
         from ..clients import docker
         from ..clients.waiter import Waiter
         from ..container_image.contents import make_build_spec
@@ -81,13 +103,13 @@ class MeasureOptions:
 
 
 def require_number(flag: str, value: float | None) -> None:
-    """Refuse nan, which Typer's limits let pass. Raises UsageError."""
+    """Raise UsageError for nan, which passes Typer's limits."""
     if value is not None and not math.isfinite(value):
         raise UsageError("invalid_value", f"{flag} is {value}, not a number")
 
 
 def check_files(config: Config, images: Sequence[str], *, table: Path | None, plot: Path | None, force: bool) -> None:
-    """Refuse, before anything is measured, files that cannot or must not be written afterwards. Raises UsageError, MissingError."""
+    """Check before the measurement that the output files can be written. Raises UsageError, MissingError."""
     from ..measure import bench
     from ..measure import plot as drawing
 
@@ -98,26 +120,30 @@ def check_files(config: Config, images: Sequence[str], *, table: Path | None, pl
         if file is None:
             continue
         if not file.parent.is_dir():
-            raise UsageError("no_such_folder", f"there is no folder {file.parent} for {file.name}", "Make it first.")
+            raise UsageError(
+                "no_such_folder",
+                f"folder {file.parent} does not exist",
+                f"Create it with `mkdir -p {shlex.quote(str(file.parent))}`.",
+            )
         check_output(file, inputs, is_ours=is_ours, force=force)
     if table and plot and table.resolve() == plot.resolve():
-        raise UsageError("usage", f"--csv and --plot name the same file, {plot}", "Name two files.")
+        raise UsageError("usage", f"--csv and --plot have the same file {plot}", "Give each its own file.")
 
 
 def find_required_model(config: Config) -> NamedModel | None:
-    """Return the model that must answer in AWS, if one is named: here it is started with that model. Raises MissingError."""
+    """Return the model that target aws must answer with, if one is named. Raises MissingError."""
     from ..targets.answers import find_named_model
 
     return find_named_model(config, deploy_remedy(config)) if config.target == "aws" else None
 
 
 def _refuse_unused(terminal: Terminal, config: Config, options: AwsOptions, *, from_s3: bool) -> None:
-    """Refuse what has no effect on the target. Raises UsageError."""
+    """Raise UsageError for options that have no effect on the target."""
     project, aws = options.project, vars(options.account)
     if config.target == "embedded":
-        report_unused(terminal, config, "target embedded is this process", "model_source", project=project, **aws)
+        report_unused(terminal, config, "target embedded runs in this process", "model_source", project=project, **aws)
     elif config.target == "aws":
         keys = ("arch", "model_source", *(["memory"] if config.origins["memory"] != COMMAND_LINE else []))
-        report_unused(terminal, config, "target aws is measured as it is deployed", *keys)
+        report_unused(terminal, config, "target aws is measured as deployed", *keys)
     elif not from_s3:
-        report_unused(terminal, config, "without --from-s3 the function uses no AWS", **aws)
+        report_unused(terminal, config, "without --from-s3 the function does not use AWS", **aws)

@@ -1,4 +1,4 @@
-"""The flags that several commands share, as bundles of those that travel together, and what is made of them."""
+"""Options that several commands share, grouped in dataclasses, and the objects built from them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from lambda_src.settings import MAX_IMAGE_BYTES
 from ..config import COMMAND_LINE, KEYS, Config, load_config
 from ..errors import MissingError, MlinferError, UsageError
 from ..terminal import Terminal
+from .application import AWS, FUNCTION, MODEL, OUTPUT
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -37,8 +38,9 @@ ModelFlag = Annotated[
     typer.Option(
         "--model",
         metavar="FILE",
-        help="Model file, or starter: the built-in one; default: the configured model, else starter.",
-        show_default=False,
+        help="Model file, or `starter` for the built-in model.",
+        show_default="model in mlinfer.toml, or starter",
+        rich_help_panel=MODEL,
     ),
 ]
 ProjectFlag = Annotated[
@@ -46,83 +48,129 @@ ProjectFlag = Annotated[
     typer.Option(
         "--project",
         metavar="NAME",
-        help="Project; default: the configured one, else the folder's name.",
-        show_default=False,
+        help="Project name.",
+        show_default="project in mlinfer.toml, or the folder name",
+        rich_help_panel=AWS,
     ),
 ]
 PortFlag = Annotated[
     int | None,
     typer.Option(
-        "--port", help="Where the local function listens; default: the configured port, else 9000.", show_default=False
+        "--port", metavar="PORT", help="Port of the local function.", show_default="9000", rich_help_panel=FUNCTION
     ),
 ]
 ArchFlag = Annotated[
-    str | None, typer.Option("--arch", metavar="x86_64|arm64", help="Of image and function.", show_default=False)
+    str | None,
+    typer.Option(
+        "--arch", metavar="x86_64|arm64", help="CPU architecture.", show_default="x86_64", rich_help_panel=FUNCTION
+    ),
 ]
 ModelSourceFlag = Annotated[
     str | None,
-    typer.Option("--model-source", metavar="s3|image", help="Where the function finds the model.", show_default=False),
+    typer.Option(
+        "--model-source",
+        metavar="s3|image",
+        help="Where the function gets the model from.",
+        show_default="s3",
+        rich_help_panel=MODEL,
+    ),
 ]
-YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to what would be asked, as scripts must.")]
+BucketFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--bucket",
+        metavar="NAME",
+        help="S3 bucket of the models.",
+        show_default="bucket in mlinfer.toml",
+        rich_help_panel=AWS,
+    ),
+]
+PrefixFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--prefix",
+        metavar="PREFIX",
+        help="Key prefix of the models.",
+        show_default="models",
+        rich_help_panel=AWS,
+    ),
+]
+YesFlag = Annotated[bool, typer.Option("--yes", "-y", help="Skip confirmation prompts.")]
 
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """How a command reports."""
+    """How a command writes its result."""
 
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and nothing else there.")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Write nothing to stderr but errors.")] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Write only JSON to stdout.", rich_help_panel=OUTPUT)] = False
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Write only errors to stderr.", rich_help_panel=OUTPUT)
+    ] = False
     verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Show the handler's log lines, and the traceback of an error.")
+        bool, typer.Option("--verbose", "-v", help="Show log lines, and tracebacks of errors.", rich_help_panel=OUTPUT)
     ] = False
 
     def make_terminal(self) -> Terminal:
-        """Return what writes so. Raises UsageError."""
+        """Return the terminal with these settings. Raises UsageError."""
         return Terminal(as_json=self.as_json, quiet=self.quiet, verbose=self.verbose)
 
 
 @dataclass(frozen=True)
 class AccountOptions:
-    """Which account of AWS, and which of its Regions."""
+    """The AWS account and Region."""
 
     region: Annotated[
-        str | None, typer.Option("--region", help="AWS Region; default: as boto3 finds it.", show_default=False)
+        str | None,
+        typer.Option(
+            "--region",
+            metavar="REGION",
+            help="AWS Region.",
+            show_default="from your AWS configuration",
+            rich_help_panel=AWS,
+        ),
     ] = None
     profile: Annotated[
-        str | None, typer.Option("--profile", help="AWS profile; default: as boto3 finds it.", show_default=False)
+        str | None,
+        typer.Option(
+            "--profile",
+            metavar="NAME",
+            help="AWS profile.",
+            show_default="from your AWS configuration",
+            rich_help_panel=AWS,
+        ),
     ] = None
 
     def make_session(self, terminal: Terminal) -> Session:
-        """Return the session, in which nothing was looked for yet. Raises MlinferError."""
+        """Return a session that has not looked for credentials or a Region yet. Raises MlinferError."""
         from ..clients.aws import Session
 
         return Session(region=self.region, profile=self.profile, ask=terminal.ask_secret)
 
     def open_session(self, terminal: Terminal, *checks: Callable[[], object]) -> Session:
-        """Return the session of a command that needs a Region and credentials, once the other checks hold, too.
+        """Return a session that has a Region and credentials.
 
-        Tells all that is missing at once. Raises MlinferError.
+        It also runs the checks, and reports everything that is missing in one error. Raises MlinferError.
         """
         session = self.make_session(terminal)
         require(*checks, session.require_region, session.require_credentials)
         return session
 
     def read_s3_environment(self, terminal: Terminal, config: Config) -> dict[str, str]:
-        """Return what lets a function on this machine fetch the uploaded model: where that is, and what boto3 finds here.
+        """Return the environment variables with which a local function fetches the uploaded model.
 
-        That is credentials, Region and endpoint, as Lambda would give its own. Raises MlinferError.
+        They are the model's URI and the credentials, Region and endpoint that boto3 finds. Raises MlinferError.
         """
         from ..clients import aws
         from ..cloud.resources.model_object import object_key
         from ..model.path import read_configured_model
 
         if config.model_source != "s3":
-            raise UsageError("usage", "--from-s3 needs model_source s3", "Leave out --model-source image.")
+            raise UsageError("usage", "--from-s3 needs model_source s3", "Remove --model-source image.")
 
         def need_bucket() -> None:
             if not config.bucket:
-                hint = "Set bucket in mlinfer.toml, and mlinfer upload first."
-                raise UsageError("no_bucket", "no S3 bucket is named", hint)
+                hint = "Set `bucket` in mlinfer.toml, then run `mlinfer upload`."
+                raise UsageError("no_bucket", "no S3 bucket is set", hint)
 
         found: dict[str, str] = {}
         which = {"region": self.region, "profile": self.profile}
@@ -133,7 +181,7 @@ class AccountOptions:
 
 @dataclass(frozen=True)
 class AwsOptions:
-    """Which project, and in which account."""
+    """The project and the AWS account."""
 
     project: ProjectFlag = None
     account: AccountOptions = AccountOptions()
@@ -141,7 +189,7 @@ class AwsOptions:
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """What the image is made of."""
+    """What the container image contains."""
 
     model: ModelFlag = None
     arch: ArchFlag = None
@@ -149,9 +197,9 @@ class ImageOptions:
 
 
 def read_configuration(*bundles: DataclassInstance, **flags: object) -> Config:
-    """Return the configuration in force; a flag that is None was not given. Raises UsageError.
+    """Return the configuration; an option that is None was not given. Raises UsageError.
 
-    bundles: of their flags, those that are named as a key of the configuration.
+    bundles: dataclasses of options; only fields with the name of a configuration key are used.
     """
     keys = {key.name for key in KEYS}
     given = {name: value for bundle in bundles for name, value in vars(bundle).items() if name in keys}
@@ -159,23 +207,23 @@ def read_configuration(*bundles: DataclassInstance, **flags: object) -> Config:
 
 
 def report_unused(terminal: Terminal, config: Config, reason: str, *keys: str, **flags: object) -> None:
-    """Refuse the flags, and tell of the variables, that have no effect for that reason. Raises UsageError.
+    """Raise UsageError for options that have no effect; print a note for such environment variables.
 
-    keys: of the configuration. flags: by their names; one that is None or False was not given.
+    keys: configuration keys. flags: other options by name; None or False means not given.
     """
     given = [key for key in keys if config.origins[key] == COMMAND_LINE]
     given += [name for name, value in flags.items() if value not in (None, False)]
     if given:
         named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         verb = "has" if len(given) == 1 else "have"
-        raise UsageError("no_effect", f"{named} {verb} no effect: {reason}", f"Leave out {named}.")
+        raise UsageError("no_effect", f"{named} {verb} no effect: {reason}", f"Remove {named}.")
     for key in keys:
         if config.origins[key].startswith("MLINFER_"):
             terminal.note(f"{config.origins[key]} has no effect: {reason}.")
 
 
 def require(*checks: Callable[[], object]) -> None:
-    """Make every check and tell at once all that is missing. Raises the one error, or a MissingError that lists them."""
+    """Run every check. Raises the error if one fails, or a MissingError that lists all if several fail."""
     found: dict[str, MlinferError] = {}
     for check in checks:
         try:
@@ -185,65 +233,65 @@ def require(*checks: Callable[[], object]) -> None:
     if len(found) == 1:
         raise next(iter(found.values()))
     if found:
-        told = "".join(f"\n- {text}\n  {error.hint}".rstrip() for text, error in found.items())
-        raise MissingError("several_missing", f"{len(found)} things are missing or wrong:{told}")
+        told = "".join(f"\n- {text}" + (f"\n  Hint: {e.hint}" if e.hint else "") for text, e in found.items())
+        raise MissingError("several_missing", f"{len(found)} required settings are missing or invalid:{told}")
 
 
 def make_request_lock(config: Config) -> Callable[[], AbstractContextManager[None]]:
-    """Return what makes the context of each request to the local function: a second one at once would end the emulator."""
+    """Return a function that locks the local function for one request: the emulator crashes if two overlap."""
     from ..files import file_lock
 
     return partial(file_lock, f"mlinfer-{config.port}")
 
 
 def model_words(config: Config) -> str:
-    """Return the flag that a hint needs to name the model once more; "" where a variable or the file names it."""
+    """Return ` --model FILE` for a hint, or "" if a variable or mlinfer.toml sets the model."""
     return f" --model {shlex.quote(config.model)}" if config.origins["model"] == COMMAND_LINE else ""
 
 
 def read_pictures(names: Sequence[str]) -> list[Picture]:
-    """Return the pictures, each of which is read when it is its turn."""
+    """Return the images; each file is read only when it is needed."""
     from ..targets import Picture
 
     return [Picture(name, partial(read_image, name)) for name in names]
 
 
 def deploy_remedy(config: Config) -> str:
-    """Return the hint that lets target aws answer with the named model."""
-    return f"Deploy it: mlinfer deploy{model_words(config)}"
+    """Return the hint to deploy the model that was asked for."""
+    return f"Deploy it with `mlinfer deploy{model_words(config)}`."
 
 
 def read_image(name: str) -> bytes:
-    """Read an image, and of what can be none only as much as shows it."""
+    """Read an image file or stdin; of a file that is too large, read only enough to see that."""
     if not name:
-        raise UsageError("usage", "the name of an image is empty", "See: mlinfer predict --help")
+        raise UsageError("usage", "an image name is empty", "Give the path of an image file.")
     if name != "-":
         with Path(name).open("rb") as file:
             return file.read(MAX_IMAGE_BYTES + 1)
-    if sys.stdin is None or sys.stdin.isatty():  # None where the caller has closed it
+    if sys.stdin is None or sys.stdin.isatty():  # None if the caller closed it
         state = "closed" if sys.stdin is None else "a terminal"
-        message = f"- reads an image from stdin, but stdin is {state}"
-        raise UsageError("no_input", message, "Pipe one: mlinfer predict - < cat.jpg")
+        message = f"`-` reads an image from stdin, but stdin is {state}"
+        raise UsageError("no_input", message, "Redirect a file: `mlinfer predict - < cat.jpg`.")
     return sys.stdin.buffer.read(MAX_IMAGE_BYTES + 1)
 
 
 def require_digest(uri: str) -> str:
-    """Return an image's name that says which bytes it means. Raises UsageError."""
+    """Return the URI of a container image if it has a digest. Raises UsageError."""
     if not re.fullmatch(r"\S+@sha256:[0-9a-f]{64}", uri):
-        hint = "It ends in @sha256: and 64 digits, as `mlinfer push` prints it: a tag can come to mean another image."
-        raise UsageError("invalid_value", f"--image is {uri!r}, not an image by its digest", hint)
+        hint = "Use the URI that `mlinfer push` prints. It ends in @sha256: and 64 digits."
+        raise UsageError("invalid_value", f"--image {uri!r} has no digest", hint)
     return uri
 
 
 def find_account(session: Session) -> Account:
-    """Return whose credentials these are. Raises MlinferError."""
+    """Return the account of the session's credentials. Raises MlinferError."""
     from ..clients import aws
 
     return aws.find_account(session.client("sts"))
 
 
 def make_deployment_clients(session: Session) -> DeploymentClients:
-    """Return the clients of a deployment."""
+    """Return the AWS clients that a deployment needs."""
     from ..cloud.deploy import DeploymentClients
 
     return DeploymentClients(
@@ -256,7 +304,7 @@ def make_deployment_clients(session: Session) -> DeploymentClients:
 
 
 def make_waiter(terminal: Terminal) -> Waiter:
-    """Return what waits for AWS, and says so."""
+    """Return a waiter that prints a note while it waits for AWS."""
     from ..clients.waiter import Waiter
 
     return Waiter(time.sleep, terminal.note)

@@ -127,7 +127,7 @@ def test_a_deployment_from_nothing(mlinfer: MlInfer, past: Past, deploy_argument
     told = run.err.splitlines()
     assert [line[:10].strip() for line in told[: len(STEPS)]] == STEPS
     assert {line.split(" s  ")[0].split()[-2] for line in told[: len(STEPS)]} == {"created", "unchanged"}
-    assert "Live: version 1 of mlinfer-cats, proved." in run.err
+    assert "Deployed: version 1 of function mlinfer-cats, verified." in run.err
     assert "mlinfer predict cat.jpg --target aws" in run.err
     function = past("lambda").get_function(FunctionName="mlinfer-cats", Qualifier="live")["Configuration"]
     key = f"s3://{BUCKET}/models/tiny/{sha256_of(Path(deploy_arguments[1]))}.onnx"

@@ -60,7 +60,7 @@ def test_all_of_the_project_goes(mlinfer: MlInfer, full: LoopbackAws, past: Past
     assert left(past) == NOTHING
     full.calls.clear()
     run = mlinfer("destroy", "--bucket", BUCKET)
-    assert (run.code, run.err.splitlines()[-1]) == (0, "There is nothing of the project cats.")
+    assert (run.code, run.err.splitlines()[-1]) == (0, "Project cats has no resources in AWS.")
     assert f"s3://{BUCKET}  (" in run.err
     assert full.changes == []
 
@@ -188,7 +188,7 @@ def test_what_is_not_ours_stays(mlinfer: MlInfer, cloud: LoopbackAws, past: Past
     past("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": REGION})
     run = mlinfer("destroy", "--yes", "--bucket", BUCKET)
     assert run.code == 0
-    assert run.err.endswith("There is nothing of the project cats.\n")
+    assert run.err.endswith("Project cats has no resources in AWS.\n")
     assert run.err.count("kept: not managed by project cats") == 5
     assert cloud.changes == []
 

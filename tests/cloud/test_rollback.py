@@ -240,7 +240,7 @@ def test_status_without_a_bucket(mlinfer: MlInfer, cloud: LoopbackAws, tiny_mode
     assert mlinfer("deploy", *arguments, "--image", IMAGE, "--model-source", "image").code == 0
     run = mlinfer("status", *arguments)
     assert run.code == 0, run.err
-    assert "no bucket" in run.err
+    assert "no S3 bucket" in run.err
     assert "s3:///" not in run.out + run.err
     run = mlinfer("status", *arguments, "--exit-code", "--json")
     assert (run.code, json.loads(run.out.splitlines()[-1])["error"]["code"]) == (2, "no_bucket")

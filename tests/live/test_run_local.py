@@ -236,7 +236,7 @@ def test_already_running(mlinfer: MlInfer, local: Local) -> None:
     (container,) = local.containers
     again = mlinfer("run-local", "--detach", "--json")
     assert [json.loads(run.out)["outcome"] for run in (first, again)] == ["created", "unchanged"]
-    assert "It runs already" in again.err
+    assert "Already running" in again.err
     assert [c.id for c in local.containers] == [container.id]
     other = mlinfer("run-local", "--detach", "--memory", "900", "--json")
     assert json.loads(other.out)["outcome"] == "created"
@@ -326,7 +326,7 @@ def test_only_our_own_containers_are_touched(mlinfer: MlInfer, local: Local, ech
 def test_nothing_to_stop(mlinfer: MlInfer, local: Local) -> None:
     """`--stop` without a container succeeds, with a note."""
     run = mlinfer("run-local", "--stop")
-    assert (run.code, "Nothing of this project was running." in run.err) == (0, True)
+    assert (run.code, "No container of this project is running." in run.err) == (0, True)
     assert local.containers == []
 
 

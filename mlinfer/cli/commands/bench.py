@@ -1,4 +1,4 @@
-"""`mlinfer bench`: measure cold starts, warm requests and their cost."""
+"""`mlinfer bench`: measure cold starts, warm requests and cost."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...config import Config
 from ...errors import MissingError, UsageError
 from ...files import write_whole
 from ...terminal import Terminal
-from ..application import command
+from ..application import FUNCTION, MEASUREMENT, MODEL, OUTPUT, command
 from ..measure_options import (
     ForceFlag,
     ImagesArgument,
@@ -31,32 +31,60 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchOptions:
-    """What is measured, and where the figures go."""
+    """What to measure, and where to write the results."""
 
     model: ModelFlag = None
     target: Annotated[
         str | None,
-        typer.Option("--target", metavar="embedded|local|aws", help="What to measure.", show_default=False),
+        typer.Option(
+            "--target",
+            metavar="embedded|local|aws",
+            help="Where the model runs.",
+            show_default="embedded",
+            rich_help_panel=MODEL,
+        ),
     ] = None
-    cold: Annotated[int, typer.Option("--cold", min=0, metavar="N", help="Cold starts, each of a new instance.")] = 5
-    warm: Annotated[int, typer.Option("--warm", min=0, metavar="N", help="Warm requests, to the last instance.")] = 50
+    cold: Annotated[
+        int, typer.Option("--cold", min=0, metavar="N", help="Number of cold starts.", rich_help_panel=MEASUREMENT)
+    ] = 5
+    warm: Annotated[
+        int, typer.Option("--warm", min=0, metavar="N", help="Number of warm requests.", rich_help_panel=MEASUREMENT)
+    ] = 50
     at_once: Annotated[
-        int, typer.Option("--concurrency", min=1, max=64, help="Warm requests at once, of target aws.")
+        int,
+        typer.Option(
+            "--concurrency",
+            min=1,
+            max=64,
+            metavar="N",
+            help="Warm requests at once (target aws only).",
+            rich_help_panel=MEASUREMENT,
+        ),
     ] = 1
-    memory: Annotated[int | None, typer.Option("--memory", metavar="MB", help="Of the function.")] = None
+    memory: Annotated[
+        int | None,
+        typer.Option("--memory", metavar="MB", help="Memory size.", show_default="1769", rich_help_panel=FUNCTION),
+    ] = None
     measured: MeasureOptions
     table: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write every request.", show_default=False)
+        Path | None,
+        typer.Option(
+            "--csv", metavar="FILE", help="Write a row for each request.", rich_help_panel=OUTPUT, show_default=False
+        ),
     ] = None
     plot: PlotFlag = None
     force: ForceFlag = False
 
 
-@command
+@command(
+    "mlinfer bench --target local",
+    "mlinfer bench --target aws --cold 10 --warm 200",
+    "mlinfer bench --plot bench.svg --csv bench.csv",
+)
 def bench(images: ImagesArgument = None, *, wanted: BenchOptions, aws: AwsOptions, output: OutputOptions) -> int:
-    """Measure cold starts, warm requests and their cost:  mlinfer bench --target local
+    """Measure cold starts, warm requests and cost.
 
-    Ctrl-C ends it early, with what there is by then. The figures hold for the machine that they name.
+    It shows percentiles, the time of each step, and the cost of a million requests. Ctrl-C stops early and shows the results so far. Latencies are only comparable on the same machine.
     """
     from ...measure.bench import Amount, collect, make_report, measure, read_conditions, table
     from ...measure.bench_target import open_target
@@ -77,23 +105,23 @@ def bench(images: ImagesArgument = None, *, wanted: BenchOptions, aws: AwsOption
         answers = check_answers(measured, named, config.target)
         ended = collect(terminal.track(answers, wanted.cold + wanted.warm, "Measuring"), samples)
     report = make_report(samples, ended, target, conditions=conditions, amount=amount, pictures=len(events))
-    try:  # before stdout, whose reader can be gone
+    try:  # before stdout, which can be closed
         if wanted.table:
             write_whole(wanted.table, table(samples))
         if wanted.plot and samples:
             draw_report(wanted.plot, samples, report)
-    except MissingError as error:  # the figures are shown all the same
+    except MissingError as error:  # still show the results
         ended, report = ended or error, replace(report, error=report.error or error.as_json())
     show_report(terminal, report)
     return show_end(terminal, ended)
 
 
 def _check(terminal: Terminal, config: Config, wanted: BenchOptions, aws: AwsOptions) -> None:
-    """Refuse what would measure nothing, or has no effect. Raises UsageError."""
+    """Raise UsageError for options that measure nothing or have no effect."""
     if wanted.at_once > 1 and config.target != "aws":
-        message = f"--concurrency goes with --target aws; {config.target} answers one request at a time"
-        raise UsageError("usage", message, "Leave it out.")
+        message = f"--concurrency needs --target aws; target {config.target} answers one request at a time"
+        raise UsageError("usage", message, "Remove --concurrency.")
     if not wanted.cold + wanted.warm:
-        raise UsageError("usage", "--cold 0 with --warm 0 measures nothing", "Leave out one of them.")
+        raise UsageError("usage", "--cold 0 with --warm 0 measures nothing", "Remove one of them.")
     wanted.measured.check(terminal, config, aws)
     report_unused(terminal, config, "there are no warm requests", concurrency=wanted.at_once > 1 and not wanted.warm)

@@ -1,4 +1,4 @@
-"""`mlinfer build`: build the Lambda image."""
+"""`mlinfer build`: build the Lambda container image."""
 
 from __future__ import annotations
 
@@ -20,25 +20,28 @@ from ..views.image import build_image
 from ..views.model import warn_of_unused_model
 
 
-@command
+@command("mlinfer build", "mlinfer build --arch arm64 --model-source image")
 def build(
     *,
     image: ImageOptions,
     project: ProjectFlag = None,
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="Take no layer from an earlier build.")] = False,
+    no_cache: Annotated[bool, typer.Option("--no-cache", help="Do not use layers of earlier builds.")] = False,
     ca_bundle: Annotated[
         str | None,
         typer.Option(
             "--ca-bundle",
             metavar="FILE",
-            help="PEM file that pip trusts during the build; it stays out of the image.",
+            help="PEM file of certificates that pip trusts during the build; not copied into the image.",
             show_default=False,
         ),
     ] = None,
-    pull: Annotated[bool, typer.Option("--pull", help="Ask the registry for a newer base image first.")] = False,
+    pull: Annotated[bool, typer.Option("--pull", help="Check the registry for a newer base image first.")] = False,
     output: OutputOptions,
 ) -> None:
-    """Build the Lambda image, unless it is there:  mlinfer build"""
+    """Build the Lambda container image.
+
+    The tag is a hash of the contents, so an image that already exists is not built again.
+    """
     from ...clients import docker
     from ...container_image.contents import make_build_spec
 

@@ -1,4 +1,4 @@
-"""`mlinfer deploy`: bring model and image to Lambda and let it go live once the answer is proved."""
+"""`mlinfer deploy`: deploy model and container image to AWS Lambda, and verify the answers."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,13 +14,15 @@ from ...config import Config
 from ...errors import UsageError
 from ...names import Account, Names
 from ...terminal import Terminal
-from ..application import command
+from ..application import AWS, FUNCTION, command
 from ..options import (
     ArchFlag,
     AwsOptions,
+    BucketFlag,
     ModelFlag,
     ModelSourceFlag,
     OutputOptions,
+    PrefixFlag,
     YesFlag,
     find_account,
     make_deployment_clients,
@@ -32,7 +33,7 @@ from ..options import (
 )
 from ..views.image import push_image
 from ..views.model import warn_of_size
-from ..views.plan import describe_steps, show_step
+from ..views.plan import describe_steps, show_planned_step, steps_shown
 
 if TYPE_CHECKING:
     from ...clients.aws import Session
@@ -42,36 +43,82 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DeployOptions:
-    """What is to be live, and what may be done for it."""
+    """What to deploy, and what the deployment may do."""
 
     model: ModelFlag = None
-    bucket: Annotated[str | None, typer.Option("--bucket", help="S3 bucket of the model.", show_default=False)] = None
-    prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the key.", show_default=False)] = None
-    create_bucket: Annotated[bool, typer.Option("--create-bucket", help="Make the bucket if there is none.")] = False
+    bucket: BucketFlag = None
+    prefix: PrefixFlag = None
+    create_bucket: Annotated[
+        bool, typer.Option("--create-bucket", help="Create the bucket if it does not exist.", rich_help_panel=AWS)
+    ] = False
     model_source: ModelSourceFlag = None
     image: Annotated[
         str | None,
         typer.Option(
-            "--image", metavar="REPOSITORY@DIGEST", help="What `mlinfer push` printed; default: build and push now."
+            "--image",
+            metavar="REPOSITORY@DIGEST",
+            help="Container image, as printed by `mlinfer push`.",
+            show_default="build and push now",
+            rich_help_panel=FUNCTION,
         ),
     ] = None
     arch: ArchFlag = None
-    memory: Annotated[int | None, typer.Option("--memory", help="MB; 1769 give one vCPU.")] = None
-    timeout: Annotated[int | None, typer.Option("--timeout", help="Seconds.")] = None
-    tmp: Annotated[int | None, typer.Option("--tmp", help="Size of /tmp, MB.")] = None
-    concurrency: Annotated[int | None, typer.Option("--concurrency", help="How many run at once, reserved.")] = None
-    url: Annotated[
-        str | None, typer.Option("--url", metavar="none|iam|public", help="The function's own URL; public asks first.")
+    memory: Annotated[
+        int | None,
+        typer.Option(
+            "--memory",
+            metavar="MB",
+            help="Memory size; 1769 MB equal one vCPU.",
+            show_default="1769",
+            rich_help_panel=FUNCTION,
+        ),
     ] = None
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False
+    timeout: Annotated[
+        int | None,
+        typer.Option(
+            "--timeout", metavar="SECONDS", help="Timeout of a request.", show_default="30", rich_help_panel=FUNCTION
+        ),
+    ] = None
+    tmp: Annotated[
+        int | None,
+        typer.Option("--tmp", metavar="MB", help="Size of /tmp.", show_default="512", rich_help_panel=FUNCTION),
+    ] = None
+    concurrency: Annotated[
+        int | None,
+        typer.Option(
+            "--concurrency",
+            metavar="N",
+            help="Reserved concurrency: the most requests at once.",
+            show_default="not reserved",
+            rich_help_panel=FUNCTION,
+        ),
+    ] = None
+    url: Annotated[
+        str | None,
+        typer.Option(
+            "--url",
+            metavar="none|iam|public",
+            help="Function URL; `public` asks for confirmation.",
+            show_default="none",
+            rich_help_panel=FUNCTION,
+        ),
+    ] = None
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, without changing anything.")] = (
+        False
+    )
     yes: YesFlag = False
 
 
-@command
+@command(
+    "mlinfer deploy --bucket my-models --create-bucket",
+    "mlinfer deploy --dry-run",
+    "mlinfer deploy --model models/resnet18.onnx --memory 3008",
+    "mlinfer deploy --url iam",
+)
 def deploy(*, wanted: DeployOptions, aws: AwsOptions, output: OutputOptions) -> None:
-    """Bring model and image to Lambda, prove the answer, go live:  mlinfer deploy --bucket my-models --create-bucket
+    """Deploy the model to AWS Lambda and verify its answers.
 
-    Each step changes only what differs; run again, it finishes what was cut short. Traffic moves to the new version only when this has answered sample pictures as the model does here.
+    Each step changes only what differs, so an interrupted deployment continues when you run the command again. The new version gets traffic only after it has classified sample images exactly as the model does on this machine.
     """
     from ...cloud.deploy import DeploymentTools, plan_deployment
     from ...cloud.deploy import deploy as apply_deployment
@@ -80,11 +127,13 @@ def deploy(*, wanted: DeployOptions, aws: AwsOptions, output: OutputOptions) -> 
     terminal = output.make_terminal()
     config = read_configuration(wanted, aws)
     if config.model_source == "image":
-        report_unused(terminal, config, "the image holds the model", "prefix")
-        report_unused(terminal, config, "no bucket is named", create_bucket=wanted.create_bucket and not config.bucket)
-        report_unused(terminal, config, "no bucket is named", *([] if config.bucket else ["kms_key"]))
+        report_unused(terminal, config, "the container image contains the model", "prefix")
+        report_unused(terminal, config, "no bucket is set", create_bucket=wanted.create_bucket and not config.bucket)
+        report_unused(terminal, config, "no bucket is set", *([] if config.bucket else ["kms_key"]))
     if wanted.image:
-        report_unused(terminal, config, "--image names an image that is built already", "base_image", "ca_bundle")
+        report_unused(
+            terminal, config, "--image names a container image that is already built", "base_image", "ca_bundle"
+        )
     _agree_to_public(terminal, config, asked=not (wanted.yes or wanted.dry_run))
     given = _Given(require_digest(wanted.image)) if wanted.image else None
     session = aws.account.open_session(terminal, *_needs(config, builds=not given))
@@ -101,29 +150,33 @@ def deploy(*, wanted: DeployOptions, aws: AwsOptions, output: OutputOptions) -> 
         planned.try_image()
         _show_plan(terminal, planned.preview())
     else:
-        _show_deployment(terminal, spec, apply_deployment(planned, partial(show_step, terminal, dry_run=False)))
+        with steps_shown(terminal) as show:
+            made = apply_deployment(planned, show)
+        _show_deployment(terminal, spec, made)
 
 
 def _is_own_repository(image: str, account: Account, names: Names) -> bool:
-    """Tell whether an image is in the project's repository of this account. Raises UsageError for one of another Region."""
+    """Tell whether a container image is in the project's repository. Raises UsageError if it is in another Region."""
     registry = re.match(r"(\d{12})\.dkr[.-]ecr\.([a-z0-9-]+)\.", image)
     if registry and registry[2] != account.region:
-        message = f"the image is in Region {registry[2]}, and the function in {account.region}: Lambda does not take it"
-        raise UsageError("wrong_image_region", message, f"Push it there: mlinfer push --region {account.region}")
+        message = f"the container image is in Region {registry[2]}, but the function is in {account.region}"
+        raise UsageError(
+            "wrong_image_region", message, f"Push it to that Region with `mlinfer push --region {account.region}`."
+        )
     return f"/{names.image}@" in image and (not registry or registry[1] == account.id)
 
 
 def _agree_to_public(terminal: Terminal, config: Config, *, asked: bool) -> None:
-    """Ask before the world may call the function. Raises UsageError."""
+    """Ask for confirmation of a public URL. Raises UsageError."""
     if config.url == "public" and asked:
-        question = "A public URL lets anybody call the function, at your cost. Go on?"
+        question = "Anyone can call a function with a public URL, at your cost. Continue?"
         if not terminal.confirm(question):
-            hint = "To go on without being asked: mlinfer deploy --url public --yes. With --url iam callers must sign."
-            raise UsageError("not_confirmed", "a public URL was not agreed to, and nothing was changed", hint)
+            hint = "Confirm with `mlinfer deploy --url public --yes`, or require signed requests with `--url iam`."
+            raise UsageError("not_confirmed", "the public URL was not confirmed; nothing was changed", hint)
 
 
 def _needs(config: Config, *, builds: bool) -> list[Callable[[], object]]:
-    """Return the checks of what a deployment needs here, AWS aside."""
+    """Return the checks of what a deployment needs on this machine."""
     from ...clients import docker
     from ...model.path import model_path
 
@@ -133,18 +186,18 @@ def _needs(config: Config, *, builds: bool) -> list[Callable[[], object]]:
 
 def _require_bucket(config: Config) -> None:
     if config.model_source == "s3" and not config.bucket:
-        hint = "Name a bucket with --bucket (--create-bucket makes it), or add --model-source image."
-        raise UsageError("no_bucket", "no S3 bucket is named for the model", hint)
+        hint = "Run `mlinfer deploy --bucket NAME --create-bucket`, or set `bucket` in mlinfer.toml (`mlinfer init` creates the file)."
+        raise UsageError("no_bucket", "no S3 bucket is set for the model", hint)
 
 
 def _agree_to_starter(spec: DeploymentSpec, session: Session) -> None:
-    """Refuse to replace another model by the starter that nobody named. Raises UsageError."""
+    """Raise UsageError if the default model, the starter, would replace another model."""
     from ...cloud import status
 
     served = status.served_model(session.client("lambda"), spec.names)
     if served and served != spec.file.sha256:
-        message = f"function {spec.names.function} serves another model ({served[:12]}), and no model is named here"
-        hint = "Name yours with --model FILE. To deploy the built-in model: mlinfer deploy --model starter"
+        message = f"function {spec.names.function} serves another model ({served[:12]}), and no model is set here"
+        hint = "Name your model with `--model FILE`. For the built-in model, use `--model starter`."
         raise UsageError("starter_not_named", message, hint)
 
 
@@ -159,14 +212,14 @@ def _spec(config: Config, session: Session, *, create_bucket: bool) -> Deploymen
 
 @dataclass(frozen=True)
 class _Given:
-    """An image that was pushed before."""
+    """A container image that is already pushed."""
 
     uri: str
     outcome: Outcome = "unchanged"
 
 
 def _source(terminal: Terminal, spec: DeploymentSpec, session: Session, given: _Given | None) -> ImageSource:
-    """Return where the image comes from: the given one, or one that is built and pushed unless that is done."""
+    """Return the source of the container image: the given one, or one that is built and pushed if needed."""
     from ...clients import docker
     from ...cloud.deploy import ImageSource
     from ...container_image.contents import make_build_spec
@@ -188,23 +241,23 @@ def _source(terminal: Terminal, spec: DeploymentSpec, session: Session, given: _
 
 
 def _show_plan(terminal: Terminal, planned: Deployment) -> None:
-    """Write each step with what would change."""
+    """Write each step and what it would change."""
     for step in planned.steps:
-        show_step(terminal, step, dry_run=True)
+        show_planned_step(terminal, step)
     if terminal.as_json:
         terminal.document(_as_document(planned, dry_run=True))
     else:
-        terminal.note("Nothing was changed. Without --dry-run it is.")
+        terminal.note("Nothing was changed. Run `mlinfer deploy` without --dry-run to apply this plan.")
 
 
 def _show_deployment(terminal: Terminal, spec: DeploymentSpec, made: Deployment) -> None:
-    """End by saying how to call what is live."""
+    """Show the URL and how to call the function."""
     if terminal.as_json:
         terminal.document(_as_document(made, dry_run=False))
         return
     if made.url:
         terminal.text(made.url)
-    terminal.note(f"Live: version {made.version} of {made.function}, proved. Ask it:")
+    terminal.note(f"Deployed: version {made.version} of function {made.function}, verified. Try it:")
     terminal.note("  mlinfer predict cat.jpg --target aws")
     if made.url and spec.config.url == "public":
         terminal.note(f"  curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' {made.url}")

@@ -1,4 +1,4 @@
-"""`mlinfer destroy`: remove everything of this project in AWS."""
+"""`mlinfer destroy`: delete the project's resources in AWS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from ...terminal import Terminal
 from ..application import command
 from ..options import (
     AwsOptions,
+    BucketFlag,
     OutputOptions,
+    PrefixFlag,
     YesFlag,
     find_account,
     make_waiter,
@@ -26,19 +28,19 @@ if TYPE_CHECKING:
     from ...cloud.destroy import Removal, RemovalClients, Resource
 
 
-@command
+@command("mlinfer destroy", "mlinfer destroy --keep-model", "mlinfer destroy --yes --project cats  # in a script")
 def destroy(
     *,
-    bucket: Annotated[str | None, typer.Option("--bucket", help="S3 bucket of the models.", show_default=False)] = None,
-    prefix: Annotated[str | None, typer.Option("--prefix", help="Prefix of the keys.", show_default=False)] = None,
-    keep_model: Annotated[bool, typer.Option("--keep-model", help="Keep the models, and the bucket.")] = False,
+    bucket: BucketFlag = None,
+    prefix: PrefixFlag = None,
+    keep_model: Annotated[bool, typer.Option("--keep-model", help="Keep the models and the bucket.")] = False,
     yes: YesFlag = False,
     aws: AwsOptions,
     output: OutputOptions,
 ) -> int:
-    """Remove all of this project's in AWS, listed first:  mlinfer destroy
+    """Delete the project's resources in AWS.
 
-    Of the bucket, only what `mlinfer` made: staged pictures; and in a bucket with this project's tag, the models and, if it is empty then, the bucket. Without --bucket it is the one that the function, or its role, uses.
+    It lists the resources and asks before it deletes them. In a bucket that mlinfer created for this project it deletes the models, and the bucket if it is then empty; in any other bucket, only staged images.
     """
     from ...cloud.destroy import RemovalClients, is_foreign, remove
 
@@ -70,7 +72,7 @@ def _plan(
     spec = RemovalSpec(account, names, looked_at, config.prefix, keep_model)
     resources = plan_removal(spec, clients, make_waiter(terminal))
     if not looked_at:
-        terminal.note("S3 was not looked at, because no bucket is named: --bucket, or bucket in mlinfer.toml.")
+        terminal.note("S3 was not checked: no bucket is set. Name one with --bucket.")
     for resource in resources:
         terminal.note(f"{resource.kind:<10} {resource.name}  ({resource.detail})")
     return resources
@@ -87,20 +89,20 @@ def _show_outcome(terminal: Terminal, config: Config, removals: list[Removal]) -
     if terminal.as_json:
         terminal.document(document)
     if not removals:
-        terminal.note(f"There is nothing of the project {config.project}.")
+        terminal.note(f"Project {config.project} has no resources in AWS.")
     return 0
 
 
 def _agree_to_removal(terminal: Terminal, config: Config, account: Account) -> None:
-    """Ask before what was listed is removed. Raises UsageError."""
+    """Ask for confirmation. Raises UsageError."""
     whose = f"project {config.project} in account {account.id}, Region {account.region}"
-    if not terminal.confirm(f"Remove all of this from {whose}? You cannot undo it."):
-        hint = f"To remove it without a question: mlinfer destroy --yes --project {config.project}"
-        raise UsageError("not_confirmed", f"the removal of {whose} was not confirmed; nothing was changed", hint)
+    if not terminal.confirm(f"Delete all of this from {whose}? This cannot be undone."):
+        hint = f"Confirm with `mlinfer destroy --yes --project {config.project}`."
+        raise UsageError("not_confirmed", f"the deletion of {whose} was not confirmed; nothing was changed", hint)
 
 
 def _shown(terminal: Terminal, removal: Removal) -> Removal:
-    terminal.note(f"{removal.resource.kind:<10} {f'kept: {removal.kept}' if removal.kept else 'removed'}")
+    terminal.note(f"{removal.resource.kind:<10} {f'kept: {removal.kept}' if removal.kept else 'deleted'}")
     return removal
 
 
@@ -111,5 +113,5 @@ def _removal_facts(removal: Removal) -> dict[str, Any]:
 
 def _require_project(config: Config) -> None:
     if config.origins["project"] == "default":
-        message = f"--yes needs an explicit project: {config.project} is only the name of this folder"
-        raise UsageError("no_project", message, f"Name it: mlinfer destroy --yes --project {config.project}")
+        message = f"--yes needs a project name; {config.project} is only the name of this folder"
+        raise UsageError("no_project", message, f"Run `mlinfer destroy --yes --project {config.project}`.")

@@ -1,4 +1,4 @@
-"""`mlinfer doctor`: check all that is needed here and in AWS, and show the remedies."""
+"""`mlinfer doctor`: check this machine and AWS for problems."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ from ..options import (
     AccountOptions,
     ArchFlag,
     AwsOptions,
+    BucketFlag,
     ModelFlag,
     OutputOptions,
     read_configuration,
     report_unused,
 )
-from ..views.findings import list_findings
+from ..views.findings import STYLES, list_findings
 
 
-@command
+@command("mlinfer doctor", "mlinfer doctor --policy > policy.json")
 def doctor(
     *,
     policy: Annotated[
-        bool, typer.Option("--policy", help="Print the IAM policy that whoever deploys needs, and look at nothing.")
+        bool, typer.Option("--policy", help="Print the IAM policy that a deployment needs, without any checks.")
     ] = False,
     model: ModelFlag = None,
     arch: ArchFlag = None,
-    bucket: Annotated[str | None, typer.Option("--bucket", help="S3 bucket.", show_default=False)] = None,
+    bucket: BucketFlag = None,
     aws: AwsOptions,
     output: OutputOptions,
 ) -> int:
-    """Look at all that is needed here and in AWS, each with its remedy:  mlinfer doctor
+    """Check this machine and AWS for problems.
 
-    The exit code is 3 if something needed is missing. Nothing is changed anywhere.
+    It checks Docker, credentials, Region, permissions, quotas and the model, and suggests a fix for each problem. It changes nothing. The exit code is 3 if a required item is missing.
     """
     from ...clients import docker
     from ...doctor import Tools, examine
@@ -50,7 +51,7 @@ def doctor(
     terminal = output.make_terminal()
     config = read_configuration(aws, model=model, arch=arch, bucket=bucket)
     if policy:
-        report_unused(terminal, config, "--policy looks at nothing", model=model, arch=arch)
+        report_unused(terminal, config, "--policy checks nothing", model=model, arch=arch)
         terminal.document(_deployer_policy(config, _account(terminal, aws.account)))
         return 0
     make_client, is_set_up = _client_maker(terminal, aws.account, ANSWER_S)
@@ -65,7 +66,7 @@ def doctor(
     if output.as_json:
         terminal.document({"missing": missing, "findings": [asdict(finding) for finding in findings]})
     else:
-        terminal.rows(list_findings(findings), header=("", "check", "finding"))
+        terminal.rows(list_findings(findings), header=("", "check", "finding"), styles=STYLES)
     counted = "1 required item is" if missing == 1 else f"{missing or 'No'} required items are"
     terminal.note(f"{counted} missing.")
     return MissingError.exit_code if missing else 0
@@ -74,9 +75,9 @@ def doctor(
 def _client_maker(
     terminal: Terminal, options: AccountOptions, read_timeout: float
 ) -> tuple[Callable[[str], Any], bool]:
-    """Return what makes the clients of one session, and whether a Region or credentials are set up here.
+    """Return a function that creates AWS clients, and whether a Region or credentials are set up.
 
-    An MFA code is asked for now, before the checks' deadline.
+    It asks for an MFA code now, because the checks have a deadline.
     """
 
     try:
@@ -84,7 +85,7 @@ def _client_maker(
         if session.asks:
             session.require_credentials()
         is_set_up = session.is_set_up()
-    except MlinferError as error:  # set up, and wrong: the checks tell how
+    except MlinferError as error:  # set up, but invalid: the checks report it
         return partial(_raise, error), True
 
     def make(service: str) -> Any:
@@ -107,7 +108,7 @@ def _deployer_policy(config: Config, account: Account) -> dict[str, Any]:
 
 
 def _account(terminal: Terminal, options: AccountOptions) -> Account:
-    """Return the account of the credentials that are here; without any, one that stands for each."""
+    """Return the account of the credentials; without credentials, an account of wildcards."""
     from ...clients import aws
 
     try:
@@ -115,6 +116,6 @@ def _account(terminal: Terminal, options: AccountOptions) -> Account:
             aws.make_client("sts", region=options.region, profile=options.profile, ask=terminal.ask_secret)
         )
     except MlinferError as error:
-        terminal.note(f"For any account and Region, since yours is not known: {error}.")
+        terminal.note(f"The policy is for any account and Region, because yours is unknown: {error}.")
         region = options.region
         return Account("*", region or "*", aws.partition_of(region) if region else "aws")

@@ -1,4 +1,4 @@
-"""`mlinfer inspect`: show what a model file says of itself, or the configuration."""
+"""`mlinfer inspect`: show a model file or the configuration."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ from ..options import (
 from ..views.model import show_model
 
 
-@command
+@command("mlinfer inspect models/resnet18.onnx", "mlinfer inspect --config")
 def inspect(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="Model file; default: the configured one.")
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="Model file.", show_default="model in mlinfer.toml, or starter"),
     ] = None,
     *,
     config: Annotated[
-        bool, typer.Option("--config", help="Show the configuration and where each value came from.")
+        bool, typer.Option("--config", help="Show the configuration and where each value comes from.")
     ] = False,
     output: OutputOptions,
 ) -> None:
-    """Show what a model file says of itself:  mlinfer inspect models/resnet18.onnx"""
+    """Show a model file or the configuration.
+
+    For a model file, it shows name, hash, inputs, outputs, pre-processing, labels and origin.
+    """
     terminal = output.make_terminal()
     values = read_configuration(model=model)
     if config:
@@ -40,9 +44,7 @@ def inspect(
     file = modelfile.read_model_file(path)
     show_model(terminal, file)
     if file.metadata is None:
-        terminal.note(
-            "The file has no mlinfer metadata: its labels and pre-processing are unknown, so it cannot predict yet."
-        )
+        terminal.note("The file has no mlinfer metadata (labels and pre-processing). Add it with `mlinfer export`.")
 
 
 def _show_config(terminal: Terminal, config: Config) -> None:

@@ -19,17 +19,19 @@ from ..options import (
 )
 
 
-@command
+@command("mlinfer logs --since 2h", "mlinfer logs --follow", "mlinfer logs --json | jq .message")
 def logs(
     *,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show new lines as they come, until Ctrl-C.")] = False,
-    since: Annotated[str, typer.Option("--since", metavar="TIME", help="How far back: 45s, 10m, 2h, 3d.")] = "10m",
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Wait for new lines until Ctrl-C.")] = False,
+    since: Annotated[
+        str, typer.Option("--since", metavar="TIME", help="How far back, such as 45s, 10m, 2h or 3d.")
+    ] = "10m",
     aws: AwsOptions,
     output: OutputOptions,
 ) -> None:
-    """Show the function's log:  mlinfer logs --follow --since 10m
+    """Show the function's log.
 
-    With --json each line is a document of its own: JSON Lines.
+    Times are local. With --json, each log line is one JSON document (JSON Lines).
     """
     from ...cloud.logs import follow as follow_log
     from ...cloud.logs import read, since_ms
@@ -48,4 +50,4 @@ def logs(
             when = datetime.fromtimestamp(line.timestamp / 1000, UTC).astimezone()
             terminal.text(f"{when:%Y-%m-%d %H:%M:%S} {printable(line.message)}")
     if not count:
-        terminal.note(f"Nothing was written to {names.log_group} since {since} ago.")
+        terminal.note(f"Log group {names.log_group} has no lines of the last {since}.")

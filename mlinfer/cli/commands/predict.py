@@ -1,4 +1,4 @@
-"""`mlinfer predict`: name the classes of images."""
+"""`mlinfer predict`: classify images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...config import COMMAND_LINE, Config
 from ...errors import ImageError, InvocationError, MlinferError, UsageError
 from ...names import Names
 from ...terminal import Terminal
-from ..application import command
+from ..application import AWS, IMAGES, MODEL, command
 from ..options import (
     AccountOptions,
     AwsOptions,
@@ -33,12 +33,12 @@ from ..views.predictions import describe_result, say_who_answered, show_predicti
 if TYPE_CHECKING:
     from ...targets import Result, Target
 
-_ENGINE_S = 3.0  # for the Docker Engine to say whose container answers
+_ENGINE_S = 3.0  # how long to wait for the Docker Engine
 
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """Which model is asked, and where."""
+    """Which model answers, and where it runs."""
 
     model: ModelFlag = None
     target: Annotated[
@@ -46,8 +46,9 @@ class PredictOptions:
         typer.Option(
             "--target",
             metavar="embedded|local|aws",
-            help="Where to ask: in this process, mlinfer run-local, or AWS.",
-            show_default=False,
+            help="Where the model runs: in this process, in `mlinfer run-local`, or on AWS.",
+            show_default="embedded",
+            rich_help_panel=MODEL,
         ),
     ] = None
     top_k: Annotated[
@@ -55,8 +56,10 @@ class PredictOptions:
         typer.Option(
             "--top-k",
             "-k",
-            help="Classes per image; default: as configured, else 5, or 1 of several images.",
-            show_default=False,
+            metavar="N",
+            help="Classes per image.",
+            show_default="5, or 1 for several images",
+            rich_help_panel=IMAGES,
         ),
     ] = None
     port: PortFlag = None
@@ -67,24 +70,35 @@ class PredictOptions:
             "-j",
             min=1,
             max=64,
-            help="Images at once; default: 8 of aws, of many images a core each.",
-            show_default=False,
+            metavar="N",
+            help="Images at once.",
+            show_default="8 for aws; one per core for 16 or more local images",
+            rich_help_panel=IMAGES,
         ),
     ] = None
-    by_url: Annotated[bool, typer.Option("--url", help="Ask target aws by the function's URL, signed.")] = False
+    by_url: Annotated[
+        bool,
+        typer.Option("--url", help="Call the function URL, with a signature (target aws only).", rich_help_panel=AWS),
+    ] = False
 
 
-@command
+@command(
+    "mlinfer predict cat.jpg",
+    "mlinfer predict photos/*.jpg --json > answers.jsonl",
+    "mlinfer predict --target aws cat.jpg",
+)
 def predict(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files; - reads one from stdin.")],
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="Image files; `-` reads one image from stdin.")
+    ],
     *,
     wanted: PredictOptions,
     aws: AwsOptions,
     output: OutputOptions,
 ) -> int:
-    """Name the classes of images:  mlinfer predict cat.jpg
+    """Classify images.
 
-    One image gives a table, or with --json the handler's document. Several give a line each, or JSON Lines in the order of the input. An image that cannot be read stops no other; the exit code is then 5. What no other image could pass either, such as expired credentials, ends the batch: each image that is missing then has a line with the error.
+    One image gives a table of classes, or one JSON document with --json. Several images give a line each, or JSON Lines in the order of the arguments. If an image cannot be read, the others are still classified and the exit code is 5.
     """
     from ...measure.jobs import choose_jobs
 
@@ -92,7 +106,7 @@ def predict(
     config = read_configuration(wanted, aws)
     _refuse_unused(terminal, config, wanted, aws)
     if images.count("-") > 1:
-        raise UsageError("usage", "- is given more than once, and stdin holds one image", "Give - once.")
+        raise UsageError("usage", "`-` is given more than once", "Give `-` only once: stdin holds one image.")
     jobs = choose_jobs(config, len(images), wanted.jobs, terminal.note)
     target = _make_target(terminal, config, aws.account, jobs=jobs, by_url=wanted.by_url)
     results = _ask(terminal, config, target, images, jobs)
@@ -107,7 +121,7 @@ def predict(
 
 
 def _ask(terminal: Terminal, config: Config, target: Target, images: list[str], jobs: int) -> list[Result]:
-    """Ask about each image, and show the answers: of several as JSON each as it comes."""
+    """Classify each image and show the answers; with --json, several images are written one by one."""
     from ...targets import predict as ask
 
     results: list[Result] = []
@@ -117,14 +131,14 @@ def _ask(terminal: Terminal, config: Config, target: Target, images: list[str], 
             results.append(result)
             if terminal.as_json and len(images) > 1:
                 terminal.document(describe_result(result), lines=True)
-    finally:  # an interrupted batch shows what it has
+    finally:  # an interrupted batch shows the answers so far
         if not terminal.as_json:
             show_predictions(terminal, results, config, alone=len(images) == 1)
     return results
 
 
 def _explain(terminal: Terminal, failed: list[MlinferError], images: int) -> int:
-    """Say which of the images failed, unless their lines do, and why; return the exit code."""
+    """Report the images that failed and return the exit code."""
     from ...targets import ends_batch
 
     if not failed:
@@ -143,21 +157,21 @@ def _explain(terminal: Terminal, failed: list[MlinferError], images: int) -> int
 
 
 def _refuse_unused(terminal: Terminal, config: Config, wanted: PredictOptions, aws: AwsOptions) -> None:
-    """Refuse what has no effect on the target. Raises UsageError."""
+    """Raise UsageError for options that have no effect on the target."""
     of_aws = {"url": wanted.by_url, **vars(aws.account)}
     if config.target == "embedded":
-        reason = "target embedded answers in this process"
+        reason = "target embedded runs in this process"
         report_unused(terminal, config, reason, "port", project=aws.project, **of_aws)
     elif config.target == "local":
-        report_unused(terminal, config, "target local is a container on this machine", **of_aws)
-        reason = "target local answers one image at a time"
+        report_unused(terminal, config, "target local does not use AWS", **of_aws)
+        reason = "target local classifies one image at a time"
         report_unused(terminal, config, reason, jobs=(wanted.jobs or 1) > 1)
     else:
-        report_unused(terminal, config, "target aws has no local port", "port")
+        report_unused(terminal, config, "target aws does not use a local port", "port")
 
 
 def _make_target(terminal: Terminal, config: Config, account: AccountOptions, *, jobs: int, by_url: bool) -> Target:
-    """Return what answers: in this process any model, elsewhere the one that is named, if one is. Raises MlinferError."""
+    """Return the target; outside this process, it must answer with the named model, if one is named. Raises MlinferError."""
     from ...targets import answers, embedded
 
     if config.target == "embedded":
@@ -206,6 +220,6 @@ def _make_aws_target(terminal: Terminal, config: Config, account: AccountOptions
 
 
 def _run_local_remedy(config: Config) -> str:
-    """Return the hint that lets target local answer with the named model."""
+    """Return the hint to start a local function with the model that was asked for."""
     port = f" --port {config.port}" if config.origins["port"] == COMMAND_LINE else ""
-    return f"Start it with that model: mlinfer run-local --detach{port}{model_words(config)}"
+    return f"Start it with `mlinfer run-local --detach{port}{model_words(config)}`."

@@ -1,4 +1,4 @@
-"""`mlinfer push`: bring the image to ECR."""
+"""`mlinfer push`: push the container image to ECR."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from ..views.image import push_image
 from ..views.model import warn_of_unused_model
 
 
-@command
+@command("mlinfer push", "mlinfer deploy --image $(mlinfer push)")
 def push(
     *,
     image: ImageOptions,
     aws: AwsOptions,
     output: OutputOptions,
 ) -> None:
-    """Bring the image to ECR, built first if it is not here:  mlinfer push
+    """Push the container image to ECR.
 
-    Prints REPOSITORY@sha256:..., the one name of it that can never mean another image. What is there already is not sent again.
+    It builds the container image first if needed, and skips layers that ECR already has. It prints REPOSITORY@sha256:..., which `mlinfer deploy --image` takes.
     """
     from ...clients import docker
 

@@ -1,9 +1,8 @@
-"""`mlinfer rollback`: send the traffic back to an older version."""
+"""`mlinfer rollback`: return to an earlier version of the function."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,25 +19,26 @@ from ..options import (
     make_waiter,
     read_configuration,
 )
-from ..views.plan import describe_steps, show_step
+from ..views.plan import describe_steps, steps_shown
 
 if TYPE_CHECKING:
     from ...cloud.rollback import Rollback
 
 
-@command
+@command("mlinfer rollback", "mlinfer rollback 3")
 def rollback(
     version: Annotated[
-        str | None, typer.Argument(metavar="[VERSION]", help="Number; default: the one before the live one.")
+        str | None,
+        typer.Argument(metavar="[VERSION]", help="Version number.", show_default="the version before the deployed one"),
     ] = None,
     *,
     model: ModelFlag = None,
     aws: AwsOptions,
     output: OutputOptions,
 ) -> None:
-    """Send the traffic back to an older version, once it has been proved:  mlinfer rollback
+    """Return to an earlier version of the function.
 
-    Without VERSION a second rollback changes nothing, since the first may have been cut short; to go further back name the version. The answers are compared with those of the version's own model file here, which is fetched from S3 if the configured one is another. Of a model that is in the image alone, it is proved that the version answers with that model, twice the same.
+    The version gets traffic only after its answers were verified against its model file, which is downloaded from S3 if needed. Without VERSION, a second rollback changes nothing; to go further back, name the version.
     """
     from ...cloud.rollback import RollbackSpec, plan_rollback
     from ...cloud.rollback import rollback as apply_rollback
@@ -55,7 +55,8 @@ def rollback(
         embedded=lambda path: embedded.make_target(replace(config, model=str(path)), log=terminal.detail),
         waiter=make_waiter(terminal),
     )
-    made = apply_rollback(planned, partial(show_step, terminal, dry_run=False))
+    with steps_shown(terminal) as show:
+        made = apply_rollback(planned, show)
     _show_rollback(terminal, made)
 
 
@@ -64,9 +65,11 @@ def _show_rollback(terminal: Terminal, made: Rollback) -> None:
         facts = {"function": made.function, "version": made.version, "before": made.before}
         terminal.document({**facts, "steps": describe_steps(made.steps)})
     if made.done_before:
-        terminal.note(f"Version {made.version} is live already: it was rolled back to from version {made.before}.")
-        terminal.note("To go further back, name the version: mlinfer rollback VERSION")
+        terminal.note(f"Version {made.version} is already deployed, since the rollback from version {made.before}.")
+        terminal.note("To go further back, run `mlinfer rollback VERSION`.")
     elif made.version == made.before:
-        terminal.note(f"Version {made.version} is live already.")
+        terminal.note(f"Version {made.version} is already deployed.")
     else:
-        terminal.note(f"Live: version {made.version} of {made.function}, proved; before: {made.before}.")
+        terminal.note(
+            f"Deployed: version {made.version} of function {made.function}, verified (before: version {made.before})."
+        )

@@ -1,4 +1,4 @@
-"""`mlinfer status`: show what is live, and how it differs from what is here."""
+"""`mlinfer status`: show what is deployed and how it differs from the project."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...config import Config
 from ...errors import MlinferError, UsageError
 from ...names import Names
 from ...terminal import Terminal
-from ..application import command
+from ..application import FUNCTION, command
 from ..options import (
     AccountOptions,
     ModelFlag,
@@ -34,24 +34,30 @@ if TYPE_CHECKING:
 DIFFERS = 6  # exit code of `status --exit-code`
 
 
-@command
+@command("mlinfer status", "mlinfer status --json", "mlinfer status --exit-code  # in a script")
 def status(
     *,
     model: ModelFlag = None,
     image: Annotated[
         str | None,
-        typer.Option("--image", metavar="REPOSITORY@DIGEST", help="Compare with this; default: the image built here."),
+        typer.Option(
+            "--image",
+            metavar="REPOSITORY@DIGEST",
+            help="Container image to compare with.",
+            show_default="the one built here",
+            rich_help_panel=FUNCTION,
+        ),
     ] = None,
     project: ProjectFlag = None,
     exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="End with 6 if deployed and local differ, for scripts.")
+        bool, typer.Option("--exit-code", help="Exit with 6 if the deployed function and the project differ.")
     ] = False,
     account: AccountOptions,
     output: OutputOptions,
 ) -> int:
-    """Show what is live, and whether that is what is here:  mlinfer status
+    """Show what is deployed and how it differs from the project.
 
-    It compares the model, the configuration, and the image where the Docker Engine has it. It also shows what is missing in AWS or was changed there by somebody else.
+    It compares the model, the configuration and, if the Docker Engine has it, the container image. It also shows resources that are missing in AWS or were changed outside mlinfer.
     """
     from ...cloud.drift import find_drift
     from ...cloud.status import differences, read_status
@@ -74,14 +80,14 @@ def status(
         _show(terminal, config, comparison)
     if exit_code and here is None:
         model_path(config)
-        hint = 'Set bucket, or model_source = "image", in mlinfer.toml.'
-        raise UsageError("no_bucket", "no S3 bucket is named for the model, so there is nothing to compare", hint)
+        hint = "Set `bucket` in mlinfer.toml."
+        raise UsageError("no_bucket", "cannot compare: no S3 bucket is set for the model", hint)
     return DIFFERS if exit_code and comparison.is_different else 0
 
 
 @dataclass(frozen=True)
 class _Comparison:
-    """What is live beside what is here. here: None where that is not known. difference: of the two, line by line."""
+    """The deployed function and the project. here: None if unknown. difference: a diff of the two."""
 
     there: Status
     here: FunctionConfig | None
@@ -107,7 +113,7 @@ class _Comparison:
 
 
 def _show(terminal: Terminal, config: Config, comparison: _Comparison) -> None:
-    """Write what is live as a table, then how it differs."""
+    """Write the deployed function as a table, then how it differs from the project."""
     left_out = ("difference", "image_compared", "drift")
     facts = {name: value for name, value in comparison.facts().items() if name not in left_out}
     terminal.rows([(name.replace("_", " "), _in_words(value)) for name, value in facts.items()])
@@ -116,10 +122,12 @@ def _show(terminal: Terminal, config: Config, comparison: _Comparison) -> None:
         if found.difference:
             terminal.note("\n".join(f"    {line}" for line in found.difference.splitlines()))
     if comparison.is_drifted:
-        terminal.note("To repair what is missing or was changed in AWS: mlinfer deploy")
+        terminal.note("Repair these resources with `mlinfer deploy`.")
     terminal.note(_summary(config, comparison))
     if comparison.here and not comparison.here.image:
-        terminal.note("The image was not compared: it is not built here, or the Docker Engine or ECR does not tell.")
+        terminal.note(
+            "The container image was not compared: it is not built here, or the Docker Engine or ECR does not answer."
+        )
 
 
 def _summary(config: Config, comparison: _Comparison) -> str:
@@ -127,15 +135,15 @@ def _summary(config: Config, comparison: _Comparison) -> str:
 
     if comparison.here is None:
         named = find_configured_model(config)
-        missing = "no bucket is named for the model" if named else "the configured model file is not here"
+        missing = "no S3 bucket is set for the model" if named else "the configured model file does not exist"
         return f"Not compared: {missing}."
     if comparison.difference:
-        return f"What is live differs from what is here:\n{comparison.difference}"
-    return "The deployed configuration equals the local one." if comparison.drift else "What is live is what is here."
+        return f"The deployed function differs from the project (run `mlinfer deploy` to update it):\n{comparison.difference}"
+    return "The deployed configuration matches the project." if comparison.drift else "Up to date."
 
 
 def _wanted_here(config: Config, session: Session, there: Status, image: str | None) -> FunctionConfig | None:
-    """Return what `deploy` would make of what is here; None without a model file, or a bucket for it. Raises MlinferError."""
+    """Return the function that `deploy` would create; None without a model file or a bucket. Raises MlinferError."""
     from ...cloud import deploy
     from ...cloud.resources.role import role_arn
     from ...model.path import find_configured_model
@@ -143,7 +151,7 @@ def _wanted_here(config: Config, session: Session, there: Status, image: str | N
     file = find_configured_model(config)
     if file is None:
         return None
-    if not config.bucket:  # it was given by a flag of deploy, so there is none here to differ from
+    if not config.bucket:  # the bucket was an option of `deploy`, so there is no local value to compare
         config = replace(config, bucket=there.bucket)
     if config.model_source == "s3" and not config.bucket:
         return None
@@ -153,7 +161,7 @@ def _wanted_here(config: Config, session: Session, there: Status, image: str | N
 
 
 def _image_here(config: Config, session: Session) -> str:
-    """Return how ECR names the image that is built here, or would once it is pushed; "" where nobody can tell."""
+    """Return the URI in ECR of the container image that is built here; "" if it is unknown."""
     from ...clients import docker
     from ...cloud.resources.repository import read_repository
     from ...container_image.contents import make_build_spec

@@ -1,4 +1,4 @@
-"""`mlinfer tune`: find the memory size to take."""
+"""`mlinfer tune`: find the cheapest memory size that is fast enough."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...config import COMMAND_LINE, FILE_NAME, Config, with_value
 from ...errors import MissingError, UsageError, VerificationError
 from ...files import read_text, write_whole
 from ...terminal import Terminal
-from ..application import command
+from ..application import MEASUREMENT, MODEL, OUTPUT, command
 from ..measure_options import (
     ForceFlag,
     ImagesArgument,
@@ -35,39 +35,69 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TuneOptions:
-    """What is measured, and what the recommendation is for."""
+    """What to measure, and the limit for the recommendation."""
 
     model: ModelFlag = None
     target: Annotated[
-        str | None, typer.Option("--target", metavar="local|aws", help="What to measure.", show_default=False)
+        str | None,
+        typer.Option(
+            "--target",
+            metavar="local|aws",
+            help="Where the function runs.",
+            show_default="local",
+            rich_help_panel=MODEL,
+        ),
     ] = None
     sizes: Annotated[
         str | None,
         typer.Option(
-            "--memory", metavar="MB,...", help="Sizes; default: those that this machine can give.", show_default=False
+            "--memory",
+            metavar="MB,...",
+            help="Memory sizes.",
+            show_default="all that fit this machine",
+            rich_help_panel=MEASUREMENT,
         ),
     ] = None
     cold: Annotated[
-        int, typer.Option("--cold", min=1, metavar="N", help="Cold starts at each size, in each round.")
+        int,
+        typer.Option(
+            "--cold", min=1, metavar="N", help="Cold starts for each size and round.", rich_help_panel=MEASUREMENT
+        ),
     ] = 3
     warm: Annotated[
-        int, typer.Option("--warm", min=1, metavar="N", help="Warm requests at each size, in each round.")
+        int,
+        typer.Option(
+            "--warm", min=1, metavar="N", help="Warm requests for each size and round.", rich_help_panel=MEASUREMENT
+        ),
     ] = 30
     max_latency: Annotated[
         float | None,
-        typer.Option("--max-latency-ms", min=0.0, help="What the warm p90 may take.", show_default=False),
+        typer.Option(
+            "--max-latency-ms",
+            min=0.0,
+            metavar="MS",
+            help="Limit for the warm p90.",
+            rich_help_panel=MEASUREMENT,
+            show_default=False,
+        ),
     ] = None
-    apply: Annotated[bool, typer.Option("--apply", help="Write the recommendation to mlinfer.toml.")] = False
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Write the recommended size to mlinfer.toml.", rich_help_panel=OUTPUT)
+    ] = False
     measured: MeasureOptions
     plot: PlotFlag = None
     force: ForceFlag = False
 
 
-@command
+@command(
+    "mlinfer tune",
+    "mlinfer tune --max-latency-ms 50 --apply",
+    "mlinfer tune --target aws --memory 1024,1769,3008",
+)
 def tune(images: ImagesArgument = None, *, wanted: TuneOptions, aws: AwsOptions, output: OutputOptions) -> int:
-    """Find the memory size to take:  mlinfer tune --max-latency-ms 50 --apply
+    """Find the cheapest memory size that is fast enough.
 
-    It recommends the cheapest size whose warm p90 is within --max-latency-ms; without that, within 1.5 times the fastest's. It measures in rounds, until the recommendation stands; Ctrl-C shows what there is by then.
+    Fast enough means a warm p90 within --max-latency-ms or, without it, within 1.5 times that of the fastest size. It measures in rounds until the recommendation is stable. Ctrl-C stops early and shows the results so far.
     """
     from ...measure.bench import Amount, collect, measure, read_conditions
     from ...measure.bench_target import open_target
@@ -91,7 +121,7 @@ def tune(images: ImagesArgument = None, *, wanted: TuneOptions, aws: AwsOptions,
     ):
 
         def measure_size(size: int) -> Iterator[Sample]:
-            tell(f"{size} MB, after {len(trials)} requests")
+            tell(f"{size} MB, {len(trials)} requests done")
             return check_answers(measure(target.start(size), events, amount), named, config.target)
 
         judge = make_judge(conditions, target.arch, limit_s)
@@ -100,7 +130,7 @@ def tune(images: ImagesArgument = None, *, wanted: TuneOptions, aws: AwsOptions,
     tuning = make_tuning(trials, ended, judge, sizes=sizes, arch=target.arch, conditions=conditions)
     try:
         _keep(terminal, tuning, wanted)
-    except (MissingError, UsageError) as error:  # the figures are shown all the same
+    except (MissingError, UsageError) as error:  # still show the results
         ended, tuning = ended or error, replace(tuning, error=tuning.error or error.as_json())
     show_tuning(terminal, tuning)
     if ended:
@@ -109,7 +139,7 @@ def tune(images: ImagesArgument = None, *, wanted: TuneOptions, aws: AwsOptions,
 
 
 def _keep(terminal: Terminal, tuning: Tuning, wanted: TuneOptions) -> None:
-    """Write the picture and the recommendation, before stdout, whose reader can be gone. Raises UsageError, MissingError."""
+    """Write the chart and the recommendation, before stdout, which can be closed. Raises UsageError, MissingError."""
     if wanted.plot and any(not point.failure for point in tuning.points):
         draw_tuning(wanted.plot, tuning)
     if wanted.apply and tuning.recommended:
@@ -117,24 +147,26 @@ def _keep(terminal: Terminal, tuning: Tuning, wanted: TuneOptions) -> None:
 
 
 def _tuned(config: Config) -> Config:
-    """Return the configuration with a target that has a memory size: local, unless another one was asked for."""
+    """Return the configuration with a target that has a memory size: local by default. Raises UsageError."""
     if config.target != "embedded":
         return config
     if config.origins["target"] == COMMAND_LINE:
-        raise UsageError("usage", "target embedded has no memory size to tune", "Take --target local or aws.")
+        raise UsageError(
+            "usage", "target embedded has no memory size to tune", "Use `--target local` or `--target aws`."
+        )
     return replace(config, target="local")
 
 
 def _sizes(terminal: Terminal, config: Config, given: str | None) -> list[int]:
-    """Return the memory sizes to try: those given, or those that can be measured rightly here. Raises UsageError."""
+    """Return the memory sizes to try: those given, or all that this machine can measure. Raises UsageError."""
     from ...measure import tune
 
     if given is not None:
         try:
             sizes = sorted({int(size) for size in given.split(",")})
         except ValueError as error:
-            hint = "Write it like this: --memory 512,1024,1769"
-            raise UsageError("invalid_value", f"--memory is {given!r}, not whole numbers with commas", hint) from error
+            hint = "Separate the sizes with commas, as in `--memory 512,1024,1769`."
+            raise UsageError("invalid_value", f"--memory {given!r} is not a list of whole numbers", hint) from error
         return [read_configuration(memory=size).memory for size in sizes]
     if config.target == "aws":
         return [size for size in tune.SIZES if size <= tune.NEW_ACCOUNTS_MB]
@@ -144,17 +176,17 @@ def _sizes(terminal: Terminal, config: Config, given: str | None) -> list[int]:
     sizes = tune.sizes_for(cores)
     if left_out := [f"{size:,}" for size in tune.SIZES if size not in sizes]:
         terminal.note(
-            f"Left out: {', '.join(left_out)} MB, which give more vCPUs in Lambda than this machine's {cores}."
+            f"Skipped: {', '.join(left_out)} MB, because Lambda gives them more vCPUs than this machine has ({cores})."
         )
     return sizes
 
 
 def _apply(terminal: Terminal, memory: int) -> None:
-    """Write the memory size into mlinfer.toml, which keeps all else. Raises UsageError, MissingError."""
+    """Set the memory size in mlinfer.toml. Raises UsageError, MissingError."""
     path = Path(FILE_NAME)
     text = read_text(path, keep_ends=True) if path.exists() else ""
     write_whole(path, with_value(text, "memory", memory).encode())
     terminal.note(f"{FILE_NAME}: memory = {memory}.")
     origin = read_configuration().origins["memory"]
     if origin != FILE_NAME:
-        terminal.note(f"{origin} overrides it.")
+        terminal.note(f"{origin} overrides this value.")

@@ -1,4 +1,4 @@
-"""`mlinfer upload`: put a model file into S3."""
+"""`mlinfer upload`: upload a model file to S3."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import typer
 from ...config import Config
 from ...errors import UsageError
 from ...terminal import Terminal
-from ..application import command
+from ..application import AWS, command
 from ..options import (
     AwsOptions,
+    BucketFlag,
     OutputOptions,
+    PrefixFlag,
     find_account,
     read_configuration,
     require,
@@ -24,24 +26,30 @@ if TYPE_CHECKING:
     from ...clients.aws import Session
 
 
-@command
+@command("mlinfer upload models/resnet18.onnx --bucket my-models", "mlinfer upload --create-bucket")
 def upload(
     model: Annotated[
-        str | None, typer.Argument(metavar="[MODEL]", help="Model file; default: the configured one.")
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="Model file.", show_default="model in mlinfer.toml, or starter"),
     ] = None,
     *,
-    bucket: Annotated[str | None, typer.Option("--bucket", help="S3 bucket.", show_default=False)] = None,
-    prefix: Annotated[
-        str | None,
-        typer.Option("--prefix", help="Prefix of the key; default: as configured, else models.", show_default=False),
-    ] = None,
+    bucket: BucketFlag = None,
+    prefix: PrefixFlag = None,
     create_bucket: Annotated[
-        bool, typer.Option("--create-bucket", help="Make the bucket if there is none: private, encrypted, versioned.")
+        bool,
+        typer.Option(
+            "--create-bucket",
+            help="Create the bucket (private, encrypted, versioned) if it does not exist.",
+            rich_help_panel=AWS,
+        ),
     ] = False,
     aws: AwsOptions,
     output: OutputOptions,
 ) -> None:
-    """Put a model file into S3 under its hash:  mlinfer upload models/resnet18.onnx --bucket my-models"""
+    """Upload a model file to S3.
+
+    The key contains the SHA-256 of the file, so a file that is already there is not uploaded again. `mlinfer deploy` uploads the model by itself.
+    """
     from ...cloud.resources.model_object import ModelObject, object_key
     from ...cloud.resources.model_object import upload as put_model
     from ...model.modelfile import read_model_file
@@ -62,12 +70,12 @@ def upload(
         terminal.document(asdict(result))
     else:
         terminal.text(result.uri)
-    done = {"uploaded": "Uploaded, and its SHA-256 confirmed by S3", "unchanged": "It was there already, unchanged"}
+    done = {"uploaded": "Uploaded and verified (SHA-256)", "unchanged": "Already uploaded, unchanged"}
     terminal.note(f"{done[result.outcome]}: {result.bytes:,} bytes.")
 
 
 def _create_bucket(terminal: Terminal, config: Config, session: Session) -> None:
-    """Create the bucket unless it is there, and say so. Raises MlinferError."""
+    """Create the bucket if it does not exist. Raises MlinferError."""
     from ...cloud.resources.bucket import ensure_bucket
 
     s3 = session.client("s3")
@@ -79,10 +87,10 @@ def _create_bucket(terminal: Terminal, config: Config, session: Session) -> None
         kms_key=config.kms_key,
     )
     if is_new:
-        terminal.note(f"Made the bucket {config.bucket} ({s3.meta.region_name}): private, encrypted, versioned.")
+        terminal.note(f"Created bucket {config.bucket} ({s3.meta.region_name}): private, encrypted, versioned.")
 
 
 def _require_bucket(config: Config) -> None:
     if not config.bucket:
-        hint = "Name one with --bucket (--create-bucket makes it), or bucket in mlinfer.toml."
-        raise UsageError("no_bucket", "no S3 bucket is named", hint)
+        hint = "Run `mlinfer upload --bucket NAME --create-bucket`, or set `bucket` in mlinfer.toml."
+        raise UsageError("no_bucket", "no S3 bucket is set", hint)

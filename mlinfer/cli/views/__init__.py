@@ -1,1 +1,1 @@
-"""How results look: what several commands show, or what takes more than a few lines."""
+"""Functions that write results: shared by several commands, or longer than a few lines."""

@@ -1,4 +1,4 @@
-"""How the doctor's findings look."""
+"""Write the findings of `doctor`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ...doctor.findings import Finding
 
+STYLES = {"ok": "green", "warning": "yellow", "missing": "bold red"}
+
 
 def list_findings(findings: list[Finding]) -> Iterator[tuple[str, str, str]]:
-    """Yield a line for each finding, and one for its remedy."""
+    """Yield a row for each finding, and one for its remedy."""
     for finding in findings:
         yield finding.state, finding.check, finding.finding
         if finding.remedy:

@@ -1,4 +1,4 @@
-"""How the Lambda image is built and pushed before the user's eyes."""
+"""Build and push the container image, with progress and results on the terminal."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from ...container_image.push import PushedImage
 
 _REPOSITORY = {
-    ("repository", "created"): "Made the repository: immutable tags, each image scanned when it is pushed.",
-    ("repository", "changed"): "Changed the repository: immutable tags and scanning, as a new one has them.",
-    ("lifecycle", "created"): "Made its lifecycle policy: only what has no tag is ever deleted.",
-    ("lifecycle", "changed"): "Changed its lifecycle policy: only what has no tag is ever deleted.",
-    ("lifecycle", "kept"): "Its lifecycle policy is not mlinfer's and stays: see to it that it never deletes what is deployed.",
-    ("policy", "created"): "Made its policy: Lambda may pull for this project's function.",
-    ("policy", "changed"): "Changed its policy: Lambda may pull for this project's function.",
+    ("repository", "created"): "Created the ECR repository: immutable tags, scan on push.",
+    ("repository", "changed"): "Changed the ECR repository: immutable tags, scan on push.",
+    ("lifecycle", "created"): "Created its lifecycle policy: ECR deletes only untagged images.",
+    ("lifecycle", "changed"): "Changed its lifecycle policy: ECR deletes only untagged images.",
+    ("lifecycle", "kept"): "Warning: its lifecycle policy was not created by mlinfer and is kept. Make sure that it does not delete deployed images.",
+    ("policy", "created"): "Created its policy: Lambda may pull images for this project's function.",
+    ("policy", "changed"): "Changed its policy: Lambda may pull images for this project's function.",
 }  # fmt: skip
 
 
 def build_image(
     terminal: Terminal, engine: Engine, spec: BuildSpec, *, pull: bool = False, cache: bool = True
 ) -> BuiltImage:
-    """Build an image, or find it there, and say so."""
+    """Build a container image unless it exists, and write the result."""
     from ...container_image import docker_build
 
     with terminal.progress(f"Building {spec.tag()}") as tell:
@@ -42,14 +42,14 @@ def build_image(
         f"{name} {_megabytes(size)}" for name, size in built.layers.items() if name != "model" or spec.model
     )
     outcome = {"created": "Built", "unchanged": "Unchanged:"}[built.outcome]
-    terminal.note(f"{outcome} {built.tag} ({built.arch}): {_megabytes(above)} above the base ({sizes}).")
+    terminal.note(f"{outcome} {built.tag} ({built.arch}): {_megabytes(above)} on top of the base image ({sizes}).")
     return built
 
 
 def push_image(
     terminal: Terminal, engine: Engine, ecr: ECRClient, config: Config
 ) -> tuple[AppliedRepository, PushedImage]:
-    """Bring the configured image to ECR, built first if it is not here, and say what was done."""
+    """Push the container image to ECR, build it first if needed, and write the result."""
     from ...cloud.resources.repository import apply_repository
     from ...container_image import push
     from ...container_image.contents import make_build_spec
@@ -62,7 +62,7 @@ def push_image(
     for name, outcome in repository.outcomes.items():
         if outcome != "unchanged":
             terminal.note(_REPOSITORY[name, outcome])
-    said = {"pushed": "Pushed and read back", "unchanged": "It was there already; nothing was sent"}[pushed.outcome]
+    said = {"pushed": "Pushed and verified", "unchanged": "Already pushed, unchanged"}[pushed.outcome]
     terminal.note(f"{said}: {pushed.bytes:,} bytes, {pushed.arch}, tag {pushed.tag}.")
     return repository, pushed
 

@@ -1,4 +1,4 @@
-"""How the figures of bench and tune are shown: tables, and the pictures' words."""
+"""Write the results of bench and tune: tables and charts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def show_report(terminal: Terminal, report: Report) -> None:
-    """Write the table of a measurement, and under what conditions it was made."""
+    """Write the results of a measurement and its conditions."""
     if terminal.as_json:
         terminal.document(asdict(report))
         return
@@ -35,34 +35,39 @@ def show_report(terminal: Terminal, report: Report) -> None:
         if any(parts):
             rows.append((f"  {words}", *(_ms(part or None, unit) for part in parts)))
     terminal.rows(rows, header=("", "cold".rjust(unit), "warm".rjust(unit)))
+    terminal.text("")
     terminal.rows(_facts(report))
     _show_conditions(terminal, report.target, report.machine, report.prices)
 
 
 def show_end(terminal: Terminal, ended: MlinferError | None) -> int:
-    """Say what ended the measurement early, if something did, and return the exit code."""
+    """Report the error that ended the measurement early, if any, and return the exit code."""
     from ...measure.bench import StoppedError
 
     if ended and not isinstance(ended, StoppedError):
-        terminal.failure(str(ended))
-        terminal.note(ended.hint)
+        terminal.explain(ended)
     return ended.exit_code if ended else 0
 
 
 def _facts(report: Report) -> list[tuple[str, str]]:
     found, facts = report.figures, []
     if found.boot_s:
-        facts.append(("container start, before", _ms(found.boot_s, 0)))
+        facts.append(("container start", _ms(found.boot_s, 0)))
     if found.throughput:
         at_once = report.amount.concurrency
-        facts.append(("throughput", f"{found.throughput:,.1f} a second, {at_once} at once"))
+        facts.append(("throughput", f"{found.throughput:,.1f} requests per second, {at_once} at once"))
     if found.peak_bytes:
-        facts.append(("memory, at most", f"{found.peak_bytes / 2**20:,.0f} of {report.memory:,} MB"))
+        facts.append(("peak memory", f"{found.peak_bytes / 2**20:,.0f} of {report.memory:,} MB"))
     if report.image_bytes and report.layer_bytes:
-        facts.append(("image", f"{report.image_bytes / 1e6:,.0f} MB, {report.layer_bytes / 1e6:,.0f} above the base"))
-    conditions = f"{report.memory:,} MB, {report.arch}, {report.cold_share:.1%} of them cold"
+        facts.append(
+            (
+                "container image",
+                f"{report.image_bytes / 1e6:,.0f} MB, {report.layer_bytes / 1e6:,.0f} MB on top of the base image",
+            )
+        )
+    conditions = f"{report.memory:,} MB, {report.arch}, {report.cold_share:.1%} cold starts"
     if found.per_million is None:
-        facts.append(("cost per million", "not known: it needs warm requests and, for their share, cold starts"))
+        facts.append(("cost per million", "unknown: it needs warm requests and cold starts"))
     else:
         facts.append(("cost per million", f"${found.per_million:,.2f} ({conditions})"))
     if found.model:
@@ -71,18 +76,22 @@ def _facts(report: Report) -> list[tuple[str, str]]:
 
 
 def _show_conditions(terminal: Terminal, target: str, machine: Machine, prices: Prices) -> None:
-    """Say where and how the figures came about."""
+    """Write the machine, the method and the prices."""
     terminal.rows([("machine", _machine(machine))])
-    terminal.note("Percentiles by nearest rank; parts are those of the p50. Absolute figures are this machine's alone.")
+    terminal.note(
+        "Percentiles use the nearest rank; the steps are those of the p50 request. Compare latencies only on the same machine."
+    )
     if target == "aws":
-        terminal.note("The way from here to AWS is part of each latency, but of no cost: that is of what Lambda bills.")
+        terminal.note(
+            "Latencies include the network between this machine and AWS; the cost covers only what Lambda bills."
+        )
     if target == "embedded":
-        terminal.note("Memory size and cost are as if Lambda were as fast as this process, which has all cores.")
-    terminal.note(f"Prices of {prices.date}, {prices.region}, without the free tier; the start of Python is billed.")
+        terminal.note("Memory size and cost assume that Lambda is as fast as this process, which uses all cores.")
+    terminal.note(f"Prices: {prices.region}, {prices.date}, without the free tier. The start of Python is billed.")
 
 
 def show_tuning(terminal: Terminal, tuning: Tuning) -> None:
-    """Write what each memory size takes, and which one to take."""
+    """Write latency and cost of each memory size, and the recommendation."""
     if terminal.as_json:
         terminal.document(asdict(tuning))
         return
@@ -94,18 +103,18 @@ def show_tuning(terminal: Terminal, tuning: Tuning) -> None:
         marks = [("frontier", point.best), ("recommended", point == tuning.recommended)]
         mark = ", ".join(name for name, is_so in marks if is_so)
         spread = f"{_ms(point.low_s, 0)} to {_ms(point.high_s, 0)}"
-        figures = (_ms(point.latency_s, 11), f"{spread:>20}", _ms(point.cold_s, 11), f"{point.cost:>11.2f}")
+        figures = (_ms(point.latency_s, 11), f"{spread:>20}", _ms(point.cold_s, 11), f"{point.cost:>9.2f}")
         rows.append((f"{point.memory:>9,}", *figures, mark))
     if rows:
         rounds = "p90 of 1 round" if tuning.rounds == 1 else f"p90 of {tuning.rounds} rounds"
-        header = ("memory MB", "   warm p90", f"{rounds:>20}", "   cold p50", "$ a million", "")
+        header = ("memory MB", "   warm p90", f"{rounds:>20}", "   cold p50", "$/million", "")
         terminal.rows(rows, header=header)
     terminal.text(tuning.sentence)
     _show_conditions(terminal, tuning.target, tuning.machine, tuning.prices)
 
 
 def draw_report(path: Path, samples: Sequence[Sample], report: Report) -> None:
-    """Draw a measurement. Raises MissingError."""
+    """Write a chart of a measurement. Raises MissingError."""
     from ...measure import plot
 
     found = report.figures
@@ -123,7 +132,7 @@ def draw_report(path: Path, samples: Sequence[Sample], report: Report) -> None:
 
 
 def draw_tuning(path: Path, tuning: Tuning) -> None:
-    """Draw latency and cost by memory size. Raises MissingError."""
+    """Write a chart of latency and cost by memory size. Raises MissingError."""
     from ...measure import plot
 
     title = f"{tuning.model['name']}, {tuning.target}, {tuning.arch}: latency and cost by memory size"
@@ -136,7 +145,7 @@ def draw_tuning(path: Path, tuning: Tuning) -> None:
 
 def _machine(machine: Machine) -> str:
     memory = f", {machine.memory_bytes / 2**30:.0f} GB" if machine.memory_bytes else ""
-    load = f", load {machine.load:.1f} when it began" if machine.load is not None else ""
+    load = f", load {machine.load:.1f} at the start" if machine.load is not None else ""
     return f"{machine.cpu}, {machine.cores} cores{memory}{load}; {machine.os}; {machine.runtime}"
 
 

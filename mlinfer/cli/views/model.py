@@ -1,4 +1,4 @@
-"""How a model file is described, and what is said of it before it is put to use."""
+"""Write the description of a model file, and warnings about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def show_model(terminal: Terminal, file: ModelFile) -> None:
-    """Write what a model file says of itself."""
+    """Write the description of a model file."""
     from ...model import modelfile
 
     facts = modelfile.describe(file, *modelfile.read_ports(file.path))
@@ -23,20 +23,20 @@ def show_model(terminal: Terminal, file: ModelFile) -> None:
 
 
 def warn_of_unused_model(terminal: Terminal, config: Config) -> None:
-    """Say that a model named for this command does not go into the image, once it is known to be one. Raises MlinferError."""
+    """Note that a model named for this command is not copied into the container image. Raises MlinferError."""
     from ...model.path import read_configured_model
 
     origin = config.origins["model"]
     if config.model_source == "s3" and origin not in ("default", FILE_NAME):
         model = read_configured_model(config)
         terminal.note(
-            f"{model.path} (from {origin}) is not in this image: with model_source s3 the function gets its model from S3. "
-            "To put it into the image: --model-source image"
+            f"{model.path} (from {origin}) is not in this container image: the function gets its model from S3. "
+            "To include it, use --model-source image."
         )
 
 
 def warn_of_size(terminal: Terminal, config: Config) -> None:
-    """Say when the configured function has barely room for its model. Raises UsageError when it has none."""
+    """Warn if the model barely fits the function's memory or /tmp. Raises UsageError if it does not fit."""
     from ...model import footprint
     from ...model.path import model_path
 

@@ -1,9 +1,10 @@
-"""How the steps of a deployment look."""
+"""Write the steps of a deployment."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ...terminal import Terminal, printable
@@ -12,25 +13,52 @@ if TYPE_CHECKING:
     from ...cloud.plan import StepResult
 
 
-def show_step(terminal: Terminal, step: StepResult, *, dry_run: bool) -> None:
-    """Write the line of a step that has ended; in a plan, with what would change."""
-    outcome = describe_outcome(step, dry_run=dry_run).replace("_", " ")
-    write = terminal.text if dry_run and not terminal.as_json else terminal.note  # a plan is the result
-    detail = re.sub("([0-9a-f]{12})[0-9a-f]{52}", r"\1...", step.change.detail)
-    took = "" if dry_run else f" {step.seconds:>6.1f} s"
-    write(printable(f"{step.label:<10} {outcome:<{12 if dry_run else 10}}{took}  {detail}".rstrip()))
-    if dry_run and step.change.difference:
+@contextmanager
+def steps_shown(terminal: Terminal) -> Iterator[Callable[[StepResult], None]]:
+    """Yield a function that writes a line for a finished step; unchanged steps in a row share one line."""
+    unchanged: list[str] = []
+
+    def fold() -> None:
+        if unchanged:
+            terminal.note(f"{terminal.mark(done=False)} unchanged: {', '.join(unchanged)}")
+            unchanged.clear()
+
+    def show(step: StepResult) -> None:
+        if step.change.outcome == "unchanged":
+            unchanged.append(step.label)
+            return
+        fold()
+        outcome = "passed" if step.label == "verify" and step.change.outcome == "created" else step.change.outcome
+        facts = f"{step.label:<9}  {outcome:<9} {step.seconds:>6.1f} s  {_shortened(step.change.detail)}"
+        terminal.note(f"{terminal.mark(done=outcome != 'skipped')} {facts.rstrip()}")
+
+    try:
+        yield show
+    finally:
+        fold()
+
+
+def show_planned_step(terminal: Terminal, step: StepResult) -> None:
+    """Write a planned step and the difference that it would make."""
+    outcome = describe_outcome(step, dry_run=True).replace("_", " ")
+    write = terminal.note if terminal.as_json else terminal.text  # the plan is the result
+    write(printable(f"{step.label:<9}  {outcome:<12}  {_shortened(step.change.detail)}".rstrip()))
+    if step.change.difference:
         write(printable("\n".join(f"    {line}" for line in step.change.difference.splitlines())))
 
 
+def _shortened(detail: str) -> str:
+    return re.sub("([0-9a-f]{12})[0-9a-f]{52}", r"\1...", detail)
+
+
 def describe_outcome(step: StepResult, *, dry_run: bool) -> str:
-    """Return what became of a step, or would."""
+    """Return the outcome of a step; for a plan, what it would be."""
     plan = {"created": "would_create", "changed": "would_change"} if dry_run else {}
     return plan.get(step.change.outcome, step.change.outcome)
 
 
 def describe_steps(done: Sequence[StepResult], *, dry_run: bool = False) -> list[dict[str, Any]]:
-    """Return the steps for a JSON document."""
+    """Return the steps as JSON values."""
     return [
         {
             "name": step.name,

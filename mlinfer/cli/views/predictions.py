@@ -1,4 +1,4 @@
-"""How predictions look: a table, or a line for each image."""
+"""Write predictions: a table, or a line for each image."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 def _short_names(results: Sequence[Result]) -> dict[str, str]:
-    """Return each image's name without its folder, unless two would then be the same."""
+    """Return the file name of each image, or the full path if two file names are equal."""
     full = {result.name for result in results}
     short = {name: Path(name).name for name in full}
     return short if len(set(short.values())) == len(full) else {name: name for name in full}
 
 
 def describe_result(result: Result) -> dict[str, Any]:
-    """Return the line of JSON Lines for one image of several."""
+    """Return the JSON Lines document for one image of several."""
     return {"image": result.name, **({"error": result.error.as_json()} if result.error else result.body)}
 
 
 def show_predictions(terminal: Terminal, results: list[Result], config: Config, *, alone: bool) -> None:
-    """Draw one image's classes, or a line for each of several unless --top-k asks for more."""
+    """Write the classes of one image; for several, one class each unless --top-k asks for more."""
     count = 1 if config.origins["top_k"] == "default" and not alone else config.top_k
     names, rows = _short_names(results), []
     for result in results:
@@ -38,10 +38,10 @@ def show_predictions(terminal: Terminal, results: list[Result], config: Config, 
 
 
 def say_who_answered(terminal: Terminal, results: list[Result], config: Config) -> None:
-    """Name the model that answered."""
+    """Write which model answered, and where."""
     model = next((result.body["model"] for result in results if not result.error), None)
     if model is None:
         return
     terminal.note(f"Answered by {model['name']} ({model['sha256'][:12]}), target {config.target}.")
     if model["name"] == "starter":
-        terminal.note("It knows CIFAR-10's ten classes. For ResNet-18's thousand: mlinfer export resnet18")
+        terminal.note("The starter model has 10 classes (CIFAR-10). For 1000 classes: mlinfer export resnet18")

@@ -721,7 +721,7 @@ def test_a_bucket_is_made_safe(mlinfer: MlInfer, moto: Any, tiny_model: Path) ->
     Path("mlinfer.toml").write_text('project = "cats"\n')
     run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket")
     assert run.code == 0, run.err
-    assert f"Made the bucket {BUCKET} (eu-central-1)" in run.err
+    assert f"Created bucket {BUCKET} (eu-central-1)" in run.err
     assert list(stored(moto)) == [key_of(tiny_model)]
     assert moto.get_bucket_location(Bucket=BUCKET)["LocationConstraint"] == "eu-central-1"
     block = moto.get_public_access_block(Bucket=BUCKET)["PublicAccessBlockConfiguration"]
@@ -756,7 +756,7 @@ def test_a_bucket_that_is_there_stays_as_it_is(
     moto.put_object(Bucket=bucket, Key="theirs.txt", Body=b"x")
     run = mlinfer("upload", tiny_model, "--bucket", bucket, "--create-bucket")
     assert run.code == 0, run.err
-    assert "Made the bucket" not in run.err
+    assert "Created bucket" not in run.err
     assert not [name for name in s3.operations if name.startswith(("PutBucket", "CreateBucket"))]
 
 
