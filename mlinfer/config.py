@@ -1,4 +1,4 @@
-"""The configuration: `mlinfer.toml`, overridden by `MLINFER_*` environment variables, overridden by flags."""
+"""The configuration: options override `MLINFER_*` environment variables, which override `mlinfer.toml`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .errors import MissingError, UsageError
 from .files import read_text
 
 FILE_NAME = "mlinfer.toml"
-STARTER = "starter"  # the built-in model; ./starter is a file of that name
+STARTER = "starter"  # the built-in model; ./starter is a file with this name
 COMMAND_LINE = "the command line"
 TARGETS = ("embedded", "local", "aws")
 ARCHITECTURES = ("x86_64", "arm64")
@@ -25,29 +25,29 @@ MODEL_SOURCES = ("s3", "image")
 LOG_DAYS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653)
 URLS = ("none", "iam", "public")
 BASE_IMAGE = "public.ecr.aws/lambda/python:3.13"
-# A pattern and what it means. The project's name must fit a tag, an image's name and a function's. S3's list of safe
-# characters: https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
-_PROJECT = (  # ECR takes one hyphen at a time, between other characters
+# Each value is a pattern and its meaning. The project name must be valid in a tag, an image name and a function name.
+# Safe characters of S3 keys: https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
+_PROJECT = (  # ECR allows only single hyphens, between other characters
     "(?=.{1,32}$)[a-z0-9]+(?:-[a-z0-9]+)*",
-    "up to 32 lower-case letters and digits, with single hyphens between them",
+    "up to 32 lower-case letters and digits, separated by single hyphens",
 )
-_BUCKET = ("[A-Za-z0-9][A-Za-z0-9._-]{2,62}", "a bucket's name alone, such as my-models")
+_BUCKET = ("[A-Za-z0-9][A-Za-z0-9._-]{2,62}", "a bucket name such as my-models")
 _KMS_KEY = (
     r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]+",
     "the ARN of a KMS key, such as arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab",
 )
 _PART = r"(?!\.+(?:/|$))[A-Za-z0-9!_.*'()-]+"
-_PREFIX = (  # S3 takes keys of 1,024 bytes; below the prefix come a name and 64 digits
+_PREFIX = (  # an S3 key has at most 1,024 bytes, including the model name and 64 digits
     f"(?=.{{0,512}}$)/?(?:{_PART}(?:/{_PART})*)?/?",
-    "up to 512 characters: names of letters, digits and !_.*'()- with a / between them",
+    "up to 512 characters: names of letters, digits and !_.*'()-, separated by /",
 )
-_INPUTS = (r"\s*(?:s3://[^\s,]+[\s,]*)*", "a list of s3://bucket/prefix with spaces between them")
-_IMAGE = (r"[a-z0-9][\w.:/@-]*", "an image's name such as public.ecr.aws/lambda/python:3.13")
+_INPUTS = (r"\s*(?:s3://[^\s,]+[\s,]*)*", "a list of s3://bucket/prefix, separated by spaces")
+_IMAGE = (r"[a-z0-9][\w.:/@-]*", "an image name such as public.ecr.aws/lambda/python:3.13")
 
 
 @dataclass(frozen=True)
 class Key:
-    """One value that can be configured. `example` is what `mlinfer init` writes, commented out, where there is no default."""
+    """A configuration key. `example` is the value that `mlinfer init` writes, commented out, if there is no default."""
 
     name: str
     default: Any
@@ -64,78 +64,101 @@ KEYS = (
         "model",
         "",
         str,
-        "The model file, or starter: the built-in model with CIFAR-10's ten classes, which is the default.",
+        "Path of the model file, or starter (the default): the built-in model with 10 classes (CIFAR-10).",
         "models/resnet18.onnx",
     ),
     Key(
         "target",
         "embedded",
         str,
-        "Where `mlinfer predict` asks: embedded (in this process), local (mlinfer run-local) or aws.",
+        "Where `mlinfer predict` runs the model: embedded (in this process), local (mlinfer run-local) or aws.",
         choices=TARGETS,
     ),
-    Key("top_k", 5, int, "How many classes a prediction names."),
+    Key("top_k", 5, int, "Number of classes in a prediction."),
     Key(
         "threads",
         0,
         int,
-        "Threads of onnxruntime; without it, as many as there are cores here.",
+        "Number of onnxruntime threads. Default: the number of cores.",
         1,
         limits=(1, MAX_THREADS),
     ),
-    Key("max_pixels", MAX_PIXELS, int, "Larger pictures (width x height) are refused before they are decoded."),
-    Key("project", "", str, "Tags what is made in AWS; without it, the folder's name.", "my-project", pattern=_PROJECT),
-    Key("bucket", "", str, "The S3 bucket of the models.", "my-models", pattern=_BUCKET),
+    Key("max_pixels", MAX_PIXELS, int, "Largest image (width x height, in pixels) that is decoded."),
+    Key(
+        "project",
+        "",
+        str,
+        "Project name, used for names and tags in AWS. Default: the name of this folder.",
+        "my-project",
+        pattern=_PROJECT,
+    ),
+    Key("bucket", "", str, "S3 bucket of the models.", "my-models", pattern=_BUCKET),
     Key(
         "kms_key",
         "",
         str,
-        "The ARN of the KMS key that encrypts what mlinfer puts into the bucket; without it, the bucket's default.",
+        "ARN of the KMS key that encrypts the objects in the bucket. Default: the encryption of the bucket.",
         "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab",
         pattern=_KMS_KEY,
     ),
-    Key("prefix", "models", str, "Where in the bucket: s3://BUCKET/PREFIX/NAME/SHA256.onnx.", pattern=_PREFIX),
     Key(
-        "base_image", BASE_IMAGE, str, "What the image is built on: a base image of Lambda for Python.", pattern=_IMAGE
+        "prefix",
+        "models",
+        str,
+        "Prefix of the models in the bucket: s3://BUCKET/PREFIX/NAME/SHA256.onnx.",
+        pattern=_PREFIX,
+    ),
+    Key(
+        "base_image",
+        BASE_IMAGE,
+        str,
+        "Base image of the container image: a Lambda base image for Python.",
+        pattern=_IMAGE,
     ),
     Key(
         "ca_bundle",
         "",
         str,
-        "A PEM file of the certificates that pip trusts during the build, beside its own; it stays out of the image.",
+        "PEM file of additional certificates that pip trusts during the build. It is not copied into the container image.",
         "company-ca.pem",
     ),
-    Key("arch", "x86_64", str, "Of image and function: x86_64 or arm64.", choices=ARCHITECTURES),
-    Key("model_source", "s3", str, "Where the function finds the model: s3 or image.", choices=MODEL_SOURCES),
-    Key("port", 9000, int, "Where `mlinfer run-local` listens, on 127.0.0.1.", limits=(1, 65535)),
-    Key("memory", 1769, int, "Of the function, in MB; 1769 MB give one vCPU.", limits=(128, 10240)),
-    Key("timeout", 30, int, "Of the function, in seconds.", limits=(1, 900)),
-    Key("tmp", 512, int, "The function's /tmp, in MB.", limits=(512, 10240)),
+    Key("arch", "x86_64", str, "CPU architecture: x86_64 or arm64.", choices=ARCHITECTURES),
+    Key(
+        "model_source",
+        "s3",
+        str,
+        "Where the function gets the model from: s3 or image (the container image).",
+        choices=MODEL_SOURCES,
+    ),
+    Key("port", 9000, int, "Port of `mlinfer run-local` on 127.0.0.1.", limits=(1, 65535)),
+    Key("memory", 1769, int, "Memory size of the function in MB. 1769 MB equal one vCPU.", limits=(128, 10240)),
+    Key("timeout", 30, int, "Timeout of a request in seconds.", limits=(1, 900)),
+    Key("tmp", 512, int, "Size of the function's /tmp in MB.", limits=(512, 10240)),
     Key(
         "input_prefixes",
         "",
         str,
-        'What {"s3": ...} may name; without it, nothing.',
+        'S3 prefixes that {"s3": ...} in a request may read. Default: none.',
         "s3://my-pictures/inbox/",
         pattern=_INPUTS,
     ),
-    Key("concurrency", 0, int, "How many run at once, reserved; without it, as the account allows.", 10),
-    Key("log_days", 14, int, "How long the function's log is kept, in days.", choices=LOG_DAYS),
+    Key("concurrency", 0, int, "Reserved concurrency of the function. Default: not reserved.", 10),
+    Key("log_days", 14, int, "Retention of the function's log in days.", choices=LOG_DAYS),
     Key(
         "prices",
         "",
         str,
-        "The prices that `mlinfer bench` and `tune` count with; without it, the table of the package.",
+        "Price table of `mlinfer bench` and `mlinfer tune`. Default: the table in the package.",
         "prices.toml",
     ),
-    Key("url", "none", str, "The function's own URL: none, iam (signed requests) or public.", choices=URLS),
+    Key("url", "none", str, "Function URL: none, iam (signed requests) or public.", choices=URLS),
 )
 _BY_NAME = {key.name: key for key in KEYS}
 
 
 @dataclass(frozen=True)
 class Config:
-    """The values in force. `origins[name]` says where each came from.
+    """The effective configuration. `origins[name]` is the source of each value.
 
     model "" = the starter; threads 0 = all cores; bucket "" = none; kms_key "" = the bucket's default; concurrency 0 = not reserved;
     prices "" = the package's; ca_bundle "" = pip's own certificates alone.
@@ -166,11 +189,11 @@ class Config:
     origins: Mapping[str, str]
 
     def items(self) -> list[tuple[str, Any, str]]:
-        """Return (name, value, origin) of each key, in the order of the documentation."""
+        """Return (name, value, origin) of each key, in the order of KEYS."""
         return [(key.name, getattr(self, key.name), self.origins[key.name]) for key in KEYS]
 
     def handler_environment(self) -> dict[str, str]:
-        """Return the handler's settings that do not depend on where its model is: see lambda_src/settings.py."""
+        """Return the handler's environment variables, without those of its model; see lambda_src/settings.py."""
         settings = {"MLINFER_INPUT_PREFIXES": " ".join(self.input_prefixes.replace(",", " ").split())}
         settings["MLINFER_MAX_PIXELS"] = str(self.max_pixels) if self.max_pixels != MAX_PIXELS else ""
         settings["MLINFER_THREADS"] = str(self.threads) if self.threads else ""
@@ -178,7 +201,7 @@ class Config:
 
 
 def load_config(folder: Path, environment: Mapping[str, str], flags: Mapping[str, Any]) -> Config:
-    """Merge the three sources; a flag that is None was not given. Raises UsageError, MissingError."""
+    """Merge file, environment and options; an option that is None was not given. Raises UsageError, MissingError."""
     values = {key.name: key.default for key in KEYS}
     origins = {key.name: "default" for key in KEYS}
     for name, value in _read_file(folder / FILE_NAME).items():
@@ -192,9 +215,7 @@ def load_config(folder: Path, environment: Mapping[str, str], flags: Mapping[str
     for name, value in flags.items():
         if value is not None:
             if value == "" and name != "prefix":
-                raise UsageError(
-                    "invalid_value", f"{name} from {COMMAND_LINE} is empty", "Leave it out for the default."
-                )
+                raise UsageError("invalid_value", f"{name} from {COMMAND_LINE} is empty", "Omit it to use the default.")
             values[name] = _checked(_BY_NAME[name], value, COMMAND_LINE)
             origins[name] = COMMAND_LINE
     values["project"] = values["project"] or _project_name(folder)
@@ -202,9 +223,9 @@ def load_config(folder: Path, environment: Mapping[str, str], flags: Mapping[str
 
 
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the `MLINFER_*` variables that are no key, each with the nearest key's, "" if none is near.
+    """Return each unknown `MLINFER_*` variable with the most similar known one, or "".
 
-    Those that only the handler reads, such as MLINFER_MODEL_URI, are among them: they have no effect here.
+    Variables that only the handler reads, such as MLINFER_MODEL_URI, are unknown here too.
     """
     known = [key.name.upper() for key in KEYS]
     given = sorted(name.removeprefix("MLINFER_") for name in environment if name.startswith("MLINFER_"))
@@ -213,11 +234,11 @@ def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def template() -> str:
-    """Return a `mlinfer.toml` that says what can be set and changes nothing."""
+    """Return the text of a `mlinfer.toml` that lists every key, commented out."""
     lines = [
-        "# mlinfer: the configuration of this project. Each value below is the default, commented out.",
-        "# Environment variables (MLINFER_MODEL, ...) come before this file, flags (--model, ...) before both.",
-        "# `mlinfer inspect --config` shows what is in force and where it came from.",
+        "# Configuration of mlinfer for this project. To change a setting, uncomment it. Values are defaults or examples.",
+        "# Options (--model, ...) override environment variables (MLINFER_MODEL, ...), which override this file.",
+        "# `mlinfer inspect --config` shows the effective values and where they come from.",
     ]
     for key in KEYS:
         value = key.example if key.example is not None else key.default
@@ -226,9 +247,9 @@ def template() -> str:
 
 
 def with_value(text: str, name: str, value: int) -> str:
-    """Return the text of a `mlinfer.toml` with one number set and all else kept, comments too. Raises UsageError.
+    """Return the text of a `mlinfer.toml` with one number changed and everything else kept. Raises UsageError.
 
-    It stands where it stood, or below its commented-out default, or at the end.
+    A new line goes below the commented-out key, or at the end.
     """
     end = "\r\n" if "\r\n" in text else "\n"
     lines = text.splitlines(keepends=True)
@@ -245,16 +266,16 @@ def with_value(text: str, name: str, value: int) -> str:
         if tomllib.loads(edited) == tomllib.loads(text) | {name: value}:
             return edited
     except tomllib.TOMLDecodeError:
-        pass  # for example within a string of several lines
-    raise UsageError("not_edited", f"{FILE_NAME} was left as it is", f"Write into it: {name} = {value}")
+        pass  # for example, the line is in a multi-line string
+    raise UsageError("not_edited", f"cannot edit {FILE_NAME}", f"Add this line to the file: {name} = {value}")
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    if path.is_fifo():  # it would wait for a writer
-        raise UsageError("config_unreadable", f"{path.name} cannot be read: it is a pipe", "Put a file there.")
+    if path.is_fifo():  # reading it would block
+        raise UsageError("config_unreadable", f"cannot read {path.name}: it is a pipe", "Replace it with a file.")
     if path.is_symlink() and not path.exists():
         message = f"{path.name} is a link to {path.readlink()}, which does not exist"
-        raise UsageError("config_unreadable", message, "Remove the link, or correct it.")
+        raise UsageError("config_unreadable", message, "Correct or remove the link.")
     try:
         return tomllib.loads(read_text(path))
     except MissingError:
@@ -269,12 +290,12 @@ def _key(name: str) -> Key:
     if name in _BY_NAME:
         return _BY_NAME[name]
     near = _near(name, list(_BY_NAME))
-    hint = f"Did you mean {near[0]}?" if near else f"Known keys: {', '.join(_BY_NAME)}."
+    hint = f"Did you mean {near[0]}?" if near else f"Use one of these keys: {', '.join(_BY_NAME)}."
     raise UsageError("unknown_key", f"{FILE_NAME} has an unknown key, {name!r}", hint)
 
 
 def _near(name: str, known: list[str]) -> list[str]:
-    """Return the known name that is nearest, underscores aside; an empty list if none is near."""
+    """Return the most similar known name, without regard to underscores; an empty list if none is similar."""
     plain = {other.replace("_", ""): other for other in known}
     return [plain[found] for found in difflib.get_close_matches(name.replace("_", ""), plain, n=1)]
 
@@ -289,11 +310,11 @@ def _from_text(key: Key, text: str, variable: str) -> Any:
 
 
 def _project_name(folder: Path) -> str:
-    """Return the folder's name as Docker Compose would take it: lower case, other characters as hyphens. Raises MissingError."""
+    """Return the folder name in lower case, with hyphens for other characters, as Docker Compose does. Raises MissingError."""
     try:
         folder_name = folder.resolve().name
     except FileNotFoundError as error:
-        hint = "Go to another folder, or name a project with --project."
+        hint = "Change to another folder, or set --project."
         raise MissingError("no_folder", "the current folder no longer exists", hint) from error
     name = re.sub("[^a-z0-9]+", "-", folder_name.lower()).strip("-")
     return name[:32].rstrip("-") or "mlinfer"
