@@ -1,1 +1,1 @@
-"""The function in AWS: its model, image, role, versions, alias and log."""
+"""Deploy a project to AWS Lambda, show its state, roll it back and delete it."""

@@ -1,8 +1,7 @@
-"""Bring model and image to Lambda, prove that the answer has not changed, and only then let traffic there.
+"""Deploy the model and container image to Lambda, and move traffic only after the new version is verified.
 
-There is no state file: a plan is what AWS has, compared with what is wanted, and each step looks once more before it
-changes what differs. So a run that was killed anywhere is finished by the next one, and a run that finds nothing to do
-changes nothing.
+There is no state file. A plan compares AWS with the configuration, and each step reads AWS again before it changes
+anything, so running the command again completes an interrupted deployment.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
-READABLE_VERSIONS = 10  # whose models the role lets the function read, so that `rollback` needs no change of the role
+READABLE_VERSIONS = 10  # the role can read the models of this many versions, so that `rollback` need not change it
 
 Bar = Callable[[int, str], AbstractContextManager[Callable[[int], None]]]
 
 
 class DeployableImage(Protocol):
-    """What came of the image. uri: repository@sha256:..., or in a plan, where it is not there yet, repository:tag."""
+    """The container image to deploy. uri: repository@sha256:..., or repository:tag in a plan if it is not pushed yet."""
 
     @property
     def uri(self) -> str: ...  # noqa: D102
@@ -60,7 +59,7 @@ class DeployableImage(Protocol):
 
 @dataclass(frozen=True)
 class ImageSource:
-    """Where the image comes from. plan: takes the repository's URI, "" without one, and says what `push` would give."""
+    """How to get the container image. plan: takes the repository URI ("" if it does not exist), returns what `push` would."""
 
     plan: Callable[[str], DeployableImage]
     push: Callable[[], DeployableImage]
@@ -68,9 +67,10 @@ class ImageSource:
 
 @dataclass(frozen=True)
 class DeploymentClients:
-    """invoker: makes a client that waits that many seconds for an answer, and repeats no request.
+    """The AWS clients of a deployment.
 
-    ecr: of the project's own repository; None where the image is in another one.
+    invoker: returns a client that waits this many seconds for a response and never retries.
+    ecr: for the project's repository; None if the container image is in another one.
     """
 
     functions: LambdaClient
@@ -83,7 +83,7 @@ class DeploymentClients:
 
 @dataclass(frozen=True)
 class DeploymentTools:
-    """What a deployment is carried out with, AWS aside. embedded: answers with the same model file in this process."""
+    """What a deployment needs besides AWS. embedded: predicts with the same model file in this process."""
 
     image: ImageSource
     embedded: Target
@@ -93,7 +93,7 @@ class DeploymentTools:
 
 @dataclass(frozen=True)
 class DeploymentSpec:
-    """What is to be deployed."""
+    """What to deploy."""
 
     config: Config
     file: ModelFile
@@ -107,21 +107,21 @@ class DeploymentSpec:
 
     @property
     def model_uri(self) -> str:
-        """Return where the function finds its model."""
+        """Return the path or S3 URI from which the function loads its model."""
         if self.config.model_source == "image":
             return MODEL_PATH
         return self.model.uri
 
     @property
     def model(self) -> ModelObject:
-        """Return the model as it lies in the bucket."""
+        """Return the model as an object in the bucket."""
         config = self.config
         return ModelObject(self.file, config.bucket, object_key(self.file, config.prefix), config.kms_key)
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """What is live now, or would be. url "" = none."""
+    """What is deployed, or would be. url: "" if there is no function URL."""
 
     function: str
     alias: str
@@ -133,18 +133,18 @@ class Deployment:
 
 
 @dataclass
-class _Facts:
-    """What later steps need of earlier ones: first as it is planned, then as it came out.
+class _StepValues:
+    """The values that one step produces and later steps read.
 
-    again: whether a version that is live is to be proved once more, since the role, the model or the function was not as it
-    should be.
+    They start as the planned values; a step overwrites its own when it is applied. image: URI. role: ARN. version: number.
+    verify_again: verify a version that already has traffic, because the role, model or function was changed.
     """
 
     image: str
     role: str
     version: str = ""
     url: str = ""
-    again: bool = False
+    verify_again: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,27 +154,27 @@ class DeploymentPlan:
     spec: DeploymentSpec
     clients: DeploymentClients
     plan: Plan
-    facts: _Facts
+    values: _StepValues
 
     def preview(self) -> Deployment:
-        """Return what would be live."""
+        """Return what would be deployed."""
         return self.deployment(self.plan.preview())
 
     def deployment(self, steps: tuple[StepResult, ...]) -> Deployment:
-        """Return what is live when these steps have ended."""
-        facts = self.facts
+        """Return what is deployed after these steps."""
+        values = self.values
         function, model = self.spec.names.function, self.spec.model_uri
-        return Deployment(function, ALIAS, facts.version, facts.image, model, facts.url, steps)
+        return Deployment(function, ALIAS, values.version, values.image, model, values.url, steps)
 
     def try_image(self) -> None:
-        """Let Lambda judge the image, which only Lambda can; nothing is changed. Raises RemoteError."""
-        facts, spec = self.facts, self.spec
-        try_image(self.clients.functions, spec.names, function_config(spec, facts.image, facts.role))
+        """Let Lambda check the container image without changing anything. Raises RemoteError."""
+        values, spec = self.values, self.spec
+        try_image(self.clients.functions, spec.names, function_config(spec, values.image, values.role))
 
 
 @dataclass(frozen=True)
 class _There:
-    """What AWS has of the project."""
+    """The project's resources in AWS."""
 
     bucket: bool
     function: Function | None
@@ -190,31 +190,31 @@ class _There:
 
 
 def deploy(planned: DeploymentPlan, report: Callable[[StepResult], None]) -> Deployment:
-    """Carry the plan out, step by step. Raises MlinferError."""
+    """Apply the plan step by step. Raises MlinferError."""
     return planned.deployment(apply(planned.plan, report))
 
 
 def plan_deployment(spec: DeploymentSpec, clients: DeploymentClients, tools: DeploymentTools) -> DeploymentPlan:
-    """Say what is left to do, and change nothing. Raises MlinferError.
+    """Return the steps of the deployment without changing anything.
 
-    It refuses resources that have our names and are not the project's, and a bucket that is missing.
+    Raises MlinferError, also if the bucket is missing or a resource with one of our names belongs to another project.
     """
     there = _read(spec, clients)
     image = tools.image.plan(there.repository.uri if there.repository else "")
-    facts = _Facts(image.uri, there.role_arn)
-    # The role comes before the bucket that its policy names: `destroy` then knows which bucket is this project's, even one
-    # that was not tagged yet when the deployment was killed.
-    steps = [_counted(_role(spec, clients.iam, there), facts)]
+    values = _StepValues(image.uri, there.role_arn)
+    # The role comes first because its policy names the bucket: `destroy` can then find the project's bucket even if the
+    # deployment was killed before it tagged the bucket.
+    steps = [_counted(_role(spec, clients.iam, there), values)]
     if spec.config.bucket:
-        steps += _in_bucket(spec, clients.s3, tools.bar, there=there, facts=facts)
+        steps += _in_bucket(spec, clients.s3, tools.bar, there=there, values=values)
     ecr = clients.ecr
     if ecr and (there.repository or image.outcome == "created"):
         change = plan_repository(there.repository, spec.names)
         steps.append(Step("repository", change, lambda: apply_repository(ecr, spec.names).change))
-    steps.append(Step("image", Change(image.outcome, image.uri), lambda: _push(tools.image, facts)))
+    steps.append(Step("image", Change(image.outcome, image.uri), lambda: _push(tools.image, values)))
     steps.append(_log_group(spec, clients.logs, there))
-    steps += _of_function(spec, clients, tools, there=there, facts=facts)
-    return DeploymentPlan(spec, clients, Plan(tuple(steps)), facts)
+    steps += _of_function(spec, clients, tools, there=there, values=values)
+    return DeploymentPlan(spec, clients, Plan(tuple(steps)), values)
 
 
 def _read(spec: DeploymentSpec, clients: DeploymentClients) -> _There:
@@ -238,13 +238,13 @@ def _read(spec: DeploymentSpec, clients: DeploymentClients) -> _There:
     )
 
 
-def _counted(step: Step, facts: _Facts) -> Step:
-    """Return the step that lets a live version be proved again where it has something to do, or has done something."""
-    facts.again |= _does_something(step.change)
+def _counted(step: Step, values: _StepValues) -> Step:
+    """Return the step, extended to request verification if it changes, or would change, anything."""
+    values.verify_again |= _does_something(step.change)
 
     def counted() -> Change:
         change = step.apply()
-        facts.again |= _does_something(change)
+        values.verify_again |= _does_something(change)
         return change
 
     return Step(step.name, step.change, counted)
@@ -263,8 +263,8 @@ def _role(spec: DeploymentSpec, iam: IAMClient, there: _There) -> Step:
     return Step("role", change, lambda: apply_role(iam, names, policy))
 
 
-def _in_bucket(spec: DeploymentSpec, s3: S3Client, bar: Bar, *, there: _There, facts: _Facts) -> list[Step]:
-    """Return what creates the bucket if that was asked for, brings the model there, and lets staged pictures expire."""
+def _in_bucket(spec: DeploymentSpec, s3: S3Client, bar: Bar, *, there: _There, values: _StepValues) -> list[Step]:
+    """Return the steps that create the bucket if requested, upload the model, and let staged images expire."""
     config, names, bucket = spec.config, spec.names, spec.config.bucket
     held = read_bucket(s3, names, bucket) if there.bucket else None
 
@@ -284,14 +284,14 @@ def _in_bucket(spec: DeploymentSpec, s3: S3Client, bar: Bar, *, there: _There, f
     steps = [Step("bucket", plan_bucket(held, bucket), create_or_close)]
     if config.model_source == "s3":
         uploaded = there.bucket and is_uploaded(s3, spec.model)
-        steps.append(_counted(Step("model", plan_model(spec.model, uploaded=uploaded), bring_model), facts))
+        steps.append(_counted(Step("model", plan_model(spec.model, uploaded=uploaded), bring_model), values))
     change = plan_expiry(read_expiry(s3, bucket) if there.bucket else [], names)
     return [*steps, Step("staging", change, lambda: apply_expiry(s3, bucket, names))]
 
 
-def _push(source: ImageSource, facts: _Facts) -> Change:
+def _push(source: ImageSource, values: _StepValues) -> Change:
     pushed = source.push()
-    facts.image = pushed.uri
+    values.image = pushed.uri
     return Change(pushed.outcome, pushed.uri)
 
 
@@ -302,52 +302,52 @@ def _log_group(spec: DeploymentSpec, logs: CloudWatchLogsClient, there: _There) 
 
 
 def _of_function(
-    spec: DeploymentSpec, clients: DeploymentClients, tools: DeploymentTools, *, there: _There, facts: _Facts
+    spec: DeploymentSpec, clients: DeploymentClients, tools: DeploymentTools, *, there: _There, values: _StepValues
 ) -> list[Step]:
-    """Return what brings the function to what is wanted, proves the version that holds it, and lets that go live."""
+    """Return the steps that update the function, publish and verify a version, and move traffic to it."""
     names, functions, waiter, kind = spec.names, clients.functions, tools.waiter, spec.config.url
 
     def configure() -> Change:
-        facts.role, created = role_facts(clients.iam, spec.account, names)
-        to_be = function_config(spec, facts.image, facts.role)
+        values.role, created = role_facts(clients.iam, spec.account, names)
+        to_be = function_config(spec, values.image, values.role)
         return apply_function(functions, names, to_be, waiter=waiter, role_created=created)
 
     def publish() -> Change:
-        to_be = function_config(spec, facts.image, facts.role)
-        change, facts.version = apply_version(functions, names, to_be, waiter=waiter)
+        to_be = function_config(spec, values.image, values.role)
+        change, values.version = apply_version(functions, names, to_be, waiter=waiter)
         return change
 
     def is_verified() -> bool:
-        return there.live is not None and there.live.version == facts.version and not facts.again
+        return there.live is not None and there.live.version == values.version and not values.verify_again
 
     def ask() -> Change:
         if is_verified():
-            return _verified_before(facts.version)
+            return _verified_before(values.version)
         invoker = clients.invoker(spec.config.timeout + NETWORK_S)
-        asker = version_asker(invoker, names, version=facts.version, waiter=waiter)
+        asker = version_asker(invoker, names, version=values.version, waiter=waiter)
         return Change(
             "created", verify_answers(asker, tools.embedded, sha256=spec.file.sha256, pictures=draw(PICTURES))
         )
 
     def give_url() -> Change:
-        change, facts.url = apply_url(functions, names, kind)
+        change, values.url = apply_url(functions, names, kind)
         return change
 
-    to_be = function_config(spec, facts.image, facts.role)
+    to_be = function_config(spec, values.image, values.role)
     function = plan_function(there.function, to_be, names=names, role_created=there.role_created)
-    version, facts.version = plan_version(there.newest, to_be)
+    version, values.version = plan_version(there.newest, to_be)
     with explained(f"URL of function {names.function}"):
-        facts.url, held = read_url(functions, names)
-    configured = _counted(Step("function", function, configure), facts)
-    asked = Change("created", f"would verify version {facts.version} with {PICTURES} images")
+        values.url, held = read_url(functions, names)
+    configured = _counted(Step("function", function, configure), values)
+    asked = Change("created", f"would verify version {values.version} with {PICTURES} images")
     return [
         configured,
         Step("version", version, publish),
-        Step("proof", _verified_before(facts.version) if is_verified() else asked, ask),
+        Step("proof", _verified_before(values.version) if is_verified() else asked, ask),
         Step(
             "alias",
-            plan_alias(there.live, facts.version),
-            lambda: apply_alias(functions, names, there=there.live, version=facts.version),
+            plan_alias(there.live, values.version),
+            lambda: apply_alias(functions, names, there=there.live, version=values.version),
         ),
         Step("url", plan_url(held, kind), give_url),
     ]
@@ -358,7 +358,7 @@ def _verified_before(version: str) -> Change:
 
 
 def function_config(spec: DeploymentSpec, image: str, role: str) -> FunctionConfig:
-    """Return what the function is to be, by configuration and model file. role: its ARN."""
+    """Return the function's settings from the configuration and model file. role: an ARN."""
     config = spec.config
     return FunctionConfig(
         image=image,
@@ -373,7 +373,7 @@ def function_config(spec: DeploymentSpec, image: str, role: str) -> FunctionConf
 
 
 def _environment(spec: DeploymentSpec) -> dict[str, str]:
-    """Return the function's variables: see `lambda_src.settings`. What is left to its default there is not set here."""
+    """Return the function's environment variables, without defaults: see `lambda_src.settings`."""
     where = {"MLINFER_MODEL_URI": spec.model_uri, "MLINFER_MODEL_SHA256": spec.file.sha256}
     if endpoint := s3_endpoint(spec.account.region):
         where["AWS_ENDPOINT_URL_S3"] = endpoint
@@ -382,15 +382,15 @@ def _environment(spec: DeploymentSpec) -> dict[str, str]:
 
 
 def input_prefixes(config: Config, names: Names) -> list[str]:
-    """Return where the function may read pictures: as configured, and where `predict` puts those too large to send."""
+    """Return the S3 prefixes the function can read images from: the configured ones and the staging prefix."""
     configured = config.input_prefixes.replace(",", " ").split()
     return configured + ([f"s3://{config.bucket}/{names.staging_prefix}"] if config.bucket else [])
 
 
 def _models(spec: DeploymentSpec, published: Sequence[dict[str, Any]], live: Alias | None) -> set[str]:
-    """Return the models that the function reads from S3: the new one, and those of versions that are or may go live.
+    """Return the S3 models the role must be able to read: the new one, the deployed one and those of recent versions.
 
-    It is the same before and after the new version is published, so that a second deployment changes nothing.
+    The result is the same before and after the new version is published, so a second deployment changes nothing.
     """
     others = [version for version in published if model_uri(version) != spec.model_uri]
     kept = [version for version in others if live and version["Version"] == live.version]
@@ -399,5 +399,5 @@ def _models(spec: DeploymentSpec, published: Sequence[dict[str, Any]], live: Ali
 
 
 def model_uri(version: dict[str, Any]) -> str:
-    """Return where a version finds its model, from Lambda's description of it."""
+    """Return the model URI of a version from its Lambda configuration."""
     return str(version.get("Environment", {}).get("Variables", {}).get("MLINFER_MODEL_URI", ""))

@@ -1,7 +1,7 @@
-"""Find and remove all of a project's in AWS: what carries its tag, or a name that only it gives.
+"""Find and delete the AWS resources of a project.
 
-What has our name and not our tag stays, and so does what AWS does not tell the tags of. Each resource is found by asking,
-so that a run which was cut short is finished by the next.
+Resources without the project's tag are kept, also if their tags cannot be read. Each run searches AWS again, so it
+completes an interrupted one.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _AT_ONCE = 1000  # objects that S3 deletes in one request
 
 @dataclass(frozen=True)
 class Resource:
-    """Something of the project's, or with a name of the project's. remove: does it, and returns why it was kept, "" if it is gone.
+    """A resource with one of the project's names. remove: deletes it, and returns why it was kept, "" if deleted.
 
-    left: why it is not to be removed, "" if it is. remedy: what to do about that, "" for what is certainly not ours.
+    left: why it must not be deleted, "" if it can be. remedy: how to fix that, "" if it belongs to someone else.
     """
 
     kind: str
@@ -57,7 +57,7 @@ class Resource:
 
 @dataclass(frozen=True)
 class RemovalClients:
-    """The services that the project has something in."""
+    """The clients of all services that the project uses."""
 
     functions: LambdaClient
     iam: IAMClient
@@ -68,7 +68,7 @@ class RemovalClients:
 
 @dataclass(frozen=True)
 class RemovalSpec:
-    """What is to be removed. bucket "" = none is known. prefix: that of the models in it."""
+    """What to delete. bucket: "" if unknown. prefix: key prefix of its models."""
 
     account: Account
     names: Names
@@ -78,10 +78,10 @@ class RemovalSpec:
 
 
 def plan_removal(spec: RemovalSpec, clients: RemovalClients, waiter: Waiter) -> list[Resource]:
-    """Return what is there, in the order in which it is to go. Raises MlinferError.
+    """Return the resources in the order of their deletion. Raises MlinferError.
 
-    What is not the project's, or may not be, is among it with the reason why it is left. The role goes
-    last, because its policy still names the bucket when the function is gone: see `bucket_in_use`.
+    Resources that must be kept are included with the reason. The role is last because its policy still names the bucket
+    when the function is gone: see `bucket_in_use`.
     """
     names = spec.names
     return [
@@ -94,7 +94,7 @@ def plan_removal(spec: RemovalSpec, clients: RemovalClients, waiter: Waiter) -> 
 
 
 def _seen(kind: str, name: str, look: Callable[[], Iterator[Resource]]) -> list[Resource]:
-    """Return what is found; where these credentials may not look, what stays for that reason. Raises MlinferError."""
+    """Return the resources found, or one that is kept because access is denied. Raises MlinferError."""
     try:
         return list(look())
     except RemoteError as error:
@@ -104,7 +104,7 @@ def _seen(kind: str, name: str, look: Callable[[], Iterator[Resource]]) -> list[
 
 
 def _resource(owner: Owner, detail: str, remove: Callable[[], str]) -> Iterator[Resource]:
-    """Yield what is to be removed if it is ours, else what is left."""
+    """Yield the resource, to be deleted if the project manages it and kept otherwise."""
     if owner.state == "ours":
         yield Resource(owner.kind, owner.name, detail, remove)
     else:
@@ -127,7 +127,7 @@ def bucket_in_use(functions: LambdaClient, iam: IAMClient, names: Names) -> str:
 
 
 def require_bucket_in_use(named: str, in_use: str) -> None:
-    """Refuse a bucket that is not the deployed one: what names the deployed one goes first. Raises UsageError."""
+    """Raise UsageError if the named bucket is not the one that the deployment uses."""
     if named and in_use and named != in_use:
         message = f"the deployed function uses bucket {in_use}, not {named}"
         raise UsageError("another_bucket", message, f"Run `mlinfer destroy --bucket {in_use}`.")
@@ -149,7 +149,7 @@ def _staging(begin: str, names: Names) -> str:
 
 @dataclass(frozen=True)
 class Removal:
-    """What became of a resource. kept: why it is still there, "" if it is gone. remedy: set if it should have gone."""
+    """The result for a resource. kept: why it still exists, "" if deleted. remedy: set if deleting it failed."""
 
     resource: Resource
     kept: str = ""
@@ -157,9 +157,9 @@ class Removal:
 
 
 def remove(resources: Iterable[Resource]) -> Iterator[Removal]:
-    """Remove one after another, unless it is to be left, and yield what became of it.
+    """Delete the resources in order, and yield the result of each.
 
-    What cannot be removed stops no other; after an error that every other would meet, the rest is kept for that reason.
+    A failure does not stop the others, except for errors that would affect all of them, such as expired credentials.
     """
     ended: MlinferError | None = None
     for resource in resources:
@@ -179,12 +179,12 @@ def remove(resources: Iterable[Resource]) -> Iterator[Removal]:
 
 
 def is_foreign(resource: Resource) -> bool:
-    """Tell whether it is certainly not the project's, so that nobody expects it to go."""
+    """Return whether another owner certainly manages the resource."""
     return bool(resource.left and not resource.remedy)
 
 
 def left_behind(removals: Sequence[Removal]) -> RemoteError | None:
-    """Return the error that names what should have gone and is still there, or None."""
+    """Return the error that lists the resources that could not be deleted, or None."""
     left = [removal for removal in removals if removal.remedy]
     if not left:
         return None
@@ -273,7 +273,7 @@ def _repository(ecr: ECRClient, names: Names) -> Iterator[Resource]:
 
 
 def _bucket(spec: RemovalSpec, clients: RemovalClients) -> Iterator[Resource]:
-    """Yield what is the project's in the bucket, and the bucket."""
+    """Yield the project's objects in the bucket, and the bucket."""
     if not spec.bucket:
         return
     named = spec.bucket == _bucket_of_role(clients.iam, spec.names)
@@ -285,7 +285,7 @@ def _bucket(spec: RemovalSpec, clients: RemovalClients) -> Iterator[Resource]:
 
 
 def _in_bucket(s3: S3Client, spec: RemovalSpec) -> Iterator[Resource]:
-    """Yield the staged pictures; and in a bucket that is the project's own, the models and the bucket itself."""
+    """Yield the staged images and, if the project manages the bucket, the models and the bucket."""
     names, bucket = spec.names, spec.bucket
     if none_if_absent(lambda: s3.head_bucket(Bucket=bucket)) is None:
         reason = "it does not exist"

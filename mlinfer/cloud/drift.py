@@ -1,6 +1,6 @@
-"""What somebody has changed in AWS since `deploy`, or what is gone: read from AWS alone, whatever is configured here.
+"""Find resources that were changed or deleted in AWS after `deploy`, independent of the local configuration.
 
-`deploy` repairs all of it but policies that somebody has given to the role.
+`deploy` repairs all of them, except policies that were added to the role.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Drift:
-    """One thing that is not as `deploy` left it.
+    """One difference from what `deploy` created.
 
-    problem: missing, changed, recreated (the role, whose key grant is dead), added (a policy, which stays), unfinished (a
-    measurement that was interrupted) or unknown (these credentials may not look).
+    problem: missing, changed, recreated (a role whose key grant is no longer valid), added (a policy, which is kept),
+    unfinished (an interrupted measurement) or unknown (access denied).
     """
 
     resource: str
@@ -44,11 +44,11 @@ class Drift:
 
     @property
     def mended(self) -> bool:
-        """Tell whether the next `deploy` mends it."""
+        """Return whether the next `deploy` repairs it."""
         return self.problem not in ("added", "unknown")
 
     def as_json(self) -> dict[str, Any]:
-        """Return it as it stands under `--json`."""
+        """Return the document for `--json`."""
         return {**asdict(self), "mended_by_deploy": self.mended}
 
 
@@ -76,7 +76,7 @@ def find_drift(
 
 
 def _looked(resource: str, name: str, look: Callable[[], Iterator[Drift]]) -> list[Drift]:
-    """Return what was found, or that these credentials may not look."""
+    """Return the differences found, or one that says that access is denied."""
     try:
         with explained(f"{resource} {name}"):
             return list(look())

@@ -1,4 +1,4 @@
-"""Read the function's log from CloudWatch, once or as it grows."""
+"""Read the function's log from CloudWatch, once or continuously."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 POLL_S = 2.0
-# An event can reach CloudWatch this much later than others that were written after it.
+# An event can reach CloudWatch this much later than events that were written after it.
 # https://docs.aws.amazon.com/AmazonCloudWatch/latest/logs/CloudWatchLogs-Concepts.html
 LATE_MS = 30_000
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -26,7 +26,7 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the log. timestamp: ms since 1970, UTC. stream: of one instance of the function."""
+    """One line of the log. timestamp: ms since 1970, UTC. stream: the log stream of one function instance."""
 
     timestamp: int
     message: str
@@ -34,7 +34,7 @@ class Line:
 
 
 def since_ms(text: str, now_ms: int) -> int:
-    """Return the time that `10m`, `2h`, `3d` or `45s` ago was, in ms. Raises UsageError."""
+    """Return the time in ms that is `45s`, `10m`, `2h` or `3d` before now_ms. Raises UsageError."""
     found = re.fullmatch(r"(\d{1,6})([smhd])", text)
     if not found:
         raise UsageError("invalid_value", f"--since must be a duration such as 45s, 10m, 2h or 3d, not {text!r}")
@@ -45,7 +45,7 @@ def since_ms(text: str, now_ms: int) -> int:
 
 
 def read(client: CloudWatchLogsClient, names: Names, start_ms: int) -> Iterator[Line]:
-    """Yield the lines from that time on, oldest first. Raises RemoteError, MissingError."""
+    """Yield the lines since start_ms, oldest first. Raises RemoteError, MissingError."""
     for _, line in _events(client, names, start_ms):
         yield line
 
@@ -53,7 +53,7 @@ def read(client: CloudWatchLogsClient, names: Names, start_ms: int) -> Iterator[
 def follow(
     client: CloudWatchLogsClient, names: Names, start_ms: int, *, sleep: Callable[[float], None]
 ) -> Iterator[Line]:
-    """Yield the lines from that time on, and then each new one, without end. Raises RemoteError, MissingError."""
+    """Yield the lines since start_ms, then each new line without end. Raises RemoteError, MissingError."""
     seen: dict[str, int] = {}
     while True:
         for event_id, line in _events(client, names, start_ms):

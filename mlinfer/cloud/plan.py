@@ -1,4 +1,4 @@
-"""What a command would do in AWS, as a value: steps that are shown, or carried out one after another."""
+"""The steps of a command that changes AWS. They can be shown as a plan or applied in order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class Change:
-    """detail: a few words for people. difference: a unified diff of what is there and what is wanted, "" if none."""
+    """What a step changes. detail: a short text. difference: unified diff from AWS to the expected state, "" if none."""
 
     outcome: Outcome
     detail: str = ""
@@ -24,7 +24,7 @@ class Change:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step has done, and in how many seconds; in a plan that is only shown: what it would do."""
+    """What a step did, and its duration in seconds. In a preview: what it would do."""
 
     name: str
     change: Change
@@ -38,10 +38,9 @@ class StepResult:
 
 @dataclass(frozen=True)
 class Step:
-    """One step. change: what it would do, as AWS was when it was planned.
+    """One step of a plan. change: what it would do, given AWS at planning time.
 
-    apply: looks again, since others may have come first, does what is left to do, and returns what that was. Raises
-    MlinferError.
+    apply: reads AWS again, makes the changes still needed, and returns them. Raises MlinferError.
     """
 
     name: str
@@ -56,12 +55,12 @@ class Plan:
     steps: tuple[Step, ...]
 
     def preview(self) -> tuple[StepResult, ...]:
-        """Return what the steps would do, as if they had been done in no time."""
+        """Return what the steps would do, with durations of 0 s."""
         return tuple(StepResult(step.name, step.change) for step in self.steps)
 
 
 def apply(plan: Plan, report: Callable[[StepResult], None]) -> tuple[StepResult, ...]:
-    """Carry the plan out, and report each step as it ends. Raises MlinferError."""
+    """Apply the plan, and report each step when it ends. Raises MlinferError."""
     done: list[StepResult] = []
     for step in plan.steps:
         since = time.perf_counter()
@@ -72,7 +71,7 @@ def apply(plan: Plan, report: Callable[[StepResult], None]) -> tuple[StepResult,
 
 
 def compare(name: str, there: Document | None, wanted: Document, *, detail: str = "") -> Change:
-    """Say what it takes to get from what is there (None: nothing) to what is wanted."""
+    """Return the change from what exists (None if nothing does) to what is wanted."""
     if there == wanted:
         return Change("unchanged", detail)
     return Change("changed" if there is not None else "created", detail, difference(name, there or {}, wanted))

@@ -1,4 +1,4 @@
-"""Send the traffic back to an older version, after a proof that it answers as its own model file does here."""
+"""Move traffic back to an older version after verifying it against its own model file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RollbackSpec:
-    """What is to go back. version "" = to the newest before the live one. here: the configured model file."""
+    """What to roll back. version: "" for the newest before the deployed one. here: the configured model file."""
 
     account: Account
     names: Names
@@ -46,7 +46,7 @@ class RollbackSpec:
 
 @dataclass(frozen=True)
 class RollbackPlan:
-    """Which version goes live in place of which, by these steps. done_before: an earlier command has done it."""
+    """The steps from one version to another. done_before: an earlier command already did this."""
 
     function: str
     version: str
@@ -57,7 +57,7 @@ class RollbackPlan:
 
 @dataclass(frozen=True)
 class Rollback:
-    """What is live now, and what was before."""
+    """The version deployed now, and the one before."""
 
     function: str
     version: str
@@ -70,7 +70,7 @@ Embedded = Callable[[Path], Target]  # returns the target that answers with a mo
 
 
 def rollback(planned: RollbackPlan, report: Callable[[StepResult], None]) -> Rollback:
-    """Prove the version and make it live. Raises MlinferError."""
+    """Verify the version and move traffic to it. Raises MlinferError."""
     steps = apply(planned.plan, report)
     return Rollback(planned.function, planned.version, planned.before, steps, planned.done_before)
 
@@ -78,10 +78,9 @@ def rollback(planned: RollbackPlan, report: Callable[[StepResult], None]) -> Rol
 def plan_rollback(
     spec: RollbackSpec, clients: DeploymentClients, *, embedded: Embedded, waiter: Waiter
 ) -> RollbackPlan:
-    """Say which version would go live and by which steps; change nothing. Raises MlinferError.
+    """Return the version to deploy and the steps, without changing anything. Raises MlinferError.
 
-    Where the rollback to the newest before the live one is done already, it is not done again: it may have been killed
-    before it could say so.
+    A repeated rollback without a version does nothing, because the first may have been killed before it reported success.
     """
     names, functions = spec.names, clients.functions
     with explained(f"function {names.function}"):
@@ -113,7 +112,7 @@ def plan_rollback(
 
 
 def _choose(published: Sequence[str], live: str, wanted: str) -> str:
-    """Return the version to go back to. Raises UsageError."""
+    """Return the version to roll back to. Raises UsageError."""
     hint = f"Published versions: {', '.join(published)}. Version {live} is deployed."
     if wanted:
         if wanted not in published:
@@ -128,7 +127,7 @@ def _choose(published: Sequence[str], live: str, wanted: str) -> str:
 
 
 def _role(spec: RollbackSpec, iam: IAMClient, chosen: Function) -> Step:
-    """Return what lets the function read the version's model."""
+    """Return the step that lets the function read the version's model."""
     uri, names = chosen.settings.environment.get("MLINFER_MODEL_URI", ""), spec.names
     if not uri.startswith("s3://"):
         in_image = Change("skipped", "the model is in the container image")
@@ -158,7 +157,7 @@ def _verify(
 
 @contextmanager
 def _downloaded(s3: S3Client, uri: str, sha256: str) -> Iterator[Path]:
-    """Give the model file of an older version for a while. Raises RemoteError, VerificationError."""
+    """Download the model file of an older version to a temporary path. Raises RemoteError, VerificationError."""
     bucket, key = split_uri(uri)
     with tempfile.TemporaryDirectory(prefix="mlinfer-") as folder:
         path = Path(folder) / "model.onnx"

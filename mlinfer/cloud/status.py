@@ -1,4 +1,4 @@
-"""What is live, read from AWS, and whether that is what is here."""
+"""Read what is deployed in AWS, and compare it with the local configuration."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _STATES = {
 
 @dataclass(frozen=True)
 class Status:
-    """live: None while no version is. newest: the last published version. url "" = none.
+    """What is deployed. live: None if the alias does not exist. newest: the last published version. url: "" if none.
 
     published: Lambda's description of each version, oldest first.
     """
@@ -51,7 +51,7 @@ class Status:
         return uri.removeprefix("s3://").partition("/")[0] if uri.startswith("s3://") else ""
 
     def facts(self) -> dict[str, Any]:
-        """Return what is live, ready for JSON."""
+        """Return the deployed state for `--json`."""
         shown = self.live or self.latest
         settings, environment = shown.settings, shown.settings.environment
         facts: dict[str, Any] = {"function": self.function, "state": in_words(self.latest, self.live)}
@@ -71,7 +71,7 @@ class Status:
 
 
 def read_status(client: LambdaClient, names: Names) -> Status:
-    """Ask AWS. Raises RemoteError, also when nothing is deployed."""
+    """Read the state from AWS. Raises RemoteError, also if nothing is deployed."""
     with explained(f"function {names.function}"):
         latest = read_function(client, names)
         if latest is None:
@@ -87,7 +87,7 @@ def read_status(client: LambdaClient, names: Names) -> Status:
 
 
 def served_model(client: LambdaClient, names: Names) -> str:
-    """Return the SHA-256 of the model that the function serves, "" where there is none. Raises RemoteError."""
+    """Return the SHA-256 of the model that the function serves, "" if there is none. Raises RemoteError."""
     with explained(f"function {names.function}"):
         there = read_function(client, names)
         alias = read_alias(client, names) if there else None
@@ -96,7 +96,7 @@ def served_model(client: LambdaClient, names: Names) -> str:
 
 
 def differences(status: Status, here: FunctionConfig, url_kind: str) -> str:
-    """Return the unified diff from what is live to what is here; "" if they are equal. An image "" is not compared."""
+    """Return the unified diff from the deployed to the local settings, "" if equal. An image "" is not compared."""
     if status.live is None:
         return "no version is deployed"
     of_function = {"concurrency": status.latest.settings.concurrency, "url": status.url_kind}
@@ -107,7 +107,7 @@ def differences(status: Status, here: FunctionConfig, url_kind: str) -> str:
 
 
 def in_words(latest: Function, live: Function | None) -> str:
-    """Say how the live version is, and how the last change of the function ended if that failed."""
+    """Describe the state of the deployed version, and the last update if it failed or is in progress."""
     shown = live or latest
     words = _STATES.get(shown.state, shown.state)
     told = f"{words}: {shown.reason}" if shown.reason and shown.state != "Active" else words

@@ -1,4 +1,4 @@
-"""Prove that a published version answers as the same model file does here, before any traffic goes to it."""
+"""Verify that a published version and the local model file give the same predictions, before traffic moves to it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ PICTURES = 3
 TOP_K = 5
 NETWORK_S = 30  # of an invocation, beside the function's own timeout
 _ALL = 10**6  # classes
-# Absolute, of a score in 0..1. Lambda's processors take other kernels than this one, which add float32 numbers in another
-# order; the same image run here meets 1e-5. A wrong model, label list or pre-processing is off by far more than this.
+# Absolute difference of scores in 0..1. Lambda's processors can use other kernels, which sum float32 numbers in another
+# order. A wrong model, label list or preprocessing differs by far more; the same container image run locally stays below 1e-5.
 TOLERANCE = 1e-3
 
 _MAY_NOT_READ = b"the function's role needs "  # lambda_src.inference.download says so
@@ -34,7 +34,7 @@ _MAY_NOT_READ = b"the function's role needs "  # lambda_src.inference.download s
 
 @dataclass(frozen=True)
 class Answered:
-    """What a version answered: the handler's document, and the end of its log."""
+    """The response of a version. document: the handler's. log: the last lines of its log."""
 
     document: dict[str, Any]
     log: str
@@ -44,7 +44,7 @@ Ask = Callable[[bytes], Answered]
 
 
 def version_asker(client: LambdaClient, names: Names, *, version: str, waiter: Waiter) -> Ask:
-    """Return what asks a published version about a picture. client: one that repeats no request.
+    """Return a function that sends an image to a published version. client: must not retry requests.
 
     Raises RemoteError, VerificationError.
     """
@@ -60,7 +60,7 @@ def version_asker(client: LambdaClient, names: Names, *, version: str, waiter: W
 
     def ask(data: bytes) -> Answered:
         content, log = invoke(data)
-        if _MAY_NOT_READ in content:  # S3 learns of a role's new permissions some seconds after IAM has taken them
+        if _MAY_NOT_READ in content:  # a role's new permissions reach S3 some seconds after IAM accepts them
             for _ in waiter.pauses("the role's new permissions are not active everywhere yet", ROLE_LIMIT_S):
                 content, log = invoke(data)
                 if _MAY_NOT_READ not in content:
@@ -74,9 +74,9 @@ def version_asker(client: LambdaClient, names: Names, *, version: str, waiter: W
 
 
 def verify_answers(ask: Ask, embedded: Target, *, sha256: str, pictures: Sequence[SamplePicture]) -> str:
-    """Compare the version's answers with the embedded ones: model, labels in order, scores. Return what was shown.
+    """Compare model, labels and scores of the version with the local ones. Return a summary.
 
-    Classes whose scores are nearer to each other than the tolerance may change places. Raises VerificationError.
+    Classes may swap places if their scores differ by less than the tolerance. Raises VerificationError.
     """
     largest = 0.0
     for picture in pictures:
@@ -92,7 +92,7 @@ def verify_answers(ask: Ask, embedded: Target, *, sha256: str, pictures: Sequenc
 
 
 def verify_alone(ask: Ask, sha256: str, pictures: Sequence[SamplePicture]) -> str:
-    """Where the model file is not to be had: each picture is answered, twice the same, by the model that it should be.
+    """Verify without a model file that the version uses the right model and predicts the same in two calls.
 
     Raises VerificationError.
     """
@@ -114,7 +114,7 @@ def _same_model(there: dict[str, Any], sha256: str, log: str) -> None:
 
 
 def _distance(here: list[dict[str, Any]], there: list[dict[str, Any]]) -> float:
-    """Return the largest difference of a place's two scores, or of one class's; 1 where the places do not match up."""
+    """Return the largest score difference by rank or by class; 1 if labels or the number of predictions differ."""
     scores = {entry["index"]: (entry["label"], entry["score"]) for entry in here}
     if len(there) != min(TOP_K, len(here)):
         return 1.0
