@@ -1,1 +1,1 @@
-"""The AWS resources of a project, one module each: read, plan, apply."""
+"""The AWS resources of a project, one module each, with functions to read, plan and apply."""

@@ -1,4 +1,4 @@
-"""The alias `live`, which callers use: which version all traffic goes to."""
+"""The alias `live`, which callers use and which sends all traffic to one version."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _ROLLED_BACK = re.compile(r"rolled back from (?P<before>\S+) to (?P<version>\d+)
 
 @dataclass(frozen=True)
 class Alias:
-    """Which version is live. weights: of other versions that share its traffic. revision: changes with each change.
+    """The version that has the traffic. weights: of other versions that share it. revision: changes with every update.
 
-    rolled_back_from: the version that was live before, where a rollback to the version before it led here; else "".
+    rolled_back_from: the previous version if the last update was a rollback without a named version, else "".
     """
 
     version: str
@@ -40,12 +40,14 @@ def read_alias(client: LambdaClient, names: Names) -> Alias | None:
         return None
     weights = (found.get("RoutingConfig") or {}).get("AdditionalVersionWeights") or {}
     version, told = found["FunctionVersion"], _ROLLED_BACK.fullmatch(found.get("Description", ""))
-    before = told["before"] if told and told["version"] == version else ""  # else somebody has moved the alias since
+    before = (
+        told["before"] if told and told["version"] == version else ""
+    )  # otherwise the alias was moved after the rollback
     return Alias(version, weights, found.get("RevisionId", ""), before)
 
 
 def plan_alias(there: Alias | None, version: str) -> Change:
-    """Say what it takes until all traffic goes to the version."""
+    """Return the change that sends all traffic to the version."""
     held = {"version": there.version, **({"weights": there.weights} if there.weights else {})} if there else None
     before = f" (was {there.version})" if there and there.version != version else ""
     return compare("alias", held, {"version": version}, detail=f"{ALIAS} -> {version}{before}")
@@ -54,9 +56,9 @@ def plan_alias(there: Alias | None, version: str) -> Change:
 def apply_alias(
     client: LambdaClient, names: Names, *, there: Alias | None, version: str, rolled_back_from: str = ""
 ) -> Change:
-    """Send all traffic to the version, if the alias still is what `there` says. Raises RemoteError.
+    """Send all traffic to the version, unless the alias has changed since `there` was read. Raises RemoteError.
 
-    rolled_back_from: is kept with the alias, in its description, so that the same rollback run again finds it done.
+    rolled_back_from: stored in the alias's description, so that a repeated rollback finds it done.
     """
     change = plan_alias(there, version)
     if change.outcome == "unchanged":
@@ -74,7 +76,7 @@ def apply_alias(
         except ClientError as error:
             if error_code(error) not in ("PreconditionFailedException", "ResourceConflictException"):
                 raise
-            now = read_alias(client, names)  # moved by a request whose answer was lost, or by somebody else
+            now = read_alias(client, names)  # moved by a request whose response was lost, or by another process
             if now is None or plan_alias(now, version).outcome != "unchanged":
                 raise _moved(now) from error
     return change

@@ -1,4 +1,4 @@
-"""The bucket of the models and staged pictures: created private, encrypted, versioned and tagged, and kept closed."""
+"""The bucket of models and staged images: private, encrypted, versioned and tagged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
 
 
-ABANDONED_PARTS_DAYS = 1  # after which a bucket of ours drops the parts of an upload that never ended
+ABANDONED_PARTS_DAYS = 1  # after which our buckets delete the parts of unfinished uploads
 
 READ_AND_WRITE = (
     "s3:PutObject, s3:GetObject and s3:ListBucket on the bucket, and kms:GenerateDataKey and kms:Decrypt on its KMS key "
@@ -37,22 +37,22 @@ _CLOSE = "s3:GetBucketPublicAccessBlock and s3:PutBucketPublicAccessBlock on the
 
 @dataclass(frozen=True)
 class Bucket:
-    """A bucket that is there. block: what blocks public access. left: why it is left as it is, "" if it is not."""
+    """A bucket that exists. block: its public access block. left: why mlinfer does not change it, "" if it may."""
 
     block: Document
     left: str = ""
 
 
 def is_bucket(s3: S3Client, bucket: str) -> bool:
-    """Tell whether there is such a bucket, whoever may use it. Raises RemoteError, MissingError."""
+    """Return whether the bucket exists, in any account. Raises RemoteError, MissingError."""
     with explained(f"bucket {bucket}", READ_AND_WRITE):
         return bucket_status(s3, bucket) != 404
 
 
 def require_bucket(s3: S3Client, bucket: str, project: str, *, create: bool) -> bool:
-    """Refuse a bucket that is missing, or with `create` one that is not ours to create. Return whether it is there.
+    """Return whether the bucket exists.
 
-    Raises RemoteError, MissingError.
+    Raises RemoteError if it is missing and `create` is not set, or if another account owns it; MissingError.
     """
     with explained(f"bucket {bucket}", READ_AND_WRITE):
         status = bucket_status(s3, bucket)
@@ -64,7 +64,7 @@ def require_bucket(s3: S3Client, bucket: str, project: str, *, create: bool) -> 
 
 
 def read_bucket(s3: S3Client, names: Names, bucket: str) -> Bucket:
-    """Return what is told of a bucket that must be there. Raises RemoteError."""
+    """Read a bucket that must exist. Raises RemoteError."""
     with explained(f"bucket {bucket}", _CLOSE):
         if owner_of_bucket(s3, names, bucket).state != "ours":
             return Bucket({}, f"bucket {bucket} is not managed by project {names.project}")
@@ -78,7 +78,7 @@ def read_bucket(s3: S3Client, names: Names, bucket: str) -> Bucket:
 
 
 def plan_bucket(there: Bucket | None, bucket: str) -> Change:
-    """Say what it takes until the bucket is there, and closed to the public if it is the project's."""
+    """Return the change that creates the bucket, or blocks public access if the project manages it."""
     if there is None:
         return Change("created", f"s3://{bucket}")
     if there.left:
@@ -87,7 +87,7 @@ def plan_bucket(there: Bucket | None, bucket: str) -> Change:
 
 
 def apply_bucket(s3: S3Client, names: Names, bucket: str) -> Change:
-    """Block public access to a bucket of the project again, if somebody has allowed it. Raises RemoteError."""
+    """Block public access to the project's bucket again if it was allowed. Raises RemoteError."""
     change = plan_bucket(read_bucket(s3, names, bucket), bucket)
     if change.outcome == "changed":
         with explained(f"bucket {bucket}", _CLOSE):
@@ -105,11 +105,10 @@ def _block() -> PublicAccessBlockConfigurationTypeDef:
 
 
 def ensure_bucket(s3: S3Client, bucket: str, *, project: str, owner: Callable[[], str], kms_key: str = "") -> bool:
-    """Create the bucket, private, encrypted, versioned and tagged, or finish one that was cut short.
+    """Create the bucket, or complete one whose creation was interrupted. Return whether anything was changed.
 
-    owner: returns the id of our AWS account, where it is needed. kms_key: ARN of the key of its default encryption, "" =
-    S3's own. Return whether anything was done: a bucket that is there otherwise is left as it is. Raises RemoteError,
-    MissingError.
+    A complete bucket is not changed. owner: returns our AWS account id. kms_key: ARN of the default encryption key, "" for
+    S3's own. Raises RemoteError, MissingError.
     """
     tags: list[TagTypeDef] = [{"Key": TAG, "Value": project}]
     with explained(f"bucket {bucket}", _CREATE):
@@ -117,9 +116,11 @@ def ensure_bucket(s3: S3Client, bucket: str, *, project: str, owner: Callable[[]
         if (status == 404 and _create_bucket(s3, bucket, tags)) or (
             status != 403 and is_untouched(s3, bucket, owner())
         ):
-            s3.put_bucket_tagging(Bucket=bucket, Tagging={"TagSet": tags})  # services like S3 may pass over the former
+            s3.put_bucket_tagging(
+                Bucket=bucket, Tagging={"TagSet": tags}
+            )  # S3-compatible services may ignore the tags of CreateBucket
         elif not _is_unfinished(s3, bucket, tags):
-            if status == 403:  # of whoever it is: our own credentials have just been found good
+            if status == 403:  # another account's: our own credentials have just worked
                 raise _taken(bucket)
             return False
         s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=_block())
@@ -140,7 +141,7 @@ def ensure_bucket(s3: S3Client, bucket: str, *, project: str, owner: Callable[[]
 
 
 def owner_of_bucket(s3: S3Client, names: Names, bucket: str) -> Owner:
-    """Return who manages the bucket, which must be there. Raises ClientError."""
+    """Return who manages the bucket, which must exist. Raises ClientError."""
     return owner_of(
         "bucket",
         f"s3://{bucket}",
@@ -151,10 +152,10 @@ def owner_of_bucket(s3: S3Client, names: Names, bucket: str) -> Owner:
 
 
 def is_untouched(s3: S3Client, bucket: str, owner: str) -> bool:
-    """Tell whether the bucket is as CreateBucket leaves it: empty, and without tags, versioning and lifecycle rules.
+    """Return whether the bucket is empty and has no tags, versioning or lifecycle rules, as after CreateBucket.
 
-    Where the service passes over the tags of CreateBucket, such a bucket is what a command leaves that was killed before
-    it could tag it. owner: the id of the AWS account that it must belong to. Raises ClientError.
+    If the service ignores the tags of CreateBucket, a command that is killed early leaves such a bucket. owner: id of the
+    AWS account that must own it. Raises ClientError.
     """
     which: dict[str, Any] = {"Bucket": bucket, "ExpectedBucketOwner": owner}
     try:
@@ -170,7 +171,7 @@ def is_untouched(s3: S3Client, bucket: str, owner: str) -> bool:
 
 
 def _default_encryption(kms_key: str) -> ServerSideEncryptionRuleTypeDef:
-    """Return the bucket's rule; with a key of its own, one data key serves many objects, which costs fewer requests."""
+    """Return the default encryption rule. With a KMS key, one data key serves many objects, which saves requests."""
     if not kms_key:
         return {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
     default: ServerSideEncryptionByDefaultTypeDef = {"SSEAlgorithm": "aws:kms", "KMSMasterKeyID": kms_key}
@@ -178,9 +179,11 @@ def _default_encryption(kms_key: str) -> ServerSideEncryptionRuleTypeDef:
 
 
 def _create_bucket(s3: S3Client, bucket: str, tags: list[TagTypeDef]) -> bool:
-    """Make the bucket; return whether it was this request that made it, and not an earlier or a concurrent one."""
+    """Create the bucket. Return whether this request created it, not an earlier or concurrent one."""
     region = s3.meta.region_name
-    place = {} if region == "us-east-1" else {"LocationConstraint": region}  # S3 does not take that one's name
+    place = (
+        {} if region == "us-east-1" else {"LocationConstraint": region}
+    )  # S3 rejects this Region as a LocationConstraint
     configuration: Any = {**place, "Tags": tags}
     try:
         s3.create_bucket(Bucket=bucket, CreateBucketConfiguration=configuration)
@@ -192,7 +195,7 @@ def _create_bucket(s3: S3Client, bucket: str, tags: list[TagTypeDef]) -> bool:
 
 
 def _is_unfinished(s3: S3Client, bucket: str, tags: list[TagTypeDef]) -> bool:
-    """Tell whether the bucket carries our tag, and not yet the last of our settings."""
+    """Return whether the bucket has our tag but not the last of our settings."""
     try:
         ours = tags[0] in s3.get_bucket_tagging(Bucket=bucket)["TagSet"]
         return ours and "Status" not in s3.get_bucket_versioning(Bucket=bucket)
@@ -203,13 +206,13 @@ def _is_unfinished(s3: S3Client, bucket: str, tags: list[TagTypeDef]) -> bool:
 
 
 def bucket_status(s3: S3Client, bucket: str) -> int:
-    """Return the HTTP status that asking for the bucket gives. Raises RemoteError when it is in another Region."""
+    """Return the HTTP status of HeadBucket. Raises RemoteError if the bucket is in another Region."""
     try:
         answer: Mapping[str, Any] = s3.head_bucket(Bucket=bucket)
-    except ClientError as error:  # what is wrong with us, and not the bucket, a later request with a body says better
+    except ClientError as error:  # a HEAD response has no body; a later request explains credential errors better
         answer = error.response
     region = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region", s3.meta.region_name)
-    if region != s3.meta.region_name:  # boto3 would go there, but the function will not find it
+    if region != s3.meta.region_name:  # boto3 would follow, but the function could not find the bucket
         message = f"bucket {bucket} is in Region {region}, but the configured Region is {s3.meta.region_name}"
         hint = f"Use --region {region}, or choose another bucket with --bucket."
         raise RemoteError("wrong_region", message, hint)

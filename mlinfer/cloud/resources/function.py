@@ -1,6 +1,6 @@
-"""The Lambda function: created or updated by the image's digest, one change at a time, and nothing that is equal.
+"""The Lambda function: created or updated one change at a time, and only where it differs.
 
-Lambda goes on working after it has answered: between two changes it is asked until the first has taken effect.
+Lambda applies changes asynchronously, so each change waits until the previous one has taken effect.
 https://docs.aws.amazon.com/lambda/latest/dg/functions-states.html
 """
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
 
 
-_BENCH = "MLINFER_BENCH"  # a variable of $LATEST while it is measured, which the handler does not read
-ROLE_LIMIT_S = 60  # IAM needs about ten seconds to be known everywhere
+_BENCH = "MLINFER_BENCH"  # set on $LATEST during a measurement; the handler ignores it
+ROLE_LIMIT_S = 60  # a new role takes about 10 s to become active everywhere
 
 
 @dataclass(frozen=True)
 class FunctionConfig:
-    """What the function is to be. image: repository@digest. memory, tmp: MB. timeout: s.
+    """The settings of a function. image: repository@digest. memory, tmp: MB. timeout: s.
 
-    concurrency: None = not reserved, 0 = Lambda refuses each call. image_config: what replaces the image's ENTRYPOINT, CMD
-    and WORKDIR, and logging: what differs from Lambda's default; neither is ever wanted, and each is mended.
+    concurrency: None if not reserved; with 0 Lambda rejects every call. image_config (overrides of ENTRYPOINT, CMD and
+    WORKDIR) and logging (differences from Lambda's default) are never wanted and are reset.
     """
 
     image: str
@@ -48,7 +48,7 @@ class FunctionConfig:
     logging: Mapping[str, Any] = field(default_factory=dict)
 
     def document(self) -> Document:
-        """Return all that is compared with what is there."""
+        """Return the settings that are compared with AWS."""
         configuration = {"role": self.role, "memory": self.memory, "timeout": self.timeout, "tmp": self.tmp}
         configuration |= {"environment": dict(self.environment)}
         strange = {"image_config": dict(self.image_config), "logging": dict(self.logging)}
@@ -58,7 +58,7 @@ class FunctionConfig:
 
 @dataclass(frozen=True)
 class Function:
-    """What is there: the function as it was last changed ($LATEST), or one of its versions."""
+    """The function as last changed ($LATEST), or one of its versions."""
 
     version: str
     settings: FunctionConfig
@@ -71,7 +71,7 @@ class Function:
 
 
 def read_function(client: LambdaClient, names: Names, version: str = "") -> Function | None:
-    """Return the function, or that version; None if there is none. Raises RemoteError, ClientError."""
+    """Return the function or the given version, None if it does not exist. Raises RemoteError, ClientError."""
     which = {"Qualifier": version} if version else {}
     found = none_if_absent(lambda: client.get_function(FunctionName=names.function, **which))
     if found is None:
@@ -124,7 +124,7 @@ def _default_logging(names: Names) -> dict[str, Any]:
 
 
 def owner_of_function(client: LambdaClient, names: Names, found: Mapping[str, Any]) -> Owner:
-    """Return who manages the function. found: the answer to GetFunction, which holds tags only with lambda:ListTags.
+    """Return who manages the function. found: the GetFunction response, which has tags only with lambda:ListTags.
 
     Raises ClientError.
     """
@@ -139,7 +139,7 @@ def owner_of_function(client: LambdaClient, names: Names, found: Mapping[str, An
 
 
 def is_older(function: Function, created: datetime) -> bool:
-    """Tell whether something was created after the function's last change. Raises no error for an unknown time."""
+    """Return whether the function was last changed before `created`; False if that time is unknown."""
     try:
         changed = datetime.strptime(function.updated[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=UTC)
     except ValueError:
@@ -150,9 +150,9 @@ def is_older(function: Function, created: datetime) -> bool:
 def plan_function(
     there: Function | None, wanted: FunctionConfig, *, names: Names, role_created: datetime | None = None
 ) -> Change:
-    """Say what it takes from what is there to what is wanted.
+    """Return the change from the existing to the wanted function.
 
-    role_created: a role that was created again after the function's last change is given to it again, see `apply_function`.
+    role_created: a role that was recreated after the function's last change is attached again, see `apply_function`.
     """
     change = compare("function", there.settings.document() if there else None, wanted.document(), detail=names.function)
     if there is None or change.outcome != "unchanged":
@@ -167,10 +167,10 @@ def plan_function(
 def apply_function(
     client: LambdaClient, names: Names, wanted: FunctionConfig, *, waiter: Waiter, role_created: datetime | None = None
 ) -> Change:
-    """Create the function, or bring it to what is wanted: code, then configuration, then concurrency. Raises RemoteError.
+    """Create the function, or update its code, configuration and concurrency, in this order. Raises RemoteError.
 
-    role_created: a role that was created again after the function's last change is given to it again. Lambda then makes a
-    new grant for the key of the environment; that of the old role is dead, though the role has the same name.
+    role_created: a role that was recreated after the function's last change is attached again. Lambda then creates a new
+    grant for the environment's key, because the old role's grant is not valid for the new role of the same name.
     """
     with explained(f"function {names.function}"):
         there = read_function(client, names)
@@ -188,9 +188,9 @@ def apply_function(
 
 
 def try_image(client: LambdaClient, names: Names, wanted: FunctionConfig) -> None:
-    """Let Lambda itself judge the image, where there are a function and an image to ask about. Raises RemoteError.
+    """Let Lambda check the container image without changing anything. Raises RemoteError.
 
-    Nothing is changed: it is the part of a plan that only Lambda can tell.
+    Does nothing if the function or the pushed image does not exist.
     """
     with explained(f"function {names.function}"):
         there = read_function(client, names)
@@ -205,21 +205,21 @@ def _is_renewed(there: Function, role_created: datetime | None) -> bool:
 
 
 def snapshot(settings: FunctionConfig) -> Document:
-    """Return what a version keeps: all but the reserved concurrency, which is the function's."""
+    """Return the settings stored in a version: all except the reserved concurrency."""
     return {name: value for name, value in settings.document().items() if name != "concurrency"}
 
 
 def during_bench(before: FunctionConfig, memory: int, mark: str) -> FunctionConfig:
-    """Return the configuration of a cold start with so much memory, which holds what `before_bench` needs.
+    """Return the settings that cause a cold start with this memory (MB), and that `before_bench` can undo.
 
-    mark: differs each time, since Lambda starts a new instance only for a configuration that changes.
+    mark: must differ each time, because Lambda starts a new instance only if the configuration changes.
     """
     environment = {**before.environment, _BENCH: f"{before.memory}MB-{mark}"}
     return replace(before, memory=memory, environment=environment)
 
 
 def before_bench(there: FunctionConfig) -> FunctionConfig:
-    """Return the configuration without what `bench` and `tune` change for a while; the same one if there is nothing."""
+    """Return the settings without the temporary changes of `bench` and `tune`."""
     memory, unit, _ = there.environment.get(_BENCH, "").partition("MB-")
     environment = {name: value for name, value in there.environment.items() if name != _BENCH}
     return replace(there, environment=environment, memory=int(memory) if unit and memory.isdigit() else there.memory)
@@ -228,9 +228,9 @@ def before_bench(there: FunctionConfig) -> FunctionConfig:
 def wait_until_ready(
     client: LambdaClient, names: Names, waiter: Waiter, *, version: str = "", first: Function | None = None
 ) -> Function:
-    """Ask until the function, or a version, has taken its last change in; `first` is a fresh answer. Raises RemoteError.
+    """Wait until the function or version is ready, and return it. first: a fresh state, if known. Raises RemoteError.
 
-    A function that failed to start is an error; one whose last update failed runs on as it was, and is returned.
+    A function that failed to start is an error. One whose last update failed still runs, and is returned.
     """
     function = first or _existing(client, names, version)
     pauses: Iterator[bool] | None = None
@@ -247,7 +247,7 @@ def wait_until_ready(
 
 
 def reason_to_wait(error: ClientError) -> str:
-    """Say what to wait for before the same request can succeed; "" where waiting does not help."""
+    """Return why the request can succeed later, "" if waiting does not help."""
     code, message = error_code(error), str(error.response.get("Error", {}).get("Message", ""))
     if code == "ResourceConflictException" and ("in progress" in message or "state: Pending" in message):
         return "the function is still being updated"
@@ -290,7 +290,7 @@ def _create(client: LambdaClient, names: Names, wanted: FunctionConfig, *, waite
 
 
 def _update(client: LambdaClient, names: Names, *, there: Function, wanted: FunctionConfig, waiter: Waiter) -> None:
-    """Make each change that is left, and wait until it has taken effect."""
+    """Apply each remaining change, and wait until it has taken effect."""
     is_, to_be = there.settings, wanted
     if (is_.image, is_.arch) != (to_be.image, to_be.arch) or there.updating == "Failed":
         code = {"ImageUri": to_be.image, "Architectures": [to_be.arch]}

@@ -1,4 +1,4 @@
-"""The URL that the alias `live` may have, and who may call it."""
+"""The function URL of the alias `live`, and the permission to call it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PUBLIC: dict[str, dict[str, Any]] = {
 
 
 def read_url(client: LambdaClient, names: Names) -> tuple[str, Document]:
-    """Return the alias's URL, "" without one, and what is compared: its kind, and which of our permissions it has."""
+    """Return the URL ("" if none), and the state to compare: its kind and which of our permissions exist."""
     which: dict[str, Any] = {"FunctionName": names.function, "Qualifier": ALIAS}
     found: Mapping[str, Any] = none_if_absent(lambda: client.get_function_url_config(**which)) or {}
     policy = none_if_absent(lambda: client.get_policy(**which)["Policy"])
@@ -36,13 +36,13 @@ def read_url(client: LambdaClient, names: Names) -> tuple[str, Document]:
 
 
 def plan_url(there: Document, kind: str) -> Change:
-    """Say what it takes from what `read_url` found. kind: none, iam (callers sign, and their own policies must let them) or public."""
+    """Return the change from what `read_url` found. kind: none, iam (callers need permission and sign) or public."""
     missing = {"url": "none", "permissions": []}
     return compare("url", None if there == missing and kind != "none" else there, _wanted(kind), detail=kind)
 
 
 def apply_url(client: LambdaClient, names: Names, kind: str) -> tuple[Change, str]:
-    """Give the alias a URL, or take it away with the permissions that it had. Return the URL too. Raises RemoteError."""
+    """Create, change or delete the URL and its permissions. Return the URL too. Raises RemoteError."""
     with explained(f"URL of function {names.function}"):
         url, there = read_url(client, names)
         wanted, change = _wanted(kind), plan_url(there, kind)
@@ -61,7 +61,7 @@ def _wanted(kind: str) -> Document:
 
 
 def _set_url(client: LambdaClient, names: Names, *, there: str, kind: str, url: str) -> str:
-    """Make, change or delete the URL itself, and return it."""
+    """Create, change or delete the URL, and return it."""
     which: dict[str, Any] = {"FunctionName": names.function, "Qualifier": ALIAS}
     if there == kind:
         return url

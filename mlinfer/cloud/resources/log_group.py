@@ -1,4 +1,4 @@
-"""The function's log group: made before the function, whose role may not make it, and kept at its retention."""
+"""The function's log group, created before the function because the function's role cannot create it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def plan_log_group(there: Mapping[str, Any] | None, names: Names, days: int) -> Change:
-    """Say what it takes until the log group is there and keeps its lines for so many days."""
+    """Return the change that creates the log group or sets its retention in days."""
     held = {"retention_days": there.get("retentionInDays")} if there else None
     return compare("log group", held, {"retention_days": days}, detail=f"{names.log_group}, {days} days")
 
@@ -36,7 +36,7 @@ def apply_log_group(logs: CloudWatchLogsClient, names: Names, days: int) -> Chan
 
 
 def read_log_group(logs: CloudWatchLogsClient, names: Names) -> Mapping[str, Any] | None:
-    """Return the project's log group; None without one. Raises RemoteError if it is not ours, ClientError."""
+    """Return the project's log group; None if it does not exist. Raises RemoteError if it is not ours, ClientError."""
     there = find_log_group(logs, names)
     if there:
         owner_of_log_group(logs, names, there).require_ours()
@@ -44,7 +44,7 @@ def read_log_group(logs: CloudWatchLogsClient, names: Names) -> Mapping[str, Any
 
 
 def find_log_group(logs: CloudWatchLogsClient, names: Names) -> Mapping[str, Any] | None:
-    """Return what CloudWatch says of the log group. Raises ClientError."""
+    """Return CloudWatch's description of the log group, None if it does not exist. Raises ClientError."""
     found = logs.describe_log_groups(logGroupNamePrefix=names.log_group).get("logGroups", [])
     return next((group for group in found if group["logGroupName"] == names.log_group), None)
 
@@ -65,6 +65,6 @@ def owner_of_log_group(logs: CloudWatchLogsClient, names: Names, there: Mapping[
 def _create(logs: CloudWatchLogsClient, names: Names) -> None:
     try:
         logs.create_log_group(logGroupName=names.log_group, tags=names.tags)
-    except ClientError as error:  # the answer to an earlier request was lost
+    except ClientError as error:  # created by a request whose response was lost
         if error_code(error) != "ResourceAlreadyExistsException" or read_log_group(logs, names) is None:
             raise

@@ -1,8 +1,7 @@
-"""Put a model file into S3 under the hash of its content: s3://BUCKET/PREFIX/NAME/SHA256.onnx.
+"""Upload a model file to S3 under its hash: s3://BUCKET/PREFIX/NAME/SHA256.onnx.
 
-One key never holds two contents, so nothing is sent twice and what a deployment refers to cannot change. The hashes of
-the file, or of its parts, are taken first and sent along: S3 compares them with what arrives and refuses anything else,
-and an object appears whole or not at all.
+A key never holds two different files, so an existing model is not uploaded again and a deployed one cannot change. The
+upload sends the hashes of the file or its parts, and S3 rejects data that does not match.
 https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
 """
 
@@ -32,10 +31,12 @@ if TYPE_CHECKING:
 
 
 PART_BYTES = 8 * 2**20
-MULTIPART_FROM = 32 * 2**20  # below, one request: S3 then keeps the SHA-256 of the whole object, not one of its parts'
+MULTIPART_FROM = (
+    32 * 2**20
+)  # smaller files are sent in one request, for which S3 stores the SHA-256 of the whole object
 
 _CHUNK_BYTES = 2**20
-# https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html; the last one: services like S3
+# https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html; the last one is for S3-compatible services
 _NOT_NEW = {"PreconditionFailed", "ConditionalRequestConflict", "NotImplemented"}
 
 
@@ -51,7 +52,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class ModelObject:
-    """A model file and where it belongs in S3. kms_key: ARN of the KMS key that S3 encrypts it with, "" = the bucket's default."""
+    """A model file and its place in S3. kms_key: ARN of the KMS key to encrypt it, "" for the bucket's default."""
 
     file: ModelFile
     bucket: str
@@ -60,33 +61,33 @@ class ModelObject:
 
     @property
     def uri(self) -> str:
-        """Return where the object is, or is to be."""
+        """Return the S3 URI of the object, which may not exist yet."""
         return f"s3://{self.bucket}/{self.key}"
 
 
 def object_key(file: ModelFile, prefix: str) -> str:
-    """Return PREFIX/NAME/SHA256.onnx. Raises UsageError for a file that cannot be served, having no mlinfer metadata."""
+    """Return PREFIX/NAME/SHA256.onnx. Raises UsageError for a file without mlinfer metadata."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", require_metadata(file).name).strip("-.") or "model"
     return "/".join([*filter(None, prefix.split("/")), name, f"{file.sha256}.onnx"])
 
 
 def is_uploaded(s3: S3Client, model: ModelObject) -> bool:
-    """Tell whether `upload` would find the file there; it is asked and not changed. Raises RemoteError, MissingError."""
+    """Return whether the model is already in S3. Raises RemoteError, MissingError."""
     with explained(model.uri, READ_AND_WRITE):
         _require_bucket(s3, model)
         return bool(_is_there(s3, model))
 
 
 def plan_model(model: ModelObject, *, uploaded: bool) -> Change:
-    """Say what it takes until the model is there."""
+    """Return the change that uploads the model if needed."""
     return Change("unchanged" if uploaded else "created", model.uri)
 
 
 def upload(s3: S3Client, model: ModelObject, progress: Callable[[int], None]) -> Upload:
-    """Bring the file to its key unless it is there; either way S3 has confirmed its SHA-256.
+    """Upload the file unless S3 already has it. In both cases S3 has confirmed its SHA-256.
 
-    progress: is called from several threads with numbers of bytes, negative ones for what has to be sent again. Raises
-    RemoteError, MissingError, UsageError.
+    progress: called from several threads with the bytes sent, negative for bytes to send again. Raises RemoteError,
+    MissingError, UsageError.
     """
     file = model.file
     with explained(model.uri, READ_AND_WRITE):
@@ -95,7 +96,7 @@ def upload(s3: S3Client, model: ModelObject, progress: Callable[[int], None]) ->
         if there:
             return Upload(model.uri, file.sha256, file.bytes, "unchanged")
         parts = _part_hashes(file) if file.bytes >= MULTIPART_FROM else []
-        new_only = there is None  # two first uploads at once store one version of the object
+        new_only = there is None  # so that two concurrent first uploads store one object version
         sent = _try_to_send(s3, model, parts, progress=progress, new_only=new_only)
         held = _holds(s3, model)
         if not held and not sent:
@@ -116,7 +117,7 @@ def _require_bucket(s3: S3Client, model: ModelObject) -> None:
 
 
 def is_object(s3: S3Client, uri: str) -> bool | None:
-    """Tell whether there is such an object; None where these credentials may not know. Raises ClientError."""
+    """Return whether the object exists, None if access is denied. Raises ClientError."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     try:
         return none_if_absent(lambda: s3.head_object(Bucket=bucket, Key=key)) is not None
@@ -127,7 +128,7 @@ def is_object(s3: S3Client, uri: str) -> bool | None:
 
 
 def _is_there(s3: S3Client, model: ModelObject) -> bool | None:
-    """Tell whether the object is there, None where there is none or S3 does not say."""
+    """Return whether S3 has this file; None if there is no object or access is denied."""
     try:
         return _holds(s3, model)
     except ClientError as error:
@@ -137,7 +138,7 @@ def _is_there(s3: S3Client, model: ModelObject) -> bool | None:
 
 
 def _holds(s3: S3Client, model: ModelObject) -> bool | None:
-    """Tell whether S3's checksum of the object, or of the parts it came in, is the file's; None without an object."""
+    """Return whether S3's checksum of the object or its parts matches the file; None if there is no object."""
     try:
         head = s3.head_object(Bucket=model.bucket, Key=model.key, ChecksumMode="ENABLED")
     except ClientError as error:
@@ -151,12 +152,12 @@ def _holds(s3: S3Client, model: ModelObject) -> bool | None:
 
 
 def _hash_of_hashes(parts: list[str]) -> str:
-    """Return the SHA-256 that S3 keeps of an object that came in parts: that of their own, one after another."""
+    """Return S3's SHA-256 of a multipart object: the hash of the concatenated hashes of its parts."""
     return _base64(hashlib.sha256(b"".join(map(base64.b64decode, parts))).hexdigest())
 
 
 def _part_hashes(file: ModelFile) -> list[str]:
-    """Return the SHA-256 of each part, in base64, while checking that it is still the same file. Raises UsageError."""
+    """Return the SHA-256 of each part, in base64, and check that the file has not changed. Raises UsageError."""
     whole, parts = hashlib.sha256(), list[Any]()
     try:
         with file.path.open("rb") as content:
@@ -178,7 +179,7 @@ def _base64(hexadecimal: str) -> str:
 
 
 class _Watch(BaseSubscriber):  # type: ignore[misc]
-    """Tells s3transfer the size that was hashed, and passes its progress on."""
+    """Gives s3transfer the size that was hashed, and forwards its progress."""
 
     def __init__(self, size: int, progress: Callable[[int], None]) -> None:
         self._size = size
@@ -194,14 +195,14 @@ class _Watch(BaseSubscriber):  # type: ignore[misc]
 def _try_to_send(
     s3: S3Client, model: ModelObject, parts: list[str], *, progress: Callable[[int], None], new_only: bool
 ) -> bool:
-    """Send the file. new_only: return False where S3 already has an object at the key, or cannot tell."""
+    """Send the file. new_only: return False if S3 already has an object at the key, or cannot tell."""
     try:
         _send(s3, model, parts, progress=progress, new_only=new_only)
     except ClientError as error:
         if new_only and error_code(error) in _NOT_NEW:
             return False
-        # The answer to the last request was lost, and its repetition finds no upload; or a concurrent run of this
-        # command came first, see _abort_unfinished. What counts is what is there now.
+        # The response to the last request was lost and its retry finds no upload, or a concurrent run of this command
+        # finished first, see _abort_unfinished. The caller checks the object that exists now.
         if error_code(error) != "NoSuchUpload":
             raise
     return True
@@ -210,9 +211,9 @@ def _try_to_send(
 def _send(
     s3: S3Client, model: ModelObject, parts: list[str], *, progress: Callable[[int], None], new_only: bool
 ) -> None:
-    """Send the file from the disk, in parts if there are any; on any failure, or Ctrl-C, S3 keeps nothing of it.
+    """Send the file, in parts if there are any. After a failure or Ctrl-C, S3 keeps no part of it.
 
-    s3transfer repeats a request that broke, and a part alone where there are parts; it aborts a multipart upload.
+    s3transfer retries a failed request or part, and aborts the multipart upload on failure.
     """
     checksum = {"ChecksumAlgorithm": "SHA256"} | ({} if parts else {"ChecksumSHA256": _base64(model.file.sha256)})
     extra = {**checksum, **encryption(model.kms_key)}
@@ -238,20 +239,20 @@ def _send(
 
 
 def _add_condition(params: dict[str, Any], **_: Any) -> None:
-    """Let S3 store the object only where the key has none; s3transfer does not pass this argument on."""
+    """Let S3 store the object only if the key is free. s3transfer does not support this argument."""
     params["IfNoneMatch"] = "*"
 
 
 def _add_part_checksum(parts: list[str], params: dict[str, Any], **_: Any) -> None:
-    """Let S3 compare a part with the hash taken beforehand; s3transfer alone would hash what it happens to read."""
+    """Let S3 compare a part with the hash computed before. s3transfer would hash the data that it reads itself."""
     params["ChecksumSHA256"] = parts[params["PartNumber"] - 1]
 
 
 def _abort_unfinished(s3: S3Client, model: ModelObject) -> None:
-    """Drop the parts of earlier attempts that were killed: now that the object is there they can only cost money."""
+    """Delete the parts of earlier, killed uploads of this object, which only cost money."""
     try:
         for attempt in s3.list_multipart_uploads(Bucket=model.bucket, Prefix=model.key).get("Uploads", []):
             if attempt["Key"] == model.key:
                 s3.abort_multipart_upload(Bucket=model.bucket, Key=model.key, UploadId=attempt["UploadId"])
     except ClientError:
-        pass  # the upload itself succeeded, and these are permissions that it does not need
+        pass  # the upload succeeded, and these permissions are optional

@@ -1,6 +1,6 @@
-"""Who may do what in AWS: the function's role, and the person or program that deploys.
+"""The IAM policies of the function's role and of the deployer.
 
-Each is a pure function of names, and grants what our code calls on what the project's name gives, nothing else.
+Each grants only the actions that our code calls, on resources with the project's names.
 https://docs.aws.amazon.com/service-authorization/latest/reference/reference_policies_actions-resources-contextkeys.html
 """
 
@@ -19,14 +19,14 @@ _VERSION = "2012-10-17"  # of the policy language
 
 
 def trust_policy() -> Document:
-    """Return who may take the role: Lambda."""
+    """Return the trust policy, which lets Lambda assume the role."""
     return _policy([_statement("LambdaRunsTheFunction", ["sts:AssumeRole"], principal=LAMBDA)])
 
 
 def role_policy(
     account: Account, names: Names, *, models: Collection[str], prefixes: Collection[str], kms_key: str = ""
 ) -> Document:
-    """Return what the function may do: write its own log, read these models and what lies under these prefixes.
+    """Return the policy to write the function's log and read these models and objects under these prefixes.
 
     models: s3:// URIs. prefixes: as in MLINFER_INPUT_PREFIXES. kms_key: ARN of the key that encrypts them, "" = none.
     """
@@ -40,15 +40,15 @@ def role_policy(
 
 
 def with_models(statements: list[Document], keys: set[str]) -> Document:
-    """Return the policy of these statements and one that lets the function read the models of these ARNs, if any."""
+    """Return the policy of these statements, plus one to read the models with these ARNs, if any."""
     models = [_statement(READ_MODELS, ["s3:GetObject"], sorted(keys))] if keys else []
     return _policy(statements + models)
 
 
 def deployer_policy(account: Account, names: Names, *, bucket: str, prefix: str, kms_key: str = "") -> Document:
-    """Return what the user of `mlinfer` needs: the actions that our code calls, on this project's resources.
+    """Return the policy that a user of `mlinfer` needs for this project.
 
-    bucket, kms_key "" = none is configured. What takes no resource in IAM stands alone, with *.
+    bucket, kms_key: "" if not configured. Actions without resource-level permissions have their own statements with *.
     """
     function, role, repository = account.function(names), account.role(names), account.repository(names)
     pass_role = _statement("GiveTheRoleToLambda", ["iam:PassRole"], [role])
@@ -85,7 +85,7 @@ _ROLE = (
     "ListInstanceProfilesForRole ListRolePolicies PutRolePolicy TagRole UpdateAssumeRolePolicy"
 )
 _LOG = "CreateLogGroup DeleteLogGroup FilterLogEvents ListTagsForResource PutRetentionPolicy TagResource"
-_REPOSITORY = (  # the Engine calls those of layers and manifests
+_REPOSITORY = (  # Docker calls the actions of layers and manifests
     "BatchCheckLayerAvailability BatchGetImage CompleteLayerUpload CreateRepository DeleteRepository "
     "DescribeImages DescribeRepositories GetDownloadUrlForLayer GetLifecyclePolicy GetRepositoryPolicy "
     "InitiateLayerUpload ListTagsForResource PutImage PutImageScanningConfiguration PutImageTagMutability "
@@ -104,7 +104,7 @@ def _policy(statements: list[Document]) -> Document:
 
 
 def _statement(sid: str, actions: Sequence[str], resources: Sequence[str] = ("*",), *, principal: str = "") -> Document:
-    """Return a statement that allows; one that names a principal stands in the resource's own policy."""
+    """Return an Allow statement. One with a principal is for a resource-based policy."""
     subject = {"Principal": {"Service": principal}} if principal else {"Resource": list(resources)}
     return {"Sid": sid, "Effect": "Allow", "Action": list(actions), **subject}
 
@@ -114,6 +114,6 @@ def _named(service: str, operations: str) -> list[str]:
 
 
 def _below(account: Account, prefix: str) -> str:
-    """Return the ARN of all keys below a prefix, whose / at the end is implied, as the handler judges it."""
+    """Return the ARN of all keys below a prefix. Like the handler, add a missing / at the end."""
     whole = prefix if prefix.endswith("/") else f"{prefix}/"
     return f"{account.s3(whole)}*"

@@ -1,10 +1,8 @@
-"""The ECR repository of the project's images, its lifecycle policy, and the policy that lets Lambda pull.
+"""The ECR repository of the project's container images, with its lifecycle policy and Lambda's permission to pull.
 
-What the lifecycle policy may delete. ECR's rules know tags, ages and numbers; they cannot know which digest a version of
-the function refers to, and any rule by age or number could one day take the one that is live. So ours touches only what
-has no tag. Each push has a tag of its own that cannot move (tags are immutable), and what an index refers to ECR does not
-expire before the index; so nothing that was pushed whole is ever deleted by ECR, only what a push that was cut short left.
-Images that no version uses any more are for whoever knows the versions to delete.
+The lifecycle policy deletes only untagged images, which interrupted pushes leave. ECR does not know which images the
+function's versions use, so a rule by age or number could delete the deployed one. Every complete push has its own
+immutable tag, and ECR keeps the images that an index refers to.
 https://docs.aws.amazon.com/AmazonECR/latest/userguide/LifecyclePolicies.html
 """
 
@@ -42,7 +40,7 @@ Outcome = Literal["created", "changed", "unchanged", "kept"]
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository that is there. policy: the whole one, of which one statement is ours. lifecycle: None = no policy."""
+    """A repository that exists. policy: the whole policy; one statement is ours. lifecycle: None if it has none."""
 
     uri: str
     arn: str
@@ -54,7 +52,7 @@ class Repository:
 
 @dataclass(frozen=True)
 class AppliedRepository:
-    """The repository as it is now. outcomes: of its settings, its lifecycle and its policy; "kept" is somebody else's."""
+    """The repository as it is now. outcomes: of its settings, lifecycle and policy; "kept": not managed by mlinfer."""
 
     uri: str
     change: Change
@@ -62,7 +60,7 @@ class AppliedRepository:
 
 
 def read_repository(ecr: ECRClient, names: Names) -> Repository | None:
-    """Return the project's repository; None without one. Raises RemoteError: also if it is not ours; MissingError."""
+    """Return the project's repository; None if it does not exist. Raises RemoteError (also if it is not ours), MissingError."""
     with explained(f"ECR repository {names.image}", _PERMISSIONS):
         found = find_repository(ecr, names)
         if found is None:
@@ -72,7 +70,7 @@ def read_repository(ecr: ECRClient, names: Names) -> Repository | None:
 
 
 def plan_repository(there: Repository | None, names: Names) -> Change:
-    """Say what it takes until the repository has the settings of a new one."""
+    """Return the change that gives the repository the settings of a new one."""
     wanted = {"immutable": True, "scan_on_push": True, "lifecycle": lifecycle_policy()}
     if there is None:
         return compare("repository", None, wanted, detail=names.image)
@@ -87,7 +85,7 @@ def plan_repository(there: Repository | None, names: Names) -> Change:
 
 
 def plan_parts(there: Repository | None, names: Names) -> dict[str, Outcome]:
-    """Say the same of each part that is written on its own: the repository's settings, its lifecycle, its policy."""
+    """Return the outcome of each part that is written separately: settings, lifecycle policy, repository policy."""
     if there is None:
         return {"repository": "created", "lifecycle": "created", "policy": "created"}
     lifecycle: Outcome = "changed" if there.lifecycle else "created"
@@ -103,7 +101,7 @@ def plan_parts(there: Repository | None, names: Names) -> dict[str, Outcome]:
 
 
 def apply_repository(ecr: ECRClient, names: Names) -> AppliedRepository:
-    """Create the project's repository, or finish or mend one that is there, writing only what differs.
+    """Create the project's repository, or update the settings that differ.
 
     Tags are immutable, images are scanned on push, Lambda may pull for the project's function. Raises RemoteError,
     MissingError, UsageError.
@@ -127,7 +125,7 @@ def apply_repository(ecr: ECRClient, names: Names) -> AppliedRepository:
 
 
 def find_repository(ecr: ECRClient, names: Names) -> Mapping[str, Any] | None:
-    """Return what ECR says of the repository of our name; None without one. Raises ClientError."""
+    """Return ECR's description of the repository, None if it does not exist. Raises ClientError."""
     with _unless("RepositoryNotFoundException"):
         found: Mapping[str, Any] = ecr.describe_repositories(repositoryNames=[names.image])["repositories"][0]
         return found
@@ -147,14 +145,14 @@ def owner_of_repository(ecr: ECRClient, names: Names, found: Mapping[str, Any]) 
 
 
 def lifecycle_policy() -> dict[str, Any]:
-    """Return the rule that spares each image with a tag, see the module's first lines."""
+    """Return the policy that deletes untagged images only; the module's docstring says why."""
     selection = {"tagStatus": "untagged", "countType": "sinceImagePushed", "countUnit": "days"}
     rule = {"rulePriority": 1, "description": f"{_OURS}what has no tag is left of a push that was cut short"}
     return {"rules": [rule | {"selection": selection | {"countNumber": UNTAGGED_DAYS}, "action": {"type": "expire"}}]}
 
 
 def pull_statement(repository_arn: str, function: str) -> dict[str, Any]:
-    """Return what lets Lambda pull for this one function of the repository's account and Region.
+    """Return the statement that lets Lambda pull for this function in the repository's account and Region.
 
     https://docs.aws.amazon.com/lambda/latest/dg/images-create.html#gettingstarted-images-permissions
     """
@@ -170,7 +168,7 @@ def pull_statement(repository_arn: str, function: str) -> dict[str, Any]:
 
 
 def _read(ecr: ECRClient, found: Mapping[str, Any]) -> Repository:
-    """Return the repository with its policies. found: what ECR says of it."""
+    """Return the repository with its policies. found: ECR's description."""
     name, lifecycle = found["repositoryName"], None
     policy: Document = {"Version": "2012-10-17", "Statement": []}
     with _unless("LifecyclePolicyNotFoundException"):
@@ -195,14 +193,14 @@ def _create(ecr: ECRClient, names: Names) -> Repository:
             imageTagMutability="IMMUTABLE",
             imageScanningConfiguration={"scanOnPush": True},
         )
-    except ClientError as error:  # created by another run at the same time, or by a request whose answer was lost
+    except ClientError as error:  # created by another run at the same time, or by a request whose response was lost
         if error_code(error) != "RepositoryAlreadyExistsException" or read_repository(ecr, names) is None:
             raise
     return _read(ecr, ecr.describe_repositories(repositoryNames=[names.image])["repositories"][0])
 
 
 def _write_settings(ecr: ECRClient, names: Names, there: Repository) -> None:
-    """Bring the repository's own settings to what a new one has."""
+    """Give the repository the settings of a new one."""
     if not there.immutable:
         ecr.put_image_tag_mutability(repositoryName=names.image, imageTagMutability="IMMUTABLE")
     if not there.scans:
@@ -221,7 +219,7 @@ def _ours(there: Repository) -> list[Document]:
 
 
 def _is_kept(there: Repository) -> bool:
-    """Tell whether the lifecycle is somebody else's, which stays."""
+    """Return whether the lifecycle policy was not written by mlinfer, so that it is kept."""
     rules = there.lifecycle["rules"] if there.lifecycle else []
     return not all(rule.get("description", "").startswith(_OURS) for rule in rules)
 
@@ -235,7 +233,7 @@ def _in_order(statement: Any) -> Any:
 
 @contextmanager
 def _unless(answer: str) -> Iterator[None]:
-    """Pass over AWS's one code for something that is not there."""
+    """Ignore the given AWS error code, which means that something does not exist."""
     try:
         yield
     except ClientError as error:

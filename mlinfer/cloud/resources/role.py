@@ -1,4 +1,4 @@
-"""The role that the function runs under: made, and kept at exactly the policies that are wanted."""
+"""The IAM role of the function, with its trust policy and one inline policy."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _DESCRIPTION = "Permissions of the Lambda function of mlinfer project {}."
 
 
 def plan_role(there: Document | None, policy: Document, *, names: Names, others: Sequence[str]) -> Change:
-    """Say what it takes until the role has the wanted policies. others: those that it has beside ours, which stay."""
+    """Return the change that gives the role our policies. others: policies not added by mlinfer, which are kept."""
     told = f" (policies not added by mlinfer are kept: {', '.join(others)})" if others else ""
     return compare("role", there, {"trust": trust_policy(), "policy": policy}, detail=f"{names.function}{told}")
 
 
 def apply_role(iam: IAMClient, names: Names, policy: Document) -> Change:
-    """Create the role, or give it the wanted policies where it has others; equal ones are not written again.
+    """Create the role, or update its policies if they differ.
 
-    Raises RemoteError: also when a role of that name is not the project's.
+    Raises RemoteError, also if a role with this name belongs to another project.
     """
     trust = trust_policy()
     with explained(f"role {names.function}"):
@@ -51,13 +51,13 @@ def apply_role(iam: IAMClient, names: Names, policy: Document) -> Change:
 
 
 def plan_readable(there: Document | None, names: Names, model: str) -> Change:
-    """Say what it takes until the function may read one more model. model: its ARN."""
+    """Return the change that lets the function read one more model. model: its ARN."""
     held = there["policy"] if there else {}
     return compare("policy", held, _with_model(held, model), detail=names.function)
 
 
 def apply_readable(iam: IAMClient, names: Names, model: str) -> Change:
-    """Let the function read one more model, if it may not yet; what else it may stays as it is. Raises RemoteError."""
+    """Let the function read one more model, and keep its other permissions. Raises RemoteError."""
     with explained(f"role {names.function}"):
         there = read_role(iam, names)
         change = plan_readable(there, names, model)
@@ -68,7 +68,7 @@ def apply_readable(iam: IAMClient, names: Names, model: str) -> Change:
 
 
 def _with_model(policy: Document, model: str) -> Document:
-    """Return the policy, and the model among those that it lets the function read."""
+    """Return the policy extended by permission to read the model."""
     statements = policy.get("Statement", [])
     readable = {arn for statement in statements if statement["Sid"] == READ_MODELS for arn in statement["Resource"]}
     if model in readable:
@@ -78,7 +78,7 @@ def _with_model(policy: Document, model: str) -> Document:
 
 
 def read_role(iam: IAMClient, names: Names) -> Document | None:
-    """Return the role's two policies, {} for one that is missing; None without a role. Raises RemoteError, ClientError."""
+    """Return the role's two policies, {} for a missing one; None if there is no role. Raises RemoteError, ClientError."""
     role = find_role(iam, names)
     if role is None:
         return None
@@ -87,14 +87,14 @@ def read_role(iam: IAMClient, names: Names) -> Document | None:
 
 
 def read_policy(iam: IAMClient, names: Names) -> Document:
-    """Return the role's policy that `apply_role` writes, {} without it. Raises ClientError."""
+    """Return the inline policy that `apply_role` writes, {} if it is missing. Raises ClientError."""
     inline = none_if_absent(lambda: iam.get_role_policy(RoleName=names.function, PolicyName=POLICY))
     document: Any = inline["PolicyDocument"] if inline else {}  # botocore has parsed the JSON
     return dict(document)
 
 
 def other_policies(iam: IAMClient, names: Names) -> list[str]:
-    """Return the names of the role's policies that are not ours; [] where IAM does not tell. Raises ClientError."""
+    """Return the names of the role's policies that are not ours; [] if access is denied. Raises ClientError."""
     which: dict[str, Any] = {"RoleName": names.function}
     try:
         inline = [policy for policy in iam.list_role_policies(**which)["PolicyNames"] if policy != POLICY]
@@ -107,12 +107,12 @@ def other_policies(iam: IAMClient, names: Names) -> list[str]:
 
 
 def find_role(iam: IAMClient, names: Names) -> Mapping[str, Any] | None:
-    """Return what IAM says of the role of our name, at whatever path; None without one. Raises ClientError."""
+    """Return IAM's description of the role, whatever its path; None if it does not exist. Raises ClientError."""
     return none_if_absent(lambda: iam.get_role(RoleName=names.function)["Role"])
 
 
 def role_arn(iam: IAMClient, account: Account, names: Names) -> str:
-    """Return the role's ARN: of one that is there, at whatever path, else of the one that `apply_role` creates.
+    """Return the ARN of the existing role, whatever its path, or of the one that `apply_role` creates.
 
     Raises RemoteError.
     """
@@ -120,14 +120,14 @@ def role_arn(iam: IAMClient, account: Account, names: Names) -> str:
 
 
 def role_facts(iam: IAMClient, account: Account, names: Names) -> tuple[str, datetime | None]:
-    """Return the role's ARN as `role_arn` does, and when it was created; None without one. Raises RemoteError."""
+    """Return the role's ARN as `role_arn` does, and its creation time, None if it does not exist. Raises RemoteError."""
     with explained(f"role {names.function}"):
         there = find_role(iam, names)
     return (str(there["Arn"]), there["CreateDate"]) if there else (account.role(names), None)
 
 
 def owner_of_role(names: Names, role: Mapping[str, Any]) -> Owner:
-    """Return who manages the role; IAM always tells its tags with it."""
+    """Return who manages the role. IAM returns its tags with the role."""
     return owner_of(
         "role", names.function, names, permission="iam:GetRole", read_tags=lambda: as_mapping(role.get("Tags", []))
     )

@@ -1,4 +1,4 @@
-"""Where pictures that are too large for a request wait for the function: a prefix of the bucket whose objects expire."""
+"""The staging prefix: images too large for a request are uploaded there, and expire after a day."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
-DAYS = 1  # S3's shortest
+DAYS = 1  # the shortest that S3 allows
 
 _PERMISSIONS = "s3:GetLifecycleConfiguration and s3:PutLifecycleConfiguration on the bucket"
 
 
 def read_expiry(s3: S3Client, bucket: str) -> list[dict[str, Any]]:
-    """Return the bucket's lifecycle rules; [] without a bucket. Raises RemoteError."""
+    """Return the bucket's lifecycle rules; [] if the bucket does not exist. Raises RemoteError."""
     with explained(f"bucket {bucket}", _PERMISSIONS):
         return read_rules(s3, bucket)[0]
 
 
 def plan_expiry(rules: list[dict[str, Any]], names: Names) -> Change:
-    """Say what it takes until the bucket of these rules lets what lies under the staging prefix expire."""
+    """Return the change that lets objects under the staging prefix expire. rules: the bucket's lifecycle rules."""
     rule = expiry_rule(names)
     there = next((held for held in rules if held["ID"] == rule["ID"]), None)
     return compare("staging", there, rule, detail=f"objects under {names.staging_prefix} expire after 1 day")
 
 
 def apply_expiry(s3: S3Client, bucket: str, names: Names) -> Change:
-    """Let what lies under the staging prefix expire, beside the rules that the bucket has. Raises RemoteError."""
+    """Let objects under the staging prefix expire, and keep the bucket's other rules. Raises RemoteError."""
     with explained(f"bucket {bucket}", _PERMISSIONS):
         rules, more = read_rules(s3, bucket)
         change = plan_expiry(rules, names)
@@ -43,7 +43,7 @@ def apply_expiry(s3: S3Client, bucket: str, names: Names) -> Change:
 
 
 def remove_expiry(s3: S3Client, bucket: str, names: Names) -> None:
-    """Take the rule back, and leave the others. Raises ClientError."""
+    """Delete our lifecycle rule, and keep the others. Raises ClientError."""
     rules, more = read_rules(s3, bucket)
     kept = [held for held in rules if held["ID"] != expiry_rule(names)["ID"]]
     if kept:
@@ -53,32 +53,32 @@ def remove_expiry(s3: S3Client, bucket: str, names: Names) -> None:
 
 
 def expiry_rule(names: Names) -> Document:
-    """Return the lifecycle rule; earlier versions of an object go too, where the bucket keeps them."""
+    """Return the lifecycle rule, which also deletes older versions of the objects."""
     rule = {"ID": f"mlinfer-staging-{names.project}", "Status": "Enabled", "Filter": {"Prefix": names.staging_prefix}}
     return rule | {"Expiration": {"Days": DAYS}, "NoncurrentVersionExpiration": {"NoncurrentDays": DAYS}}
 
 
 def projects_with_expiry(rules: list[dict[str, Any]]) -> set[str]:
-    """Return the projects whose staged pictures the rules let expire, so whose deployments use the bucket."""
+    """Return the projects that use the bucket, found by their lifecycle rules."""
     begin = expiry_rule(Names(""))["ID"]
     return {rule["ID"].removeprefix(begin) for rule in rules if rule["ID"].startswith(begin)}
 
 
 def read_rules(s3: S3Client, bucket: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the bucket's lifecycle rules, and what else must be written back with them. Raises ClientError."""
+    """Return the bucket's lifecycle rules, and the other settings that must be written with them. Raises ClientError."""
     found: Mapping[str, Any] = none_if_absent(lambda: s3.get_bucket_lifecycle_configuration(Bucket=bucket)) or {}
     more = {name: found[name] for name in ("TransitionDefaultMinimumObjectSize",) if name in found}
     return found.get("Rules", []), more
 
 
 def write_rules(s3: S3Client, bucket: str, *, rules: list[dict[str, Any]], more: dict[str, Any]) -> None:
-    """Write all rules, which S3 takes only together. Raises ClientError."""
+    """Replace all lifecycle rules; S3 cannot change a single one. Raises ClientError."""
     modern: list[Any] = [_modern(rule) for rule in rules]
     s3.put_bucket_lifecycle_configuration(Bucket=bucket, LifecycleConfiguration={"Rules": modern}, **more)
 
 
 def _modern(rule: dict[str, Any]) -> dict[str, Any]:
-    """Return the rule with its prefix where S3 wants it beside rules like ours: it takes no mixture of old and new."""
+    """Return the rule in the new format, because S3 does not accept old and new rules together."""
     if "Prefix" not in rule:
         return rule
     return {name: value for name, value in rule.items() if name != "Prefix"} | {"Filter": {"Prefix": rule["Prefix"]}}

@@ -1,4 +1,4 @@
-"""The function's versions: each keeps an image and a configuration for good, and has a number."""
+"""The function's published versions: numbered, immutable copies of container image and configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def versions(client: LambdaClient, names: Names) -> list[Document]:
-    """Return Lambda's description of each published version, oldest first; [] without a function. Raises ClientError."""
+    """Return Lambda's description of each published version, oldest first; [] if there is no function. Raises ClientError."""
 
     def pages() -> list[Document]:
         found = client.get_paginator("list_versions_by_function").paginate(FunctionName=names.function)
@@ -29,12 +29,12 @@ def versions(client: LambdaClient, names: Names) -> list[Document]:
 
 
 def newest_of(client: LambdaClient, names: Names, published: Sequence[Document]) -> Function | None:
-    """Return the last of the published versions; None without one. Raises RemoteError, ClientError."""
+    """Return the newest published version, None if there is none. Raises RemoteError, ClientError."""
     return read_function(client, names, published[-1]["Version"]) if published else None
 
 
 def plan_version(newest: Function | None, wanted: FunctionConfig) -> tuple[Change, str]:
-    """Say which version the wanted function would be, and whether that is the newest one. Return its number too."""
+    """Return the change that publishes the wanted function, unless the newest version is equal. Return its number too."""
     if newest and snapshot(newest.settings) == snapshot(wanted):
         return Change("unchanged", f"version {newest.version}"), newest.version
     number = str(int(newest.version) + 1) if newest else "1"
@@ -44,7 +44,7 @@ def plan_version(newest: Function | None, wanted: FunctionConfig) -> tuple[Chang
 def apply_version(client: LambdaClient, names: Names, wanted: FunctionConfig, *, waiter: Waiter) -> tuple[Change, str]:
     """Publish the function as a version, unless the newest one is equal. Return its number too.
 
-    Raises RemoteError: also when the function is not as wanted any more, which another deployment has made of it.
+    Raises RemoteError, also if another deployment has changed the function.
     """
     with explained(f"function {names.function}"):
         latest = wait_until_ready(client, names, waiter)
@@ -61,7 +61,7 @@ def apply_version(client: LambdaClient, names: Names, wanted: FunctionConfig, *,
         except ClientError as error:
             if error_code(error) != "PreconditionFailedException":
                 raise
-            number = _newest_if_equal(client, names, latest)  # published by a request whose answer was lost
+            number = _newest_if_equal(client, names, latest)  # published by a request whose response was lost
             if not number:
                 raise
         wait_until_ready(client, names, waiter, version=str(number))
@@ -69,6 +69,6 @@ def apply_version(client: LambdaClient, names: Names, wanted: FunctionConfig, *,
 
 
 def _newest_if_equal(client: LambdaClient, names: Names, latest: Function) -> str:
-    """Return the number of the newest version if it is what the function is now; else ""."""
+    """Return the number of the newest version if it equals the function, else ""."""
     newest = newest_of(client, names, versions(client, names))
     return newest.version if newest and snapshot(newest.settings) == snapshot(latest.settings) else ""
