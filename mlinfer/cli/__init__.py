@@ -143,5 +143,6 @@ def _near_option(error: typer.TyperException, context: Any) -> str:
     wrong = getattr(error, "option_name", None)
     if not wrong or not context:
         return ""
-    known = [option for parameter in context.command.params for option in parameter.opts]
-    return next(iter(difflib.get_close_matches(wrong, known, n=1, cutoff=0.7)), "")
+    known = {option.lstrip("-"): option for parameter in context.command.params for option in parameter.opts}
+    near = difflib.get_close_matches(wrong.lstrip("-"), known, n=1, cutoff=0.75)
+    return known[near[0]] if near else ""
