@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 
-_MODEL = r"[^/]+/[0-9a-f]{64}\.onnx"  # what `upload` makes below its prefix
-_UNSEEN = ("access_denied", "wrong_region")  # it may not be looked at, or is another account's by now
+_MODEL = r"[^/]+/[0-9a-f]{64}\.onnx"  # the keys that `upload` creates below its prefix
+_UNSEEN = ("access_denied", "wrong_region")  # access is denied, or the bucket now belongs to another account
 _EVERYTHINGS = ("connection_failed", "expired_credentials", "invalid_credentials", "clock_skewed")
 _AT_ONCE = 1000  # objects that S3 deletes in one request
 
@@ -113,7 +113,7 @@ def _resource(owner: Owner, detail: str, remove: Callable[[], str]) -> Iterator[
 
 
 def bucket_in_use(functions: LambdaClient, iam: IAMClient, names: Names) -> str:
-    """Return the bucket with the staging prefix that `deploy` gave to function and role; "" if none is known.
+    """Return the bucket with the staging prefix that `deploy` configured; "" if unknown.
 
     Raises RemoteError.
     """
@@ -134,7 +134,7 @@ def require_bucket_in_use(named: str, in_use: str) -> None:
 
 
 def _bucket_of_role(iam: IAMClient, names: Names) -> str:
-    """Return the bucket with the staging prefix that the project's role may read; "" without one. Raises RemoteError."""
+    """Return the bucket with the staging prefix that the project's role may read, "" if there is none. Raises RemoteError."""
     with explained(f"role {names.function}"):
         role = find_role(iam, names)
         policy = read_policy(iam, names) if role and owner_of_role(names, role).state == "ours" else {}
@@ -143,7 +143,7 @@ def _bucket_of_role(iam: IAMClient, names: Names) -> str:
 
 
 def _staging(begin: str, names: Names) -> str:
-    """Return the pattern of the bucket in an S3 URI, or in an ARN of IAM, of the staging prefix."""
+    """Return the pattern that finds the bucket in the staging prefix's S3 URI or ARN."""
     return rf"{begin}([^/ ]+)/{re.escape(names.staging_prefix)}\*?(?= |$)"
 
 
@@ -238,10 +238,10 @@ def _role(iam: IAMClient, names: Names) -> Iterator[Resource]:
 
 
 def _instance_profiles(iam: IAMClient, names: Names) -> list[str]:
-    """Return the instance profiles that hold the role, for IAM deletes no such role; none where IAM does not tell."""
+    """Return the instance profiles with the role, which IAM then cannot delete; [] if access is denied."""
     try:
         found = iam.list_instance_profiles_for_role(RoleName=names.function)["InstanceProfiles"]
-    except ClientError:  # the removal itself then tells what is wrong
+    except ClientError:  # deleting the role then reports the error
         return []
     return [profile["InstanceProfileName"] for profile in found]
 
@@ -324,7 +324,7 @@ def _in_bucket(s3: S3Client, spec: RemovalSpec) -> Iterator[Resource]:
 
 
 def _untagged_bucket(s3: S3Client, spec: RemovalSpec) -> Iterator[Resource]:
-    """Yield the bucket that the role's policy names if it is as `deploy` leaves it when it is killed before the tags."""
+    """Yield the bucket named by the role's policy if `deploy` was killed before it tagged the bucket."""
     bucket = spec.bucket
     if none_if_absent(lambda: s3.head_bucket(Bucket=bucket)) is None or not is_untouched(s3, bucket, spec.account.id):
         return
@@ -333,7 +333,7 @@ def _untagged_bucket(s3: S3Client, spec: RemovalSpec) -> Iterator[Resource]:
 
 
 def _objects(s3: S3Client, bucket: str, *, prefix: str, pattern: str) -> list[dict[str, Any]]:
-    """Return key and version of what lies below a prefix, older versions and marks of deletion included."""
+    """Return keys and versions of the objects below a prefix, including older versions and delete markers."""
     pages: Iterable[Any] = s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix)
     found = [item for page in pages for kind in ("Versions", "DeleteMarkers") for item in page.get(kind, [])]
     named = [item for item in found if re.fullmatch(pattern, item["Key"].removeprefix(prefix))]

@@ -91,7 +91,7 @@ def _environment(status: Status) -> dict[str, str]:
 
 
 def _bucket(names: Names, status: Status) -> str:
-    """Return the bucket of the staging prefix, "" without one."""
+    """Return the bucket of the staging prefix, "" if there is none."""
     for prefix in _environment(status).get("MLINFER_INPUT_PREFIXES", "").split():
         if prefix.endswith(f"/{names.staging_prefix}"):
             return prefix.removeprefix("s3://").partition("/")[0]
@@ -99,7 +99,7 @@ def _bucket(names: Names, status: Status) -> str:
 
 
 def _function(names: Names, status: Status) -> Iterator[Drift]:
-    """Yield how the function differs from the version that was published last; versions themselves never change."""
+    """Yield the differences between the function and its newest version, which cannot change."""
     latest, newest = status.latest.settings, status.newest
     before = before_bench(latest)
     if before != latest:
@@ -139,7 +139,7 @@ def _role(
 
 
 def _without_older_models(held: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """Return the role's policies without those models that only older versions than the compared ones need."""
+    """Return the role's policies without models that only older versions need."""
     needed = {arn for s in wanted["policy"]["Statement"] if s["Sid"] == READ_MODELS for arn in s["Resource"]}
     statements = [
         s | {"Resource": [arn for arn in s["Resource"] if arn in needed]} if s.get("Sid") == READ_MODELS else s

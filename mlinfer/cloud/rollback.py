@@ -66,7 +66,7 @@ class Rollback:
     done_before: bool = False
 
 
-Embedded = Callable[[Path], Target]  # returns the target that answers with a model file in this process
+Embedded = Callable[[Path], Target]  # returns the target that predicts with a model file in this process
 
 
 def rollback(planned: RollbackPlan, report: Callable[[StepResult], None]) -> Rollback:
