@@ -200,10 +200,10 @@ def test_policies_of_others_are_told_and_stay(
     live.reset_calls()
     run = mlinfer("status", "--model", tiny_model, "--json", "--exit-code")
     assert (run.code, [drift["problem"] for drift in json.loads(run.out)["drift"]]) == (0, ["added", "added"])
-    run = mlinfer("deploy", *deploy_arguments)
+    run = mlinfer("deploy", *deploy_arguments, "--json")
     assert (run.code, live.changes) == (0, [])
-    assert "theirs" in run.err
-    assert "wide" in run.err
+    assert "theirs" in run.out
+    assert "wide" in run.out
     assert mlinfer("destroy", "--bucket", BUCKET, "--yes").code == 0
 
 
