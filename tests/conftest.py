@@ -19,8 +19,8 @@ from typing import Any
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import boto3
+import botocore.session
 import pytest
-from botocore.loaders import JSONFileLoader
 
 from devtools import reference
 from mlinfer.cli import main
@@ -30,11 +30,15 @@ from .pictures import encoded, plain
 from .servers.aws import ACCOUNT, REGION, LoopbackAws
 from .servers.http import served
 
-# botocore would read and parse its descriptions of the services anew for each command that the tests run in this process.
-_read = cache(JSONFileLoader().load_file)
-type.__setattr__(JSONFileLoader, "load_file", lambda _, path: _read(path))
+# botocore would find, read and parse its descriptions of the services anew for each command that the tests run in this process.
+botocore.session.create_loader = cache(botocore.session.create_loader)
 
-SLOW_FIXTURES = {"wheel", "torchvision", "deploy_arguments"}  # built in seconds; loaded in seconds; a whole deployment
+SLOW_FIXTURES = {
+    "wheel",
+    "torchvision",
+    "deploy_arguments",
+    "run_shell",
+}  # built in seconds; loaded in seconds; deployments; programs
 HANGS_UP = pytest.mark.skipif(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="under nohup nothing hangs up")
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "data" / "golden_text"

@@ -116,6 +116,7 @@ def test_an_older_version_that_fails_does_not_go_live(
     assert twice.changes == []
 
 
+@pytest.mark.slow
 def test_a_model_that_is_in_the_image_alone(
     mlinfer: MlInfer, cloud: LoopbackAws, past: Past, tiny_model: Path, other_model: Path
 ) -> None:
@@ -131,6 +132,7 @@ def test_a_model_that_is_in_the_image_alone(
     assert live_version(past) == "1"
 
 
+@pytest.mark.slow
 def test_a_model_in_the_image_that_is_another(
     mlinfer: MlInfer, cloud: LoopbackAws, past: Past, tiny_model: Path, other_model: Path
 ) -> None:
@@ -233,6 +235,7 @@ def test_status_without_the_model_file(mlinfer: MlInfer, once: LoopbackAws) -> N
     assert once.changes == []
 
 
+@pytest.mark.slow
 def test_status_without_a_bucket(mlinfer: MlInfer, cloud: LoopbackAws, tiny_model: Path) -> None:
     """Of a model in the image and a configuration without a bucket, no model's address is made up: a bucket is missing."""
     cloud.image_model = tiny_model

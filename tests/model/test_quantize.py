@@ -159,6 +159,7 @@ def test_wrong_calibration(mlinfer: MlInfer, flags: list[str], code: int, messag
     assert not list(Path().glob("models/*"))
 
 
+@pytest.mark.slow
 def test_interrupt_leaves_nothing(pictures: Path) -> None:
     """Ctrl-C while it works ends with exit code 130, and leaves neither the file nor a part of it."""
     for i in range(1500):
