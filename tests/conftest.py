@@ -129,7 +129,7 @@ def golden_text(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str
         text = re.sub(r"onnxruntime: \S+", "onnxruntime: VERSION", text)
         if figures:
             text = re.sub(r"(?m)^machine .*", "machine  MACHINE", text)
-            text = re.sub(r"[ ─]{2,}", "  ", re.sub(r"\d+([.,]\d+)*", "0", text))
+            text = re.sub(r"[ ─]{2,}", "  ", re.sub(r"(?<!\w)\d+([.,]\d+)*(?!\w)", "0", text))
         file = GOLDEN / f"{name}.txt"
         if request.config.getoption("--write-golden"):
             file.write_text(text)

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from ..conftest import Run
-from ..models import LABELS
+from ..models import LABELS, mean_colour
 from ..pictures import encoded, plain
 from .inspection import INDEX_HOST, inspecting
 from .local import Local
@@ -177,6 +177,17 @@ def test_a_model_in_the_image(mlinfer: MlInfer, local: Local, image: dict[str, A
         "sha256": hashlib.sha256(tiny_model.read_bytes()).hexdigest(),
         "labels": len(LABELS),
     }
+
+
+def test_golden_text(
+    mlinfer: MlInfer, local: Local, golden_text: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """build shows what it made, and writes the image's tag."""
+    monkeypatch.setenv("COLUMNS", "200")
+    model = mean_colour(Path("golden.onnx"), name="golden")  # which no other test puts into an image
+    run = mlinfer("build", "--model-source", "image", "--model", model)
+    masked = [text.replace(local.project, "PROJECT") for text in (run.out, run.err)]
+    golden_text("build", Run(run.code, *masked), figures=True)
 
 
 @pytest.mark.usefixtures("local")

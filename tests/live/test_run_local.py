@@ -120,6 +120,20 @@ def test_build_run_predict_stop(mlinfer: MlInfer, local: Local) -> None:
     assert local.containers == []
 
 
+def test_golden_text(
+    mlinfer: MlInfer, local: Local, golden_text: Callable[[str, Run], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """run-local shows its URL and how to ask it, and says at the end what it stopped."""
+    monkeypatch.setenv("COLUMNS", "200")
+    assert mlinfer("build").code == 0
+    for name, words in (("run-local", ["--detach"]), ("run-local-stop", ["--stop"])):
+        run = mlinfer("run-local", *words)
+        masked = [
+            text.replace(local.project, "PROJECT").replace(str(local.port), "PORT") for text in (run.out, run.err)
+        ]
+        golden_text(name, Run(run.code, *masked))
+
+
 def test_the_chain_from_a_wheel(local: Local, installed: Path) -> None:
     """From a wheel in an empty environment, away from the checkout, the same chain works."""
     shutil.copy(CAT, "cat.jpg")
