@@ -127,7 +127,7 @@ def test_a_deployment_from_nothing(mlinfer: MlInfer, past: Past, deploy_argument
     told = run.err.splitlines()
     assert [line[:10].strip() for line in told[: len(STEPS)]] == STEPS
     assert {line.split(" s  ")[0].split()[-2] for line in told[: len(STEPS)]} == {"created", "unchanged"}
-    assert "Live: version 1 of mlinfer-cats, proved." in run.err
+    assert told[len(STEPS)].startswith("Live: version 1 ")
     assert "mlinfer predict cat.jpg --target aws" in run.err
     function = past("lambda").get_function(FunctionName="mlinfer-cats", Qualifier="live")["Configuration"]
     key = f"s3://{BUCKET}/models/tiny/{sha256_of(Path(deploy_arguments[1]))}.onnx"
@@ -401,7 +401,7 @@ def test_permissions_that_spread_slowly_are_waited_for(
     cloud.fail("s3:GET", lambda *_: failed("s3:GET", 403, "AccessDenied", "Access Denied"), times=2)
     run = mlinfer("deploy", *deploy_arguments)
     assert run.code == 0, run.err
-    assert run.err.count("Waiting: the role's new permissions are not known everywhere yet ...") == 1
+    assert len([line for line in run.err.splitlines() if line.startswith("Waiting: ") and "permissions" in line]) == 1
     assert cloud.calls.count("lambda:Invoke") == 5
 
 
@@ -413,7 +413,8 @@ def test_a_version_that_wakes_is_waited_for(mlinfer: MlInfer, cloud: LoopbackAws
     cloud.fail("lambda:Invoke", lambda *_: refused(409, "ResourceConflictException", pending), times=1)
     run = mlinfer("deploy", *deploy_arguments)
     assert run.code == 0, run.err
-    assert "Waiting: Lambda wakes the function or makes it ready ..." in run.err
+    assert [line for line in run.err.splitlines() if line.startswith("Waiting: ") and "wakes" in line]
+    assert cloud.calls.count("lambda:Invoke") == 4
 
 
 # The plan
