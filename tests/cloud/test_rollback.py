@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -157,7 +158,10 @@ def test_there_is_no_such_version(mlinfer: MlInfer, once: LoopbackAws) -> None:
     for version in (["7"], ["$LATEST"], ["live"], ["-1"], []):
         run = mlinfer("rollback", "--json", "--", *version)
         assert (run.code, error_of(run)["code"]) == (2, "no_such_version")
-        assert error_of(run)["hint"] == "There are: 1; live is 1."
+        assert re.findall(r"\d+", error_of(run)["hint"]) == [
+            "1",
+            "1",
+        ]  # the one that there is, and the one that is live
     assert once.changes == []
 
 
@@ -197,8 +201,7 @@ def test_what_is_live(mlinfer: MlInfer, once: LoopbackAws, tiny_model: Path) -> 
     )
     assert (told["as_here"], told["difference"]) == (True, "")
     assert once.changes == []
-    run = mlinfer("status", "--model", tiny_model)
-    assert "as here       yes" in run.out
+    assert re.search(r"^as here +yes$", mlinfer("status", "--model", tiny_model).out, re.MULTILINE)
 
 
 @pytest.mark.usefixtures("once")

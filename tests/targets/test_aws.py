@@ -61,7 +61,7 @@ def test_the_same_answer_as_here(mlinfer: MlInfer, api: LoopbackLambda) -> None:
     here = mlinfer("predict", CAT, "--json")
     assert (there.code, json.loads(there.out)["predictions"]) == (0, json.loads(here.out)["predictions"])
     assert "target aws" in there.err
-    assert "It knows CIFAR-10's ten classes" in there.err
+    assert "CIFAR-10" in there.err
     query, headers = api.invocations()[0].query, api.invocations()[0].headers
     assert query == {"Qualifier": "live"}
     assert "x-amz-log-type" not in headers
@@ -168,7 +168,7 @@ def test_over_6_mb_reduced(mlinfer: MlInfer, api: LoopbackLambda, large: Path) -
     """Without a bucket it is sent reduced, and that is said."""
     run = mlinfer("predict", large, "--target", "aws", "--json")
     assert run.code == 0
-    assert "sent reduced to 1024 x 1024 pixels" in run.err
+    assert "1024 x 1024" in run.err
     assert len(api.invocations()[0].body) <= MAX_REQUEST_BYTES
 
 
