@@ -19,8 +19,8 @@ from typing import Any
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import boto3
+import botocore.session
 import pytest
-from botocore.loaders import JSONFileLoader
 
 from devtools import reference
 from mlinfer.cli import main
@@ -30,11 +30,15 @@ from .pictures import encoded, plain
 from .servers.aws import ACCOUNT, REGION, LoopbackAws
 from .servers.http import served
 
-# Without this cache, botocore would parse its service descriptions again for each command that the tests run.
-_read = cache(JSONFileLoader().load_file)
-type.__setattr__(JSONFileLoader, "load_file", lambda _, path: _read(path))
+# Without this cache, botocore would read its service descriptions again for each command that the tests run.
+botocore.session.create_loader = cache(botocore.session.create_loader)
 
-SLOW_FIXTURES = {"wheel", "torchvision", "deploy_arguments"}  # built in seconds; loaded in seconds; a whole deployment
+SLOW_FIXTURES = {
+    "wheel",
+    "torchvision",
+    "deploy_arguments",
+    "run_shell",
+}  # built in seconds; loaded in seconds; deployments; programs
 HANGS_UP = pytest.mark.skipif(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="under nohup nothing hangs up")
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "data" / "golden_text"
@@ -88,6 +92,7 @@ def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws-config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws-credentials"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it keeps the credentials of an earlier test
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
@@ -125,7 +130,7 @@ def golden_text(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str
         text = re.sub(r"onnxruntime: \S+", "onnxruntime: VERSION", text)
         if figures:
             text = re.sub(r"(?m)^machine .*", "machine  MACHINE", text)
-            text = re.sub(r"[ ─]{2,}", "  ", re.sub(r"\d+([.,]\d+)*", "0", text))
+            text = re.sub(r"[ ─]{2,}", "  ", re.sub(r"(?<!\w)\d+([.,]\d+)*(?!\w)", "0", text))
         file = GOLDEN / f"{name}.txt"
         if request.config.getoption("--write-golden"):
             file.write_text(text)

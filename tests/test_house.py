@@ -104,6 +104,17 @@ def test_a_command_imports_no_other() -> None:
     assert not [(name, other) for name in commands for other in own_imports(name) & commands]
 
 
+@pytest.mark.parametrize("folder", ["mlinfer", "lambda_src", "tools", "benchmarks", "examples", "devtools"])
+def test_only_tests_import_tests(folder: str) -> None:
+    """What tests and tools both need lies in devtools."""
+    assert not [
+        (str(path.relative_to(ROOT)), name)
+        for path in ROOT.glob(f"{folder}/**/*.py")
+        for name in imports(path)
+        if name.split(".")[0] == "tests"
+    ]
+
+
 @pytest.mark.parametrize(
     ("package", "owner"),
     [

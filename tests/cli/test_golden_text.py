@@ -1,11 +1,13 @@
 """The complete output of each command as a golden text in tests/data/golden_text.
 
-Write them again after a change of the output (`pytest --write-golden tests/cli/test_golden_text.py`), and review the diff.
+Write them again after a change of the output (`pytest --write-golden -k golden`), and review the diff.
 Other tests check codes, exit statuses and facts, not sentences.
 """
 
 from __future__ import annotations
 
+import html
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +15,11 @@ from typing import Any
 
 import pytest
 
-from ..conftest import OTHER_IMAGE, Run
+from devtools.pictures import draw, run_in_a_terminal
+
+from ..conftest import OTHER_IMAGE, ROOT, Run
 from ..foreign import colour_model, labels_file
+from ..servers.aws import ACCOUNT, REGION
 
 MlInfer = Callable[..., Run]
 Golden = Callable[..., None]
@@ -56,7 +61,7 @@ def test_bench(mlinfer: MlInfer, golden_text: Golden, tiny_model: Path, red: Pat
 def test_build_without_an_engine(mlinfer: MlInfer, golden_text: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
     """build reports that no Docker Engine answers, and what to do."""
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
-    golden_text("build", mlinfer("build"))
+    golden_text("build-without-an-engine", mlinfer("build"))
 
 
 @pytest.mark.usefixtures("cloud")
@@ -83,3 +88,32 @@ def test_the_life_of_a_function(
     logs.put_log_events(**group, logEvents=[{"timestamp": int(time.time() * 1000), "message": "the function's line"}])
     golden_text("logs", mlinfer("logs"))
     golden_text("destroy", mlinfer("destroy", "--yes"))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cloud")
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("predict", "mlinfer predict examples/cat.jpg"),
+        ("deploy", "mlinfer deploy --create-bucket --image $IMAGE"),
+    ],
+)
+def test_the_pictures_of_the_documents(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, name: str, command: str
+) -> None:
+    """The pictures show what the commands write to a terminal today, but for times."""
+    monkeypatch.setenv("MLINFER_BUCKET", "my-models")
+    image = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com/mlinfer/cats@sha256:{'5f' * 32}"
+    folder = ROOT if name == "predict" else Path()
+    drawn = draw(name, command, run_in_a_terminal(command.replace("$IMAGE", image), folder))
+    picture = ROOT / "docs" / "pictures" / f"{name}.svg"
+    if request.config.getoption("--write-golden"):
+        picture.write_text(drawn)
+    assert words_of(drawn) == words_of(picture.read_text()), f"if this is meant: pytest --write-golden {__file__}"
+
+
+def words_of(picture: str) -> str:
+    """Return what a picture shows, without times."""
+    texts = re.findall(r"<text[^>]*>([^<]*)</text>", picture)
+    return re.sub(r"\d+(\.\d+)? (ms|s)\b", "TIME", " ".join(html.unescape(" ".join(texts)).split()))

@@ -156,6 +156,7 @@ def test_exceptions_are_kept() -> None:
     assert {"b.example", "localhost", "127.0.0.1", "::1"} <= set(given["NO_PROXY"].split(","))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variables", "code", "status", "named"),
     [

@@ -254,6 +254,7 @@ def check(mlinfer: MlInfer, world: LoopbackAws, steps: list[Step]) -> set[str]:
     return allowed - {action for _, _, action, _ in rows}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kms_key", ["", f"arn:aws:kms:{REGION}:{ACCOUNT}:key/1234abcd-12ab"])
 def test_the_deployers_policy_is_what_is_called(
     mlinfer: MlInfer,
@@ -296,6 +297,7 @@ def test_the_deployers_policy_is_what_is_called(
     assert check(mlinfer, world, steps) == set(ELSEWHERE)
 
 
+@pytest.mark.slow
 def test_without_a_bucket_nothing_of_s3_is_allowed(
     mlinfer: MlInfer, world: LoopbackAws, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -231,6 +231,15 @@ def test_no_trace_in_the_engine(mlinfer: MlInfer, cloud: Cloud) -> None:
     assert cloud.engine.requests[-1] == removed
 
 
+def read_terminal(leader: int) -> str:
+    """Return all that was written to the other end of a pseudo-terminal, which is closed."""
+    drawn = b""
+    with open(leader, "rb", buffering=0) as terminal, suppress(OSError):  # Linux: EIO at the end
+        while piece := terminal.read(4096):
+            drawn += piece
+    return drawn.decode()
+
+
 @pytest.mark.slow
 def test_a_bar_for_each_layer(cloud: Cloud, tmp_path: Path) -> None:
     """In a terminal, each layer has a progress bar."""
@@ -240,8 +249,7 @@ def test_a_bar_for_each_layer(cloud: Cloud, tmp_path: Path) -> None:
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
     subprocess.run(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=follower, check=True)
     os.close(follower)
-    drawn = os.read(leader, 2**20).decode()
-    os.close(leader)
+    drawn = read_terminal(leader)
     assert "c9a1d2b3e4f5" in drawn
     assert "2.0/2.0 kB" in drawn
     assert "5f70bf18a086" not in drawn

@@ -107,6 +107,16 @@ def test_nothing_is_missing(mlinfer: MlInfer, world: World) -> None:
 
 
 @pytest.mark.slow
+def test_golden_text(
+    mlinfer: MlInfer, world: World, golden_text: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """doctor writes a line for each thing that it looked at."""
+    assert world
+    monkeypatch.setenv("COLUMNS", "200")
+    golden_text("doctor", mlinfer("doctor"), figures=True)
+
+
+@pytest.mark.slow
 def test_json(mlinfer: MlInfer, world: World) -> None:
     """--json has every check in order, each with state, finding and hint."""
     assert world.limits

@@ -78,7 +78,7 @@ def test_the_whole_way(mlinfer: MlInfer, local: Local) -> None:
     assert same(answer(mlinfer, CAT, "--target", "aws"), starter)
     again = json.loads(mlinfer("deploy", "--json").out)
     assert {step["outcome"] for step in again["steps"]} <= {"unchanged", "skipped"}
-    assert "Up to date." in mlinfer("status").err
+    assert json.loads(mlinfer("status", "--json").out)["as_here"] is True
     other_image = json.loads(
         mlinfer("status", "--image", f"{made['image'].partition('@')[0]}@sha256:{'0' * 64}", "--json").out
     )

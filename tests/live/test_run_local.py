@@ -120,6 +120,20 @@ def test_build_run_predict_stop(mlinfer: MlInfer, local: Local) -> None:
     assert local.containers == []
 
 
+def test_golden_text(
+    mlinfer: MlInfer, local: Local, golden_text: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """run-local shows its URL and how to ask it, and says at the end what it stopped."""
+    monkeypatch.setenv("COLUMNS", "200")
+    assert mlinfer("build").code == 0
+    for name, words in (("run-local", ["--detach"]), ("run-local-stop", ["--stop"])):
+        run = mlinfer("run-local", *words)
+        masked = [
+            text.replace(local.project, "PROJECT").replace(str(local.port), "PORT") for text in (run.out, run.err)
+        ]
+        golden_text(name, Run(run.code, *masked), figures=True)
+
+
 def test_the_chain_from_a_wheel(local: Local, installed: Path) -> None:
     """The same commands work from a wheel in an empty environment."""
     shutil.copy(CAT, "cat.jpg")
@@ -466,7 +480,7 @@ def test_a_model_that_is_not_in_s3(mlinfer: MlInfer, local: Local, s3: Any, tiny
     run = mlinfer("run-local", "--detach", "--from-s3", "--model", tiny_model, "--json")
     error = json.loads(run.out)["error"]
     assert (run.code, error["code"]) == (4, "function_failed")
-    assert "object s3://" in error["message"]
+    assert f"s3://{os.environ['MLINFER_BUCKET']}/" in error["message"]
     assert local.containers == []
 
 

@@ -103,6 +103,18 @@ def test_another_model_is_not_measured(
     assert api.configuration["MemorySize"] == 1769
 
 
+@pytest.mark.slow
+def test_golden_text(
+    mlinfer: MlInfer, api: ConfigurableLambda, golden_text: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tune shows what each size took and costs, and which it recommends."""
+    assert api
+    monkeypatch.setenv("COLUMNS", "200")
+    # One size, so that the recommendation is the same on any machine.
+    run = mlinfer("tune", CAT, "--target", "aws", "--memory", "512", "--cold", "1", "--warm", "3")
+    golden_text("tune", run, figures=True)
+
+
 def test_cold_starts_of_the_function(mlinfer: MlInfer, api: ConfigurableLambda) -> None:
     """Each cold start changes $LATEST, which is restored; the cost uses Lambda's billed time."""
     run = mlinfer("bench", CAT, "--target", "aws", "--cold", "2", "--warm", "4", "--cold-share", "0.5", "--json")

@@ -263,6 +263,7 @@ def test_weights_in_a_cache_of_links(mlinfer: MlInfer) -> None:
     assert run.code == 0, run.err
 
 
+@pytest.mark.slow
 def test_mutated_models() -> None:
     """Damaged and inconsistent models give a verified file or an error, never an internal error or a crash."""
     command = [sys.executable, "tests/fuzz_export.py", "--cases", "100", "--seed", "11"]

@@ -187,6 +187,7 @@ def test_forms_of_labels(mlinfer: MlInfer, content: bytes) -> None:
     assert list(read_model_file(Path("models/other.onnx")).metadata.labels) == expected  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_labels_from_a_pipe() -> None:
     """Labels can come from a pipe."""
     model = colour_model(Path("other.onnx"))

@@ -159,6 +159,7 @@ def test_wrong_calibration(mlinfer: MlInfer, flags: list[str], code: int, messag
     assert not list(Path().glob("models/*"))
 
 
+@pytest.mark.slow
 def test_interrupt_leaves_nothing(pictures: Path) -> None:
     """Ctrl-C exits with 130 and leaves no file, not even a partial one."""
     for i in range(1500):

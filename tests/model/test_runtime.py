@@ -104,6 +104,7 @@ def peak_bytes(*argv: str | Path) -> tuple[str, int]:
     return result.stdout, int(result.stderr) * 1024
 
 
+@pytest.mark.slow
 def test_inspect_of_a_gigabyte(tmp_path: Path) -> None:
     """`inspect` of a model of 1 GB needs less than 150 MB of memory."""
     path = huge_model(tmp_path / "huge.onnx", 2**30)
@@ -114,6 +115,7 @@ def test_inspect_of_a_gigabyte(tmp_path: Path) -> None:
     assert peak < 150 * 2**20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outside", [False, True], ids=["one file", "weights in another file"])
 def test_export_holds_a_file_once(tmp_path: Path, outside: bool) -> None:
     """`export` of 400 MB needs less than twice that: one session at a time, and no copy."""

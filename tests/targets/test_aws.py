@@ -171,7 +171,7 @@ def test_over_6_mb_reduced(mlinfer: MlInfer, api: LoopbackLambda, large: Path) -
     """Without a bucket, a large image is sent reduced, with a note."""
     run = mlinfer("predict", large, "--target", "aws", "--json")
     assert run.code == 0
-    assert "1024 x 1024 pixels" in run.err
+    assert "1024 x 1024" in run.err
     assert len(api.invocations()[0].body) <= MAX_REQUEST_BYTES
 
 

@@ -136,7 +136,7 @@ def test_a_new_role_is_waited_for(client: Any, cloud: LoopbackAws, waits: Waits,
     """Until IAM has propagated the new role, creating the function is retried, with one note."""
     cloud.fail("lambda:CreateFunction", always(answer), times=3)
     assert apply_function(client, NAMES, WANTED, waiter=waits).outcome == "created"
-    assert waits.reasons == ["Waiting: the new role is not active everywhere yet ..."]
+    assert len(waits.reasons) == 1
     assert all(most / 2 <= pause <= most for pause, most in zip(waits.pauses_s, (0.25, 0.5, 1.0), strict=True))
 
 
@@ -186,7 +186,9 @@ def test_each_change_waits_for_the_one_before(made: Any, cloud: LoopbackAws, wai
         "lambda:PublishVersion",
         *["lambda:GetFunction"] * 3,
     ]
-    assert set(waits.reasons) == {"Waiting: function mlinfer-cats is being updated (It is being made.) ..."}
+    (reason,) = set(waits.reasons)
+    assert "mlinfer-cats" in reason
+    assert "It is being made." in reason  # what Lambda says
 
 
 def test_a_change_of_somebody_else_is_waited_for(made: Any, cloud: LoopbackAws, waits: Waits) -> None:

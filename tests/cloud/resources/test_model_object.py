@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -552,9 +553,11 @@ def test_refusals_of_s3_have_their_remedy(
 def test_a_refusal_names_the_permission(mlinfer: MlInfer, s3: LoopbackS3, bucket: str, tiny_model: Path) -> None:
     """Without permission, the error has S3's words and the missing permission."""
     s3.fail("PutObject", lambda *_: REFUSALS["access_denied"])
-    run = mlinfer("upload", tiny_model, "--bucket", bucket)
-    assert "is not authorized to perform: s3:PutObject" in run.err
-    assert "s3:PutObject, s3:GetObject and s3:ListBucket" in run.err
+    run = mlinfer("upload", tiny_model, "--bucket", bucket, "--json")
+    failure = json.loads(run.out)["error"]
+    assert (run.code, failure["code"]) == (4, "access_denied")
+    assert "s3:PutObject" in failure["message"]
+    assert {"s3:PutObject", "s3:GetObject", "s3:ListBucket"} <= set(re.findall(r"s3:\w+", failure["hint"]))
 
 
 def test_listing_is_not_needed_to_upload(
@@ -579,19 +582,20 @@ def test_a_bucket_in_another_region(mlinfer: MlInfer, moto: Any, bucket: str, ti
 
 
 def test_there_is_no_such_bucket(mlinfer: MlInfer, tiny_model: Path) -> None:
-    """A missing bucket is an error that names --create-bucket."""
-    run = mlinfer("upload", tiny_model, "--bucket", "no-such-bucket")
-    assert run.code == 4
-    assert "bucket no-such-bucket" in run.err
-    assert "--create-bucket" in run.err
+    """A bucket that is not there is an error that names --create-bucket."""
+    run = mlinfer("upload", tiny_model, "--bucket", "no-such-bucket", "--json")
+    failure = json.loads(run.out)["error"]
+    assert (run.code, failure["code"]) == (4, "no_bucket")
+    assert "s3://no-such-bucket" in failure["message"]
+    assert "--create-bucket" in failure["hint"]
 
 
 def test_no_connection(mlinfer: MlInfer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An endpoint that does not answer is an error that names its host."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    run = mlinfer("upload", tiny_model, "--bucket", BUCKET)
-    assert run.code == 4
-    assert "connect to 127.0.0.1" in run.err
+    run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--json")
+    assert (run.code, code_of(run)) == (4, "connection_failed")
+    assert "127.0.0.1" in json.loads(run.out)["error"]["message"]
 
 
 def test_no_credentials(mlinfer: MlInfer, s3: LoopbackS3, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -616,10 +620,10 @@ def test_a_credentials_program_that_fails(mlinfer: MlInfer, tiny_model: Path, mo
     Path(os.environ["AWS_CONFIG_FILE"]).write_text(
         f'[profile tool]\nregion = eu-central-1\ncredential_process = sh -c "echo {TOKEN} >&2; exit 1"\n'
     )
-    run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--profile", "tool", "--verbose")
-    assert run.code == 3
-    assert "custom-process" in run.err
-    assert TOKEN not in run.err
+    run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--profile", "tool", "--verbose", "--json")
+    assert (run.code, code_of(run)) == (3, "no_credentials")
+    assert "custom-process" in json.loads(run.out)["error"]["message"]
+    assert TOKEN not in run.err + run.out
 
 
 def test_a_login_that_expired(mlinfer: MlInfer, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
