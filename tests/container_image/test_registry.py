@@ -334,7 +334,7 @@ def test_what_somebody_else_set_stays(mlinfer: MlInfer, cloud: Cloud) -> None:
     run = mlinfer("push")
     assert run.code == 0, run.err
     assert cloud.lifecycle == rules
-    assert "stays" in run.err
+    assert "is kept" in run.err
     assert cloud.policy["Version"] == "2008-10-17"
     assert [statement["Sid"] for statement in cloud.policy["Statement"]] == [theirs["Sid"], "MlinferLambdaPull"]
 

@@ -120,8 +120,8 @@ def test_a_picture_without_the_extra(tiny_model: Path, red: Path) -> None:
     ("flags", "code", "message"),
     [
         (["--plot", "a.pdf"], 2, ".svg or .png"),
-        (["--plot", "none/a.svg"], 2, "no folder none"),
-        (["--csv", "none/a.csv"], 2, "no folder none"),
+        (["--plot", "none/a.svg"], 2, "folder none does not exist"),
+        (["--csv", "none/a.csv"], 2, "folder none does not exist"),
         (["--csv", ""], 2, "empty"),
         (["--csv", "."], 2, "regular file"),
         (["--csv", "same.svg", "--plot", "same.svg"], 2, "same file"),
@@ -437,7 +437,7 @@ def test_a_size_that_the_function_fails_at() -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--memory", "512,much"], "not whole numbers"),
+        (["--memory", "512,much"], "whole numbers"),
         (["--memory", "64"], "from 128 to 10,240"),
         (["--target", "embedded"], "no memory size"),
     ],
