@@ -6,8 +6,9 @@ import sys
 from types import FrameType
 
 AGAIN_S = 0.01
-# Ctrl-C waits until these functions have written everything, and until an import ends, which Python cannot repeat.
-WHOLE = ("Terminal.text", "show_report", "write_whole")
+# Ctrl-C waits until these functions have written everything or have taken or released a lock (urllib3 would wait for
+# it without end), and until an import ends, which Python cannot repeat.
+WHOLE = ("Terminal.text", "show_report", "write_whole", "Condition.__enter__", "Condition.__exit__")
 
 _running = False  # a command runs and may have to clean up
 

@@ -94,6 +94,30 @@ def check_interrupts(argv: list[str], *, endless: bool = False) -> None:
 
 pytestmark = pytest.mark.slow
 
+# Take and release a lock until Ctrl-C, 200 times; print how often the lock stayed taken.
+LOCKS = """
+import signal, threading
+from mlinfer import __main__
+__main__._running, lost = True, 0
+for _ in range(200):
+    condition = threading.Condition(threading.Lock())
+    signal.signal(signal.SIGALRM, __main__._interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.0005)
+    try:
+        while True:
+            with condition:
+                sum(range(20))
+    except KeyboardInterrupt:
+        lost += condition._lock.locked()
+print(lost)
+"""
+
+
+def test_a_lock() -> None:
+    """Ctrl-C leaves no lock taken. urllib3 would wait for the lock of its connection pool without end."""
+    run = subprocess.run([sys.executable, "-c", LOCKS], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["0"]
+
 
 @pytest.mark.parametrize(
     "argv",

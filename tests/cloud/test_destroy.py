@@ -55,7 +55,7 @@ def test_all_of_the_project_goes(mlinfer: MlInfer, full: LoopbackAws, past: Past
     kinds = ["function", "staging", "models", "bucket", "log group", "repository", "role"]
     told = run.err.splitlines()
     assert [line[:10].strip() for line in told] == kinds * 2
-    assert all(line.endswith("removed") for line in told[len(kinds) :])
+    assert all(line.endswith("deleted") for line in told[len(kinds) :])
     assert "1 container images" in run.err
     assert left(past) == NOTHING
     full.calls.clear()

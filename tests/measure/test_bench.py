@@ -45,10 +45,10 @@ def test_the_report(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
     assert rows["requests"].split() == ["requests", "2", "5"]
     for name in ("p50", "p90", "p99", "min", "max", "imports", "inference"):
         assert " ms" in rows[name]
-    for name in ("throughput", "memory, at most", "cost per million", "model"):
+    for name in ("throughput", "peak memory", "cost per million", "model"):
         assert any(line.startswith(name) for line in run.out.splitlines()), name
     assert "onnxruntime" in run.out
-    assert "this machine's alone" in run.err
+    assert "same machine" in run.err
 
 
 @pytest.mark.slow
