@@ -42,7 +42,7 @@ from lambda_src.inference.classifier import Classifier
 from lambda_src.settings import MAX_PIXELS
 from mlinfer.model.path import STARTER
 
-from . import first_answer, setup
+from . import first_answer, setup, start
 from .fast_decode import enlarged
 from .models import pytorch, random_weights, timed
 from .setup import Process, Side
@@ -238,7 +238,8 @@ def preprocessing(photos: list[Path], large: bytes, model: Path, turns: int) -> 
 
 def programs(turns: int) -> Iterator[Line]:
     """Compare whole processes with their floors: the help, and a prediction of the starter model."""
-    floor, *_, empty, own_help = first_answer.programs(STARTER, first_answer.CAT, threads=1)
+    empty, own_help = (first_answer.Program(name, start.PROGRAMS[name]) for name in (start.EMPTY, "mlinfer --help"))
+    floor, *_ = first_answer.programs(STARTER, first_answer.CAT, threads=1)
     imports = first_answer.with_imports(floor)
     predict = first_answer.Program("mlinfer predict", ["-m", "mlinfer", "predict", str(first_answer.CAT)], imports)
     every = [empty, own_help, imports, predict]
@@ -246,7 +247,7 @@ def programs(turns: int) -> Iterator[Line]:
     times = Turns()
     times.times = {program.name: program.times for program in every}
     yield times.line(
-        "mlinfer --help, beside an empty typer and rich program", empty.name, own_help.name, 1.5, at_most=True
+        "mlinfer --help, beside an empty typer and rich program", empty.name, own_help.name, 1, at_most=True
     )
     yield times.line("mlinfer predict, whole process, beside the floor", imports.name, predict.name, 1.3, at_most=True)
 

@@ -3,9 +3,9 @@
     python benchmarks/first_answer.py --runs 20 --cpu 0
 
 The floor imports numpy, onnxruntime and Pillow, opens the same model with the same threads and classifies the same
-image. The floor of `mlinfer --help` is a Typer program with two empty commands. Every run is a new process, and the
-programs run in turns; ratio and difference are medians of those within one turn, so that a slow moment of the machine
-affects both sides. The first turn is not counted: it writes the byte-code and fills the page cache.
+image. Every run is a new process, and the programs run in turns; ratio and difference are medians of those within one
+turn, so that a slow moment of the machine affects both sides. The first turn is not counted: it writes the byte-code and
+fills the page cache.
 """
 
 from __future__ import annotations
@@ -71,15 +71,6 @@ HANDLER_PARTS = (
 COMMAND = """
 import typer, typer.main, rich.console, rich.table
 """
-EMPTY_TYPER = """
-import typer
-app = typer.Typer()
-@app.command()
-def first(image: str) -> None: "Do this."
-@app.command()
-def second(image: str) -> None: "Do that."
-app(["--help"])
-"""
 
 
 @dataclass
@@ -127,9 +118,7 @@ def programs(model: Path, image: Path, threads: int) -> list[Program]:
     floor = Program("floor", ["-c", FLOOR.format(**values)], part_names=FLOOR_PARTS)
     handler = Program("handler package", ["-c", HANDLER.format(**values)], floor, HANDLER_PARTS)
     as_json = Program("mlinfer predict --json", [*predict, "--json"], floor)
-    empty = Program("empty Typer program --help", ["-c", EMPTY_TYPER])
-    own_help = Program("mlinfer --help", ["-m", "mlinfer", "--help"], empty)
-    return [floor, handler, as_json, Program("mlinfer predict", predict, floor), empty, own_help]
+    return [floor, handler, as_json, Program("mlinfer predict", predict, floor)]
 
 
 def with_imports(floor: Program) -> Program:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -262,6 +261,8 @@ def with_value(text: str, name: str, value: int) -> str:
         found = [i for i, line in enumerate(lines) if re.match(comment, line)] or [len(lines) - 1]
         lines.insert(found[0] + 1, f"{name} = {value}{end}")
     edited = "".join(lines)
+    import tomllib
+
     try:
         if tomllib.loads(edited) == tomllib.loads(text) | {name: value}:
             return edited
@@ -277,11 +278,15 @@ def _read_file(path: Path) -> dict[str, Any]:
         message = f"{path.name} is a link to {path.readlink()}, which does not exist"
         raise UsageError("config_unreadable", message, "Correct or remove the link.")
     try:
-        return tomllib.loads(read_text(path))
+        text = read_text(path)
     except MissingError:
         return {}
     except UsageError as error:
         raise UsageError("config_unreadable", str(error), error.hint) from error
+    import tomllib
+
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError("invalid_config", f"{path.name} is not valid TOML: {error}") from error
 

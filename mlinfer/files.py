@@ -1,11 +1,12 @@
-"""Read text files in common encodings, and write files atomically."""
+"""Read text files in common encodings, and write files atomically.
+
+`tempfile` and `secrets` import hashlib and random, 4 ms that most commands do not need.
+"""
 
 from __future__ import annotations
 
 import codecs
 import os
-import secrets
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -67,7 +68,7 @@ def write_whole(path: Path, content: bytes) -> None:
     if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113 - no error for a name that is too long
         raise MissingError("cannot_write", f"cannot write {path}: it is not a regular file", "Use the path of a file.")
     target = path.resolve() if path.is_symlink() else path
-    part = target.parent / f".{secrets.token_hex(8)}.part"
+    part = target.parent / f".{os.urandom(8).hex()}.part"
     try:
         with part.open("xb") as file:  # fails if the file exists
             file.write(content)
@@ -84,6 +85,8 @@ def workspace(path: Path) -> Iterator[Path]:
 
     Creates the parent directory of `path`. Raises MissingError if the disk is full or permission is denied.
     """
+    import tempfile
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
@@ -98,6 +101,8 @@ def file_lock(name: str) -> Iterator[None]:
 
     Raises MissingError if the lock file cannot be opened.
     """
+    import tempfile
+
     try:
         import fcntl
     except ImportError:  # Windows

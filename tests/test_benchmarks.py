@@ -37,6 +37,13 @@ def test_first_answer() -> None:
     assert json.loads(run("first_answer", "--runs", "1", "--json"))
 
 
+def test_start() -> None:
+    """One turn of start: `mlinfer --help` and the empty program that it is compared with."""
+    first, *others = json.loads(run("start", "--runs", "1", "--json"))["programs"]
+    assert first["cpu_ratio"] == 1
+    assert {"mlinfer --help", "mlinfer --version"} <= {row["program"] for row in others}
+
+
 def test_many_images(tmp_path: Path) -> None:
     """Twenty images in one turn of many_images."""
     (tmp_path / "cat.jpeg").write_bytes(CAT.read_bytes())

@@ -176,24 +176,48 @@ def test_no_package_shadows_the_docker_sdk() -> None:
     assert not (ROOT / "docker" / "__init__.py").exists()
 
 
+LOADED = "import sys; from mlinfer.cli import main; main(sys.argv[1:]); sys.stderr.write('\\n' + ' '.join(sys.modules))"
+# Neither a help nor a prediction in this process needs these. secrets and tempfile import random and hashlib.
+UNUSED = {
+    "boto3",
+    "botocore",
+    "docker",
+    "requests",
+    "urllib3",
+    "obstore",
+    "torch",
+    "onnx",
+    "matplotlib",
+    "rich.markdown",
+}
+UNUSED |= {"secrets", "tempfile", "random", "importlib.metadata", "email.message", "tomllib"}
+HEAVY = {"numpy", "onnxruntime", "PIL", "rich", "ctypes", "hashlib", "lambda_src.service"}
+
+
+def loaded_by(*arguments: str, folder: Path) -> set[str]:
+    """Return the names of the modules that a command has loaded at its end."""
+    command = [sys.executable, "-c", LOADED, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder)
+    return set(done.stderr.splitlines()[-1].split())
+
+
 @pytest.mark.parametrize("command", [["--help"], ["predict", "--help"], ["--version"]])
-def test_help_loads_nothing_heavy(command: list[str]) -> None:
-    """The help imports no heavy package."""
-    code = "import sys; from mlinfer.cli import main; main(sys.argv[1:]); sys.stderr.write(' '.join(sys.modules))"
-    result = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=True)
-    loaded = set(result.stderr.split())
-    assert not loaded & {"numpy", "onnxruntime", "PIL", "boto3", "botocore", "docker", "obstore", "torch", "onnx"}
+def test_help_loads_nothing_heavy(command: list[str], tmp_path: Path) -> None:
+    """The help and the version import no heavy package, and the modules of the commands that they show."""
+    loaded = loaded_by(*command, folder=tmp_path)
+    assert not loaded & (UNUSED | HEAVY)
+    shown = {"--help": set(COMMANDS), "predict": {"predict"}, "--version": set()}[command[0]]
+    modules = {
+        name.removeprefix("mlinfer.cli.commands.") for name in loaded if name.startswith("mlinfer.cli.commands.")
+    }
+    assert modules == {name.replace("-", "_") for name in shown}
 
 
-def test_predict_loads_only_what_it_needs(tiny_model: Path, red: Path) -> None:
+def test_predict_loads_only_what_it_needs(tiny_model: Path, red: Path, tmp_path: Path) -> None:
     """A prediction in this process loads no AWS, Docker or torch package, and as JSON no table."""
-    code = (
-        "import sys; from mlinfer.cli import main; main(sys.argv[1:]); sys.stderr.write('\\n' + ' '.join(sys.modules))"
-    )
-    command = [sys.executable, "-c", code, "predict", str(red), "--model", str(tiny_model), "--json"]
-    loaded = set(subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()[-1].split())
-    assert "onnxruntime" in loaded
-    assert not loaded & {"boto3", "botocore", "docker", "obstore", "torch", "onnx", "rich.table", "rich.console"}
+    loaded = loaded_by("predict", str(red), "--model", str(tiny_model), "--json", folder=tmp_path)
+    assert "lambda_src.service" in loaded
+    assert not loaded & (UNUSED | {"rich"})
 
 
 # Documents

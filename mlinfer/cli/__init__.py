@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def register(command: str) -> None:
-    """Import the module of a command; for any other word, such as `--help`, import all of them."""
-    for name in [command] if command in COMMANDS else COMMANDS:
+    """Import the module of a command, or all of them for `--help`; `--version` needs none."""
+    for name in () if command == "--version" else [command] if command in COMMANDS else COMMANDS:
         import_module(f".commands.{name.replace('-', '_')}", __name__)
 
 

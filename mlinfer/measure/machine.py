@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 from lambda_src.settings import default_threads
@@ -31,6 +30,8 @@ class Machine:
 
 def describe(runtime: str = "") -> Machine:
     """Describe this machine. runtime: what the function runs on, if not this Python."""
+    from importlib.metadata import version  # 10 ms, and `predict` asks for the memory only
+
     runtime = runtime or f"Python {platform.python_version()}, onnxruntime {version('onnxruntime')}"
     return Machine(_cpu(), default_threads({}), _memory(), _system(), runtime, _load())
 
