@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore import xform_name
+from botocore.exceptions import ClientError
+from botocore.parsers import ResponseParserError
 
 from ..conftest import IMAGE, Run
 from ..servers.aws import ACCOUNT, REGION, LoopbackAws, failed, hides_tags
@@ -63,6 +67,44 @@ def test_all_of_the_project_goes(mlinfer: MlInfer, full: LoopbackAws, past: Past
     assert (run.code, run.err.splitlines()[-1]) == (0, "Project cats has no resources in AWS.")
     assert f"s3://{BUCKET}  (" in run.err
     assert full.changes == []
+
+
+def services_of(calls: list[str]) -> set[str]:
+    """Return the services that were called."""
+    return {call.partition(":")[0] for call in calls}
+
+
+def listings(past: Past, services: set[str]) -> dict[str, Any]:
+    """Return the answer of every operation of the services that lists something and needs no name."""
+    found = {}
+    for service in sorted(services):
+        client = past(service)
+        for name in client.meta.service_model.operation_names:
+            needs = client.meta.service_model.operation_model(name).input_shape
+            if name.startswith(("List", "Describe")) and not (needs and needs.required_members):
+                with suppress(ClientError, ResponseParserError):  # moto does not have it
+                    answer = getattr(client, xform_name(name))()
+                    found[f"{service}:{name}"] = {k: v for k, v in answer.items() if k != "ResponseMetadata"}
+    return found
+
+
+@pytest.mark.slow
+def test_every_kind_that_a_deployment_creates_goes(
+    mlinfer: MlInfer, world: LoopbackAws, past: Past, tiny_model: Path
+) -> None:
+    """After deploy and destroy, all services that deploy calls list what they listed before.
+
+    No kind of resource is named here: services and listings follow from deploy's calls, also for a kind added later.
+    """
+    everything = ["--create-bucket", "--concurrency", "3", "--url", "public", "--yes"]
+    assert mlinfer("deploy", "--model", tiny_model, *everything, "--dry-run").code == 0
+    services = services_of(world.calls)
+    before = listings(past, services)
+    assert mlinfer("deploy", "--model", tiny_model, *everything).code == 0
+    created = [name for name, answer in listings(past, services).items() if answer != before[name]]
+    assert services_of(created) == services_of(world.changes)
+    assert mlinfer("destroy", "--yes").code == 0
+    assert listings(past, services) == before
 
 
 @pytest.mark.usefixtures("full")

@@ -7,7 +7,6 @@ https://docs.aws.amazon.com/service-authorization/latest/reference/reference_pol
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 import sys
@@ -25,15 +24,14 @@ from lambda_src.inference.download import sha256_of
 from .. import models
 from ..conftest import CAT, OTHER_IMAGE, Run
 from ..pictures import encoded
-from ..servers.aws import ACCOUNT, REGION, LoopbackAws, simulation
-from ..servers.engine import LoopbackEngine, LoopbackRegistry
-from ..servers.http import Answer, Forward, Request, serve
+from ..servers.aws import ACCOUNT, REGION, LoopbackAws
+from ..servers.http import Request
+from .conftest import BUCKET
 
 MlInfer = Callable[..., Run]
 Past = Callable[[str], Any]
 Need = tuple[str, str]  # an action and a resource
 Step = list[str] | Callable[[], None]  # a command, or what a person does by hand
-BUCKET = "cloud-models"
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/mlinfer/mlinfer-cats"
 
 # The actions of calls whose action has another name.
@@ -165,44 +163,6 @@ def allowing(policy: dict[str, Any], need: Need) -> str:
         if need[0] in statement["Action"] and any(re.fullmatch(pattern, need[1]) for pattern in patterns):
             return str(statement["Sid"])
     return ""
-
-
-@pytest.fixture
-def world(cloud: LoopbackAws, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackAws]:
-    """Return an AWS with a registry, an Engine that has the image, quotas, and IAM's simulation."""
-    registry = LoopbackRegistry("t0ken")
-
-    def push(tag: str, _: str) -> list[dict[str, Any]]:
-        digest = registry.put_image({"architecture": "amd64", "os": "linux"}, tag=tag)
-        return [{"progressDetail": {}, "aux": {"Tag": tag, "Digest": digest, "Size": 740}}]
-
-    engine = LoopbackEngine(push, id=registry.put({"architecture": "amd64", "os": "linux"}))
-    with serve(registry.answer) as port, serve(engine.answer) as engine_port:
-        host = f"127.0.0.1:{port}"
-
-        def token(*_: object) -> Answer:
-            given = {"authorizationToken": base64.b64encode(b"AWS:t0ken").decode(), "proxyEndpoint": f"http://{host}"}
-            return Answer(200, {}, json.dumps({"authorizationData": [given]}).encode())
-
-        def move(request: Request, forward: Forward) -> Answer:
-            answer = forward(request)
-            body = answer.body.replace(f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com".encode(), host.encode())
-            return Answer(answer.status, answer.headers | {"content-length": str(len(body))}, body)
-
-        cloud.fail("s3:PutObject", lambda request, _: cloud.pass_on(request))  # pictures come without a SHA-256
-        limits = {"ConcurrentExecutions": 1000, "UnreservedConcurrentExecutions": 900}
-        cloud.fail("ecr:GetAuthorizationToken", token)
-        cloud.fail("ecr:DescribeRepositories", move)
-        cloud.fail("lambda:GetAccountSettings", lambda *_: settings(limits))
-        cloud.fail("iam:SimulatePrincipalPolicy", lambda *_: simulation({}))
-        monkeypatch.setenv("MLINFER_BUCKET", BUCKET)
-        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{engine_port}")
-        yield cloud
-
-
-def settings(limits: dict[str, int]) -> Answer:
-    """Return Lambda's account settings."""
-    return Answer(200, {"content-type": "application/json"}, json.dumps({"AccountLimit": limits}).encode())
 
 
 @pytest.fixture
