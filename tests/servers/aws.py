@@ -101,7 +101,10 @@ def service_of(request: Request) -> str:
 
 
 def operation_of(request: Request) -> str:
-    """Return service and operation, such as `lambda:GetFunction`; for S3, as the S3 proxy names them."""
+    """Return service and operation, such as `lambda:GetFunction`; for S3, as the S3 proxy names them.
+
+    Raises ValueError for a service that this AWS does not have.
+    """
     service = service_of(request)
     if service == "s3":
         return "s3:DeleteObjects" if "delete" in request.query else f"s3:{request.operation}"
@@ -109,6 +112,8 @@ def operation_of(request: Request) -> str:
         return f"{service}:{target.rpartition('.')[2]}"
     if service in ("iam", "sts"):
         return f"{service}:{parse_qs(request.body.decode())['Action'][0]}"
+    if service != "lambda":
+        raise ValueError(f"unknown service {service}: {request.method} {request.target}")
     path = urlsplit(request.target).path.rstrip("/")
     return next(name for method, pattern, name in LAMBDA if method == request.method and pattern.fullmatch(path))
 
