@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from lambda_src.settings import MAX_PIXELS, MAX_THREADS
 
@@ -17,7 +17,8 @@ from .files import read_text
 FILE_NAME = "mlinfer.toml"
 STARTER = "starter"  # the built-in model; ./starter is a file with this name
 COMMAND_LINE = "the command line"
-TARGETS = ("embedded", "local", "aws")
+TargetName = Literal["embedded", "local", "aws"]
+TARGETS = get_args(TargetName)
 ARCHITECTURES = ("x86_64", "arm64")
 MODEL_SOURCES = ("s3", "image")
 # https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutRetentionPolicy.html
@@ -164,7 +165,7 @@ class Config:
     """
 
     model: str
-    target: str
+    target: TargetName
     top_k: int
     threads: int
     max_pixels: int

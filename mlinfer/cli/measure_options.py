@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, assert_never
 
 import typer
 
@@ -145,5 +145,8 @@ def _refuse_unused(terminal: Terminal, config: Config, options: AwsOptions, *, f
     elif config.target == "aws":
         keys = ("arch", "model_source", *(["memory"] if config.origins["memory"] != COMMAND_LINE else []))
         report_unused(terminal, config, "target aws is measured as deployed", *keys)
-    elif not from_s3:
-        report_unused(terminal, config, "without --from-s3 the function does not use AWS", **aws)
+    elif config.target == "local":
+        if not from_s3:
+            report_unused(terminal, config, "without --from-s3 the function does not use AWS", **aws)
+    else:
+        assert_never(config.target)

@@ -18,7 +18,7 @@ import typer
 
 from lambda_src.settings import MAX_IMAGE_BYTES
 
-from ..config import COMMAND_LINE, KEYS, Config, load_config
+from ..config import ARCHITECTURES, COMMAND_LINE, KEYS, MODEL_SOURCES, Config, load_config
 from ..errors import MissingError, MlinferError, UsageError
 from ..terminal import Terminal
 from .application import AWS, FUNCTION, MODEL, OUTPUT
@@ -62,14 +62,18 @@ PortFlag = Annotated[
 ArchFlag = Annotated[
     str | None,
     typer.Option(
-        "--arch", metavar="x86_64|arm64", help="CPU architecture.", show_default="x86_64", rich_help_panel=FUNCTION
+        "--arch",
+        metavar="|".join(ARCHITECTURES),
+        help="CPU architecture.",
+        show_default="x86_64",
+        rich_help_panel=FUNCTION,
     ),
 ]
 ModelSourceFlag = Annotated[
     str | None,
     typer.Option(
         "--model-source",
-        metavar="s3|image",
+        metavar="|".join(MODEL_SOURCES),
         help="Where the function gets the model from.",
         show_default="s3",
         rich_help_panel=MODEL,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from ..config import Config
+from ..config import Config, TargetName
 from ..errors import MlinferError
 from ..model.runtime import IMAGE_ONNXRUNTIME
 from .bench_target import BenchTarget
@@ -98,13 +98,13 @@ class StoppedError(MlinferError):
 
 def read_conditions(config: Config, cold_share: float) -> Conditions:
     """Return the conditions of a measurement on this machine. Raises UsageError."""
-    runtime = {
+    runtimes: dict[TargetName, str] = {
         "embedded": "",  # this Python
         "local": f"{config.base_image}, onnxruntime {IMAGE_ONNXRUNTIME}",
         "aws": "calling AWS Lambda",
-    }[config.target]
+    }
     prices = read_prices(Path(config.prices) if config.prices else TABLE)
-    return Conditions(config.target, describe(runtime), prices, cold_share)
+    return Conditions(config.target, describe(runtimes[config.target]), prices, cold_share)
 
 
 def collect(items: Iterable[T], found: list[T]) -> MlinferError | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from ..config import COMMAND_LINE, Config
 from ..errors import UsageError
@@ -56,11 +56,11 @@ def open_target(config: Config, tools: BenchTools, cold: int) -> Iterator[BenchT
     elif config.target == "local":
         with _open_local(config, tools) as target:
             yield target
-    elif cold:
-        with _borrow_latest(config, tools) as target:
+    elif config.target == "aws":
+        with _borrow_latest(config, tools) if cold else nullcontext(_find_live(config, tools)) as target:
             yield target
     else:
-        yield _find_live(config, tools)
+        assert_never(config.target)
 
 
 @contextmanager

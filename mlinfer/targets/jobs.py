@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import assert_never
 
 from ..config import Config
 from ..model.footprint import jobs_that_fit
 from ..model.path import model_path
-from ..targets.embedded import count_threads
-from .machine import available_memory
+from .embedded import count_threads
+from .memory import available_memory
 
 CLOUD_JOBS = 8
 MANY = 16  # with at least this many images, loading more sessions pays off
@@ -16,11 +17,17 @@ MANY = 16  # with at least this many images, loading more sessions pays off
 
 def choose_jobs(config: Config, images: int, given: int | None, note: Callable[[str], None]) -> int:
     """Return how many images to process in parallel; 1 for the emulator. given: by the user, or None. Raises MissingError."""
-    if given or config.target == "aws":
-        jobs = given or CLOUD_JOBS
-    else:
-        jobs = count_threads(config) if config.target == "embedded" and images >= MANY else 1
-    return _within_memory(config, min(jobs, images), note)
+    return _within_memory(config, min(given or _default_jobs(config, images), images), note)
+
+
+def _default_jobs(config: Config, images: int) -> int:
+    if config.target == "embedded":
+        return count_threads(config) if images >= MANY else 1
+    if config.target == "local":
+        return 1
+    if config.target == "aws":
+        return CLOUD_JOBS
+    assert_never(config.target)
 
 
 def _within_memory(config: Config, jobs: int, note: Callable[[str], None]) -> int:

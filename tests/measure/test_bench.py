@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from mlinfer.config import TARGETS
 from mlinfer.errors import RemoteError
 from mlinfer.measure.bench import figures
 from mlinfer.measure.instance import PARTS, Sample, handlers_line, last_report
@@ -49,6 +50,19 @@ def test_the_report(mlinfer: MlInfer, tiny_model: Path, red: Path) -> None:
         assert any(line.startswith(name) for line in run.out.splitlines()), name
     assert "onnxruntime" in run.out
     assert "same machine" in run.err
+
+
+WITHOUT_DOCKER_AND_AWS = {"embedded": (0, None), "local": (3, "docker_unreachable"), "aws": (3, "several_missing")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_each_target_is_measured(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
+    """Each target is opened, or the error says what this machine lacks for it."""
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
+    run = mlinfer("bench", "--target", target, "--cold", "0", "--warm", "1", "--json")
+    code = (json.loads(run.out)["error"] or {}).get("code")
+    assert (run.code, code) == WITHOUT_DOCKER_AND_AWS[target]
 
 
 @pytest.mark.slow

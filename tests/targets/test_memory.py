@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mlinfer.measure.machine import available_memory
 from mlinfer.model.footprint import jobs_that_fit
+from mlinfer.targets.memory import available_memory
 
 from ..conftest import CAT, Run
 

@@ -16,6 +16,7 @@ import pytest
 
 from lambda_src.service import Service
 from lambda_src.settings import Settings
+from mlinfer.config import TARGETS
 from mlinfer.local.ports import find_free_port
 from mlinfer.local.serve import Server
 from mlinfer.model.path import STARTER
@@ -97,6 +98,15 @@ def test_the_named_model_answers_here(mlinfer: MlInfer) -> None:
     run = mlinfer("predict", CAT, "--target", "local")
     assert run.code == 0
     assert "Answered by starter" in run.err
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.usefixtures("port", "api")
+def test_each_target_predicts(mlinfer: MlInfer, target: str) -> None:
+    """Each target gives this machine's answer, and stderr names the target."""
+    run = mlinfer("predict", CAT, "--target", target)
+    assert (run.code, run.out) == (0, mlinfer("predict", CAT).out)
+    assert f"target {target}" in run.err
 
 
 @pytest.mark.parametrize("target", ["local", "aws"])

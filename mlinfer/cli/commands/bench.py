@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...config import Config
+from ...config import TARGETS, Config
 from ...errors import MissingError, UsageError
 from ...files import write_whole
 from ...terminal import Terminal
@@ -38,7 +38,7 @@ class BenchOptions:
         str | None,
         typer.Option(
             "--target",
-            metavar="embedded|local|aws",
+            metavar="|".join(TARGETS),
             help="Where the model runs.",
             show_default="embedded",
             rich_help_panel=MODEL,

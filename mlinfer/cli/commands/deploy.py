@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ...config import Config
+from ...config import URLS, Config
 from ...errors import UsageError
 from ...names import Account, Names
 from ...terminal import Terminal
@@ -97,7 +97,7 @@ class DeployOptions:
         str | None,
         typer.Option(
             "--url",
-            metavar="none|iam|public",
+            metavar="|".join(URLS),
             help="Function URL; `public` asks for confirmation.",
             show_default="none",
             rich_help_panel=FUNCTION,

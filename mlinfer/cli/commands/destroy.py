@@ -48,8 +48,13 @@ def destroy(
     config = read_configuration(aws, bucket=bucket, prefix=prefix)
     report_unused(terminal, config, "--keep-model keeps the models", prefix=prefix if keep_model else None)
     session = aws.account.open_session(terminal, *([partial(_require_project, config)] if yes else []))
-    services = ("lambda", "iam", "logs", "ecr", "s3")
-    clients = RemovalClients(*(session.client(service) for service in services))
+    clients = RemovalClients(
+        functions=session.client("lambda"),
+        iam=session.client("iam"),
+        logs=session.client("logs"),
+        ecr=session.client("ecr"),
+        s3=session.client("s3"),
+    )
     account = find_account(session)
     planned = _plan(terminal, config, clients, account, keep_model=keep_model)
     resources = [resource for resource in planned if not is_foreign(resource)]

@@ -6,11 +6,11 @@ import os
 import time
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, assert_never
 
 import typer
 
-from ...config import COMMAND_LINE, Config
+from ...config import COMMAND_LINE, TARGETS, Config
 from ...errors import ImageError, InvocationError, MlinferError, UsageError
 from ...names import Names
 from ...terminal import Terminal
@@ -45,7 +45,7 @@ class PredictOptions:
         str | None,
         typer.Option(
             "--target",
-            metavar="embedded|local|aws",
+            metavar="|".join(TARGETS),
             help="Where the model runs: in this process, in `mlinfer run-local`, or on AWS.",
             show_default="embedded",
             rich_help_panel=MODEL,
@@ -100,7 +100,7 @@ def predict(
 
     One image gives a table of classes, or one JSON document with --json. Several images give a line each, or JSON Lines in the order of the arguments. If an image cannot be read, the others are still classified and the exit code is 5.
     """
-    from ...measure.jobs import choose_jobs
+    from ...targets.jobs import choose_jobs
 
     terminal = output.make_terminal()
     config = read_configuration(wanted, aws)
@@ -166,8 +166,10 @@ def _refuse_unused(terminal: Terminal, config: Config, wanted: PredictOptions, a
         report_unused(terminal, config, "target local does not use AWS", **of_aws)
         reason = "target local classifies one image at a time"
         report_unused(terminal, config, reason, jobs=(wanted.jobs or 1) > 1)
-    else:
+    elif config.target == "aws":
         report_unused(terminal, config, "target aws does not use a local port", "port")
+    else:
+        assert_never(config.target)
 
 
 def _make_target(terminal: Terminal, config: Config, account: AccountOptions, *, jobs: int, by_url: bool) -> Target:
@@ -179,9 +181,11 @@ def _make_target(terminal: Terminal, config: Config, account: AccountOptions, *,
     if config.target == "local":
         named = answers.find_named_model(config, _run_local_remedy(config))
         target = _make_local_target(terminal, config)
-    else:
+    elif config.target == "aws":
         named = answers.find_named_model(config, deploy_remedy(config))
         target = _make_aws_target(terminal, config, account, by_url=by_url)
+    else:
+        assert_never(config.target)
     return answers.refuse_other_models(target, named, config.target)
 
 

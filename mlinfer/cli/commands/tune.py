@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ...config import COMMAND_LINE, FILE_NAME, Config, with_value
+from ...config import COMMAND_LINE, FILE_NAME, TARGETS, Config, with_value
 from ...errors import MissingError, UsageError, VerificationError
 from ...files import read_text, write_whole
 from ...terminal import Terminal
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from ...measure.instance import Sample
     from ...measure.tune import Trial, Tuning
 
+_TARGETS = [name for name in TARGETS if name != "embedded"]  # it has no memory size
+
 
 @dataclass(frozen=True, kw_only=True)
 class TuneOptions:
@@ -42,7 +44,7 @@ class TuneOptions:
         str | None,
         typer.Option(
             "--target",
-            metavar="local|aws",
+            metavar="|".join(_TARGETS),
             help="Where the function runs.",
             show_default="local",
             rich_help_panel=MODEL,
