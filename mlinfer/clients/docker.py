@@ -5,13 +5,14 @@ The Engine is found as the `docker` command finds it: DOCKER_HOST, then the curr
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import IO, Any, cast
 from urllib.parse import urlsplit
 
 import docker
@@ -149,6 +150,16 @@ class Engine:
                     raise build_error(said, args.get("BASE", ""))
                 yield from str(item.get("stream") or item.get("status") or "").splitlines()
 
+    @contextmanager
+    def save(self, name: str) -> Iterator[IO[bytes]]:
+        """Yield a container image as an archive, which the Engine sends while it is read."""
+        with explained(f"container image {name}"):
+            chunks = self._client.api.get_image(name, chunk_size=2**20)
+            try:
+                yield cast("IO[bytes]", io.BufferedReader(_Chunks(chunks)))
+            finally:
+                chunks.close()
+
     def tag(self, image: str, repository: str, tag: str) -> None:
         """Add a tag to a container image."""
         with explained(f"container image {image}"):
@@ -277,6 +288,23 @@ class Container:
         """Stop and remove the container and its anonymous volumes, if it exists."""
         with explained(f"container {self.name}"), _being_removed():
             self._container.remove(force=True, v=True)
+
+
+class _Chunks(io.RawIOBase):
+    """A stream from chunks of bytes."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._rest = self._rest or next(self._chunks, b"")
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
 
 
 @contextmanager

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..clients.docker import Engine
 from ..errors import MissingError, MlinferError, RemoteError, UsageError, VerificationError
+from .archive import read_saved_image
 from .docker_build import BuiltImage
 from .manifest import MAX_IMAGE_BYTES, RemoteImage
 from .registry import Login, Registry, log_in, open_registry
+from .structure import check_structure
 
 if TYPE_CHECKING:
     from mypy_boto3_ecr import ECRClient
@@ -68,6 +70,7 @@ def push_image(
     tag, image = _find_pushed(open_registry(ecr, repository, login), image_id=built.id, local=built.tag, arch=arch)
     outcome: Literal["pushed", "unchanged"] = "unchanged"
     if image is None:
+        _check_content(engine, built, arch)
         try:
             digest = _send(engine, built, f"{repository}:{tag}", login=login, show=show)
         except _ExpiredError:
@@ -90,6 +93,13 @@ def check_image(engine: Engine, built: BuiltImage, arch: str) -> None:
         limit = f"Lambda's limit is {MAX_IMAGE_BYTES // 2**30} GB"
         message = f"container image {built.tag} is {size / 2**30:.1f} GB uncompressed; {limit}"
         raise UsageError("image_too_large", message, 'Set model_source = "s3" in mlinfer.toml to keep the model in S3.')
+
+
+def _check_content(engine: Engine, built: BuiltImage, arch: str) -> None:
+    """Check every layer before it is sent. Raises VerificationError."""
+    with engine.save(built.tag) as archive:
+        saved = read_saved_image(archive)
+    check_structure(saved.config, saved.layers, own=len(built.layers), arch=arch)
 
 
 def _find_pushed(registry: Registry, *, image_id: str, local: str, arch: str) -> tuple[str, RemoteImage | None]:

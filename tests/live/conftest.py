@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import ipaddress
+import json
 import os
 import random
 import secrets
@@ -23,6 +24,7 @@ import pytest
 from devtools import base_image as stand_in
 from devtools import rie as emulator
 
+from .. import images
 from ..conftest import ROOT
 from ..servers import ministack as emulated_aws
 from ..servers import registry as docker_registry
@@ -153,9 +155,11 @@ def package(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def small_image(engine: Any, label: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Return the name of an image with one small file, to push."""
+    """Return the name of a small image with what the check before a push needs."""
     folder = tmp_path_factory.mktemp("small")
-    (folder / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+    (folder / "files.tar").write_bytes(images.tar_of([*images.BASE, *images.CODE]))
+    start, command = json.dumps(images.SETTINGS["Entrypoint"]), json.dumps(images.SETTINGS["Cmd"])
+    (folder / "Dockerfile").write_text(f"FROM scratch\nADD files.tar /\nENTRYPOINT {start}\nCMD {command}\n")
     name, value = label.split("=")
     tag = f"mlinfer-test-small:{value[:12]}"
     engine.images.build(path=str(folder), tag=tag, labels={name: value}, forcerm=True)

@@ -122,11 +122,17 @@ def test_unchanged_sends_nothing(mlinfer: MlInfer, ecr: LoopbackS3, moto_registr
 
 
 def test_an_image_built_anew(
-    mlinfer: MlInfer, ecr: LoopbackS3, moto_registry: Registry, engine: Any, label: str, tmp_path: Path
+    mlinfer: MlInfer,
+    ecr: LoopbackS3,
+    moto_registry: Registry,
+    engine: Any,
+    label: str,
+    small_image: str,
+    tmp_path: Path,
 ) -> None:
     """A rebuilt image is stored next to the first one, whose tag does not move."""
     first = mlinfer("push")
-    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /anew\n")
+    (tmp_path / "Dockerfile").write_text(f"FROM {small_image}\nCOPY Dockerfile /anew\n")
     name, value = label.split("=")
     other, _ = engine.images.build(path=str(tmp_path), tag=IMAGE, labels={name: value}, forcerm=True)
     second, third = mlinfer("push"), mlinfer("push", "--json")

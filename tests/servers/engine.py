@@ -89,6 +89,7 @@ class LoopbackEngine:
     id: str = "sha256:" + "5" * 64
     architecture: str = "amd64"
     layer_bytes: int = 1000
+    archive: bytes = b""  # what `docker save` writes
     facts: dict[str, Any] = field(default_factory=dict)  # of /info
     pushes: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)  # repository, tag, credentials
     requests: list[str] = field(default_factory=list)
@@ -115,6 +116,8 @@ class LoopbackEngine:
             return Answer(200, {"transfer-encoding": "chunked"}, "\r\n".join(map(json.dumps, items)).encode())
         if path.endswith("/tag"):
             return Answer(201)
+        if path.endswith("/get"):
+            return Answer(200, {"content-type": "application/x-tar"}, self.archive)
         if path.endswith("/history"):
             return _json([{"CreatedBy": "COPY /task/", "Size": self.layer_bytes, "Id": "x", "Created": 0, "Tags": []}])
         if request.method == "DELETE":
