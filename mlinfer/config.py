@@ -289,7 +289,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UsageError("invalid_config", f"{path.name} is not valid TOML: {error}") from error
+        raise UsageError("invalid_config", f"{path.name} is not valid TOML", reason=error) from error
 
 
 def _key(name: str) -> Key:

@@ -1,6 +1,6 @@
 """The errors that a user can see, each with its exit code.
 
-    MlinferError          has a message, a stable code for programs, and a hint
+    MlinferError          has a message, a stable code for programs, a reason if known, and a hint
     |-- UsageError        2   wrong usage or configuration
     |-- MissingError      3   something is missing on this machine: the model file, disk space, AWS credentials
     |-- RemoteError       4   a remote service refused or failed: AWS, Docker
@@ -20,8 +20,11 @@ class MlinferError(Exception):
 
     exit_code = 1
 
-    def __init__(self, code: str, message: str, hint: str = "") -> None:
-        super().__init__(message)
+    def __init__(self, code: str, what: str, hint: str = "", *, reason: object = "") -> None:
+        """what: what happened. reason: why, in the words of a library, a service or the system; None if unknown."""
+        self.what = what
+        self.reason = str(reason or "").strip()
+        super().__init__(f"{what}: {self.reason}" if self.reason else what)
         self.code = code
         self.hint = hint
 

@@ -28,7 +28,7 @@ def read_text(path: Path, *, keep_ends: bool = False) -> str:
     except FileNotFoundError as error:
         raise MissingError("file_not_found", f"file {path} does not exist") from error
     except OSError as error:
-        raise UsageError("file_unreadable", f"cannot read {path}: {error.strerror}") from error
+        raise UsageError("file_unreadable", f"cannot read {path}", reason=error.strerror) from error
     except UnicodeDecodeError as error:
         hint = "Save the file as UTF-8."
         raise UsageError("file_unreadable", f"{path} is not valid UTF-8 at byte {error.start}", hint) from error
@@ -74,7 +74,7 @@ def write_whole(path: Path, content: bytes) -> None:
             file.write(content)
         os.replace(part, target)
     except OSError as error:
-        raise MissingError("cannot_write", f"cannot write {path}: {error.strerror}") from error
+        raise MissingError("cannot_write", f"cannot write {path}", reason=error.strerror) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -92,7 +92,7 @@ def workspace(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
             yield Path(folder)
     except OSError as error:
-        raise MissingError("cannot_write", f"cannot write {path}: {error.strerror or error}") from error
+        raise MissingError("cannot_write", f"cannot write {path}", reason=error.strerror or error) from error
 
 
 @contextmanager
@@ -112,7 +112,7 @@ def file_lock(name: str) -> Iterator[None]:
     try:
         file = path.open("a")
     except OSError as error:
-        raise MissingError("cannot_write", f"cannot open {path}: {error.strerror}", "Delete the file.") from error
+        raise MissingError("cannot_write", f"cannot open {path}", "Delete the file.", reason=error.strerror) from error
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -73,7 +73,7 @@ class Terminal:
             os.dup2(nowhere, sys.stdout.fileno())  # or Python's last flush fails again
             if isinstance(error, BrokenPipeError):
                 raise ReaderGoneError from error
-            raise MissingError("cannot_write_output", f"cannot write to stdout: {error.strerror}") from error
+            raise MissingError("cannot_write_output", "cannot write to stdout", reason=error.strerror) from error
 
     def document(self, value: object, *, lines: bool = False) -> None:
         """Write one JSON document; with `lines`, on a single line."""
@@ -202,8 +202,10 @@ class Terminal:
         self.explain(error)
 
     def explain(self, error: MlinferError) -> None:
-        """Write the line `Error: ...` and, if there is a hint, the line `Hint: ...`."""
-        self.failure(str(error))
+        """Write the lines `Error: ...`, `Reason: ...` and `Hint: ...`, the last two only if known."""
+        self.failure(error.what)
+        if error.reason:
+            _say(f"Reason: {error.reason}")
         if error.hint:
             _say(f"Hint: {error.hint}")
         if self._verbose:

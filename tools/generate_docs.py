@@ -210,7 +210,7 @@ def troubleshooting_page() -> str:
         "|---|---|",
         *(f"| `{number}` | {meaning} |" for number, meaning in EXIT_CODES.items()),
         "\nA closed terminal, a closed pipe and `kill` give `129`, `141` and `143`, as for every program.\n",
-        "The tables below list each error code. … stands for a name, a number or a reason that the message fills in.",
+        "The tables below list each error code. … stands for what the message fills in.",
     ]
     for number in sorted({f.exit_code for f in failures if f.exit_code}):
         lines += [

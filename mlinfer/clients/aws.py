@@ -159,8 +159,8 @@ class Session:
             message = f"profile {profile}: the output of its credential_process is not JSON"
             raise MissingError("no_credentials", message, show) from None
         except OSError as error:
-            message = f"profile {profile}: cannot run or read {error.filename}: {error.strerror}"
-            raise MissingError("no_credentials", message, show) from error
+            message = f"profile {profile}: cannot run or read {error.filename}"
+            raise MissingError("no_credentials", message, show, reason=error.strerror) from error
 
     def _profile_words(self) -> str:
         """Return the --profile option for an AWS CLI command, "" for the default profile."""

@@ -251,19 +251,21 @@ def explain_client_error(error: boto.ClientError, subject: str, permissions: str
     """Return the error for a service's error response."""
     answer, said = error_code(error), str(error.response.get("Error", {}).get("Message", "")).rstrip(".")
     if answer not in _BY_ANSWER:
-        message = f"{subject}: {error.operation_name} failed: {answer}: {said}"
-        return RemoteError("aws_refused", message, f"Look up {answer} in the AWS documentation of this operation.")
+        hint = f"Look up {answer} in the AWS documentation of {error.operation_name}."
+        reason = f"{answer}: {said}" if said else answer
+        return RemoteError("aws_refused", f"{subject}: {error.operation_name} failed", hint, reason=reason)
     told = refusal(answer, subject)
     if told.code == "access_denied":
-        detail = f": {said}" if said not in ("", "Access Denied", "Forbidden") else ""
+        what = f"{told} ({error.operation_name})"
+        reason = "" if said in ("Access Denied", "Forbidden") else said
         if action := re.search(r"\bkms:\w+", said):  # AWS's own reason names the key
             hint = f"Ask your AWS administrator for {action[0]} on the key that kms_key in mlinfer.toml sets."
-            return RemoteError(told.code, f"{told} ({error.operation_name}{detail})", hint)
+            return RemoteError(told.code, what, hint, reason=reason)
         owned = " Check that you own the bucket." if "s3:" in permissions else ""
         hint = f"Ask your AWS administrator for {permissions}.{owned}" if permissions else told.hint
-        return RemoteError(told.code, f"{told} ({error.operation_name}{detail})", hint)
+        return RemoteError(told.code, what, hint, reason=reason)
     if told.code in _TOLD_BY_AWS and said:
-        return RemoteError(told.code, f"{told} ({error.operation_name}: {said})", told.hint)
+        return RemoteError(told.code, f"{told} ({error.operation_name})", told.hint, reason=said)
     return told
 
 
@@ -282,7 +284,7 @@ def explain_botocore_error(error: boto.BotoCoreError, subject: str) -> MlinferEr
     if isinstance(error, boto.ParamValidationError):
         reason = " ".join(str(error.kwargs.get("report", "")).split())
         hint = "Find out where the value comes from with `mlinfer inspect --config`, and correct it there."
-        return UsageError("invalid_value", f"{subject}: boto3 rejected a value: {reason}", hint)
+        return UsageError("invalid_value", f"{subject}: boto3 rejected a value", hint, reason=reason)
     if isinstance(error, _WRONG_SETTING):
         return _wrong_setting(error)
     if told := _wrong_proxy_or_bundle(error):
@@ -290,7 +292,7 @@ def explain_botocore_error(error: boto.BotoCoreError, subject: str) -> MlinferEr
     if isinstance(error, _NO_CONNECTION):
         reason, hint = _connection_reason(error)
         return RemoteError("connection_failed", f"{subject}: {reason}", hint)
-    return RemoteError("aws_failed", f"{subject}: the request failed: {error}", "Try again in a minute.")
+    return RemoteError("aws_failed", f"{subject}: the request failed", "Try again in a minute.", reason=error)
 
 
 def _wrong_proxy_or_bundle(error: boto.BotoCoreError) -> UsageError | None:

@@ -342,7 +342,7 @@ def _logins_explained() -> Iterator[None]:
         if not (isinstance(error, StoreError) or str(error).startswith("Credentials store error")):
             raise
         hint = "Fix or remove credsStore and credHelpers in Docker's config.json (a public base image needs no login)."
-        raise MissingError("docker_logins", f"cannot read Docker's logins: {error}", hint) from error
+        raise MissingError("docker_logins", "cannot read Docker's logins", hint, reason=error) from error
 
 
 def failure_in(item: Mapping[str, Any]) -> str:
@@ -391,8 +391,8 @@ def explained(subject: str) -> Iterator[None]:
         raise engine_refusal(subject, said) from error
     except (DockerException, RequestException) as error:
         hint = "Check that Docker is running with `docker info`."
-        message = f"{subject}: lost the connection to the Docker Engine: {error}"
-        raise RemoteError("docker_failed", message, hint) from error
+        message = f"{subject}: lost the connection to the Docker Engine"
+        raise RemoteError("docker_failed", message, hint, reason=error) from error
 
 
 def _no_engine(error: BaseException, where: str) -> MissingError:
@@ -407,17 +407,22 @@ def _no_engine(error: BaseException, where: str) -> MissingError:
     if refused := next((cause for cause in causes if isinstance(cause, APIError)), None):
         said = str(refused.explanation or refused).strip()
         hint = f"Check the Engine with `docker info`. {_NEEDLESS}"
-        return MissingError("docker_refuses", f"the Docker Engine{at} rejected the request: {said}", hint)
+        return MissingError("docker_refuses", f"the Docker Engine{at} rejected the request", hint, reason=said)
     if any(isinstance(c, PermissionError) for c in causes) or "Permission denied" in text:
         hint = f"Join the docker group with `sudo usermod -aG docker $USER`, then log in again. {_NEEDLESS}"
         return MissingError("docker_forbidden", f"permission denied for the Docker Engine{at}", hint)
     if "SSHHTTPAdapter" in text:
         hint = f"Install it with `pip install 'docker[ssh]'`. {_NEEDLESS}"
-        message = f"cannot connect to the Docker Engine{at}: SSH needs paramiko, which is not installed"
-        return MissingError("docker_unreachable", message, hint)
+        reason = "SSH needs paramiko, which is not installed"
+        return MissingError("docker_unreachable", f"cannot connect to the Docker Engine{at}", hint, reason=reason)
     if where:
         hint = f"Check DOCKER_HOST and DOCKER_CONTEXT, and that Docker is running there. {_NEEDLESS}"
-        return MissingError("docker_unreachable", f"cannot connect to the Docker Engine{at}: {causes[-1]}", hint)
+        return MissingError(
+            "docker_unreachable",
+            f"cannot connect to the Docker Engine{at}",
+            hint,
+            reason=getattr(causes[-1], "strerror", "") or causes[-1],
+        )
     if not (shutil.which("docker") or shutil.which("dockerd")):
         hint = f"Install it from https://docs.docker.com/engine/install/. {_NEEDLESS}"
         return MissingError("docker_not_installed", "Docker is not installed", hint)

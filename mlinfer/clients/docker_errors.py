@@ -66,19 +66,21 @@ _PUBLIC_LOGIN = (
 def build_error(said: str, base: str) -> MlinferError:
     """Return the error for a failed build on the base image `base`. said: the Engine's message."""
     if "no space left" in said.lower():
-        return MissingError("disk_full", f"the build failed: {said}", _DISK_FULL)
+        return MissingError("disk_full", "the build failed", _DISK_FULL, reason=said)
     if "returned a non-zero code" in said:
         # The command can span many lines, and the log that follows shows it.
         said = re.sub(r"The command '.*' returned", "a step returned", said, flags=re.DOTALL)
     elif explained_pull := _pull_error(base, said):
         return explained_pull
-    return RemoteError("build_failed", f"the build failed: {said}", "Fix the error in the log above and build again.")
+    return RemoteError(
+        "build_failed", "the build failed", "Fix the error in the log above and build again.", reason=said
+    )
 
 
 def pull_error(name: str, said: str) -> MlinferError:
     """Return the error for a container image that cannot be pulled. said: the Engine's message."""
     return _pull_error(name, said) or RemoteError(
-        "base_image_unavailable", f"cannot pull the base image {name}: {said}", _NETWORK.format(name=name)
+        "base_image_unavailable", f"cannot pull the base image {name}", _NETWORK.format(name=name), reason=said
     )
 
 
@@ -97,7 +99,7 @@ def _pull_error(name: str, said: str) -> MlinferError | None:
     for words, code, hint in _PULLS:
         if any(word in said.lower() for word in words):
             filled = hint.format(name=name, registry=registry, login=login, denied=denied)
-            return RemoteError(code, f"cannot pull the base image {name}: {said}", filled)
+            return RemoteError(code, f"cannot pull the base image {name}", filled, reason=said)
     return None
 
 
@@ -105,17 +107,19 @@ def engine_refusal(subject: str, said: str) -> MlinferError:
     """Return the error for a request that the Engine rejected. said: its message."""
     lower = said.lower()
     if "no space left" in lower:
-        return MissingError("disk_full", f"{subject}: {said}", _DISK_FULL)
+        return MissingError("disk_full", f"{subject}: the Docker Engine's disk is full", _DISK_FULL, reason=said)
     if any(
         word in lower for word in ("port is already allocated", "address already in use", "ports are not available")
     ):
-        return MissingError("port_taken", f"{subject}: {said}", "Choose another port with --port 9001.")
+        return MissingError(
+            "port_taken", f"{subject}: the port is in use", "Choose another port with --port 9001.", reason=said
+        )
     if any(word in lower for word in ("bind source path does not exist", "mounts denied", "is not shared")):
         hint = (
             "Share the model's folder with Docker (Docker Desktop: Settings > Resources > File sharing), or put the model "
             "into the container image with --model-source image."
         )
-        return MissingError("model_not_shared", f"{subject}: {said}", hint)
+        return MissingError("model_not_shared", f"{subject}: Docker cannot mount the model file", hint, reason=said)
     hint = ""
     if "is already in use by container" in lower:
         found = re.search(r'name "/?([^"]+)"', said)
@@ -127,4 +131,4 @@ def engine_refusal(subject: str, said: str) -> MlinferError:
         )
     if "OCI runtime" in said or "unable to start container process" in said:
         hint = "Check that base_image in mlinfer.toml is a Lambda base image for Python."
-    return RemoteError("docker_refused", f"{subject}: the Docker Engine reported: {said}", hint)
+    return RemoteError("docker_refused", f"{subject}: the Docker Engine rejected the request", hint, reason=said)

@@ -69,11 +69,11 @@ def failure(document: dict[str, Any], subject: str) -> InvocationError:
     kind, message = str(document.get("errorType") or ""), str(document.get("errorMessage") or "")
     reason = message.partition(" Error: ")[2] if message.startswith("RequestId: ") else message
     if kind and not kind.startswith(_LAMBDAS) and kind != "MemoryError":
-        told = ": ".join(filter(None, (subject, kind, reason)))
-        return InvocationError("function_failed", told, _LOGS)
+        raised = ": ".join(filter(None, (kind, reason)))
+        return InvocationError("function_failed", f"{subject} failed", _LOGS, reason=raised)
     if "Task timed out" in message or kind == "Sandbox.Timedout":
         hint = "Increase timeout or memory in mlinfer.toml."
-        return InvocationError("function_timeout", f"{subject}: {reason.rstrip('.')}", hint)
+        return InvocationError("function_timeout", f"{subject} timed out", hint, reason=reason.rstrip("."))
     if "signal: killed" in message or kind in ("Runtime.OutOfMemory", "MemoryError"):
         hint = "Increase memory in mlinfer.toml, or use --memory."
         return InvocationError("out_of_memory", f"{subject} ran out of memory", hint)
@@ -82,9 +82,8 @@ def failure(document: dict[str, Any], subject: str) -> InvocationError:
         return InvocationError("answer_too_large", f"{subject}: the response exceeds Lambda's limit of 6 MB", hint)
     if kind == "Runtime.ImportModuleError" or "exec format error" in message:
         hint = "Check --arch, and that base_image in mlinfer.toml is a Lambda base image for Python 3.12 or newer."
-        return InvocationError("function_not_loaded", f"cannot load {subject}: {reason}", hint)
+        return InvocationError("function_not_loaded", f"cannot load {subject}", hint, reason=reason)
     if kind or not message:
-        message = f"{subject} crashed{': ' if reason else ''}{reason}"
         hint = _LOGS if reason else "Check the function's log. If it shows nothing, increase memory in mlinfer.toml."
-        return InvocationError("function_crashed", message, hint)
-    return InvocationError("function_failed", f"{subject} failed: {reason}", _LOGS)
+        return InvocationError("function_crashed", f"{subject} crashed", hint, reason=reason)
+    return InvocationError("function_failed", f"{subject} failed", _LOGS, reason=reason)

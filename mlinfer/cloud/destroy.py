@@ -345,9 +345,11 @@ def _delete(s3: S3Client, bucket: str, objects: list[Any]) -> str:
         answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects[start : start + _AT_ONCE], "Quiet": True})
         if errors := answer.get("Errors"):
             code = "access_denied" if errors[0]["Code"] == "AccessDenied" else "service_failed"
-            message = f"S3 did not delete {errors[0]['Key']}: {errors[0].get('Message', errors[0]['Code'])}"
             raise RemoteError(
-                code, message, "Add the permissions that `mlinfer doctor --policy` prints, then run the command again."
+                code,
+                f"S3 did not delete {errors[0]['Key']}",
+                "Add the permissions that `mlinfer doctor --policy` prints, then run the command again.",
+                reason=errors[0].get("Message", errors[0]["Code"]),
             )
     return ""
 

@@ -65,7 +65,7 @@ def _ca_bundle(config: Config) -> Path:
         content = path.read_bytes()
     except OSError as error:
         hint = "Set ca_bundle to a PEM file with your proxy's certificate, or remove it."
-        raise MissingError("ca_bundle_not_found", f"cannot read {named}: {error.strerror}", hint) from error
+        raise MissingError("ca_bundle_not_found", f"cannot read {named}", hint, reason=error.strerror) from error
     if b"-----BEGIN CERTIFICATE-----" not in content:
         hint = "Convert it with `openssl x509 -inform der -in FILE -out ca.pem`."
         raise UsageError("invalid_ca_bundle", f"{named} contains no PEM certificate", hint)
@@ -97,8 +97,8 @@ def open_context(spec: BuildSpec) -> Iterator[IO[bytes]]:
             _write_tar(spec, context)
         except OSError as error:
             hint = "Set TMPDIR to a folder with more free space than the size of the model file."
-            message = f"cannot write the build context: {error.strerror or error}"
-            raise MissingError("cannot_write", message, hint) from error
+            message = "cannot write the build context"
+            raise MissingError("cannot_write", message, hint, reason=error.strerror or error) from error
         yield context
 
 

@@ -80,7 +80,7 @@ def _follow(log: Iterator[str], tell: Callable[[str], None]) -> None:
     except RemoteError as error:
         lines = "".join(f"\n    {line}" for line in step)
         hint = _pip_hint(lines) if error.code == "build_failed" else error.hint
-        raise RemoteError(error.code, f"{error}{lines}", hint or error.hint) from error
+        raise RemoteError(error.code, error.what, hint or error.hint, reason=f"{error.reason}{lines}") from error
 
 
 def _pip_hint(lines: str) -> str:

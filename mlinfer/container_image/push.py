@@ -208,9 +208,9 @@ def _refused(subject: str, said: str) -> MlinferError:
     lower = said.lower()
     if "no space left" in lower:
         hint = "Free some disk space, for example with `docker system prune`."
-        return MissingError("disk_full", f"{subject}: {said}", hint)
+        return MissingError("disk_full", f"{subject}: the push failed", hint, reason=said)
     for words, code, reason, hint in _REFUSALS:
         if any(word in lower for word in words):
             kind = _ExpiredError if code == "expired_token" else RemoteError
-            return kind(code, f"{subject}: {reason}: {said}", hint)
-    return RemoteError("push_failed", f"{subject}: the push failed: {said}")
+            return kind(code, f"{subject}: {reason}", hint, reason=said)
+    return RemoteError("push_failed", f"{subject}: the push failed", reason=said)

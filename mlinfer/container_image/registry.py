@@ -135,11 +135,11 @@ class Registry:
             return None
         if response.status_code in (401, 403):
             hint = "Ask your AWS administrator for ecr:BatchGetImage and ecr:GetDownloadUrlForLayer on the repository."
-            message = f"the registry {self._host} denied access: {_said(response)}"
-            raise RemoteError("access_denied", message, hint)
+            message = f"the registry {self._host} denied access"
+            raise RemoteError("access_denied", message, hint, reason=_said(response))
         if not response.ok:
-            message = f"the registry {self._host} returned an error: {_said(response)}"
-            raise RemoteError("registry_failed", message, "Try again.")
+            message = f"the registry {self._host} returned an error"
+            raise RemoteError("registry_failed", message, "Try again.", reason=_said(response))
         return response
 
 

@@ -136,17 +136,17 @@ def explain_crash(container: Container, happened: str) -> MlinferError:
     lines = "".join(f"\n    {line}" for line in select_handler_lines(container.log(200))[-_LAST_LINES:])
     if state.out_of_memory:
         hint = "Increase memory in mlinfer.toml, or use --memory."
-        return RemoteError("out_of_memory", f"{happened}: out of memory{lines}", hint)
+        return RemoteError("out_of_memory", happened, hint, reason=f"out of memory{lines}")
     if "exec format error" in lines or "exec format error" in state.error:
         hint = "Build it for this machine with `mlinfer build --arch x86_64` (or arm64)."
-        message = f"{happened}: the container image is for another CPU architecture"
-        return RemoteError("wrong_architecture", message, hint)
+        reason = "the container image is for another CPU architecture"
+        return RemoteError("wrong_architecture", happened, hint, reason=reason)
     if state.status in ("removing", "removed"):
         hint = "Start it again with `mlinfer run-local`."
-        return RemoteError("container_crashed", f"{happened}: another command removed it", hint)
+        return RemoteError("container_crashed", happened, hint, reason="another command removed it")
     how = f"status {state.status}, exit code {state.exit_code}"
     hint = "Check the log lines above." if lines else "Increase memory in mlinfer.toml (the container logged nothing)."
-    return RemoteError("container_crashed", f"{happened} ({how}){lines}", hint)
+    return RemoteError("container_crashed", happened, hint, reason=f"{how}{lines}")
 
 
 def _check_port(engine: Engine, port: int) -> None:
@@ -206,7 +206,7 @@ def _failed_start(error: MlinferError, container: Container, function: LocalFunc
     if error.code == "function_timeout":
         message = f"the function did not start within its timeout of {function.timeout} s{lines}"
         return RemoteError("slow_start", message, error.hint)
-    return RemoteError(error.code, f"the function failed to start: {error}{lines}", error.hint)
+    return RemoteError(error.code, "the function failed to start", error.hint, reason=f"{error}{lines}")
 
 
 def select_handler_lines(log: list[str]) -> list[str]:

@@ -85,7 +85,7 @@ def require_prediction(answer: Mapping[str, Any]) -> None:
     """Raise ImageError unless the response is a prediction."""
     if answer["statusCode"] != 200:
         error = answer["body"]["error"]
-        raise ImageError(error["code"], f"cannot classify the image: {error['message']}")
+        raise ImageError(error["code"], "cannot classify the image", reason=error["message"])
 
 
 def handlers_line(lines: Iterable[str]) -> dict[str, Any]:

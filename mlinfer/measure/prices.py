@@ -39,7 +39,7 @@ def read_prices(path: Path = TABLE) -> Prices:
     except FileNotFoundError as error:
         raise MissingError("file_not_found", f"price table {path} does not exist", _EXAMPLE) from error
     except (OSError, ValueError) as error:
-        raise UsageError("invalid_prices", f"cannot read the price table {path}: {error}", _EXAMPLE) from error
+        raise UsageError("invalid_prices", f"cannot read the price table {path}", _EXAMPLE, reason=error) from error
     try:
         gb_second = {arch: _price(table["gb_second"][arch]) for arch in ARCHITECTURES}
         return Prices(str(table["date"]), str(table["region"]), _price(table["request"]), gb_second)

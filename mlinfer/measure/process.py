@@ -124,4 +124,4 @@ class ProcessInstance:
             self._log(line.rstrip())
         self._errors.seek(0)
         said = self._errors.read().decode(errors="replace").strip().rpartition("\n")[2]
-        raise MlinferError("process_ended", f"the measured process exited: {said or 'no output'}")
+        raise MlinferError("process_ended", "the measured process exited", reason=said or "it printed nothing")

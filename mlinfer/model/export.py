@@ -132,7 +132,7 @@ def _write_verified(source: Source, metadata: Metadata, path: Path, *, pictures:
     source.write(metadata, draft)
     made = read_model_file(draft)
     if reason := refusal(made.ir_version, made.opset):
-        raise VerificationError("unsupported_model", f"the container image cannot run the exported model: {reason}")
+        raise VerificationError("unsupported_model", "the container image cannot run the exported model", reason=reason)
     expected = source.ask(_inputs(source, pictures))
     try:
         onnx.checker.check_model(read_graph(draft))

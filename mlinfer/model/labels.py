@@ -26,7 +26,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     try:
         value = json.loads(text, object_pairs_hook=_Pairs)
     except (ValueError, RecursionError) as error:
-        raise UsageError("invalid_labels", f"{path} is not valid JSON: {error}") from error
+        raise UsageError("invalid_labels", f"{path} is not valid JSON", reason=error) from error
     if isinstance(value, list) and all(isinstance(label, str) for label in value):
         return tuple(label.strip() for label in value)
     if isinstance(value, _Pairs):

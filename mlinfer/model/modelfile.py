@@ -75,7 +75,7 @@ def read_model_file(path: Path) -> ModelFile:
     try:
         metadata = Metadata.from_props(props) if "mlinfer.schema" in props else None
     except FaultError as error:
-        raise UsageError("invalid_metadata", f"{path}: {error}") from error
+        raise UsageError("invalid_metadata", f"model file {path} has invalid metadata", reason=error) from error
     size, sha256 = path.stat().st_size, sha256_of(path)
     return ModelFile(path, size, sha256, ir_version, opset, metadata, one_machine, weights_outside)
 
@@ -179,12 +179,12 @@ def opened(path: Path) -> Iterator[Message]:
     except IsADirectoryError as error:
         raise not_a_model(path, recognise_folder(path)) from error
     except OSError as error:
-        raise UsageError("model_unreadable", f"cannot read model file {path}: {error.strerror}") from error
+        raise UsageError("model_unreadable", f"cannot read model file {path}", reason=error.strerror) from error
     except ValueError as error:
         if found := recognise(path):
             raise not_a_model(path, found) from error
         raise UsageError(
-            "invalid_model", f"{path} is not a valid ONNX file: {error}", "Export the model again."
+            "invalid_model", f"model file {path} is not valid ONNX", "Export the model again.", reason=error
         ) from error
 
 

@@ -48,8 +48,9 @@ def read_onnx(path: Path, answers: Answers, tell: Callable[[str], None]) -> Sour
     if reason := refusal(file.ir_version, file.opset):
         raise VerificationError(
             "unsupported_model",
-            f"the container image cannot run model file {path}: {reason}",
+            f"the container image cannot run model file {path}",
             "Export the model again with an older IR version and opset.",
+            reason=reason,
         )
     _check_told(path, answers, file.metadata)
     graph = _load(path)
@@ -114,7 +115,7 @@ def _load(path: Path) -> ModelProto:
         raise
     except Exception as error:  # protobuf, the checker and shape inference raise any exception for a damaged graph
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise VerificationError("invalid_model", f"model file {path} is not valid ONNX: {reason}") from error
+        raise VerificationError("invalid_model", f"model file {path} is not valid ONNX", reason=reason) from error
     return model
 
 
@@ -145,14 +146,16 @@ def _open(path: Path, picture: PictureInput, output: str) -> Callable[[NDArray[A
     try:
         session = open_session(path, default_threads({}))
     except FaultError as error:
-        raise VerificationError("unusable_model", f"{path}: {error}") from error
+        raise VerificationError("unusable_model", f"cannot use model file {path}", reason=error) from error
 
     def run(batch: NDArray[Any]) -> NDArray[Any]:
         full = np.resize(batch, (picture.batch, *batch.shape[1:])) if picture.batch > len(batch) else batch
         try:
             result: NDArray[Any] = session.run([output], {picture.name: full})[0]
         except Exception as error:  # onnxruntime's exceptions have no common base class
-            raise VerificationError("unusable_model", f"model file {path} fails with a test image: {error}") from error
+            raise VerificationError(
+                "unusable_model", f"model file {path} fails with a test image", reason=error
+            ) from error
         return result[: len(batch)] if result.ndim else result
 
     return run

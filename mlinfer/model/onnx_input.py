@@ -126,4 +126,4 @@ def _combined(picture: PictureInput, size: tuple[int, int], told: Mapping[str, A
     except FaultError as error:
         raise UsageError("invalid_preprocess", str(error)) from error
     except TypeError as error:
-        raise UsageError("invalid_preprocess", f"--preprocess is invalid: {error}") from error
+        raise UsageError("invalid_preprocess", "--preprocess is invalid", reason=error) from error

@@ -158,8 +158,12 @@ def _write_int8(
             raise
         except Exception as error:  # the quantizer raises any exception for an unknown graph
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            message = f"onnxruntime cannot quantize this model to int8: {reason}"
-            raise VerificationError("not_quantizable", message, "Export the model without `--quantize`.") from error
+            raise VerificationError(
+                "not_quantizable",
+                "onnxruntime cannot quantize this model to int8",
+                "Export the model without `--quantize`.",
+                reason=reason,
+            ) from error
     _check_int8(bare)
     stamp(bare, metadata, target)
 
@@ -255,9 +259,11 @@ def _write_float(source: Path, target: Path) -> None:
         try:
             model = onnx.version_converter.convert_version(model, PER_CHANNEL_OPSET)
         except Exception as error:  # the converter raises any exception for an unknown graph
-            message = f"int8 requires opset {PER_CHANNEL_OPSET} or later, and the model (opset {opset}) cannot be converted: {error}"
             raise VerificationError(
-                "opset_too_old", message, f"Export the model again with opset {PER_CHANNEL_OPSET} or later."
+                "opset_too_old",
+                f"int8 requires opset {PER_CHANNEL_OPSET} or later, and the model (opset {opset}) cannot be converted",
+                f"Export the model again with opset {PER_CHANNEL_OPSET} or later.",
+                reason=error,
             ) from error
     onnx.save(model, target)
 
@@ -286,7 +292,7 @@ def _judge(
         models = [Classifier(path, "", default_threads({})) for path in files]
         best = np.array([_best(models, p) for p in track(iter(judging), len(judging), "Comparing")])
     except FaultError as error:
-        raise VerificationError("unusable_model", f"the int8 model fails: {error}") from error
+        raise VerificationError("unusable_model", "the int8 model fails", reason=error) from error
     labels = models[0].metadata.labels
     labelled = [i for i, picture in enumerate(judging) if picture.label]
     hits = [[labels[best[i, m]] == judging[i].label for i in labelled] for m in range(2)]

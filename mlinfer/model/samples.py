@@ -37,9 +37,11 @@ class SamplePicture:
         try:
             return tensor(self.read(), spec, MAX_PIXELS)
         except RequestError as error:
-            raise ImageError(error.code, f"{self.name}: {error}", "Remove the file from the directory.") from error
+            raise ImageError(
+                error.code, f"cannot use {self.name}", "Remove the file from the directory.", reason=error
+            ) from error
         except OSError as error:
-            raise UsageError("file_unreadable", f"cannot read {self.name}: {error.strerror}") from error
+            raise UsageError("file_unreadable", f"cannot read {self.name}", reason=error.strerror) from error
 
 
 def find(folder: Path, labels: Sequence[str]) -> list[SamplePicture]:

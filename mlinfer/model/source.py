@@ -54,7 +54,7 @@ def missing_extra(module: str, libraries: str) -> MissingError:
 
 def no_classifier(reason: str) -> VerificationError:
     """Return the error for a model that does not return one score for each class."""
-    return VerificationError("no_classifier", f"the model is not an image classifier: {reason}")
+    return VerificationError("no_classifier", "the model is not an image classifier", reason=reason)
 
 
 def checked_name(name: str) -> str:
@@ -80,7 +80,7 @@ def json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text if text.lstrip().startswith("{") else read_text(Path(text)))
     except ValueError as error:
-        raise UsageError("invalid_preprocess", f"--preprocess is not valid JSON: {error}") from error
+        raise UsageError("invalid_preprocess", "--preprocess is not valid JSON", reason=error) from error
     if not isinstance(value, dict):
         raise UsageError("invalid_preprocess", "--preprocess must be a JSON object")
     return value

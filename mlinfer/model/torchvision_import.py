@@ -76,8 +76,8 @@ def _import() -> _Libraries:
         raise missing_extra(error.name or "torchvision", "torch torchvision onnx onnxscript") from error
     except (RuntimeError, OSError) as error:  # torchvision was built for another version of torch
         hint = "Install matching versions with `pip install --upgrade --force-reinstall torch torchvision`."
-        message = f"the installed torch and torchvision do not match: {str(error).splitlines()[0]}"
-        raise MissingError("broken_extra", message, hint) from error
+        message = "the installed torch and torchvision do not match"
+        raise MissingError("broken_extra", message, hint, reason=str(error).partition("\n")[0]) from error
     return _Libraries(torch, torchvision.models)
 
 
@@ -141,8 +141,8 @@ def _download(libraries: _Libraries, arch: str, chosen: Any, *, tell: Callable[[
             module: Module = libraries.models.get_model(arch, weights=chosen, progress=False)
     except (OSError, RuntimeError) as error:  # RuntimeError: the content does not match the hash in the file's name
         hint = f"Download it on another machine, copy {file} here, and run `mlinfer export {arch} --weights {file}`."
-        message = f"cannot download the weights of {arch} from {chosen.url}: {error}"
-        raise MissingError("weights_unavailable", message, hint) from error
+        message = f"cannot download the weights of {arch} from {chosen.url}"
+        raise MissingError("weights_unavailable", message, hint, reason=error) from error
     return module
 
 
@@ -158,7 +158,7 @@ def _from_file(libraries: _Libraries, arch: str, path: Path) -> Module:
         module.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise UsageError("wrong_weights", f"the weights in {path} do not match {arch}: {reason[:300]}") from error
+        raise UsageError("wrong_weights", f"the weights in {path} do not match {arch}", reason=reason[:300]) from error
     return module
 
 
@@ -194,7 +194,7 @@ def _check_weights(path: Path) -> None:
     try:
         found = recognise(path)
     except OSError as error:
-        raise UsageError("wrong_weights", f"cannot read {path}: {error.strerror}") from error
+        raise UsageError("wrong_weights", f"cannot read {path}", reason=error.strerror) from error
     if found not in (None, STATE_DICT, SAFETENSORS):
         raise UsageError("wrong_weights", f"{path} is {found.name}", found.next_step.replace("{path}", str(path)))
     if is_onnx(path):
@@ -246,8 +246,8 @@ def _to_onnx(libraries: _Libraries, arch: str, module: Module, *, crop: tuple[in
             dynamic_shapes=({0: torch.export.Dim("batch", min=1)},),
         )
     except torch.onnx.OnnxExporterError as error:
-        message = f"torch {torch.__version__} cannot convert {arch} to ONNX: {str(error).splitlines()[0]}"
-        raise VerificationError("not_convertible", message) from error
+        message = f"torch {torch.__version__} cannot convert {arch} to ONNX"
+        raise VerificationError("not_convertible", message, reason=str(error).partition("\n")[0]) from error
 
 
 def _write(program: Any, metadata: Metadata, path: Path) -> None:

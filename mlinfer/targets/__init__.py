@@ -95,7 +95,7 @@ def read_picture(picture: Picture) -> bytes:
         hint = f"Pass the files in it: {picture.name.rstrip('/')}/*.jpg"
         raise ImageError("is_a_directory", f"{picture.name} is a directory", hint) from error
     except OSError as error:
-        raise ImageError("file_unreadable", f"cannot read {picture.name}: {error.strerror}") from error
+        raise ImageError("file_unreadable", f"cannot read {picture.name}", reason=error.strerror) from error
 
 
 def _ask(picture: Picture, target: Target, top_k: int) -> dict[str, Any]:

@@ -26,7 +26,9 @@ def make_service(config: Config, log: Callable[[str], None], threads: int = 0) -
         from ..model.modelfile import read_model_file, require_metadata
 
         require_metadata(read_model_file(path))  # the better error for a file of another kind or without labels
-        raise UsageError("unusable_model", f"{path}: {error}", "Export the model again.") from error
+        raise UsageError(
+            "unusable_model", f"cannot use model file {path}", "Export the model again.", reason=error
+        ) from error
     return made
 
 

@@ -381,12 +381,13 @@ def test_inspect_the_starter(mlinfer: MlInfer) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, world\n", b"\x08\x08\x3a\xff\xff\xff\x7f", b"\x80" * 40])
-def test_inspect_what_is_no_model(mlinfer: MlInfer, content: bytes) -> None:
+def test_inspect_of_another_file(mlinfer: MlInfer, content: bytes) -> None:
     """`inspect` of a file that is not a model exits with 2."""
     Path("no.onnx").write_bytes(content)
     run = mlinfer("inspect", "no.onnx")
     assert run.code == 2
-    assert run.err.startswith("Error: no.onnx is ")
+    assert run.err.startswith("Error: ")
+    assert "no.onnx is " in run.err
 
 
 # As a process

@@ -171,15 +171,15 @@ def test_not_installed(tmp_path: Path) -> None:
     assert (error["code"], "docs.docker.com" in error["hint"]) == ("docker_not_installed", True)
 
 
-def test_people_see_two_lines(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without `--json`, the reason is one line and the hint another, without a traceback."""
+def test_people_see_three_lines(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without `--json`, error, reason and hint are a line each, without a traceback."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     run = mlinfer("build")
     assert (run.code, run.out) == (3, "")
-    assert len(run.err.splitlines()) == 2
+    assert [line.split()[0] for line in run.err.splitlines()] == ["Error:", "Reason:", "Hint:"]
 
 
-def test_no_docker_goes_with_no_docker_option(mlinfer: MlInfer) -> None:
+def test_no_docker_refuses_container_options(mlinfer: MlInfer) -> None:
     """`--no-docker` refuses options that only a container supports."""
     for option in ("--detach", "--stop", "--from-s3"):
         run = mlinfer("run-local", "--no-docker", option, "--json")

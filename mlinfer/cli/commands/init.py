@@ -50,4 +50,4 @@ def _content(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UsageError("config_unreadable", f"cannot read {path}: {error.strerror}") from error
+        raise UsageError("config_unreadable", f"cannot read {path}", reason=error.strerror) from error

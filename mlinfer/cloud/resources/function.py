@@ -241,8 +241,11 @@ def wait_until_ready(
             raise RemoteError("not_ready", message, "Run the command again to continue.")
         function = _existing(client, names, version)
     if function.state == "Failed":
-        message = f"function {names.function} failed: {function.reason or 'Lambda gives no reason'}"
-        raise RemoteError("function_failed", message, "Run `mlinfer destroy --keep-model`, then `mlinfer deploy`.")
+        message, hint = (
+            f"function {names.function} failed",
+            "Run `mlinfer destroy --keep-model`, then `mlinfer deploy`.",
+        )
+        raise RemoteError("function_failed", message, hint, reason=function.reason)
     return function
 
 
@@ -315,9 +318,11 @@ def _change(client: LambdaClient, names: Names, *, operation: str, values: dict[
     )
     function = wait_until_ready(client, names, waiter)
     if function.updating == "Failed":
-        message = f"Lambda could not apply the update: {function.update_reason or 'Lambda gives no reason'}"
         raise RemoteError(
-            "update_failed", message, "Fix the cause and run the command again. Published versions are not affected."
+            "update_failed",
+            f"Lambda could not update function {names.function}",
+            "Fix the cause and run the command again. Published versions are not affected.",
+            reason=function.update_reason,
         )
 
 

@@ -167,7 +167,7 @@ def _part_hashes(file: ModelFile) -> list[str]:
                 whole.update(chunk)
                 parts[-1].update(chunk)
     except OSError as error:
-        raise UsageError("model_unreadable", f"cannot read model file {file.path}: {error.strerror}") from error
+        raise UsageError("model_unreadable", f"cannot read model file {file.path}", reason=error.strerror) from error
     if whole.hexdigest() != file.sha256:
         hint = "Run the command again when no program writes to the file."
         raise UsageError("model_changed", f"model file {file.path} changed while it was being read", hint)
@@ -232,7 +232,9 @@ def _send(
     except BotoCoreError:  # some of which are OSErrors
         raise
     except OSError as error:
-        raise UsageError("model_unreadable", f"cannot read model file {model.file.path}: {error.strerror}") from error
+        raise UsageError(
+            "model_unreadable", f"cannot read model file {model.file.path}", reason=error.strerror
+        ) from error
     finally:
         for operation, change in changes.items():
             s3.meta.events.unregister(f"before-parameter-build.s3.{operation}", change)
