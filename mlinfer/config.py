@@ -233,8 +233,12 @@ def unknown_variables(environment: Mapping[str, str]) -> dict[str, str]:
     return {f"MLINFER_{name}": "".join(f"MLINFER_{near}" for near in _near(name, known)) for name in unknown}
 
 
-def template() -> str:
-    """Return the text of a `mlinfer.toml` that lists every key, commented out."""
+def template(bucket: str = "") -> str:
+    """Return the text of a `mlinfer.toml` that lists every key, commented out, except the bucket if there is one.
+
+    Raises UsageError if the bucket's name is invalid.
+    """
+    _checked(_BY_NAME["bucket"], bucket, "your answer")
     lines = [
         "# Configuration of mlinfer for this project. To change a setting, uncomment it. Values are defaults or examples.",
         "# Options (--model, ...) override environment variables (MLINFER_MODEL, ...), which override this file.",
@@ -242,7 +246,8 @@ def template() -> str:
     ]
     for key in KEYS:
         value = key.example if key.example is not None else key.default
-        lines += ["", f"# {key.comment}", f"# {key.name} = {value}" if key.kind is int else f'# {key.name} = "{value}"']
+        setting = f"# {key.name} = {value}" if key.kind is int else f'# {key.name} = "{value}"'
+        lines += ["", f"# {key.comment}", f'bucket = "{bucket}"' if bucket and key.name == "bucket" else setting]
     return "\n".join(lines) + "\n"
 
 

@@ -11,9 +11,10 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from shutil import get_terminal_size
 from typing import Any, TextIO, TypeVar
 
 from .errors import MissingError, MlinferError, ReaderGoneError, UsageError
@@ -84,11 +85,13 @@ class Terminal:
         rows: Iterable[Sequence[object]],
         *,
         header: Sequence[str] = (),
+        right: Collection[int] = (),
         styles: Mapping[str, str] | None = None,
     ) -> None:
         """Write a table. A float becomes its percentage and a bar. The width is limited only in a terminal.
 
-        styles: the Rich style of a cell, by its text; used in a terminal only.
+        right: the columns of numbers, which are aligned at the right and never wrapped. styles: the Rich style of a cell,
+        by its text; used in a terminal only.
         """
         from rich.bar import Bar
         from rich.box import SIMPLE_HEAD
@@ -97,10 +100,14 @@ class Terminal:
         from rich.text import Text
 
         table = Table(
-            box=SIMPLE_HEAD if header else None, show_header=bool(header), pad_edge=False, padding=(0, 2, 0, 0)
+            box=SIMPLE_HEAD if header else None,
+            show_header=bool(header),
+            pad_edge=False,
+            padding=(0, 1 if header else 2, 0, 0),  # the box adds a space between columns
         )
-        for name in header:
-            table.add_column(name, overflow="fold")
+        for place, name in enumerate(header):
+            is_right = place in right
+            table.add_column(name, overflow="fold", justify="right" if is_right else "left", no_wrap=is_right)
         blocks = _can_write("█", sys.stdout)
         for row in rows:
             cells: list[Any] = []
@@ -116,10 +123,10 @@ class Terminal:
                         Text(printable(str(cell)), style, overflow="fold")
                     )  # not cut: a digest is copied whole
             table.add_row(*cells)
-        watched = sys.stdout.isatty()
-        width = None if watched or "COLUMNS" in os.environ else UNLIMITED
+        width = get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else UNLIMITED
         drawing = io.StringIO()  # Rich handles a closed stdout differently from `text`
-        Console(file=drawing, force_terminal=watched, width=width, highlight=False).print(table, end="")
+        console = Console(file=drawing, force_terminal=_has_colour(sys.stdout), width=width, highlight=False)
+        console.print(table, end="")
         self.text("\n".join(line.rstrip() for line in drawing.getvalue().split("\n")).strip("\n"))
 
     def track(self, items: Iterable[T], total: int, what: str) -> Iterator[T]:
@@ -173,13 +180,26 @@ class Terminal:
     def _is_watched(self) -> bool:
         return sys.stderr.isatty() and not self._quiet and not (self.as_json and sys.stdout.isatty())
 
+    @property
+    def can_ask(self) -> bool:
+        """Tell whether the user can answer a question: in a terminal, without `--json`."""
+        return _is_interactive() and not self.as_json
+
     def confirm(self, question: str) -> bool:
         """Ask a yes/no question; without a terminal, return False."""
-        if not _is_interactive() or self.as_json:
+        if not self.can_ask:
             return False
         sys.stderr.write(f"{question} [y/N] ")
         sys.stderr.flush()
         return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+    def ask(self, question: str) -> str:
+        """Ask for a line of text; without a terminal, return ""."""
+        if not self.can_ask:
+            return ""
+        sys.stderr.write(f"{question} ")
+        sys.stderr.flush()
+        return sys.stdin.readline().strip()
 
     def ask_secret(self, question: str) -> str:
         """Ask for a secret without an echo; without a terminal, return ""."""
@@ -266,6 +286,11 @@ def _can_write(characters: str, stream: TextIO) -> bool:
 def bold(text: str) -> str:
     """Return text for stdout, in bold if stdout is a terminal that allows it."""
     return f"\x1b[1m{text}\x1b[0m" if _has_colour(sys.stdout) else text
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, such as "1 object" or "2,000 objects"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def one_line(text: str) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +58,7 @@ def test_a_name_that_ecr_refuses(mlinfer: MlInfer, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["cats", "my-cats", "2-big-cats", "c" * 32])
-def test_a_name_that_ecr_takes(mlinfer: MlInfer, name: str) -> None:
+def test_a_name_that_ecr_accepts(mlinfer: MlInfer, name: str) -> None:
     """A name may have letters, digits and single hyphens between them."""
     Path("mlinfer.toml").write_text(f'project = "{name}"\n')
     assert origins(mlinfer)["project"]["value"] == name
@@ -166,6 +169,22 @@ def test_init_writes_a_file_that_changes_nothing(mlinfer: MlInfer) -> None:
     lines = [line.removeprefix("# ") for line in text.splitlines() if " = " in line]
     Path("mlinfer.toml").write_text("\n".join(lines))
     assert {v["origin"] for v in origins(mlinfer).values()} == {"mlinfer.toml"}
+
+
+def test_init_asks_for_what_deploy_needs(mlinfer: MlInfer) -> None:
+    """In a terminal, `init` shows the Region, asks for the bucket and writes it to the file."""
+    ours, theirs = pty.openpty()
+    os.write(ours, b"our-models\n")
+    environment = {**os.environ, "AWS_DEFAULT_REGION": "eu-north-1"}
+    command = [sys.executable, "-m", "mlinfer", "init"]
+    assert subprocess.run(command, stdin=theirs, stderr=theirs, env=environment).returncode == 0
+    shown = os.read(ours, 4096).decode()
+    os.close(theirs)
+    os.close(ours)
+    assert "eu-north-1" in shown
+    assert "mlinfer deploy" in shown
+    assert tomllib.loads(Path("mlinfer.toml").read_text()) == {"bucket": "our-models"}
+    assert origins(mlinfer)["bucket"]["value"] == "our-models"
 
 
 def test_init_again_changes_nothing(mlinfer: MlInfer) -> None:

@@ -41,7 +41,7 @@ def test_the_workflow_fails_where_a_command_fails() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("torchvision")
-def test_the_starter_can_be_made_anew(mlinfer: Callable[..., Run], tmp_path: Path) -> None:
+def test_the_starter_can_be_trained_again(mlinfer: Callable[..., Run], tmp_path: Path) -> None:
     """Training and packaging on a small archive of plain images give a valid model file."""
     classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
     noise = np.random.default_rng(0)

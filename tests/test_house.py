@@ -132,7 +132,7 @@ def test_one_module_owns_a_package(package: str, owner: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_only_clients_know_more_of_botocore_than_its_exceptions(name: str) -> None:
+def test_only_clients_import_more_of_botocore_than_exceptions(name: str) -> None:
     """Only mlinfer.clients uses more of botocore than its exceptions."""
     if name.startswith("mlinfer.clients."):
         return
@@ -144,7 +144,7 @@ def test_only_clients_know_more_of_botocore_than_its_exceptions(name: str) -> No
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_who_writes_reads_the_environment_and_exits(name: str) -> None:
+def test_only_the_edge_prints_reads_the_environment_and_exits(name: str) -> None:
     """Only the terminal and the command line print, read the environment and exit."""
     text = NAMES[name].read_text()
     if name.startswith("mlinfer.") and part(name) not in EDGE:
@@ -153,7 +153,7 @@ def test_who_writes_reads_the_environment_and_exits(name: str) -> None:
 
 
 @pytest.mark.parametrize("folder", ["devtools", "benchmarks", "examples"])
-def test_what_stands_beside_the_tests_does_not_import_them(folder: str) -> None:
+def test_other_folders_do_not_import_tests(folder: str) -> None:
     """devtools, benchmarks and examples do not import tests or pytest."""
     for path in (ROOT / folder).rglob("*.py"):
         top = {name.split(".")[0] for name in imports(path)}

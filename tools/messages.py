@@ -47,7 +47,7 @@ def _docstrings(tree: ast.Module) -> Iterator[int]:
 
 
 def _is_command(node: ast.FunctionDef) -> bool:
-    return any("app.command" in ast.unparse(decorator) for decorator in node.decorator_list)
+    return any(re.match(r"(app\.)?command\(", ast.unparse(decorator)) for decorator in node.decorator_list)
 
 
 def main(arguments: list[str]) -> None:

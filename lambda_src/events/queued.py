@@ -27,7 +27,7 @@ def refuse_queued(event: object) -> None:
     if isinstance(event, dict) and (sender := _sender(event)):
         raise QueuedEventError(
             f"queued events are not supported (the event is from {quoted(sender)}). The invocation fails so that the event "
-            "is not lost: the sender retries it and then sends it to the failure destination, if one is configured"
+            "is not lost: the sender retries it, then sends it to the failure destination if there is one"
         )
 
 

@@ -65,7 +65,7 @@ class MeasureOptions:
             min=0.0,
             max=1.0,
             metavar="SHARE",
-            help="Share of requests that meet a cold start, for the cost.",
+            help="Share of requests with a cold start, to calculate the cost.",
             rich_help_panel=MEASUREMENT,
         ),
     ] = 0.01

@@ -221,6 +221,12 @@ def make_client(service: str, *, region: str | None, profile: str | None, ask: A
     return Session(region=region, profile=profile, ask=ask, needs_region=True).client(service)
 
 
+def find_region() -> str:
+    """Return the Region that boto3 finds, "" if none is set. Raises MlinferError."""
+    with explained_setup():
+        return boto3.Session().region_name or ""
+
+
 def find_account(sts: STSClient) -> Account:
     """Return the account of the credentials, its partition and the Region. Raises MlinferError."""
     with explained("AWS account"):

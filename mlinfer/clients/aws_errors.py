@@ -249,7 +249,8 @@ def is_denied(error: boto.ClientError) -> bool:
 
 def explain_client_error(error: boto.ClientError, subject: str, permissions: str) -> RemoteError:
     """Return the error for a service's error response."""
-    answer, said = error_code(error), str(error.response.get("Error", {}).get("Message", "")).rstrip(".")
+    answer, said = error_code(error), str(error.response.get("Error", {}).get("Message", ""))
+    said = " ".join(said.split()).rstrip(".")  # a proxy sends a page of HTML
     if answer not in _BY_ANSWER:
         hint = f"Look up {answer} in the AWS documentation of {error.operation_name}."
         reason = f"{answer}: {said}" if said else answer

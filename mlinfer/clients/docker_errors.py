@@ -126,7 +126,7 @@ def engine_refusal(subject: str, said: str) -> MlinferError:
         hint = f"Remove that container with `docker rm -f {found[1] if found else 'NAME'}`."
     if "cfs scheduler" in lower or "cgroup is not mounted" in lower:
         hint = (
-            "Run it without Docker: `mlinfer run-local --no-docker`. This Engine cannot limit CPU and memory; a rootless one "
+            "Run it without Docker: `mlinfer run-local --no-docker`. This Engine cannot limit CPU and memory. A rootless one "
             "needs cgroup v2 (https://docs.docker.com/engine/security/rootless/tips/)."
         )
     if "OCI runtime" in said or "unable to start container process" in said:

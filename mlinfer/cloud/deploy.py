@@ -339,7 +339,7 @@ def _of_function(
     with explained(f"URL of function {names.function}"):
         values.url, held = read_url(functions, names)
     configured = _counted(Step("function", function, configure), values)
-    asked = Change("created", f"would verify version {values.version} with {PICTURES} images")
+    asked = Change("created", f"version {values.version} with {PICTURES} images")
     return [
         configured,
         Step("version", version, publish),

@@ -19,6 +19,7 @@ from ..clients.ownership import Owner
 from ..clients.waiter import Waiter
 from ..errors import MlinferError, RemoteError, UsageError
 from ..names import ALIAS, Account, Names
+from ..terminal import counted
 from .resources.bucket import is_untouched, owner_of_bucket
 from .resources.function import owner_of_function, reason_to_wait
 from .resources.log_group import find_log_group, owner_of_log_group
@@ -269,7 +270,7 @@ def _repository(ecr: ECRClient, names: Names) -> Iterator[Resource]:
         if owner.state == "ours":
             pages = ecr.get_paginator("describe_images").paginate(repositoryName=names.image)
             count = sum(len(page["imageDetails"]) for page in pages)
-        yield from _resource(owner, f"{count} container images", gone)
+        yield from _resource(owner, counted(count, "container image"), gone)
 
 
 def _bucket(spec: RemovalSpec, clients: RemovalClients) -> Iterator[Resource]:
@@ -302,7 +303,7 @@ def _in_bucket(s3: S3Client, spec: RemovalSpec) -> Iterator[Resource]:
         yield Resource(
             "staging",
             f"s3://{bucket}/{names.staging_prefix}",
-            f"{len(staged)} images and their lifecycle rule",
+            f"{counted(len(staged), 'image')} and the lifecycle rule",
             unstage,
         )
     if spec.keep_model:
@@ -318,7 +319,7 @@ def _in_bucket(s3: S3Client, spec: RemovalSpec) -> Iterator[Resource]:
     below = "/".join([*filter(None, spec.prefix.split("/")), ""])
     if models := _objects(s3, bucket, prefix=below, pattern=_MODEL):
         yield Resource(
-            "models", f"s3://{bucket}/{below}", f"{len(models)} objects", lambda: _delete(s3, bucket, models)
+            "models", f"s3://{bucket}/{below}", counted(len(models), "object"), lambda: _delete(s3, bucket, models)
         )
     yield from _resource(owner, "only if it is empty", lambda: _delete_bucket(s3, bucket))
 

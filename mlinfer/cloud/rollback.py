@@ -104,7 +104,7 @@ def plan_rollback(
     )
     if number == live.version:
         return RollbackPlan(names.function, number, live.version, Plan((move,)))
-    asked = Change("created", f"would verify version {number} with {PICTURES} images")
+    asked = Change("created", f"version {number} with {PICTURES} images")
     verification = Step("proof", asked, lambda: _verify(spec, clients, chosen, embedded=embedded, waiter=waiter))
     return RollbackPlan(
         names.function, number, live.version, Plan((_role(spec, clients.iam, chosen), verification, move))

@@ -82,5 +82,5 @@ def _run(name: str, check: Callable[[], Iterator[Finding]], found: dict[str, lis
             found[name] = [Finding(name, "missing", str(error), error.hint)]
     except Exception as error:  # a bug in one check must not hide the findings of the others
         said = f"internal error: {type(error).__name__}: {error}"
-        remedy = "This is a bug in mlinfer; please report it with this line and `mlinfer --version`."
+        remedy = "This is a bug in mlinfer. Please report it with this line and `mlinfer --version`."
         found[name] = [Finding(name, "warning", said, remedy)]

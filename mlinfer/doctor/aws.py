@@ -75,12 +75,8 @@ def check_bucket(make_client: Callable[[str], Any], config: Config) -> Iterator[
     if not config.bucket:
         needed = config.model_source == "s3"
         remedy = 'Set bucket in mlinfer.toml, or model_source = "image".' if needed else ""
-        yield Finding(
-            "bucket",
-            "missing" if needed else "ok",
-            f'none configured (model_source is "{config.model_source}")',
-            remedy,
-        )
+        found = "no bucket is set for the model" if needed else 'not needed: model_source is "image"'
+        yield Finding("bucket", "missing" if needed else "ok", found, remedy)
         return
     s3, name = make_client("s3"), f"s3://{config.bucket}"
     try:

@@ -14,6 +14,7 @@ from ..errors import MlinferError
 from ..model import modelfile
 from ..model.path import model_path
 from ..model.runtime import IMAGE_ONNXRUNTIME
+from ..terminal import counted
 from .findings import ANSWER_S, Finding
 
 ROOM_BYTES = 3 * 10**9  # enough for a new build next to the previous one
@@ -30,7 +31,7 @@ def check_model(config: Config) -> Iterator[Finding]:
         remedy = f"Convert it with `mlinfer export {file.path}`."
         yield Finding("model", "missing", f"{named}: {reason}", remedy)
     else:
-        labels = f"{len(file.metadata.labels)} labels"
+        labels = counted(len(file.metadata.labels), "label")
         yield Finding(
             "model", "ok", f"{file.metadata.name} ({named}, {labels}), runs on onnxruntime {IMAGE_ONNXRUNTIME}"
         )
@@ -97,7 +98,7 @@ def check_machine(engine: Engine, config: Config) -> Iterator[Finding]:
     """Compare the Engine's machine with the memory and vCPUs that the function has in Lambda."""
     info = engine.describe()
     cores, memory = int(info.get("NCPU", 0)), int(info.get("MemTotal", 0)) // 2**20
-    here, share = f"{cores} cores, {memory:,} MB", config.memory / MB_PER_VCPU
+    here, share = f"{counted(cores, 'core')}, {memory:,} MB", config.memory / MB_PER_VCPU
     if memory < config.memory:
         remedy = "Give Docker more memory, or lower memory in mlinfer.toml."
         yield Finding("machine", "warning", f"{here}: less than the function's {config.memory:,} MB", remedy)

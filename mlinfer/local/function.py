@@ -16,6 +16,7 @@ from ..config import Config
 from ..errors import UsageError
 from ..model.path import read_configured_model
 from ..names import PROJECT_LABEL
+from ..terminal import counted
 from .address import HOST, INVOCATIONS, address
 
 _INNER_PORT = 8080
@@ -106,7 +107,9 @@ def describe_shortage(memory: int, machine: EngineMachine) -> tuple[str, ...]:
     notes = []
     share = memory / MB_PER_VCPU
     if share > machine.cores:
-        notes.append(f"With {memory} MB Lambda gives {share:.1f} vCPUs, but this machine has {machine.cores} cores.")
+        notes.append(
+            f"With {memory} MB Lambda gives {share:.1f} vCPUs, but this machine has {counted(machine.cores, 'core')}."
+        )
     if memory * 2**20 > machine.memory:
         available = machine.memory // 2**20
         notes.append(f"The function has {memory} MB of memory, but the Docker Engine's machine has {available} MB.")

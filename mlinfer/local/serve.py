@@ -26,7 +26,7 @@ class Server(HTTPServer):
     def __init__(self, service: Service, port: int, project: str) -> None:
         """Listen on 127.0.0.1. Raises MissingError."""
         if taken := find_port_holder(HOST, port):
-            hint = "Choose another port with --port 9001."
+            hint = f"Stop that program, or choose another port with `--port {port + 1}`."
             raise MissingError("port_taken", f"port {port} is in use by {taken}", hint)
         super().__init__((HOST, port), _Request)
         self.service = service

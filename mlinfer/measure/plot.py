@@ -61,8 +61,8 @@ def draw_bench(samples: Sequence[Sample], figures: Figures, *, title: str, capti
         spread, cold, warm = figure.subplots(3, 1, height_ratios=(2.6, 1, 1))
         _draw_spread(spread, samples)
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
-        _draw_parts(cold, figures.cold_parts, "Median cold start")
-        _draw_parts(warm, figures.warm_parts, "Median warm request")
+        _draw_parts(cold, figures.cold_parts, "Median cold start by step")
+        _draw_parts(warm, figures.warm_parts, "Median warm request by step")
         _add_caption(figure, caption, 165)
         return _saved(figure, kind)
 

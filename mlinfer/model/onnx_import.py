@@ -128,7 +128,7 @@ def _chosen_output(outputs: list[Port], answers: Answers) -> Port:
         )
     chosen = [port for port in outputs if answers.output in (None, port.name)]
     if not chosen:
-        raise UsageError("unknown_output", f"output {answers.output} does not exist, the model has {listed}")
+        raise UsageError("unknown_output", f"the model has no output {answers.output}, only {listed}")
     port = chosen[0]
     if port.dtype not in ("float", "float16", "double"):
         raise no_classifier(f"its output {port.name} is {port.dtype}, expected a score for each class")
@@ -176,7 +176,7 @@ def _scores(answers: list[NDArray[Any]]) -> NDArray[np.float64]:
         shown = f"shape {in_words(shape)}" if shape else "a single number"
         raise no_classifier(f"for one image it returns {shown}, expected one score for each class")
     if shape[1] < 2:
-        raise no_classifier("it returns only one score, a classifier has at least two classes")
+        raise no_classifier("it returns only one score, but a classifier has at least two classes")
     scores = np.concatenate(answers).reshape(len(answers), -1).astype(np.float64)
     if not np.isfinite(scores).all():
         raise VerificationError("unusable_model", "the model returns NaN or infinity for random images")

@@ -8,6 +8,7 @@ from typing import assert_never
 from ..config import Config
 from ..model.footprint import jobs_that_fit
 from ..model.path import model_path
+from ..terminal import counted
 from .embedded import count_threads
 from .memory import available_memory
 
@@ -38,6 +39,8 @@ def _within_memory(config: Config, jobs: int, note: Callable[[str], None]) -> in
     available = available_memory()
     if available is None or (fitting := jobs_that_fit(jobs, size, available)) == jobs:
         return jobs
-    held = f"; each job loads the model of {size / 2**20:,.0f} MB" if size else ""
-    note(f"Running {fitting} jobs instead of {jobs} ({available / 2**20:,.0f} MB of memory available{held}).")
+    held = f", {size / 2**20:,.0f} MB for the model of each job" if size else ""
+    note(
+        f"Running {counted(fitting, 'job')} instead of {jobs} ({available / 2**20:,.0f} MB of memory available{held})."
+    )
     return fitting

@@ -140,7 +140,7 @@ def test_text_file_named_jpg(mlinfer: MlInfer, broken: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "message"), [("none.jpg", "none.jpg does not exist"), (".", ". is a directory")])
-def test_what_is_no_file(mlinfer: MlInfer, name: str, message: str) -> None:
+def test_a_path_that_is_not_a_file(mlinfer: MlInfer, name: str, message: str) -> None:
     """A missing image, alone or among others, exits with 5 and its own code."""
     run = mlinfer("predict", name)
     assert run.code == 5
@@ -160,7 +160,7 @@ def test_missing_model(mlinfer: MlInfer, red: Path) -> None:
     assert "command line" in run.err
 
 
-def test_model_that_is_none(mlinfer: MlInfer, red: Path, broken: Path) -> None:
+def test_an_invalid_model(mlinfer: MlInfer, red: Path, broken: Path) -> None:
     """A file that is not a model exits with 2."""
     run = mlinfer("predict", red, "--model", broken)
     assert run.code == 2
@@ -319,7 +319,7 @@ def test_a_flag_without_effect_is_refused(mlinfer: MlInfer, argv: list[str], fla
     ],
     ids=lambda value: value[0],
 )
-def test_all_that_is_missing_is_told_at_once(
+def test_all_missing_options_are_reported_at_once(
     mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, argv: list[str], missing: list[str]
 ) -> None:
     """Everything that is missing locally is one error with exit code 3."""
@@ -456,7 +456,7 @@ def stopped_batch(model: Path, image: Path, by: signal.Signals) -> tuple[int, by
 
 
 @pytest.mark.slow
-def test_interrupt_shows_what_there_is(tiny_model: Path, red: Path) -> None:
+def test_interrupt_shows_the_results_so_far(tiny_model: Path, red: Path) -> None:
     """Ctrl-C in a batch exits with 130, and every printed line is complete."""
     code, output, errors = stopped_batch(tiny_model, red, signal.SIGINT)
     lines = output.splitlines()
@@ -608,7 +608,7 @@ def test_a_model_that_is_a_pipe(mlinfer: MlInfer, red: Path) -> None:
         assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "not_a_file"), arguments
 
 
-def test_a_folder_that_is_gone(mlinfer: MlInfer, red: Path) -> None:
+def test_a_deleted_folder(mlinfer: MlInfer, red: Path) -> None:
     """In a deleted folder, a command fails with that reason, unless a project is named."""
     image = red.resolve()
     image.rename(image.parents[1] / "red.png")

@@ -180,7 +180,7 @@ def test_deploy(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str
     assert cloud.calls
 
 
-def test_what_is_not_cut_short_is_there() -> None:
+def test_uninterruptible_functions_exist() -> None:
     """The functions that Ctrl-C does not interrupt exist under these names."""
     condition = threading.Condition
     found = (terminal.Terminal.text, measurements.show_report, write_whole, condition.__enter__, condition.__exit__)

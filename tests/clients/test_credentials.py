@@ -122,7 +122,7 @@ def test_every_command_says_it(mlinfer: MlInfer, name: str, command: str) -> Non
 
 
 @pytest.mark.usefixtures("profiles")
-def test_the_doctor_says_it_once(mlinfer: MlInfer) -> None:
+def test_doctor_reports_it_once(mlinfer: MlInfer) -> None:
     """doctor reports it once, and reports what depends on credentials as unknown."""
     run = mlinfer("doctor", "--profile", "mfa", "--json")
     findings = {finding["check"]: finding for finding in json.loads(run.out)["findings"]}

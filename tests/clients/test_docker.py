@@ -75,7 +75,7 @@ def without_an_engine(*words: str, path: str = os.environ["PATH"]) -> subprocess
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_an_engine_that_is_not_there(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+def test_an_engine_that_does_not_exist(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
     """DOCKER_HOST names a socket that does not exist."""
     monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
     run = mlinfer(*command, "--json")
@@ -103,7 +103,7 @@ def test_an_address_that_needs_ssh(mlinfer: MlInfer, monkeypatch: pytest.MonkeyP
     assert (error["code"], "pip install 'docker[ssh]'" in error["hint"]) == ("docker_unreachable", True)
 
 
-def test_a_socket_that_is_left_over(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, dead_socket: Path) -> None:
+def test_a_stale_socket(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, dead_socket: Path) -> None:
     """The socket exists, but the Engine has stopped."""
     monkeypatch.setenv("DOCKER_HOST", f"unix://{dead_socket}")
     run = mlinfer("build", "--json")
@@ -111,7 +111,7 @@ def test_a_socket_that_is_left_over(mlinfer: MlInfer, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_a_context_that_is_not_there(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
+def test_an_unknown_context(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, command: list[str]) -> None:
     """DOCKER_CONTEXT names a missing context: the command fails and uses no other Engine."""
     monkeypatch.setenv("DOCKER_CONTEXT", "nonexistent")
     run = mlinfer(*command, "--json")
@@ -425,7 +425,7 @@ def test_doctor_on_a_remote_engine(mlinfer: MlInfer, remote_engine: LoopbackEngi
 # A model that is named but not used; one that does not fit
 
 
-def test_a_model_that_does_not_go_into_the_image(mlinfer: MlInfer, engine: LoopbackEngine) -> None:
+def test_a_model_that_is_not_copied_into_the_container_image(mlinfer: MlInfer, engine: LoopbackEngine) -> None:
     """`build --model` with model_source s3 reports that the image contains no model, and shows no size of it."""
     assert engine
     model = mean_colour(Path("net.onnx"))
@@ -439,7 +439,7 @@ def test_a_model_that_does_not_go_into_the_image(mlinfer: MlInfer, engine: Loopb
 @pytest.mark.parametrize(
     ("model", "code", "name"), [("nope.onnx", 3, "model_not_found"), ("rand.onnx", 2, "invalid_model")]
 )
-def test_a_model_that_is_none(mlinfer: MlInfer, engine: LoopbackEngine, model: str, code: int, name: str) -> None:
+def test_a_path_that_is_not_a_model(mlinfer: MlInfer, engine: LoopbackEngine, model: str, code: int, name: str) -> None:
     """`build --model` refuses a missing or invalid model file, for every model_source."""
     assert engine
     Path("rand.onnx").write_bytes(os.urandom(1000))
@@ -456,7 +456,7 @@ def test_a_model_that_no_image_holds(mlinfer: MlInfer, engine: LoopbackEngine) -
     assert {request.split()[0] for request in engine.requests} <= {"GET"}
 
 
-def test_certificates_that_are_none(mlinfer: MlInfer, engine: LoopbackEngine) -> None:
+def test_invalid_certificates(mlinfer: MlInfer, engine: LoopbackEngine) -> None:
     """`--ca-bundle` refuses a missing file and a file that is not PEM."""
     assert engine
     Path("ca.der").write_bytes(b"\x30\x82")

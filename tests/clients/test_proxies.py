@@ -168,7 +168,7 @@ def test_exceptions_are_kept() -> None:
         ({"HTTP_PROXY": "http://127.0.0.1:1"}, "connection_failed", 4, "HTTP_PROXY"),
     ],
 )
-def test_what_is_wrong_with_the_connection(
+def test_connection_errors_are_explained(
     proxy: Proxy, variables: dict[str, str], code: str, status: int, named: str
 ) -> None:
     """A wrong certificate file, an unencrypted service and a wrong proxy each name the variable to correct."""

@@ -140,7 +140,9 @@ def test_a_deployment_from_nothing(mlinfer: MlInfer, past: Past, deploy_argument
     assert function["Role"] == f"arn:aws:iam::{ACCOUNT}:role/mlinfer/mlinfer-cats"
 
 
-def test_traffic_moves_only_after_the_proof(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
+def test_traffic_moves_only_after_the_verification(
+    mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]
+) -> None:
     """The version is called three times by its number before the alias moves."""
     assert mlinfer("deploy", *deploy_arguments).code == 0
     asked = [r for r, call in zip(cloud.requests, cloud.calls, strict=True) if call == "lambda:Invoke"]
@@ -318,7 +320,7 @@ def another(body: dict[str, Any]) -> None:
     body["model"]["sha256"] = "0" * 64
 
 
-def test_a_version_that_answers_otherwise_does_not_go_live(
+def test_a_version_with_other_answers_does_not_go_live(
     mlinfer: MlInfer, live: LoopbackAws, past: Past, deploy_arguments: list[str]
 ) -> None:
     """Different answers exit with 5, with both answers and the log; the old version stays deployed."""
@@ -405,7 +407,7 @@ def test_permissions_that_spread_slowly_are_waited_for(
     assert cloud.calls.count("lambda:Invoke") == 5
 
 
-def test_a_version_that_wakes_is_waited_for(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
+def test_an_inactive_version_is_waited_for(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
     """A version that Lambda still prepares has not run, so it is called again, with a note."""
     pending = (
         "The operation cannot be performed at this time. The function is currently in the following state: Pending"
@@ -577,7 +579,7 @@ def test_any_call_that_fails_is_an_error_that_says_so(
         cloud.before = None
 
 
-def test_lost_answers_are_asked_for_again(
+def test_lost_answers_are_requested_again(
     mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If the answer to each change is lost once, boto3 repeats the request, and the deployment succeeds."""
@@ -624,7 +626,7 @@ def test_a_process_that_is_killed(
     assert ([v["Version"] for v in numbers], live_version(past)) == (["$LATEST", "1"], "1")
 
 
-def test_what_credentials_lack_is_named(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
+def test_missing_permissions_are_named(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
     """A missing permission is reported in AWS's words, with the command that lists all of them; no secret is shown."""
     said = (
         "User: arn:aws:iam::123456789012:user/me is not authorized to perform: iam:CreateRole on resource: mlinfer-cats"
@@ -638,7 +640,7 @@ def test_what_credentials_lack_is_named(mlinfer: MlInfer, cloud: LoopbackAws, de
         assert secret not in run.out + run.err
 
 
-def test_an_answer_that_is_not_of_aws(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
+def test_a_response_that_is_not_from_aws(mlinfer: MlInfer, cloud: LoopbackAws, deploy_arguments: list[str]) -> None:
     """HTML from a proxy is an error, not an internal error."""
     cloud.fail("iam:GetRole", lambda *_: Answer(403, {"content-type": "text/html"}, b"<html>Blocked<br></html>"))
     run = mlinfer("deploy", *deploy_arguments, "--json")
@@ -668,7 +670,7 @@ def test_wrong_usage(mlinfer: MlInfer, cloud: LoopbackAws, arguments: list[str],
     assert cloud.changes == []
 
 
-def test_all_that_a_deployment_lacks_is_told_at_once(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_missing_settings_are_reported_at_once(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Missing Region, credentials, bucket, model file and Docker Engine are one error, each with its hint."""
     for name in ("AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name)
@@ -716,7 +718,7 @@ def test_a_project_by_its_flag(mlinfer: MlInfer, past: Past, deploy_arguments: l
     assert json.loads(mlinfer("status", "--project", "dogs", "--json").out)["function"] == "mlinfer-dogs"
 
 
-def test_somebody_elses_function_stops_it_first(
+def test_a_foreign_function_stops_it_first(
     mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]
 ) -> None:
     """If another project has the function's name, nothing is created, not even the bucket."""
@@ -729,7 +731,7 @@ def test_somebody_elses_function_stops_it_first(
     assert cloud.changes == []
 
 
-def test_somebody_elses_role_stops_it_first(
+def test_a_foreign_role_stops_it_first(
     mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]
 ) -> None:
     """A role without the project's tag is refused before anything is created."""

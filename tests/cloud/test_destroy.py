@@ -52,7 +52,7 @@ def left(past: Past) -> dict[str, list[str]]:
 NOTHING: dict[str, list[str]] = {"functions": [], "roles": [], "logs": [], "repositories": [], "buckets": []}
 
 
-def test_all_of_the_project_goes(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
+def test_all_resources_of_the_project_are_deleted(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
     """Everything is listed, then deleted; a second run finds nothing and succeeds."""
     run = mlinfer("destroy", "--bucket", BUCKET, "--yes")
     assert run.code == 0, run.err
@@ -118,14 +118,14 @@ def test_a_bucket_that_was_named_by_a_flag_of_deploy(mlinfer: MlInfer, past: Pas
 
 
 @pytest.mark.usefixtures("full")
-def test_the_function_is_gone_already(mlinfer: MlInfer, past: Past) -> None:
+def test_the_function_is_already_deleted(mlinfer: MlInfer, past: Past) -> None:
     """If the function was deleted by hand, the bucket is found through the role."""
     past("lambda").delete_function(FunctionName="mlinfer-cats")
     assert mlinfer("destroy", "--yes").code == 0
     assert left(past) == NOTHING
 
 
-def test_nothing_goes_without_a_yes(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
+def test_nothing_is_deleted_without_confirmation(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
     """Without a terminal, everything is listed with project, account and Region, and nothing is deleted."""
     run = mlinfer("destroy", "--bucket", BUCKET)
     assert run.code == 2
@@ -165,7 +165,7 @@ def test_the_models_can_be_kept(mlinfer: MlInfer, full: LoopbackAws, past: Past)
     assert "s3:DeleteObjects" in full.changes
 
 
-def test_a_bucket_that_is_not_the_projects(
+def test_a_bucket_that_the_project_does_not_manage(
     mlinfer: MlInfer, cloud: LoopbackAws, past: Past, deploy_arguments: list[str]
 ) -> None:
     """In a bucket without the project's tag, only the project's staging prefix is deleted."""
@@ -218,7 +218,7 @@ def test_models_that_s3_keeps_are_named(mlinfer: MlInfer, full: LoopbackAws, pas
     assert left(past) == {**NOTHING, "buckets": [BUCKET]}
 
 
-def test_what_is_not_ours_stays(mlinfer: MlInfer, cloud: LoopbackAws, past: Past) -> None:
+def test_foreign_resources_are_kept(mlinfer: MlInfer, cloud: LoopbackAws, past: Past) -> None:
     """Resources with our names but without the project's tag are kept."""
     trust = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "sts:AssumeRole"}]}
     role = past("iam").create_role(RoleName="mlinfer-cats", AssumeRolePolicyDocument=json.dumps(trust))["Role"]["Arn"]
@@ -244,7 +244,7 @@ def test_what_is_not_ours_stays(mlinfer: MlInfer, cloud: LoopbackAws, past: Past
         ("s3:GET tagging", "bucket", "s3:GetBucketTagging"),
     ],
 )
-def test_what_has_unknown_tags_stays(
+def test_resources_with_unknown_tags_are_kept(
     mlinfer: MlInfer, full: LoopbackAws, past: Past, call: str, kind: str, permission: str
 ) -> None:
     """A resource whose tags are hidden stays, the rest is deleted, and exit code 4 names the permission."""
@@ -271,7 +271,7 @@ def test_what_has_unknown_tags_stays(
         ("s3:DELETE", "buckets"),
     ],
 )
-def test_what_may_not_be_removed_is_named(
+def test_resources_without_delete_access_are_named(
     mlinfer: MlInfer, full: LoopbackAws, past: Past, call: str, kind: str
 ) -> None:
     """If a deletion is refused, only that resource stays; it is named, and the exit code is 4."""
@@ -284,7 +284,7 @@ def test_what_may_not_be_removed_is_named(
     assert {name: found for name, found in left(past).items() if found}.keys() == {kind}
 
 
-def test_a_removal_that_broke_is_finished(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
+def test_an_interrupted_removal_is_finished(mlinfer: MlInfer, full: LoopbackAws, past: Past) -> None:
     """If some deletions fail, the others are done; the next run deletes the rest."""
     calls = ("lambda:DeleteFunction", "logs:DeleteLogGroup", "ecr:DeleteRepository", "iam:DeleteRole")
     for call in calls:
@@ -318,7 +318,7 @@ def test_expired_credentials_in_the_middle(mlinfer: MlInfer, full: LoopbackAws, 
         ("ecr:DescribeRepositories", "repository", "mlinfer/cats"),
     ],
 )
-def test_what_may_not_be_looked_at_stays(
+def test_resources_without_read_access_are_kept(
     mlinfer: MlInfer, full: LoopbackAws, past: Past, call: str, kind: str, name: str
 ) -> None:
     """A resource that these credentials cannot see stays and is listed, the rest is deleted, and the exit code is 4."""

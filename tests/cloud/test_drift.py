@@ -122,7 +122,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("spoil", "resource", "problem", "changes"), CASES)
-def test_what_was_changed_by_hand(
+def test_changes_by_hand_are_shown(
     mlinfer: MlInfer,
     live: LoopbackAws,
     past: Past,
@@ -154,7 +154,7 @@ def test_what_was_changed_by_hand(
 
 
 @pytest.mark.parametrize("spoil", [no_role, another_role, no_model])
-def test_what_the_live_version_missed_is_proved_again(
+def test_an_unverified_live_version_is_verified_again(
     mlinfer: MlInfer,
     live: LoopbackAws,
     past: Past,
@@ -187,7 +187,7 @@ def test_the_role_reads_the_models_of_ten_versions(
     assert json.loads(mlinfer("status", "--model", model, "--json").out)["drift"] == []
 
 
-def test_policies_of_others_are_told_and_stay(
+def test_foreign_policies_are_reported_and_kept(
     mlinfer: MlInfer, live: LoopbackAws, past: Past, deploy_arguments: list[str], tiny_model: Path
 ) -> None:
     """A policy that someone attached to the role is listed and kept, and does not cause exit code 6."""
@@ -207,7 +207,7 @@ def test_policies_of_others_are_told_and_stay(
     assert mlinfer("destroy", "--bucket", BUCKET, "--yes").code == 0
 
 
-def test_a_measurement_that_was_cut_short_is_told(
+def test_an_interrupted_measurement_is_reported(
     mlinfer: MlInfer, live: LoopbackAws, deploy_arguments: list[str], tiny_model: Path
 ) -> None:
     """status shows the changes that a killed bench left, and deploy reverts them."""
@@ -222,7 +222,7 @@ def test_a_measurement_that_was_cut_short_is_told(
     assert json.loads(mlinfer("status", "--model", tiny_model, "--json").out)["drift"] == []
 
 
-def test_what_may_not_be_seen_is_unknown(mlinfer: MlInfer, live: LoopbackAws, tiny_model: Path) -> None:
+def test_resources_without_read_access_are_unknown(mlinfer: MlInfer, live: LoopbackAws, tiny_model: Path) -> None:
     """A resource that these credentials cannot see is unknown; status shows the rest."""
     for call in ("logs:DescribeLogGroups", "ecr:DescribeRepositories"):
         live.fail(call, lambda *_, call=call: failed(call, 403, "AccessDeniedException", "not authorized"))

@@ -78,14 +78,14 @@ def test_nothing_and_no_log(mlinfer: MlInfer) -> None:
     assert "has no lines" in run.err
 
 
-def test_a_time_that_is_none(mlinfer: MlInfer) -> None:
+def test_an_invalid_duration(mlinfer: MlInfer) -> None:
     """An invalid time is refused with examples."""
     run = mlinfer("logs", "--since", "yesterday")
     assert run.code == 2
     assert "10m" in run.err
 
 
-def test_a_time_before_there_was_any(mlinfer: MlInfer) -> None:
+def test_a_time_before_1970(mlinfer: MlInfer) -> None:
     """A time before 1970, which CloudWatch does not accept, is wrong usage."""
     run = mlinfer("logs", "--since", "999999d", "--json")
     assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "invalid_value")

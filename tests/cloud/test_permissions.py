@@ -270,7 +270,7 @@ def test_without_a_bucket_nothing_of_s3_is_allowed(
     assert not [action for action in check(mlinfer, world, steps) if action.startswith("s3:")]
 
 
-def test_the_policy_is_printed_without_a_look_at_anything_else(mlinfer: MlInfer, world: LoopbackAws) -> None:
+def test_the_policy_is_printed_without_any_check(mlinfer: MlInfer, world: LoopbackAws) -> None:
     """doctor --policy calls AWS only to get the account."""
     run = mlinfer("doctor", "--policy")
     assert run.code == 0, run.err

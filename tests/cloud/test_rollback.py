@@ -88,9 +88,7 @@ def test_the_configured_model_is_not_fetched(
     assert live_version(past) == "2"
 
 
-def test_a_role_that_reads_the_model_no_more(
-    mlinfer: MlInfer, twice: LoopbackAws, past: Past, tiny_model: Path
-) -> None:
+def test_a_role_without_access_to_the_model(mlinfer: MlInfer, twice: LoopbackAws, past: Past, tiny_model: Path) -> None:
     """If the role can no longer read the older model, rollback restores that first."""
     iam, name = past("iam"), {"RoleName": "mlinfer-cats", "PolicyName": "mlinfer"}
     policy = iam.get_role_policy(**name)["PolicyDocument"]
@@ -118,7 +116,7 @@ def test_an_older_version_that_fails_does_not_go_live(
 
 
 @pytest.mark.slow
-def test_a_model_that_is_in_the_image_alone(
+def test_a_model_that_is_only_in_the_container_image(
     mlinfer: MlInfer, cloud: LoopbackAws, past: Past, tiny_model: Path, other_model: Path
 ) -> None:
     """A model that is only in the image cannot be compared locally; the note says what was verified instead."""
@@ -153,7 +151,7 @@ def test_a_model_in_the_image_that_is_another(
     assert live_version(past) == "2"
 
 
-def test_there_is_no_such_version(mlinfer: MlInfer, once: LoopbackAws) -> None:
+def test_a_missing_version(mlinfer: MlInfer, once: LoopbackAws) -> None:
     """An unknown version is refused with the list of versions; so is going back from the first one."""
     for version in (["7"], ["$LATEST"], ["live"], ["-1"], []):
         run = mlinfer("rollback", "--json", "--", *version)
@@ -162,7 +160,7 @@ def test_there_is_no_such_version(mlinfer: MlInfer, once: LoopbackAws) -> None:
     assert once.changes == []
 
 
-def test_the_live_version_is_live_already(mlinfer: MlInfer, once: LoopbackAws) -> None:
+def test_the_live_version_is_already_live(mlinfer: MlInfer, once: LoopbackAws) -> None:
     """Rolling back to the deployed version changes nothing and succeeds."""
     run = mlinfer("rollback", "1")
     assert (run.code, "already" in run.err) == (0, True)
@@ -181,7 +179,7 @@ def test_nothing_is_deployed(mlinfer: MlInfer, cloud: LoopbackAws, command: str)
 # Status
 
 
-def test_what_is_live(mlinfer: MlInfer, once: LoopbackAws, tiny_model: Path) -> None:
+def test_the_live_version_is_shown(mlinfer: MlInfer, once: LoopbackAws, tiny_model: Path) -> None:
     """status shows version, image, model, configuration, URL and state, and changes nothing."""
     run = mlinfer("status", "--model", tiny_model, "--json")
     assert run.code == 0, run.err
@@ -202,7 +200,7 @@ def test_what_is_live(mlinfer: MlInfer, once: LoopbackAws, tiny_model: Path) -> 
 
 
 @pytest.mark.usefixtures("once")
-def test_what_is_here_differs(mlinfer: MlInfer, other_model: Path) -> None:
+def test_a_local_difference_is_shown(mlinfer: MlInfer, other_model: Path) -> None:
     """A different local model, memory size or image is shown as a diff."""
     Path("mlinfer.toml").write_text("memory = 512\n")
     run = mlinfer("status", "--model", other_model, "--image", OTHER_IMAGE, "--json")

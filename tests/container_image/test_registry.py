@@ -84,7 +84,7 @@ def test_nothing_is_sent_twice(mlinfer: MlInfer, cloud: Cloud) -> None:
 
 
 @pytest.mark.slow
-def test_an_image_built_anew_takes_another_tag(mlinfer: MlInfer, cloud: Cloud) -> None:
+def test_a_rebuilt_image_gets_another_tag(mlinfer: MlInfer, cloud: Cloud) -> None:
     """Tags are immutable: a rebuilt image of the same files gets its id added to the tag, and is found there next time."""
     first = mlinfer("push")
     rebuilt = AMD64 | {"created": "later"}
@@ -189,7 +189,7 @@ def test_only_lambda_may_pull_and_for_this_function(mlinfer: MlInfer, cloud: Clo
 
 
 @pytest.mark.slow
-def test_what_drifted_is_mended(mlinfer: MlInfer, cloud: Cloud) -> None:
+def test_drift_is_repaired(mlinfer: MlInfer, cloud: Cloud) -> None:
     """Each setting that differs from a new repository's is restored, and only that."""
     assert mlinfer("push").code == 0
     cloud.moto.put_image_tag_mutability(repositoryName=NAME, imageTagMutability="MUTABLE")
@@ -204,7 +204,7 @@ def test_what_drifted_is_mended(mlinfer: MlInfer, cloud: Cloud) -> None:
     assert cloud.repository["imageScanningConfiguration"] == {"scanOnPush": True}
 
 
-def test_somebody_elses_repository_is_refused(mlinfer: MlInfer, cloud: Cloud) -> None:
+def test_a_foreign_repository_is_rejected(mlinfer: MlInfer, cloud: Cloud) -> None:
     """A repository without the project's tag is refused: `destroy` would delete it."""
     cloud.moto.create_repository(repositoryName=NAME)
     cloud.api.requests.clear()
@@ -213,7 +213,7 @@ def test_somebody_elses_repository_is_refused(mlinfer: MlInfer, cloud: Cloud) ->
     assert set(cloud.api.operations) <= READS
 
 
-def test_what_somebody_else_set_stays(mlinfer: MlInfer, cloud: Cloud) -> None:
+def test_foreign_settings_are_kept(mlinfer: MlInfer, cloud: Cloud) -> None:
     """Foreign statements stay next to ours; a foreign lifecycle policy stays, with a note."""
     cloud.moto.create_repository(
         repositoryName=NAME, tags=[{"Key": "mlinfer:project", "Value": NAME.removeprefix("mlinfer/")}]
@@ -253,7 +253,7 @@ def test_another_functions_statement_is_replaced(mlinfer: MlInfer, cloud: Cloud)
 
 
 @pytest.mark.slow
-def test_two_runs_at_once_make_one_repository(mlinfer: MlInfer, cloud: Cloud) -> None:
+def test_two_runs_at_once_create_one_repository(mlinfer: MlInfer, cloud: Cloud) -> None:
     """A repository that another run creates at the same time is used."""
 
     def race(request: Request, forward: Forward) -> Answer:
@@ -306,7 +306,7 @@ def test_an_index_without_the_architecture(mlinfer: MlInfer, cloud: Cloud) -> No
         (AMD64, "", (GZIP,), "unsupported_manifest"),
     ],
 )
-def test_what_lambda_would_refuse(
+def test_images_that_lambda_rejects(
     mlinfer: MlInfer, cloud: Cloud, config: dict[str, Any], media_type: str, layers: tuple[str, ...], code: str
 ) -> None:
     """After the push, an image for another architecture, zstd layers and other manifests exit with 5."""
@@ -478,7 +478,7 @@ def test_a_registry_that_cannot_be_read(mlinfer: MlInfer, cloud: Cloud, answer: 
     assert cloud.engine.pushes == []
 
 
-def test_a_registry_that_stumbles(mlinfer: MlInfer, cloud: Cloud) -> None:
+def test_a_registry_with_a_temporary_error(mlinfer: MlInfer, cloud: Cloud) -> None:
     """A temporary failure or a broken connection is retried."""
     cloud.registry.faults = [refused(503, "UNAVAILABLE", "later"), None]
     run = mlinfer("push")
@@ -507,7 +507,7 @@ def test_a_permission_that_is_missing(mlinfer: MlInfer, cloud: Cloud, operation:
 
 @pytest.mark.parametrize("operation", ["CreateRepository", "PutLifecyclePolicy", "SetRepositoryPolicy"])
 @pytest.mark.slow
-def test_cut_short_it_is_finished_by_the_next(mlinfer: MlInfer, cloud: Cloud, operation: str) -> None:
+def test_an_interrupted_push_is_finished_by_the_next(mlinfer: MlInfer, cloud: Cloud, operation: str) -> None:
     """If creating the repository was interrupted, the next run completes it."""
     cloud.api.fail(operation, lambda *_: None, times=2)
     assert mlinfer("push").code == 4

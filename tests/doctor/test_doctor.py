@@ -299,7 +299,7 @@ def test_endpoints_are_named_by_their_host(mlinfer: MlInfer, world: World, monke
     assert "pa55word" not in run.out + run.err
 
 
-def test_what_never_answers_holds_nothing_up() -> None:
+def test_a_hanging_check_blocks_no_other() -> None:
     """A check without an answer becomes a finding after its deadline; the others are shown."""
     never = threading.Event()
 
@@ -319,7 +319,7 @@ def test_what_never_answers_holds_nothing_up() -> None:
     assert states["docker"] == "no Engine"
 
 
-def test_a_defect_in_a_check_is_one_finding() -> None:
+def test_a_bug_in_a_check_is_one_finding() -> None:
     """An unexpected error in a check becomes one finding among the others."""
 
     def broken(*_: str) -> Any:

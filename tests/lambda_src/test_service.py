@@ -625,7 +625,7 @@ def test_huge_image_object(bucket: Bucket, reading_service: Service) -> None:
     assert (answer["statusCode"], answer["body"]["error"]["code"]) == (413, "image_too_large")
 
 
-def test_an_s3_out_of_reach_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
+def test_an_unreachable_s3_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch, tiny_model: Path) -> None:
     """An unreachable S3 is an error of one line, without the library's debug output."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

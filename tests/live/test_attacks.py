@@ -99,7 +99,7 @@ def test_image_bombs(mlinfer: MlInfer, running: Local) -> None:
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b'{"image": 1}', b"[" * 100_000], ids=lambda b: repr(b[:12])
 )
-def test_requests_that_are_none(mlinfer: MlInfer, running: Local, body: bytes) -> None:
+def test_invalid_requests(mlinfer: MlInfer, running: Local, body: bytes) -> None:
     """Invalid events get a documented 4xx or an error document."""
     status, said = running.function.post(body)
     answer = json.loads(said)

@@ -54,7 +54,7 @@ def test_pip_installs_in_a_build(engine: Any, base_image: str, label: str, tmp_p
     assert said.decode().strip() == "26.3 (3, 13)"
 
 
-def test_it_is_made_once(engine: Any, base_image: str) -> None:
+def test_it_is_built_once(engine: Any, base_image: str) -> None:
     """An existing stand-in of this version is used."""
     before = engine.images.get(base_image).id
     assert ensure_base_image(engine) == base_image

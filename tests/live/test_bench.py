@@ -70,7 +70,7 @@ def test_a_size_that_is_too_small(mlinfer: MlInfer, local: Local) -> None:
     assert local.containers == []
 
 
-def test_a_limit_that_no_size_keeps(mlinfer: MlInfer, local: Local) -> None:
+def test_a_limit_that_no_size_meets(mlinfer: MlInfer, local: Local) -> None:
     """If no size is fast enough, the fastest is named, nothing is written, and the exit code is 5."""
     command = ("tune", CAT, "--memory", "1769", "--cold", "1", "--warm", "1", "--max-latency-ms", "0.001", "--apply")
     run = mlinfer(*command)

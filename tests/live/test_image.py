@@ -66,7 +66,7 @@ def build_from(package: Path, *arguments: str) -> subprocess.CompletedProcess[st
 # Contents
 
 
-def test_it_holds_what_the_handler_imports_and_no_more(local: Local, image: dict[str, Any]) -> None:
+def test_it_contains_only_what_the_handler_imports(local: Local, image: dict[str, Any]) -> None:
     """Above the base are only the handler, its four packages and the model's folder."""
     files = json.loads(python(local.engine, image["tag"], "-c", WALK)[0])
     assert all(name.startswith("/var/task/") for name in files)
@@ -136,7 +136,7 @@ def test_the_second_build_does_nothing(mlinfer: MlInfer, local: Local, image: di
     assert local.engine.images.get(image["tag"]).attrs["Created"] == made
 
 
-def test_layers_do_not_depend_on_when_they_are_made(mlinfer: MlInfer, local: Local, image: dict[str, Any]) -> None:
+def test_layers_do_not_depend_on_the_build_time(mlinfer: MlInfer, local: Local, image: dict[str, Any]) -> None:
     """A build without cache gives the same layers, so that a push sends nothing."""
     before = local.layers(image["tag"])
     anew = mlinfer("build", "--no-cache", "--json")
@@ -145,7 +145,7 @@ def test_layers_do_not_depend_on_when_they_are_made(mlinfer: MlInfer, local: Loc
     assert local.layers(image["tag"]) == before
 
 
-def test_a_change_of_the_code_makes_the_last_layer_anew(local: Local, image: dict[str, Any], package: Path) -> None:
+def test_a_code_change_rebuilds_only_the_last_layer(local: Local, image: dict[str, Any], package: Path) -> None:
     """A change in lambda_src changes the tag and only the last layer."""
     with (package / "lambda_src" / "errors.py").open("a") as file:
         file.write("\n# changed\n")
@@ -275,7 +275,7 @@ def test_a_base_image_of_another_architecture(
 
 
 @pytest.mark.usefixtures("local")
-def test_an_architecture_that_the_base_image_has_not(mlinfer: MlInfer) -> None:
+def test_an_architecture_that_the_base_image_lacks(mlinfer: MlInfer) -> None:
     """`--arch arm64` on an x86_64 base image is refused."""
     run = mlinfer("build", "--arch", "arm64", "--json")
     assert run.code == 2
@@ -284,7 +284,7 @@ def test_an_architecture_that_the_base_image_has_not(mlinfer: MlInfer) -> None:
 
 @pytest.mark.usefixtures("local")
 @pytest.mark.parametrize("name", ["127.0.0.1:9/none:1", "mlinfer-there-is-none"])
-def test_a_base_image_that_cannot_be_had(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_an_unavailable_base_image(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A base image that cannot be pulled is a remote failure with a hint."""
     monkeypatch.setenv("MLINFER_BASE_IMAGE", name)
     run = mlinfer("build", "--json")
@@ -308,7 +308,7 @@ def test_a_failing_step_shows_its_last_lines(package: Path) -> None:
 
 
 @pytest.mark.usefixtures("local")
-def test_no_room_for_the_context(mlinfer: MlInfer, tiny_model: Path) -> None:
+def test_no_disk_space_for_the_context(mlinfer: MlInfer, tiny_model: Path) -> None:
     """A disk too full for the build context is an error that says so."""
     limit, there = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -338,7 +338,7 @@ def test_logins_that_cannot_be_read(
     assert "credHelpers" in error["hint"]
 
 
-def test_a_file_that_is_no_model(mlinfer: MlInfer, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_model(mlinfer: MlInfer, tmp_path: Path) -> None:
     """A file that is not a model is refused."""
     (tmp_path / "none.onnx").write_bytes(b"no model")
     run = mlinfer("build", "--model-source", "image", "--model", tmp_path / "none.onnx", "--json")

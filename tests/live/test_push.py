@@ -121,7 +121,7 @@ def test_unchanged_sends_nothing(mlinfer: MlInfer, ecr: LoopbackS3, moto_registr
     assert not [name for name in ecr.operations if name.startswith(("Put", "Set", "Create", "Tag"))]
 
 
-def test_an_image_built_anew(
+def test_a_rebuilt_image(
     mlinfer: MlInfer,
     ecr: LoopbackS3,
     moto_registry: Registry,
@@ -198,7 +198,7 @@ def test_an_index_is_resolved(mlinfer: MlInfer, ecr: LoopbackS3, moto_registry: 
     assert ecr.requests
 
 
-def test_a_registry_that_is_not_there(mlinfer: MlInfer, ecr: LoopbackS3) -> None:
+def test_an_unreachable_registry(mlinfer: MlInfer, ecr: LoopbackS3) -> None:
     """An unreachable registry exits with 4 and its name."""
     ecr.fail("DescribeRepositories", lambda request, forward: _elsewhere(forward(request)))
     run = mlinfer("push", "--json")

@@ -497,7 +497,7 @@ def test_another_object_under_the_models_key(mlinfer: MlInfer, local: Local, s3:
     assert local.containers == []
 
 
-def test_what_from_s3_needs(mlinfer: MlInfer, local: Local, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requirements_of_from_s3(mlinfer: MlInfer, local: Local, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A missing bucket, credentials or reachable endpoint is reported before anything starts."""
     assert s3
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")

@@ -50,7 +50,7 @@ def test_a_crash(mlinfer: MlInfer, local: Local, monkeypatch: pytest.MonkeyPatch
     assert "the disk is on fire" in error["message"]
 
 
-def test_an_entrypoint_that_is_not_there(mlinfer: MlInfer, local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_entrypoint(mlinfer: MlInfer, local: Local, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image that is not made for Lambda cannot start; the Engine's reason is shown with a hint."""
     broken_image(mlinfer, local, monkeypatch, "none", 'ENTRYPOINT ["/nowhere.sh"]')
     error = failed(mlinfer("run-local", "--detach", "--json"), local)
@@ -120,7 +120,9 @@ def test_a_slow_start(mlinfer: MlInfer, local: Local) -> None:
 @pytest.mark.parametrize(
     ("words", "code"), [(["--model", "none.onnx"], "model_not_found"), (["--from-s3"], "several_missing")]
 )
-def test_what_is_missing_is_said_before_a_build(mlinfer: MlInfer, local: Local, words: list[str], code: str) -> None:
+def test_missing_settings_are_reported_before_a_build(
+    mlinfer: MlInfer, local: Local, words: list[str], code: str
+) -> None:
     """A missing model, bucket or credentials are reported before the build."""
     run = mlinfer("run-local", "--detach", "--json", *words)
     assert json.loads(run.out)["error"]["code"] == code

@@ -155,7 +155,7 @@ def test_refused_before_anything_is_measured(mlinfer: MlInfer, flags: list[str],
     assert message in run.err
 
 
-def test_a_limit_that_is_no_number(mlinfer: MlInfer) -> None:
+def test_a_limit_that_is_not_a_number(mlinfer: MlInfer) -> None:
     """`tune --max-latency-ms nan` is refused before anything is measured."""
     run = mlinfer("tune", "--memory", "512", "--max-latency-ms", "nan", "--json")
     assert (run.code, json.loads(run.out)["error"]["code"]) == (2, "invalid_value")
@@ -235,7 +235,7 @@ def test_a_link_stays_a_link(mlinfer: MlInfer, tiny_model: Path, red: Path) -> N
     assert len(list(Path().glob(".*"))) == 1
 
 
-def test_a_file_that_is_no_picture(mlinfer: MlInfer) -> None:
+def test_a_file_that_is_not_an_image(mlinfer: MlInfer) -> None:
     """An image that the model cannot classify exits with 5, without results."""
     Path("broken.jpg").write_text("no picture")
     run = mlinfer("bench", "broken.jpg")
@@ -254,7 +254,7 @@ def test_without_cold_starts_or_warm_requests(mlinfer: MlInfer, tiny_model: Path
 
 
 @pytest.mark.slow
-def test_ctrl_c_shows_what_there_is(tiny_model: Path, red: Path) -> None:
+def test_ctrl_c_shows_the_results_so_far(tiny_model: Path, red: Path) -> None:
     """Ctrl-C exits with 130, shows the results so far, writes complete files and leaves no process."""
     flags = ["--model", str(tiny_model), "--cold", "1", "--warm", "1000000", "--json", "--verbose", "--csv", "a.csv"]
     process = subprocess.Popen(
@@ -301,13 +301,13 @@ def test_cost_of_cold_starts_and_architecture() -> None:
     )
 
 
-def test_what_is_billed_is_rounded_up() -> None:
+def test_billed_time_is_rounded_up() -> None:
     """The billed time is rounded up to whole milliseconds."""
     assert [billed(s) for s in (0.0, 0.0001, 0.001, 0.0010001, 0.12)] == [0.0, 0.001, 0.001, 0.002, 0.12]
 
 
 @pytest.mark.slow
-def test_prices_of_ones_own(mlinfer: MlInfer, tiny_model: Path, red: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_custom_prices(mlinfer: MlInfer, tiny_model: Path, red: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A flag or the configuration names another price table; an invalid one is refused."""
     text = 'date = "2030-01-01"\nregion = "moon-1"\nrequest = 0.001\n[gb_second]\nx86_64 = 0.0\narm64 = 0.0\n'
     Path("moon.toml").write_text(text)
@@ -404,7 +404,7 @@ def judged(latencies: dict[int, list[float]], limit_s: float | None = None) -> t
     return list(tune(list(latencies), measure, judge)), judge
 
 
-def test_a_recommendation_that_stands() -> None:
+def test_a_stable_recommendation() -> None:
     """Two rounds that agree decide; each size shows its p90 over both and the spread."""
     trials, judge = judged({512: [0.1, 0.2], 1769: [0.01, 0.012]})
     assert {trial.round for trial in trials} == {1, 2}
@@ -414,7 +414,7 @@ def test_a_recommendation_that_stands() -> None:
     assert (small.latency_s, small.low_s, small.high_s, small.requests) == (0.2, 0.1, 0.2, 4)
 
 
-def test_a_recommendation_that_does_not_stand() -> None:
+def test_an_unstable_recommendation() -> None:
     """Rounds continue until the last two and all together agree; if they never do, nothing is decided."""
     quick, slow = 0.01, 0.1
     trials, judge = judged({512: [quick, slow, slow, slow], 1769: [quick] * 4})
@@ -464,7 +464,7 @@ def test_tune_refuses(mlinfer: MlInfer, flags: list[str], message: str) -> None:
 
 
 @pytest.mark.slow
-def test_drawn_picture_is_the_same_every_time(mlinfer: MlInfer, tiny_model: Path) -> None:
+def test_the_generated_image_is_always_the_same(mlinfer: MlInfer, tiny_model: Path) -> None:
     """Without an image, a generated JPEG of 500 x 375 pixels is used."""
     from mlinfer.model.samples import draw_jpeg
 

@@ -145,7 +145,7 @@ def test_warm_requests_change_nothing(mlinfer: MlInfer, api: ConfigurableLambda)
 
 
 @pytest.mark.slow
-def test_tune_brings_the_memory_size_back(mlinfer: MlInfer, api: ConfigurableLambda) -> None:
+def test_tune_restores_the_memory_size(mlinfer: MlInfer, api: ConfigurableLambda) -> None:
     """tune measures each size on $LATEST in two rounds and restores it; --apply changes mlinfer.toml, not the function."""
     Path("mlinfer.toml").write_text('# ours\ntarget = "aws"  # always\nmemory = 1769  # as ever\n')
     command = (
@@ -177,7 +177,7 @@ def test_tune_brings_the_memory_size_back(mlinfer: MlInfer, api: ConfigurableLam
 
 
 @pytest.mark.slow
-def test_an_interrupted_tune_shows_what_it_has(api: ConfigurableLambda) -> None:
+def test_an_interrupted_tune_shows_its_results_so_far(api: ConfigurableLambda) -> None:
     """Ctrl-C exits with 130, shows the sizes so far, marked incomplete, and restores the function."""
     flags = ["--target", "aws", "--memory", "512,1024,1769", "--cold", "1", "--warm", "20", "--json", "--verbose"]
     process = subprocess.Popen(
@@ -202,7 +202,7 @@ def test_an_interrupted_tune_shows_what_it_has(api: ConfigurableLambda) -> None:
     assert api.configuration == api.live
 
 
-def test_a_size_that_the_account_may_not_have(mlinfer: MlInfer, api: ConfigurableLambda) -> None:
+def test_a_size_over_the_limit_of_the_account(mlinfer: MlInfer, api: ConfigurableLambda) -> None:
     """A size that Lambda refuses exits with 4 and the results so far, and restores the function."""
     api.largest = 3008
     run = mlinfer("tune", CAT, "--target", "aws", "--memory", "512,4000", "--cold", "1", "--warm", "1")
@@ -213,7 +213,7 @@ def test_a_size_that_the_account_may_not_have(mlinfer: MlInfer, api: Configurabl
 
 
 @pytest.mark.slow
-def test_ctrl_c_brings_the_function_back(api: ConfigurableLambda) -> None:
+def test_ctrl_c_restores_the_function(api: ConfigurableLambda) -> None:
     """After Ctrl-C, the function is restored, and the results so far are shown."""
     flags = ["--target", "aws", "--cold", "1", "--warm", "100000", "--json", "--verbose"]
     process = subprocess.Popen(

@@ -118,7 +118,7 @@ def test_weights_outside_the_folder_are_not_read(export: Export) -> None:
     assert "split.data" in run.err
 
 
-def test_what_the_file_does_not_say_is_asked_for(mlinfer: MlInfer) -> None:
+def test_missing_metadata_is_requested(mlinfer: MlInfer) -> None:
     """Missing labels and pre-processing are one error with both flags."""
     run = mlinfer("export", colour_model(Path("other.onnx")))
     assert run.code == 2
@@ -376,7 +376,7 @@ NO_CLASSIFIERS: list[tuple[Callable[[Path], Path], str]] = [
 
 
 @pytest.mark.parametrize(("make", "message"), NO_CLASSIFIERS)
-def test_what_is_no_classifier(export: Export, make: Callable[[Path], Path], message: str) -> None:
+def test_a_model_that_is_not_a_classifier(export: Export, make: Callable[[Path], Path], message: str) -> None:
     """A model that is not an image classifier is refused with the reason, and no file is written."""
     run = export(make(Path("other.onnx")))
     assert run.code == 5
@@ -385,7 +385,7 @@ def test_what_is_no_classifier(export: Export, make: Callable[[Path], Path], mes
     assert not list(Path().glob("models/*"))
 
 
-def test_layout_that_cannot_be_told(mlinfer: MlInfer, export: Export) -> None:
+def test_an_ambiguous_layout(mlinfer: MlInfer, export: Export) -> None:
     """If the graph does not fix the channels, the layout must be given."""
     model = colour_model(Path("open.onnx"), channels="C", size="S")
     run = export(model)
@@ -420,7 +420,7 @@ def test_invalid_graph(export: Export) -> None:
     assert "not valid ONNX" in run.err
 
 
-def test_another_answer_is_no_export(export: Export) -> None:
+def test_a_different_answer_is_not_exported(export: Export) -> None:
     """A model that is not deterministic fails the verification, and no file is written."""
     run = export(colour_model(Path("other.onnx"), noise=0.5))
     assert run.code == 5
@@ -429,7 +429,7 @@ def test_another_answer_is_no_export(export: Export) -> None:
 
 
 @pytest.mark.parametrize(("file", "code"), [("nowhere.onnx", 3), ("text.onnx", 2)])
-def test_what_is_no_onnx_file(export: Export, file: str, code: int) -> None:
+def test_a_file_that_is_not_onnx(export: Export, file: str, code: int) -> None:
     """A missing file, or one that is not ONNX, is an error."""
     Path("text.onnx").write_text("I am no model.\n")
     run = export(Path(file))
@@ -478,7 +478,7 @@ def test_grey_for_a_model_of_three_channels(export: Export) -> None:
     assert "three channels" in run.err
 
 
-def test_preprocess_that_is_nothing_known(export: Export) -> None:
+def test_an_unknown_preprocess(export: Export) -> None:
     """A misspelt --preprocess is an error that lists the valid values."""
     run = export(colour_model(Path("net.onnx")), preprocess="imagnet")
     assert run.code == 2

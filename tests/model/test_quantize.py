@@ -116,7 +116,7 @@ def test_lost_answers_are_refused(mlinfer: MlInfer, pictures: Path) -> None:
     assert figures(Path("models/net-int8.onnx"))["top1_agreement"] < 0.95
 
 
-def test_few_pictures_do_both(mlinfer: MlInfer) -> None:
+def test_few_images_calibrate_and_evaluate(mlinfer: MlInfer) -> None:
     """With few unlabelled images, the file records that none were held out and none labelled."""
     Path("few").mkdir()
     for label, colour in zip(LABELS, COLOURS, strict=True):
@@ -186,7 +186,7 @@ def test_old_opsets_are_converted(mlinfer: MlInfer, pictures: Path) -> None:
     assert answers(mlinfer, Path("models/old-int8.onnx")) == list(LABELS)
 
 
-def test_few_pictures_prove_little(mlinfer: MlInfer, pictures: Path) -> None:
+def test_a_small_calibration_set_is_noted(mlinfer: MlInfer, pictures: Path) -> None:
     """If the same images calibrated and measured, a note says so."""
     run = quantize(mlinfer, convolution(Path("net.onnx")), pictures / "red")
     assert "the same 12 images" in run.err

@@ -91,7 +91,7 @@ def test_the_file_holds_no_paths_of_this_machine(mlinfer: MlInfer, small: Path) 
     onnx.checker.check_model(f"models/{SMALL}.onnx", full_check=True)
 
 
-def test_weights_of_ones_own(mlinfer: MlInfer, small: Path) -> None:
+def test_custom_weights(mlinfer: MlInfer, small: Path) -> None:
     """A state dict with other classes needs --labels; wrapped as a checkpoint, it gives the same model."""
     import torch
 
@@ -115,7 +115,7 @@ def test_weights_of_ones_own(mlinfer: MlInfer, small: Path) -> None:
         ({"fc.weight": [2.0]}, "do not match"),
     ],
 )
-def test_a_file_that_is_no_weights(mlinfer: MlInfer, content: object, message: str) -> None:
+def test_a_file_without_weights(mlinfer: MlInfer, content: object, message: str) -> None:
     """A file without weights is refused with what was expected."""
     import torch
 

@@ -159,7 +159,7 @@ def test_reduced_does_not_shift() -> None:
 
 @pytest.mark.parametrize("limit", [2_000])
 @pytest.mark.slow
-def test_what_cannot_be_reduced(limit: int) -> None:
+def test_images_that_cannot_be_resized(limit: int) -> None:
     """An image that stays over the limit, and a file that is not an image, are refused."""
     with pytest.raises(ImageError) as caught:
         reduce(encoded(gradient(3000, 2000), "JPEG"), MAX_PIXELS, limit)

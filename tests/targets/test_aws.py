@@ -95,7 +95,7 @@ def test_verbose_shows_the_functions_log(mlinfer: MlInfer, api: LoopbackLambda) 
         (error(500, "ServiceException", "oops"), "service_failed", "internal error"),
     ],
 )  # fmt: skip
-def test_a_failure_is_told_as_what_it_is(
+def test_each_failure_has_its_message(
     mlinfer: MlInfer, api: LoopbackLambda, answer: Answer | None, code: str, sentence: str
 ) -> None:
     """A timeout, out of memory, a crash, an exception and a refusal have their own codes, and are not repeated."""
@@ -120,7 +120,9 @@ def test_a_failure_is_told_as_what_it_is(
     ],
 )
 @pytest.mark.slow
-def test_what_has_not_run_is_asked_again(mlinfer: MlInfer, api: LoopbackLambda, refusal: Answer, wait: str) -> None:
+def test_requests_that_did_not_run_are_repeated(
+    mlinfer: MlInfer, api: LoopbackLambda, refusal: Answer, wait: str
+) -> None:
     """A throttled request and a starting function are retried, with a note."""
     api.script = [refusal, refusal]
     run = mlinfer("predict", CAT, "--target", "aws", "--json")
@@ -154,7 +156,7 @@ def test_over_6_mb_by_s3(mlinfer: MlInfer, api: LoopbackLambda, bucket: Bucket, 
 
 
 @pytest.mark.slow
-def test_one_picture_handed_over_twice(mlinfer: MlInfer, api: LoopbackLambda, bucket: Bucket, large: Path) -> None:
+def test_one_image_uploaded_twice(mlinfer: MlInfer, api: LoopbackLambda, bucket: Bucket, large: Path) -> None:
     """Each request has its own object; a versioned bucket keeps none of it."""
     client: Any = bucket.client
     client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Enabled"})
@@ -286,7 +288,7 @@ def test_a_copy_that_cannot_be_removed(
     assert "Warning" in run.err
 
 
-def test_a_batch_ends_where_nobody_answers(mlinfer: MlInfer, api: LoopbackLambda) -> None:
+def test_a_batch_ends_if_nothing_responds(mlinfer: MlInfer, api: LoopbackLambda) -> None:
     """A refusal that affects every image ends the batch at once."""
     api.script = [error(403, "AccessDeniedException", "not you")] * 50
     run = mlinfer("predict", *[CAT] * 40, "--target", "aws", "--jobs", "1")
@@ -331,7 +333,7 @@ def test_refused_by_the_url(mlinfer: MlInfer, api: LoopbackLambda, answer: Answe
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_what_the_url_has_not_run_is_asked_again(mlinfer: MlInfer, api: LoopbackLambda, status: int) -> None:
+def test_url_requests_that_did_not_run_are_repeated(mlinfer: MlInfer, api: LoopbackLambda, status: int) -> None:
     """A request that the URL did not accept is sent again."""
     api.script = [Answer(status, {}, b'{"Message":"Rate Exceeded."}')]
     assert mlinfer("predict", CAT, "--target", "aws", "--url").code == 0
@@ -365,7 +367,7 @@ def test_no_url(mlinfer: MlInfer, api: LoopbackLambda) -> None:
         (b"null", "function_failed"),
     ],
 )  # fmt: skip
-def test_the_emulators_ways(payload: bytes, code: str) -> None:
+def test_quirks_of_the_emulator(payload: bytes, code: str) -> None:
     """The body alone tells what failed, for the emulator and for Lambda."""
     with pytest.raises(InvocationError) as caught:
         read_answer(payload, "the function")
@@ -386,7 +388,7 @@ def test_reduced_without_loss_if_it_fits() -> None:
     assert image.getpixel((5, 5)) == (9, 99, 200)
 
 
-def test_what_cannot_be_reduced() -> None:
+def test_images_that_cannot_be_resized() -> None:
     """A file that is not an image, and an image that stays too large, are errors of the image."""
     with pytest.raises(ImageError):
         reduce(b"text" * 100, 50_000_000, 2**20)

@@ -67,7 +67,7 @@ def test_jobs_that_fit(jobs: int, size: int, available: int, fitting: int) -> No
     assert jobs_that_fit(jobs, size, available) == fitting
 
 
-def test_jobs_that_have_room_say_nothing(mlinfer: Callable[..., Run]) -> None:
+def test_jobs_that_fit_write_no_note(mlinfer: Callable[..., Run]) -> None:
     """If all jobs fit, they run without a note."""
     run = mlinfer("predict", *[CAT] * 3, "--jobs", "3")
     assert run.code == 0

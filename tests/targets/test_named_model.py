@@ -158,7 +158,7 @@ def test_another_projects_container(mlinfer: MlInfer, monkeypatch: pytest.Monkey
         assert f"mlinfer run-local --stop --project {project}" in refused(run)["hint"]
 
 
-def test_a_client_that_breaks_off(port: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_client_that_disconnects(port: int, capfd: pytest.CaptureFixture[str]) -> None:
     """`run-local --no-docker` ignores a client that resets its connection, and answers the next one."""
     reset = struct.pack("ii", 1, 0)  # close() then sends RST
     for body in (b"0" * 16, b"{}" + b" " * 98):

@@ -57,7 +57,7 @@ class BenchOptions:
             min=1,
             max=64,
             metavar="N",
-            help="Warm requests at once (target aws only).",
+            help="Parallel warm requests (target aws only).",
             rich_help_panel=MEASUREMENT,
         ),
     ] = 1

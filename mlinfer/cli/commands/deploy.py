@@ -88,7 +88,7 @@ class DeployOptions:
         typer.Option(
             "--concurrency",
             metavar="N",
-            help="Reserved concurrency: the most requests at once.",
+            help="Reserved concurrency: maximum number of parallel requests.",
             show_default="not reserved",
             rich_help_panel=FUNCTION,
         ),

@@ -40,7 +40,7 @@ def destroy(
 ) -> int:
     """Delete the project's resources in AWS.
 
-    It lists the resources and asks before it deletes them. In a bucket that mlinfer created for this project it deletes the models, and the bucket if it is then empty; in any other bucket, only staged images.
+    It lists the resources and asks before it deletes them. In a bucket that mlinfer created for this project, it deletes the models, and the bucket if it is then empty. In any other bucket, it deletes only staged images.
     """
     from ...cloud.destroy import RemovalClients, is_foreign, remove
 
@@ -101,7 +101,7 @@ def _show_outcome(terminal: Terminal, config: Config, removals: list[Removal]) -
 def _agree_to_removal(terminal: Terminal, config: Config, account: Account) -> None:
     """Ask for confirmation. Raises UsageError."""
     whose = f"project {config.project} in account {account.id}, Region {account.region}"
-    if not terminal.confirm(f"Delete all of this from {whose}? This cannot be undone."):
+    if not terminal.confirm(f"Delete all of these resources of {whose}? This cannot be undone."):
         hint = f"Confirm with `mlinfer destroy --yes --project {config.project}`."
         raise UsageError("not_confirmed", f"the deletion of {whose} was not confirmed; nothing was changed", hint)
 

@@ -50,4 +50,4 @@ def logs(
             when = datetime.fromtimestamp(line.timestamp / 1000, UTC).astimezone()
             terminal.text(f"{when:%Y-%m-%d %H:%M:%S} {printable(line.message)}")
     if not count:
-        terminal.note(f"Log group {names.log_group} has no lines of the last {since}.")
+        terminal.note(f"Log group {names.log_group} has no lines from the last {since}.")

@@ -71,7 +71,7 @@ class PredictOptions:
             min=1,
             max=64,
             metavar="N",
-            help="Images at once.",
+            help="Images to classify in parallel.",
             show_default="8 for aws; one per core for 16 or more local images",
             rich_help_panel=IMAGES,
         ),

@@ -38,7 +38,7 @@ def rollback(
 ) -> None:
     """Return to an earlier version of the function.
 
-    The version gets traffic only after its answers were verified against its model file, which is downloaded from S3 if needed. Without VERSION, a second rollback changes nothing; to go further back, name the version.
+    The version gets traffic only after its answers were verified against its model file, which is downloaded from S3 if needed. Without VERSION, a second rollback changes nothing. To go further back, name the version.
     """
     from ...cloud.rollback import RollbackSpec, plan_rollback
     from ...cloud.rollback import rollback as apply_rollback

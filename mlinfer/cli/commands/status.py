@@ -85,6 +85,10 @@ def status(
     return DIFFERS if exit_code and comparison.is_different else 0
 
 
+_LABELS = {"as_here": "up to date", "image": "container image"}
+_UNITS = {"memory": "MB", "timeout": "s", "tmp": "MB"}
+
+
 @dataclass(frozen=True)
 class _Comparison:
     """The deployed function and the project. here: None if unknown. difference: a diff of the two."""
@@ -116,7 +120,12 @@ def _show(terminal: Terminal, config: Config, comparison: _Comparison) -> None:
     """Write the deployed function as a table, then how it differs from the project."""
     left_out = ("difference", "image_compared", "drift")
     facts = {name: value for name, value in comparison.facts().items() if name not in left_out}
-    terminal.rows([(name.replace("_", " "), _in_words(value)) for name, value in facts.items()])
+    terminal.rows(
+        [
+            (_LABELS.get(name, name.replace("_", " ")), _in_words(value, _UNITS.get(name)))
+            for name, value in facts.items()
+        ]
+    )
     for found in comparison.drift:
         terminal.note(f"{found.resource} {found.name}: {found.problem}: {found.detail}")
         if found.difference:
@@ -126,7 +135,7 @@ def _show(terminal: Terminal, config: Config, comparison: _Comparison) -> None:
     terminal.note(_summary(config, comparison))
     if comparison.here and not comparison.here.image:
         terminal.note(
-            "The container image was not compared: it is not built here, or the Docker Engine or ECR does not answer."
+            "The container image was not compared: it is not built here, or the Docker Engine or ECR did not respond."
         )
 
 
@@ -178,7 +187,9 @@ def _image_here(config: Config, session: Session) -> str:
         return ""
 
 
-def _in_words(value: Any) -> str:
+def _in_words(value: Any, unit: str | None) -> str:
+    if unit:
+        return f"{value:,} {unit}"
     if isinstance(value, dict):
         return "\n".join(f"{name}={text}" for name, text in value.items())
     return {True: "yes", False: "no", None: "(none)"}[value] if value is None or isinstance(value, bool) else str(value)

@@ -99,7 +99,7 @@ class TuneOptions:
 def tune(images: ImagesArgument = None, *, wanted: TuneOptions, aws: AwsOptions, output: OutputOptions) -> int:
     """Find the cheapest memory size that is fast enough.
 
-    Fast enough means a warm p90 within --max-latency-ms or, without it, within 1.5 times that of the fastest size. It measures in rounds until the recommendation is stable. Ctrl-C stops early and shows the results so far.
+    Fast enough means that the warm p90 is at most --max-latency-ms. Without that option, the limit is 1.5 times the p90 of the fastest size. It measures in rounds until the recommendation is stable. Ctrl-C stops early and shows the results so far.
     """
     from ...measure.bench import Amount, collect, measure, read_conditions
     from ...measure.bench_target import open_target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,8 +13,8 @@ STYLES = {"ok": "green", "warning": "yellow", "missing": "bold red"}
 
 
 def list_findings(findings: list[Finding]) -> Iterator[tuple[str, str, str]]:
-    """Yield a row for each finding, and one for its remedy."""
-    for finding in findings:
-        yield finding.state, finding.check, finding.finding
-        if finding.remedy:
-            yield "", "", f"-> {finding.remedy}"
+    """Yield a row for each finding, and one for its remedy. Checks in a row with the same finding share one."""
+    for (state, found, remedy), same in groupby(findings, lambda each: (each.state, each.finding, each.remedy)):
+        yield state, "\n".join(finding.check for finding in same), found
+        if remedy:
+            yield "", "", f"-> {remedy}"

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 from ...errors import MlinferError
 from ...files import write_whole
 from ...measure.instance import PARTS
-from ...terminal import Terminal
+from ...terminal import Terminal, counted
 
 if TYPE_CHECKING:
     from ...measure.bench import Report
     from ...measure.instance import Sample
     from ...measure.machine import Machine
     from ...measure.prices import Prices
-    from ...measure.tune import Tuning
+    from ...measure.tune import Point, Tuning
 
 
 def show_report(terminal: Terminal, report: Report) -> None:
@@ -25,19 +25,19 @@ def show_report(terminal: Terminal, report: Report) -> None:
     if terminal.as_json:
         terminal.document(asdict(report))
         return
-    found, unit = report.figures, len(" 1,000.00 ms")
+    found = report.figures
     columns = [(latency.count, latency) if latency else (0, None) for latency in (found.cold, found.warm)]
-    rows: list[tuple[str, ...]] = [("requests", *(f"{count:,}".rjust(unit) for count, _ in columns))]
+    rows: list[tuple[str, ...]] = [("requests", *(f"{count:,}" for count, _ in columns))]
     for name in ("p50", "p90", "p99", "min", "max"):
-        rows.append((name, *(_ms(getattr(latency, f"{name}_s") if latency else None, unit) for _, latency in columns)))
+        rows.append((name, *(_ms(getattr(latency, f"{name}_s") if latency else None) for _, latency in columns)))
     for name, words in PARTS.items():
         parts = [found.cold_parts.get(name), found.warm_parts.get(name)]
         if any(parts):
-            rows.append((f"  {words}", *(_ms(part or None, unit) for part in parts)))
-    terminal.rows(rows, header=("", "cold".rjust(unit), "warm".rjust(unit)))
+            rows.append((f"  {words}", *(_ms(part or None) for part in parts)))
+    terminal.rows(rows, header=("", "cold", "warm"), right=(1, 2))
     terminal.text("")
-    terminal.rows(_facts(report))
-    _show_conditions(terminal, report.target, report.machine, report.prices)
+    terminal.rows([*_facts(report), ("machine", _machine(report.machine))])
+    _show_conditions(terminal, report.target, report.prices)
 
 
 def show_end(terminal: Terminal, ended: MlinferError | None) -> int:
@@ -52,10 +52,10 @@ def show_end(terminal: Terminal, ended: MlinferError | None) -> int:
 def _facts(report: Report) -> list[tuple[str, str]]:
     found, facts = report.figures, []
     if found.boot_s:
-        facts.append(("container start", _ms(found.boot_s, 0)))
+        facts.append(("container start", _ms(found.boot_s)))
     if found.throughput:
         at_once = report.amount.concurrency
-        facts.append(("throughput", f"{found.throughput:,.1f} requests per second, {at_once} at once"))
+        facts.append(("throughput", f"{found.throughput:,.1f} requests per second, {at_once} in parallel"))
     if found.peak_bytes:
         facts.append(("peak memory", f"{found.peak_bytes / 2**20:,.0f} of {report.memory:,} MB"))
     if report.image_bytes and report.layer_bytes:
@@ -67,7 +67,7 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         )
     conditions = f"{report.memory:,} MB, {report.arch}, {report.cold_share:.1%} cold starts"
     if found.per_million is None:
-        facts.append(("cost per million", "unknown: it needs warm requests and cold starts"))
+        facts.append(("cost per million", "unknown (needs warm requests and cold starts)"))
     else:
         facts.append(("cost per million", f"${found.per_million:,.2f} ({conditions})"))
     if found.model:
@@ -75,19 +75,20 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     return facts
 
 
-def _show_conditions(terminal: Terminal, target: str, machine: Machine, prices: Prices) -> None:
-    """Write the machine, the method and the prices."""
-    terminal.rows([("machine", _machine(machine))])
+def _show_conditions(terminal: Terminal, target: str, prices: Prices) -> None:
+    """Write the method and the prices."""
     terminal.note(
-        "Percentiles use the nearest rank; the steps are those of the p50 request. Compare latencies only on the same machine."
+        "Percentiles use the nearest rank. The steps are those of the p50 request. Compare latencies only on the same machine."
     )
     if target == "aws":
         terminal.note(
-            "Latencies include the network between this machine and AWS; the cost covers only what Lambda bills."
+            "Latencies include the network between this machine and AWS. The cost covers only what Lambda bills."
         )
     if target == "embedded":
         terminal.note("Memory size and cost assume that Lambda is as fast as this process, which uses all cores.")
-    terminal.note(f"Prices: {prices.region}, {prices.date}, without the free tier. The start of Python is billed.")
+    terminal.note(
+        f"Prices: {prices.region}, {prices.date}, without the free tier. Lambda also bills the start of Python."
+    )
 
 
 def show_tuning(terminal: Terminal, tuning: Tuning) -> None:
@@ -95,22 +96,23 @@ def show_tuning(terminal: Terminal, tuning: Tuning) -> None:
     if terminal.as_json:
         terminal.document(asdict(tuning))
         return
-    rows = []
+    if rows := [_tuned_row(point) for point in tuning.points if not point.failure]:
+        header = ("MB", "warm p90", f"p90, {counted(tuning.rounds, 'round')}", "cold p50", "$/million", "")
+        terminal.rows(rows, header=header, right=range(5))
     for point in tuning.points:
         if point.failure:
-            rows.append((f"{point.memory:>9,}", "", "", "", "", point.failure))
-            continue
-        marks = [("frontier", point.best), ("recommended", point == tuning.recommended)]
-        mark = ", ".join(name for name, is_so in marks if is_so)
-        spread = f"{_ms(point.low_s, 0)} to {_ms(point.high_s, 0)}"
-        figures = (_ms(point.latency_s, 11), f"{spread:>20}", _ms(point.cold_s, 11), f"{point.cost:>9.2f}")
-        rows.append((f"{point.memory:>9,}", *figures, mark))
-    if rows:
-        rounds = "p90 of 1 round" if tuning.rounds == 1 else f"p90 of {tuning.rounds} rounds"
-        header = ("memory MB", "   warm p90", f"{rounds:>20}", "   cold p50", "$/million", "")
-        terminal.rows(rows, header=header)
+            terminal.text(f"{point.memory:,} MB failed: {point.failure}")
     terminal.text(tuning.sentence)
-    _show_conditions(terminal, tuning.target, tuning.machine, tuning.prices)
+    if rows:
+        terminal.note("* No other size is both faster and cheaper.")
+    terminal.rows([("machine", _machine(tuning.machine))])
+    _show_conditions(terminal, tuning.target, tuning.prices)
+
+
+def _tuned_row(point: Point) -> tuple[str, ...]:
+    spread = f"{_ms(point.low_s).removesuffix(' ms')} to {_ms(point.high_s)}"
+    figures = (_ms(point.latency_s), spread, _ms(point.cold_s), f"{point.cost:.2f}")
+    return (f"{point.memory:,}", *figures, "*" if point.best else "")
 
 
 def draw_report(path: Path, samples: Sequence[Sample], report: Report) -> None:
@@ -119,7 +121,7 @@ def draw_report(path: Path, samples: Sequence[Sample], report: Report) -> None:
 
     found = report.figures
     parts = [
-        f"{_ms(latency.p50_s, 0)} {kind}" for kind, latency in (("cold", found.cold), ("warm", found.warm)) if latency
+        f"{_ms(latency.p50_s)} {kind}" for kind, latency in (("cold", found.cold), ("warm", found.warm)) if latency
     ]
     title = f"{found.model['name']}, {report.target}: {', '.join(parts)}"
     cost = f"${found.per_million:,.2f} per million at {report.memory:,} MB. " if found.per_million is not None else ""
@@ -145,13 +147,12 @@ def draw_tuning(path: Path, tuning: Tuning) -> None:
 
 def _machine(machine: Machine) -> str:
     memory = f", {machine.memory_bytes / 2**30:.0f} GB" if machine.memory_bytes else ""
-    load = f", load {machine.load:.1f} at the start" if machine.load is not None else ""
-    return f"{machine.cpu}, {machine.cores} cores{memory}{load}; {machine.os}; {machine.runtime}"
+    load = f"; load average {machine.load:.1f}" if machine.load is not None else ""
+    return f"{machine.cpu}, {counted(machine.cores, 'core')}{memory}{load}; {machine.os}; {machine.runtime}"
 
 
-def _ms(seconds: float | None, width: int) -> str:
+def _ms(seconds: float | None) -> str:
     if seconds is None:
-        return "-".rjust(width)
+        return "-"
     value = seconds * 1000
-    text = f"{value:,.0f} ms" if value >= 1000 else f"{value:,.1f} ms" if value >= 10 else f"{value:,.2f} ms"
-    return text.rjust(width)
+    return f"{value:,.0f} ms" if value >= 1000 else f"{value:,.1f} ms" if value >= 10 else f"{value:,.2f} ms"

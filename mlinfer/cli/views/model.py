@@ -19,7 +19,9 @@ def show_model(terminal: Terminal, file: ModelFile) -> None:
     if terminal.as_json:
         terminal.document(facts)
     else:
-        terminal.rows((name.replace("_", " "), modelfile.in_words(value)) for name, value in facts.items())
+        facts["image"]["supported"] = facts["image"].pop("takes_it")
+        labels = {name: "container image" if name == "image" else name.replace("_", " ") for name in facts}
+        terminal.rows((labels[name], modelfile.in_words(value)) for name, value in facts.items())
 
 
 def warn_of_unused_model(terminal: Terminal, config: Config) -> None:

@@ -41,6 +41,8 @@ def steps_shown(terminal: Terminal) -> Iterator[Callable[[StepResult], None]]:
 def show_planned_step(terminal: Terminal, step: StepResult) -> None:
     """Write a planned step and the difference that it would make."""
     outcome = describe_outcome(step, dry_run=True).replace("_", " ")
+    if step.label == "verify":
+        outcome = outcome.replace("create", "run")
     write = terminal.note if terminal.as_json else terminal.text  # the plan is the result
     write(printable(f"{step.label:<9}  {outcome:<12}  {_shortened(step.change.detail)}".rstrip()))
     if step.change.difference:

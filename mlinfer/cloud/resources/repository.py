@@ -147,7 +147,7 @@ def owner_of_repository(ecr: ECRClient, names: Names, found: Mapping[str, Any]) 
 def lifecycle_policy() -> dict[str, Any]:
     """Return the policy that deletes untagged images only; the module's docstring says why."""
     selection = {"tagStatus": "untagged", "countType": "sinceImagePushed", "countUnit": "days"}
-    rule = {"rulePriority": 1, "description": f"{_OURS}what has no tag is left of a push that was cut short"}
+    rule = {"rulePriority": 1, "description": f"{_OURS}delete untagged images, which interrupted pushes leave behind"}
     return {"rules": [rule | {"selection": selection | {"countNumber": UNTAGGED_DAYS}, "action": {"type": "expire"}}]}
 
 

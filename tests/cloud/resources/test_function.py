@@ -85,7 +85,7 @@ NO_KEY = refused(
 )
 
 
-def test_a_function_is_made_as_configured(client: Any, waits: Waits) -> None:
+def test_a_function_is_created_as_configured(client: Any, waits: Waits) -> None:
     """A new function has the configured image, architecture, role, sizes, environment, concurrency and tag."""
     wanted = replace(WANTED, arch="arm64", memory=512, timeout=7, tmp=1024, concurrency=3)
     assert apply_function(client, NAMES, wanted, waiter=waits).outcome == "created"
@@ -140,7 +140,7 @@ def test_a_new_role_is_waited_for(client: Any, cloud: LoopbackAws, waits: Waits,
     assert all(most / 2 <= pause <= most for pause, most in zip(waits.pauses_s, (0.25, 0.5, 1.0), strict=True))
 
 
-def test_a_role_that_never_comes(client: Any, cloud: LoopbackAws, waits: Waits) -> None:
+def test_a_role_that_never_becomes_active(client: Any, cloud: LoopbackAws, waits: Waits) -> None:
     """After a minute of waiting, it is an error with Lambda's reason."""
     cloud.fail("lambda:CreateFunction", always(NOT_YET))
     with pytest.raises(RemoteError, match="cannot be assumed"):
@@ -157,7 +157,7 @@ def test_a_role_that_never_comes(client: Any, cloud: LoopbackAws, waits: Waits) 
         ("AccessDeniedException", "not authorized to perform: lambda:CreateFunction", "access_denied"),
     ],
 )
-def test_what_waiting_does_not_mend_is_said_at_once(
+def test_permanent_errors_are_reported_at_once(
     client: Any, cloud: LoopbackAws, waits: Waits, code: str, message: str, told: str
 ) -> None:
     """Any other refusal is an error at once, with Lambda's words and a hint."""
@@ -191,7 +191,7 @@ def test_each_change_waits_for_the_one_before(made: Any, cloud: LoopbackAws, wai
     assert "It is being made." in reason  # what Lambda says
 
 
-def test_a_change_of_somebody_else_is_waited_for(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
+def test_a_concurrent_change_is_waited_for(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
     """A conflict with another update in progress is retried."""
     busy = "The operation cannot be performed at this time. An update is in progress for resource: it"
     conflict = always(refused(409, "ResourceConflictException", busy))
@@ -210,7 +210,7 @@ def test_a_function_that_never_becomes_ready(made: Any, cloud: LoopbackAws, wait
     assert 300 <= sum(waits.pauses_s) <= 305
 
 
-def test_a_function_that_failed_is_told_with_its_reason(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
+def test_a_failed_function_is_reported_with_its_reason(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
     """A failed function is an error with Lambda's reason and a hint."""
     cloud.states = {"State": "Failed", "StateReason": "Lambda cannot pull the image."}
     with pytest.raises(RemoteError, match="Lambda cannot pull the image") as raised:
@@ -218,7 +218,7 @@ def test_a_function_that_failed_is_told_with_its_reason(made: Any, cloud: Loopba
     assert (raised.value.code, "mlinfer destroy" in raised.value.hint) == ("function_failed", True)
 
 
-def test_an_update_that_failed_is_told_and_tried_again(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
+def test_a_failed_update_is_reported_and_retried(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
     """A failed update is an error; the next run repeats it although nothing seems to differ."""
     cloud.states = {"LastUpdateStatus": "Failed", "LastUpdateStatusReason": "The image is gone."}
     with pytest.raises(RemoteError, match=r"The image is gone\.") as raised:
@@ -244,7 +244,7 @@ def test_a_zip_function_is_refused(client: Any, cloud: LoopbackAws, waits: Waits
     assert (raised.value.code, cloud.changes) == ("wrong_package_type", [])
 
 
-def test_somebody_elses_function_is_refused(client: Any, cloud: LoopbackAws, waits: Waits) -> None:
+def test_a_foreign_function_is_rejected(client: Any, cloud: LoopbackAws, waits: Waits) -> None:
     """A function without our tag is refused and left unchanged."""
     client.create_function(
         FunctionName="mlinfer-cats", Role=WANTED.role, Code={"ImageUri": IMAGE}, PackageType="Image", Tags={"a": "b"}
@@ -271,7 +271,7 @@ def test_lambda_itself_judges_a_plan(made: Any, cloud: LoopbackAws) -> None:
 # Versions and the alias
 
 
-def test_a_version_is_published_only_of_what_is_new(made: Any, waits: Waits) -> None:
+def test_a_version_is_published_only_after_a_change(made: Any, waits: Waits) -> None:
     """An equal version is reused; one with another image is not."""
     other = replace(WANTED, image=OTHER_IMAGE)
     assert apply_version(made, NAMES, WANTED, waiter=waits)[0].outcome == "unchanged"
@@ -282,7 +282,7 @@ def test_a_version_is_published_only_of_what_is_new(made: Any, waits: Waits) -> 
     assert [version["Version"] for version in versions(made, NAMES)] == ["1", "2", "3"]
 
 
-def test_what_another_deployment_made_is_not_published(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
+def test_a_change_of_another_deployment_is_not_published(made: Any, cloud: LoopbackAws, waits: Waits) -> None:
     """If another deployment replaced the configuration, this one fails and publishes nothing."""
     mine = replace(WANTED, memory=512)
     apply_function(made, NAMES, mine, waiter=waits)
@@ -306,7 +306,7 @@ def test_a_version_published_by_a_lost_answer_is_found(made: Any, cloud: Loopbac
     assert apply_version(made, NAMES, wanted, waiter=waits)[1] == "2"
 
 
-def test_the_alias_is_not_taken_from_somebody(made: Any, waits: Waits) -> None:
+def test_a_concurrent_change_of_the_alias_is_kept(made: Any, waits: Waits) -> None:
     """An alias that someone moved since it was read is left there."""
     apply_alias(made, NAMES, there=None, version="1")
     there = read_alias(made, NAMES)
@@ -379,7 +379,7 @@ def test_a_url_that_is_no_longer_public(made: Any, cloud: LoopbackAws, kind: str
         assert made.get_function_url_config(FunctionName="mlinfer-cats", Qualifier="live")["AuthType"] == auth
 
 
-def test_a_url_for_signed_calls_is_open_to_nobody(made: Any) -> None:
+def test_a_url_for_signed_calls_grants_no_public_access(made: Any) -> None:
     """With iam, the callers' own policies decide: no permission is added."""
     apply_alias(made, NAMES, there=None, version="1")
     assert apply_url(made, NAMES, "iam")[0].outcome == "created"

@@ -105,7 +105,7 @@ def code_of(run: Run) -> str:
 
 
 @pytest.mark.slow
-def test_a_model_lies_under_its_hash(mlinfer: MlInfer, moto: Any, bucket: str, any_model: Path) -> None:
+def test_a_model_is_stored_under_its_hash(mlinfer: MlInfer, moto: Any, bucket: str, any_model: Path) -> None:
     """The object is the file, byte for byte, at PREFIX/NAME/SHA256.onnx, and stdout is its URI only."""
     run = mlinfer("upload", any_model, "--bucket", bucket)
     assert run.code == 0, run.err
@@ -164,7 +164,7 @@ def test_a_kms_key_encrypts_bucket_and_model(
         (400, "KMS.DisabledException", "arn:aws:kms:y is disabled.", "key_not_usable", "arn:aws:kms:y is disabled"),
     ],
 )  # fmt: skip
-def test_what_kms_refuses_is_told(
+def test_errors_of_kms_are_reported(
     mlinfer: MlInfer,
     s3: LoopbackS3,
     bucket: str,
@@ -241,7 +241,7 @@ def test_quiet(mlinfer: MlInfer, bucket: str, tiny_model: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_person_sees_the_bytes_go(bucket: str, parts_model: Path) -> None:
+def test_a_terminal_shows_the_progress(bucket: str, parts_model: Path) -> None:
     """In a terminal, a progress bar counts the bytes."""
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "mlinfer", "upload", str(parts_model), "--bucket", bucket]
@@ -319,7 +319,7 @@ def test_the_answer_of_s3_is_compared(
     ],
 )
 @pytest.mark.slow
-def test_a_file_that_changes_meanwhile_is_refused(
+def test_a_file_that_changes_during_the_upload_is_rejected(
     mlinfer: MlInfer,
     s3: LoopbackS3,
     moto: Any,
@@ -534,9 +534,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("code", REFUSALS)
-def test_refusals_of_s3_have_their_remedy(
-    mlinfer: MlInfer, s3: LoopbackS3, bucket: str, any_model: Path, code: str
-) -> None:
+def test_errors_of_s3_have_a_hint(mlinfer: MlInfer, s3: LoopbackS3, bucket: str, any_model: Path, code: str) -> None:
     """Each refusal of S3 is an error of its own with exit code 4 and a hint."""
     status = REFUSALS[code].status
     s3.fail("HeadObject", lambda *_: Answer(status if status in (400, 403) else 404))
@@ -581,7 +579,7 @@ def test_a_bucket_in_another_region(mlinfer: MlInfer, moto: Any, bucket: str, ti
     assert stored(moto) == {}
 
 
-def test_there_is_no_such_bucket(mlinfer: MlInfer, tiny_model: Path) -> None:
+def test_a_missing_bucket(mlinfer: MlInfer, tiny_model: Path) -> None:
     """A bucket that is not there is an error that names --create-bucket."""
     run = mlinfer("upload", tiny_model, "--bucket", "no-such-bucket", "--json")
     failure = json.loads(run.out)["error"]
@@ -720,7 +718,7 @@ def test_secrets_stay_secret(
 # The bucket
 
 
-def test_a_bucket_is_made_safe(mlinfer: MlInfer, moto: Any, tiny_model: Path) -> None:
+def test_a_new_bucket_is_private_encrypted_and_versioned(mlinfer: MlInfer, moto: Any, tiny_model: Path) -> None:
     """--create-bucket creates a private, encrypted, versioned, tagged bucket that removes abandoned parts."""
     Path("mlinfer.toml").write_text('project = "cats"\n')
     run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket")
@@ -753,7 +751,7 @@ def test_the_first_region_has_no_name(mlinfer: MlInfer, tiny_model: Path) -> Non
     assert run.code == 0, run.err
 
 
-def test_a_bucket_that_is_there_stays_as_it_is(
+def test_an_existing_bucket_is_not_changed(
     mlinfer: MlInfer, s3: LoopbackS3, moto: Any, bucket: str, tiny_model: Path
 ) -> None:
     """--create-bucket changes no setting of an existing bucket with objects."""
@@ -776,7 +774,9 @@ def test_a_bucket_of_ours_keeps_what_its_owner_changed(
     assert not [name for name in s3.operations if name.startswith("PutBucket")]
 
 
-def test_a_bucket_whose_making_broke_is_finished(mlinfer: MlInfer, s3: LoopbackS3, moto: Any, tiny_model: Path) -> None:
+def test_an_interrupted_bucket_creation_is_finished(
+    mlinfer: MlInfer, s3: LoopbackS3, moto: Any, tiny_model: Path
+) -> None:
     """If a setting fails, the command fails, and the next one continues there."""
     s3.fail("PutBucketencryption", lambda *_: REFUSALS["access_denied"], times=1)
     run = mlinfer("upload", tiny_model, "--bucket", BUCKET, "--create-bucket", "--json")
@@ -801,7 +801,7 @@ def test_a_bucket_that_was_not_tagged_yet_is_finished(
 
 
 @pytest.mark.parametrize("region", ["eu-central-1", "us-east-1"])
-def test_a_lost_answer_to_the_making_of_a_bucket(
+def test_a_lost_answer_to_create_bucket(
     mlinfer: MlInfer, s3: LoopbackS3, moto: Any, tiny_model: Path, region: str
 ) -> None:
     """If the answer to CreateBucket is lost, the repetition gets BucketAlreadyOwnedByYou, and the run continues."""
@@ -816,7 +816,7 @@ def test_a_lost_answer_to_the_making_of_a_bucket(
     assert moto.get_bucket_versioning(Bucket=BUCKET)["Status"] == "Enabled"
 
 
-def test_a_name_that_somebody_else_has(mlinfer: MlInfer, s3: LoopbackS3, tiny_model: Path) -> None:
+def test_a_bucket_name_of_another_account(mlinfer: MlInfer, s3: LoopbackS3, tiny_model: Path) -> None:
     """A bucket name that another account has is refused with a hint to choose another name."""
     taken = error(409, "BucketAlreadyExists", "The requested bucket name is not available.", BucketName=BUCKET)
     s3.fail("CreateBucket", lambda *_: taken)
@@ -825,7 +825,7 @@ def test_a_name_that_somebody_else_has(mlinfer: MlInfer, s3: LoopbackS3, tiny_mo
     assert "--bucket" in run.out
 
 
-def test_a_bucket_that_is_not_ours_to_see(mlinfer: MlInfer, s3: LoopbackS3, bucket: str, tiny_model: Path) -> None:
+def test_a_bucket_without_access(mlinfer: MlInfer, s3: LoopbackS3, bucket: str, tiny_model: Path) -> None:
     """S3 answers 403 for another account's bucket: --create-bucket reports that before it sends anything."""
     s3.fail("HeadBucket", lambda *_: Answer(403))
     s3.fail("GET tagging", lambda *_: error(403, "AccessDenied", "Access Denied"))

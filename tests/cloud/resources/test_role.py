@@ -31,7 +31,7 @@ def statements(policy: dict[str, Any]) -> dict[str, tuple[list[str], list[str]]]
     return {s["Sid"]: (s["Action"], s.get("Resource", [])) for s in policy["Statement"]}
 
 
-def test_lambda_alone_takes_the_role() -> None:
+def test_only_lambda_can_assume_the_role() -> None:
     """Only Lambda may assume the role."""
     (statement,) = trust_policy()["Statement"]
     assert statement["Principal"] == {"Service": "lambda.amazonaws.com"}
@@ -125,7 +125,7 @@ def test_other_partitions() -> None:
     assert "arn:aws-cn:s3:::my-models" in policy
 
 
-def test_the_role_is_made_kept_and_changed(past: Past) -> None:
+def test_the_role_is_created_kept_and_changed(past: Past) -> None:
     """A missing role is created with path and tag, an equal one is kept, a changed policy is written again."""
     iam, policy = past("iam"), role_policy(HERE, NAMES, models=[MODEL], prefixes=[])
     assert apply_role(iam, NAMES, policy).outcome == "created"
@@ -140,7 +140,7 @@ def test_the_role_is_made_kept_and_changed(past: Past) -> None:
     assert iam.get_role_policy(RoleName="mlinfer-cats", PolicyName="mlinfer")["PolicyDocument"] == wider
 
 
-def test_a_role_that_was_changed_by_hand_is_set_right(past: Past) -> None:
+def test_a_role_changed_by_hand_is_repaired(past: Past) -> None:
     """A changed trust policy is restored."""
     iam, policy = past("iam"), role_policy(HERE, NAMES, models=[MODEL], prefixes=[])
     apply_role(iam, NAMES, policy)
@@ -156,7 +156,7 @@ def test_a_plan_of_the_role() -> None:
     assert (change.outcome, '+    "Version": "2012-10-17"' in change.difference) == ("created", True)
 
 
-def test_somebody_elses_role_is_left_alone(past: Past) -> None:
+def test_a_foreign_role_is_not_changed(past: Past) -> None:
     """A role without our tag is refused and not changed."""
     iam = past("iam")
     iam.create_role(RoleName="mlinfer-cats", AssumeRolePolicyDocument=json.dumps(trust_policy()))

@@ -119,7 +119,7 @@ def _planes() -> bytes:
 
 
 @pytest.mark.parametrize("kind", NOT_DECODED)
-def test_what_is_not_decoded_is_named(kind: str) -> None:
+def test_unsupported_formats_are_named(kind: str) -> None:
     """The error for an unsupported format names it, with a next step, and does not call it damaged."""
     make, word = NOT_DECODED[kind]
     with pytest.raises(RequestError) as caught:

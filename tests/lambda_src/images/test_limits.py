@@ -372,7 +372,7 @@ def test_at_the_limit(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("codec", "pixels"), [("WEBP", 20_000_000), ("AVIF", 16_666_666), ("TIFF", 40_000_000)])
-def test_hungry_formats_have_a_lower_limit(codec: str, pixels: int) -> None:
+def test_memory_intensive_formats_have_a_lower_limit(codec: str, pixels: int) -> None:
     """A format whose decoder holds more than two copies has a lower limit, and the error names it."""
     data = small(codec, compression="tiff_lzw") if codec == "TIFF" else small(codec)
     limit = 24 * 18 * MAX_PIXELS // pixels
