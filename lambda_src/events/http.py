@@ -55,7 +55,7 @@ def parse_http(event: dict[str, Any]) -> Question:
                 400,
                 "invalid_base64",
                 "the image arrived as text and is damaged: add its media type to the API's binary types "
-                "(binaryMediaTypes), or send JSON with the image in base64",
+                "(binaryMediaTypes), or send JSON with base64",
             )
         return Question(image=decode_base64(body, "the body"), top_k=top_k)
     raise RequestError(

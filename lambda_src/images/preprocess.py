@@ -35,7 +35,7 @@ class Preprocess:
                 )
         if not (_is_size(self.resize) and len(self.crop) == 2 and all(map(_is_size, self.crop))):
             raise ModelError(
-                "preprocess.resize must be one number and preprocess.crop two, each from 1 to 16384 pixels, "
+                "preprocess.resize must be one number and preprocess.crop two numbers, from 1 to 16384 pixels, "
                 f"got {self.resize!r} and {self.crop!r}"
             )
         channels = 1 if self.color == "L" else 3

@@ -72,8 +72,8 @@ app = typer.Typer(
     name="mlinfer",
     cls=_Group,
     help="Deploy an image classifier to AWS Lambda, with every step verified.\n\n"
-    "mlinfer checks at each step that the model still gives the same answer: after the export, "
-    "in the local container, and on Lambda before any traffic reaches it.",
+    "mlinfer checks that the model gives the same answer after the export, in the local container and on Lambda, "
+    "before it gets any traffic.",
     epilog="mlinfer predict cat.jpg\nmlinfer deploy --bucket my-models --create-bucket\nmlinfer predict --target aws cat.jpg",
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

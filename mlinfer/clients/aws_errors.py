@@ -65,7 +65,7 @@ _REFUSALS = (
         "invalid_bucket",
         "InvalidBucketName",
         "the bucket name is invalid",
-        "Use 3 to 63 lower-case letters, digits, dots and hyphens; start and end with a letter or digit.",
+        "Use 3 to 63 lower-case letters, digits, dots and hyphens. Start and end with a letter or digit.",
     ),
     _Refusal(
         "wrong_region",

@@ -91,7 +91,7 @@ def check_image(engine: Engine, built: BuiltImage, arch: str) -> None:
     size = sum(size for _, size in engine.layers(built.tag))
     if size > MAX_IMAGE_BYTES:
         limit = f"Lambda's limit is {MAX_IMAGE_BYTES // 2**30} GB"
-        message = f"container image {built.tag} is {size / 2**30:.1f} GB uncompressed; {limit}"
+        message = f"container image {built.tag} is {size / 2**30:.1f} GB uncompressed, but {limit}"
         raise UsageError("image_too_large", message, 'Set model_source = "s3" in mlinfer.toml to keep the model in S3.')
 
 

@@ -1,4 +1,4 @@
-"""Check the content of a container image before a push: what Lambda would refuse, or what would fail at the first start.
+"""Check the content of a container image before a push: what Lambda would reject, or what would fail at the first start.
 
 Lambda unpacks the layers itself and runs the function as user 993:990, which owns nothing in the image. So a folder without
 an entry, or a file that only its owner can read, breaks the function though the Engine runs the image.
@@ -63,21 +63,21 @@ def check_structure(config: Mapping[str, Any], layers: Sequence[LayerFacts], *, 
     """
     problems = [problem for layer in layers for problem in layer.problems]
     if [layer.diff_id for layer in layers] != list(config["rootfs"]["diff_ids"]):
-        problems.append("the layers are not those that the configuration lists")
+        problems.append("its layers differ from those in its configuration")
     paths: dict[str, str] = {}
     for number, layer in enumerate(layers, own - len(layers)):
         _hide(paths, layer)
         if number >= 0:
             problems += layer.own_problems
             problems += [
-                f"{name} has no entry, so Lambda cannot open what is in it"
+                f"{name} has no entry, so Lambda cannot open its files"
                 for name in layer.orphans
                 if paths.get(name) not in (_FOLDER, _LINK)
             ]
         paths |= layer.paths
     if problems:
         raise VerificationError(
-            "invalid_layer", f"Lambda cannot use the container image: {_listed(problems)}", _REBUILD
+            "invalid_layer", "Lambda cannot use the container image", _REBUILD, reason=_listed(problems)
         )
     for layer in layers:
         for machine, name in layer.machines.items():
@@ -86,7 +86,9 @@ def check_structure(config: Mapping[str, Any], layers: Sequence[LayerFacts], *, 
                 hint = f"Build it again with `mlinfer build --no-cache --arch {arch}`."
                 raise VerificationError("wrong_architecture", message, hint)
     if missing := _missing(config.get("config") or {}, paths, layers):
-        raise VerificationError("image_incomplete", f"the container image cannot start: {_listed(missing)}", _REBUILD)
+        raise VerificationError(
+            "image_incomplete", "the container image cannot start", _REBUILD, reason=_listed(missing)
+        )
 
 
 def _hide(paths: dict[str, str], layer: LayerFacts) -> None:
@@ -106,16 +108,16 @@ def _missing(settings: Mapping[str, Any], paths: Mapping[str, str], layers: Sequ
     if not program:
         found.append("it has no entrypoint, so its base is not a Lambda base image")
     elif program.startswith("/") and not _is_there(program, paths, _PROGRAM):
-        found.append(f"its entrypoint {program} is not a program in it")
+        found.append(f"its entrypoint {program} is not a program of the container image")
     handler = str(command[0]) if command else ""
     if not _is_there(_module_path(handler), paths, _FILE, _PROGRAM):
-        found.append(f"its command {handler or '(none)'} names no module in it")
+        found.append(f"its command {handler or '(none)'} names a module that does not exist")
     elif handler.rpartition(".")[2] not in {name for layer in layers for name in layer.defines}:
-        found.append(f"its command {handler} names no function of that module")
+        found.append(f"its command {handler} names a function that does not exist")
     environment = dict(entry.partition("=")[::2] for entry in settings.get("Env") or [])
     model = environment.get("MLINFER_MODEL_URI", "")
     if model.startswith("/") and not _is_there(model, paths, _FILE, _PROGRAM):
-        found.append(f"its model {model} is not in it")
+        found.append(f"it does not contain its model {model}")
     return found
 
 
@@ -131,8 +133,8 @@ def _module_path(handler: str) -> str:
 
 
 def _listed(problems: Sequence[str]) -> str:
-    shown = "; ".join(problems[:_SHOWN])
-    return shown if len(problems) <= _SHOWN else f"{shown}; and {len(problems) - _SHOWN} more"
+    shown = ", ".join(problems[:_SHOWN])
+    return shown if len(problems) <= _SHOWN else f"{shown}, and {len(problems) - _SHOWN} more"
 
 
 class _Notes:
@@ -158,7 +160,7 @@ class _Notes:
         path = PurePosixPath(member.name)
         name = str(path)
         if path.is_absolute() or ".." in path.parts:
-            self._problems.append(f"the entry {name} leads out of the image")
+            self._problems.append(f"the entry {name} is outside the image")
             return
         if path.name.startswith(_WHITEOUT):
             self._note_whiteout(path, member)
@@ -186,7 +188,9 @@ class _Notes:
             if parent != "." and self._paths.get(parent) != _FOLDER:
                 self._orphans[parent] = None
         if info.islnk() and self._paths.get(info.linkname.removeprefix("./")) not in (_FILE, _PROGRAM):
-            self._own_problems.append(f"{name} is a hard link to {info.linkname}, which is not before it in the layer")
+            self._own_problems.append(
+                f"{name} is a hard link to {info.linkname}, which does not precede it in the layer"
+            )
         elif not (info.isreg() or info.isdir() or info.issym() or info.islnk()):
             self._own_problems.append(f"{name} is a device or pipe")
         needed = 0o005 if info.isdir() else 0o004

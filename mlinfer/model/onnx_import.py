@@ -90,8 +90,8 @@ def _check_told(path: Path, answers: Answers, said: Metadata | None) -> None:
     ]
     if said is None and missing:
         hint = (
-            f"Add them with `mlinfer export {path} --labels FILE --preprocess imagenet|none|JSON` "
-            "(FILE: one label per line; imagenet: ImageNet's mean and std; none: values 0..1, or bytes for uint8)."
+            f"Add them with `mlinfer export {path} --labels FILE --preprocess imagenet|none|JSON`. FILE has one label per line. "
+            "Use `imagenet` for ImageNet's mean and std, or `none` for values from 0 to 1 (bytes for uint8)."
         )
         options = " and ".join(f"--{name}" for name in missing)
         message = f"model file {path} has no class labels or preprocessing metadata: {options} required"

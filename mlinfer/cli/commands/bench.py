@@ -119,7 +119,7 @@ def bench(images: ImagesArgument = None, *, wanted: BenchOptions, aws: AwsOption
 def _check(terminal: Terminal, config: Config, wanted: BenchOptions, aws: AwsOptions) -> None:
     """Raise UsageError for options that measure nothing or have no effect."""
     if wanted.at_once > 1 and config.target != "aws":
-        message = f"--concurrency needs --target aws; target {config.target} answers one request at a time"
+        message = f"--concurrency needs --target aws (target {config.target} answers one request at a time)"
         raise UsageError("usage", message, "Remove --concurrency.")
     if not wanted.cold + wanted.warm:
         raise UsageError("usage", "--cold 0 with --warm 0 measures nothing", "Remove one of them.")

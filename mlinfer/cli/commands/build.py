@@ -31,7 +31,7 @@ def build(
         typer.Option(
             "--ca-bundle",
             metavar="FILE",
-            help="PEM file of certificates that pip trusts during the build; not copied into the image.",
+            help="PEM file of certificates that pip trusts during the build (not copied into the container image).",
             show_default=False,
         ),
     ] = None,

@@ -68,7 +68,7 @@ class DeployOptions:
         typer.Option(
             "--memory",
             metavar="MB",
-            help="Memory size; 1769 MB equal one vCPU.",
+            help="Memory size (1769 MB equal one vCPU).",
             show_default="1769",
             rich_help_panel=FUNCTION,
         ),
@@ -98,7 +98,7 @@ class DeployOptions:
         typer.Option(
             "--url",
             metavar="|".join(URLS),
-            help="Function URL; `public` asks for confirmation.",
+            help="Function URL (`public` asks for confirmation).",
             show_default="none",
             rich_help_panel=FUNCTION,
         ),
@@ -172,7 +172,7 @@ def _agree_to_public(terminal: Terminal, config: Config, *, asked: bool) -> None
         question = "Anyone can call a function with a public URL, at your cost. Continue?"
         if not terminal.confirm(question):
             hint = "Confirm with `mlinfer deploy --url public --yes`, or require signed requests with `--url iam`."
-            raise UsageError("not_confirmed", "the public URL was not confirmed; nothing was changed", hint)
+            raise UsageError("not_confirmed", "the public URL was not confirmed, so nothing was changed", hint)
 
 
 def _needs(config: Config, *, builds: bool) -> list[Callable[[], object]]:

@@ -103,7 +103,7 @@ def _agree_to_removal(terminal: Terminal, config: Config, account: Account) -> N
     whose = f"project {config.project} in account {account.id}, Region {account.region}"
     if not terminal.confirm(f"Delete all of these resources of {whose}? This cannot be undone."):
         hint = f"Confirm with `mlinfer destroy --yes --project {config.project}`."
-        raise UsageError("not_confirmed", f"the deletion of {whose} was not confirmed; nothing was changed", hint)
+        raise UsageError("not_confirmed", f"the deletion of {whose} was not confirmed, so nothing was changed", hint)
 
 
 def _shown(terminal: Terminal, removal: Removal) -> Removal:
@@ -118,5 +118,5 @@ def _removal_facts(removal: Removal) -> dict[str, Any]:
 
 def _require_project(config: Config) -> None:
     if config.origins["project"] == "default":
-        message = f"--yes needs a project name; {config.project} is only the name of this folder"
+        message = f"--yes needs a project name ({config.project} is only the name of this folder)"
         raise UsageError("no_project", message, f"Run `mlinfer destroy --yes --project {config.project}`.")

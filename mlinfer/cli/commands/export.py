@@ -74,7 +74,7 @@ class ExportOptions:
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Images for the int8 check; one subfolder per class adds accuracies.",
+            help="Images for the int8 check. Subfolders named like the classes add the accuracy.",
             rich_help_panel=IMAGES,
         ),
     ] = None

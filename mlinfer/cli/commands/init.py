@@ -25,7 +25,7 @@ def init(
 ) -> None:
     """Write a commented mlinfer.toml.
 
-    The file lists every setting with its default, commented out. In a terminal, it asks for the S3 bucket that `mlinfer deploy` needs; without an answer, the file changes nothing by itself.
+    The file lists every setting with its default, commented out. In a terminal, mlinfer asks for the S3 bucket that `mlinfer deploy` needs.
     """
     terminal = output.make_terminal()
     path = Path(FILE_NAME)

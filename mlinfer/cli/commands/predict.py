@@ -72,7 +72,7 @@ class PredictOptions:
             max=64,
             metavar="N",
             help="Images to classify in parallel.",
-            show_default="8 for aws; one per core for 16 or more local images",
+            show_default="8 for aws, one per core for 16 or more local images",
             rich_help_panel=IMAGES,
         ),
     ] = None
@@ -89,7 +89,7 @@ class PredictOptions:
 )
 def predict(
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE...", help="Image files; `-` reads one image from stdin.")
+        list[str], typer.Argument(metavar="IMAGE...", help="Image files. `-` reads one image from stdin.")
     ],
     *,
     wanted: PredictOptions,

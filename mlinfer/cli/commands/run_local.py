@@ -48,7 +48,7 @@ class RunOptions:
         typer.Option(
             "--memory",
             metavar="MB",
-            help="Memory size; 1769 MB equal one vCPU.",
+            help="Memory size (1769 MB equal one vCPU).",
             show_default="1769",
             rich_help_panel=FUNCTION,
         ),
