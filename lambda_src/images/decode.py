@@ -10,23 +10,21 @@ import ctypes
 import importlib
 import io
 import logging
+import math
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError, _imaging
 
 from ..errors import RequestError, quoted
 from ..settings import MAX_IMAGE_BYTES
 from .geometry import keep_geometry, turn_geometry
 from .limits import bound_file, check_scans, find_pixel_limit, invalid_image, too_many_pixels
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 # The reduced size of a decoded image is at least this many times the size after the resize.
 DRAFT_MARGIN = 2
@@ -35,6 +33,8 @@ MAX_EXIF_BYTES = 2**20
 # The longest side of a JPEG. Pillow keeps a pointer per row, so an image of one column needs three times its pixels.
 MAX_SIDE = 65_535
 BAND_PIXELS = 2**20
+FLOAT_MAX = (2 - 2**-23) * 2.0**127  # the largest float of 32 bits
+_INVERTED = list(range(255, -1, -1))
 
 _decoding = threading.Lock()  # Pillow's limit and Python's warning filter are global
 # By default, Pillow imports five plug-ins with the first image, which takes 5 ms. Here, JPEG's is imported while the
@@ -205,41 +205,70 @@ def _tiff_tag(image: Image.Image, tag: int, default: int) -> int:
 
 
 def _scaled_grey(image: Image.Image, signed: bool) -> Image.Image:
-    """Scale grays that are not 8-bit integers to 8 bits. Values below zero become black.
+    """Scale grays that are not 8-bit integers to 8 bits, rounding down. Values below zero and NaN become black.
 
-    White is the largest number of the type up to 16 bits (12-bit values arrive as 16 bits), otherwise `_range_of`.
+    12-bit values arrive as 16 bits.
     """
     bits = _tiff_tag(image, _BITS_PER_SAMPLE, 16)
-    dtype: Any = {8: np.int8, 16: np.int32, 32: np.int32}[bits] if signed else None
-    if image.mode == "I" and not signed:
-        dtype = np.uint32  # Pillow stores unsigned numbers in a signed type
     inverted = _tiff_tag(image, _PHOTOMETRIC, 1) == 0  # Pillow inverts only 8-bit images
-    full = 2.0 ** (bits - signed) - 1 if bits <= 16 else _range_of(image, dtype)
+    sixteen = image.mode.startswith("I;16")
+    scale = 1.0 if sixteen else _float32(255.0 / _white(image, bits, signed))
+    largest = int(min(255.0, _float32(FLOAT_MAX * scale)))  # what infinity becomes, as in numpy.nan_to_num
+    levels = [min(level, largest) for level in range(256)]
     result = Image.new("RGB", image.size)
-    for top, values in _bands(image, dtype):
-        if image.mode.startswith("I;16"):
-            grey = values >> bits - 8
+    for top, band in _bands(image):
+        if sixteen:
+            grey = _high_bits(band, bits - 8)
         else:
-            grey = np.clip(np.nan_to_num(values.astype(np.float32)) * (255.0 / full), 0, 255)
-        grey = grey.astype(np.uint8)
-        result.paste(Image.fromarray(255 - grey if inverted else grey), (0, top))
+            grey = _floats(band, signed).point(lambda value: value * scale).convert("L").point(levels)
+        result.paste(grey.point(_INVERTED) if inverted else grey, (0, top))
     return result
 
 
-def _range_of(image: Image.Image, dtype: Any) -> float:
-    """Return the value of white: the smallest of 1, 255 and 65535 that no pixel exceeds, otherwise the largest pixel."""
-    top = max(float(np.nan_to_num(values.astype(np.float32)).max(initial=0.0)) for _, values in _bands(image, dtype))
+def _white(image: Image.Image, bits: int, signed: bool) -> float:
+    """Return the value of white: the largest number of a type of up to 16 bits.
+
+    Otherwise return the smallest of 1, 255 and 65535 that no pixel exceeds, or the largest pixel.
+    """
+    if bits <= 16:
+        return 2.0 ** (bits - signed) - 1
+    top = 0.0
+    for _, band in _bands(image):
+        highest: Any = _floats(band, signed).getextrema()[1]
+        top = max(top, min(highest, FLOAT_MAX))
     if image.mode == "I" and top <= 1.0:  # integers: an almost black image, not an image with values in 0..1
         return 255.0
     return next((limit for limit in (1.0, 255.0, 65535.0) if top <= limit), top)
 
 
-def _bands(image: Image.Image, dtype: Any) -> Iterator[tuple[int, NDArray[Any]]]:
-    """Yield (first row, rows) of an image with one channel, because copies of the whole would take four times its memory.
-
-    dtype: how to read the bits of a pixel, None for Pillow's type.
-    """
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Yield (first row, rows) of an image, because copies of the whole would take four times its memory."""
     rows = max(1, BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):
-        values = np.asarray(image.crop((0, top, image.width, min(top + rows, image.height))))
-        yield top, values.view(dtype) if dtype else values
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _high_bits(band: Image.Image, shift: int) -> Image.Image:
+    """Return eight bits of each 16-bit pixel, those from `shift` on."""
+    order: Any = "big" if band.mode == "I;16B" else "little"
+    data = band.tobytes()
+    if shift != 8:  # shift all pixels at once, so that these bits become the upper byte of each
+        moved = int.from_bytes(data, order) << 8 - shift
+        data = (moved % (1 << 8 * len(data))).to_bytes(len(data), order)
+    return Image.frombytes("L", band.size, data[order == "little" :: 2])
+
+
+def _floats(band: Image.Image, signed: bool) -> Image.Image:
+    """Return a band of 32-bit integers, signed bytes or floats as floats."""
+    if band.mode != "F":
+        # Pillow stores unsigned numbers in a signed type, and the reverse for bytes.
+        form = "F;8S" if band.mode == "L" else f"F;32N{'S' * signed}"
+        return Image.frombytes("F", band.size, band.tobytes(), "raw", form)
+    if math.isnan(band.getpixel((0, 0))):  # type: ignore[arg-type]
+        band.putpixel((0, 0), 0.0)  # getextrema would keep it
+    return band
+
+
+def _float32(value: float) -> float:
+    """Round to a float of 32 bits."""
+    return struct.unpack("f", struct.pack("f", value))[0]  # type: ignore[no-any-return]

@@ -203,3 +203,49 @@ def test_scans_without_end_are_refused() -> None:
     scan = data.rindex(b"\xff\xda")
     with pytest.raises(RequestError, match="scans"):
         decode(data[:-2] + data[scan:-2] * 100 + b"\xff\xd9", MAX_PIXELS)
+
+
+# Edges of floats: not a number, infinities, the largest and the smallest, around each white
+FLOATS = [float("nan"), float("inf"), -float("inf"), 0.0, -0.0, 1.0, 255.0, 65535.0, 65536.0]
+FLOATS += [3.4028235e38, -3.4028235e38, 1e-45, 1.0000001, 255.00002, 254.99998]
+
+
+def _levels(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    """Return the grays of 8 bits that the documentation promises, computed with numpy in float32. bits: of a number."""
+    signed = values.dtype.kind == "i"
+    floats = np.nan_to_num(values.astype(np.float32))
+    top = max(float(floats.max()), 0.0)
+    white = 2.0 ** (bits - signed) - 1
+    if bits > 16:
+        white = next((limit for limit in (1.0, 255.0, 65535.0) if top <= limit), top)
+        white = 255.0 if white == 1 and values.dtype.kind != "f" else white
+    with np.errstate(over="ignore"):
+        return np.clip(floats * np.float32(255.0 / white), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("case", range(24))
+def test_greys_equal_those_of_numpy(case: int) -> None:
+    """Grays of 16 and 32 bits and floats, with NaN and infinities, become the levels that numpy computes."""
+    random = np.random.default_rng(case)
+    shape = tuple(random.integers(1, 40, 2))
+    numbers = random.integers(0, 2 ** int(random.integers(1, 33)), shape, dtype=np.uint64)
+    floats = (random.standard_normal(shape) * 10.0 ** random.uniform(-3, 38)).astype(np.float32)
+    floats[random.random(shape) < 0.3 * (case % 3)] = random.choice(np.array(FLOATS, np.float32))
+    floats.flat[0] = FLOATS[case % len(FLOATS)]
+    signed = numbers.astype(np.uint32).view(np.int32)
+    short = (numbers % 2**16).astype(np.uint16)
+    for values, bits in (
+        (short, 16),
+        (short >> 4, 12),
+        (short.view(np.int16), 16),
+        (numbers.astype(np.uint32), 32),
+        (signed, 32),
+        (floats, 32),
+    ):
+        kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+        expected = values >> bits - 8 if values.dtype == np.uint16 else _levels(values, bits)
+        for order in "<" if (bits, kind) in ((12, 1), (32, 1)) else "<>":  # Pillow does not read the other one
+            data = _packed(bits, values) if bits == 12 else values.astype(values.dtype.newbyteorder(order)).tobytes()
+            height, width = map(int, shape)
+            file = bombs.grey_tiff(width, height, bombs.RAW, data, order=order, t258=(bits,), t339=(kind,))
+            assert np.array_equal(np.asarray(decode(file, MAX_PIXELS))[:, :, 1], expected), (values.dtype, order)
