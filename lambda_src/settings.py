@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import SettingsError
+from .records import Record
 
 # https://docs.aws.amazon.com/lambda/latest/dg/configuration-memory.html: "At 1,769 MB, a function has the equivalent of
 # one vCPU". 10,240 MB give six.
@@ -18,8 +18,7 @@ MAX_THREADS = 1024  # onnxruntime starts all threads first: 100,000 take minutes
 MAX_IMAGE_BYTES = 32 * 2**20
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(Record):
     """The settings of a `Service`.
 
     model_uri: `s3://bucket/key` or a path. model_sha256: lower-case hex, "" = not checked (paths only).

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import binascii
-from dataclasses import dataclass
 from typing import Any
 
 from ..errors import RequestError, quoted
+from ..records import Record
 from ..settings import MAX_IMAGE_BYTES
 
 DEFAULT_TOP_K = 5
 _URL_SAFE = str.maketrans("-_", "+/")  # RFC 4648, section 5
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(Record):
     """A caller's request: image (encoded bytes) or s3 (a URI). Neither is set for a health check."""
 
     image: bytes | None = None
