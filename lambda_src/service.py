@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from .errors import RequestError, quoted
@@ -20,14 +21,15 @@ if TYPE_CHECKING:
 
 
 class Service:
-    """Answers events. `log` receives one JSON line per invocation."""
+    """Answers events, also of several threads at once. `log` receives one JSON line per invocation."""
 
     def __init__(self, settings: Settings, log: Callable[[str], None]) -> None:
         self._settings = settings
         self._log = log
         self._model: Classifier | None = None
-        self._load: dict[str, float] = {}  # seconds of each part of the load, until the next log line reports them
-        self._cold = True
+        # Seconds of each part of the load, until one log line has reported them
+        self._unreported: dict[str, dict[str, float]] = {}
+        self._invocations = count()
 
     def load(self) -> Classifier:
         """Return the model. The first call fetches and loads it, and a failed call can be repeated. Raises FaultError."""
@@ -41,7 +43,8 @@ class Service:
             fetched = time.perf_counter()
             self._model = Classifier(path, sha256, self._settings.threads)
             session_s = time.perf_counter() - fetched
-            self._load = {"imports_s": imported - started, "fetch_wait_s": fetched - imported, "session_s": session_s}
+            load = {"imports_s": imported - started, "fetch_wait_s": fetched - imported, "session_s": session_s}
+            self._unreported["load"] = load
         return self._model
 
     def answer(self, event: object, context: object = None) -> dict[str, Any]:
@@ -49,17 +52,16 @@ class Service:
 
         Raises QueuedEventError for an event from a queue, so that the sender keeps the event.
         """
-        line: dict[str, Any] = {"request_id": request_id(context), "cold_start": self._cold}
+        cold = next(self._invocations) == 0
+        line: dict[str, Any] = {"request_id": request_id(context), "cold_start": cold}
         try:
             status, body = 200, self._body(parse_event(event), line)
         except RequestError as error:
             status, body = error.status, {"error": {"code": error.code, "message": str(error)}}
             line |= {"outcome": error.code, "message": str(error)}
         except BaseException as error:
-            self._log(fault_line(error, context, cold_start=self._cold))
+            self._log(fault_line(error, context, cold_start=cold))
             raise
-        finally:
-            self._cold = False
         self._log(json.dumps(line))
         return answer_http(event, status, body) if is_http(event) else answer_direct(status, body)
 
@@ -69,7 +71,7 @@ class Service:
             return {"status": "ok"}
         image = self._fetched(question.s3) if question.s3 is not None else question.image
         model = self.load()
-        load, self._load = self._load, {}
+        load = self._unreported.pop("load", {})
         identity = {"name": model.metadata.name, "sha256": model.sha256}
         line |= {"outcome": "ok", "model": identity}
         if image is None:

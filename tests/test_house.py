@@ -34,7 +34,13 @@ LAYERS = (
     {"config", "errors", "names", "files", "terminal"},
 )
 # The parts of the handler package, likewise.
-HANDLER_LAYERS = ({"handler"}, {"service"}, {"events", "inference"}, {"images"}, {"settings", "errors", "proxies", "records"})
+HANDLER_LAYERS = (
+    {"handler"},
+    {"service"},
+    {"events", "inference"},
+    {"images"},
+    {"settings", "errors", "proxies", "records"},
+)
 BESIDE = {("mlinfer.targets.emulator", "local")}  # the one import between parts of one line
 EDGE = {"cli", "__main__", "terminal"}  # may write, read the environment and exit
 

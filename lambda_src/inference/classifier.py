@@ -28,7 +28,7 @@ class Prediction:
 
 
 class Classifier:
-    """A loaded model. It is not thread-safe."""
+    """A loaded model. Several threads may use it at once."""
 
     def __init__(self, path: Path, sha256: str, threads: int) -> None:
         """Load the file. threads: onnxruntime's threads within one operator. Raises ModelError."""

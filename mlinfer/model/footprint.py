@@ -61,9 +61,9 @@ def check_image(size: int) -> None:
 def jobs_that_fit(jobs: int, size: int, available: int) -> int:
     """Return how many of the jobs fit into the available memory (bytes), at least one.
 
-    size: of the model file, which each job holds once, or twice while loading it. 0 if the jobs load no model.
+    size: of the model file, which all jobs share; memory holds it twice while it is loaded. 0 if no model is loaded.
     """
-    return max(1, min(jobs, (available - size) // (size + _PICTURE_BYTES)))
+    return max(1, min(jobs, (available - 2 * size) // _PICTURE_BYTES))
 
 
 _SMALLER = "Reduce the size of the model with `mlinfer export --quantize int8`."

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from queue import LifoQueue
-from typing import Any
 
 from lambda_src.errors import FaultError
 from lambda_src.service import Service
@@ -37,22 +35,17 @@ def count_threads(config: Config) -> int:
     return config.threads or default_threads({})
 
 
+def count_cores(config: Config) -> int:
+    """Return the number of images to process at once: one per thread, but no more than cores that can work on them."""
+    return min(count_threads(config), default_threads({}))
+
+
 def make_target(config: Config, log: Callable[[str], None], jobs: int = 1) -> Target:
     """Return the target that predicts in this process, for up to `jobs` callers at once. Raises MlinferError.
 
-    Each caller gets its own service and a share of the threads: two images on one core each are faster than one after
-    the other on two cores, because decoding uses only one.
+    The callers share one model and its threads: two images on one core each are faster than one after the other on two
+    cores, because decoding uses only one.
     """
-    threads = max(1, count_threads(config) // jobs)
-    idle: LifoQueue[Service] = LifoQueue()
-    for _ in range(jobs):
-        idle.put(make_service(config, log, threads))
-
-    def ask(_: str, data: bytes, top_k: int) -> dict[str, Any]:
-        asked = idle.get()
-        try:
-            return asked.answer(make_event(data, top_k))
-        finally:
-            idle.put(asked)
-
-    return ask
+    threads = max(1, count_cores(config) // jobs) if jobs > 1 else count_threads(config)
+    service = make_service(config, log, threads)
+    return lambda _, data, top_k: service.answer(make_event(data, top_k))

@@ -9,11 +9,11 @@ from ..config import Config
 from ..model.footprint import jobs_that_fit
 from ..model.path import model_path
 from ..terminal import counted
-from .embedded import count_threads
+from .embedded import count_cores
 from .memory import available_memory
 
 CLOUD_JOBS = 8
-MANY = 16  # with at least this many images, loading more sessions pays off
+MANY = 16  # with at least this many images, starting threads pays off
 
 
 def choose_jobs(config: Config, images: int, given: int | None, note: Callable[[str], None]) -> int:
@@ -23,7 +23,7 @@ def choose_jobs(config: Config, images: int, given: int | None, note: Callable[[
 
 def _default_jobs(config: Config, images: int) -> int:
     if config.target == "embedded":
-        return count_threads(config) if images >= MANY else 1
+        return count_cores(config) if images >= MANY else 1
     if config.target == "local":
         return 1
     if config.target == "aws":
@@ -39,8 +39,5 @@ def _within_memory(config: Config, jobs: int, note: Callable[[str], None]) -> in
     available = available_memory()
     if available is None or (fitting := jobs_that_fit(jobs, size, available)) == jobs:
         return jobs
-    held = f", {size / 2**20:,.0f} MB for the model of each job" if size else ""
-    note(
-        f"Running {counted(fitting, 'job')} instead of {jobs} ({available / 2**20:,.0f} MB of memory available{held})."
-    )
+    note(f"Running {counted(fitting, 'job')} instead of {jobs} ({available / 2**20:,.0f} MB of memory available).")
     return fitting

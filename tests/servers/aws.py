@@ -310,7 +310,7 @@ class LoopbackAws(LoopbackS3):
         key = json.dumps([environment, function.memory_size])
         if key not in self._services:
             log: list[str] = []
-            settings = replace(Settings.from_environment(environment), cache=self.cache, threads=1)
+            settings = Settings.from_environment(environment).replace(cache=self.cache, threads=1)
             self._services[key] = Service(settings, log.append), log
         return self._services[key]
 

@@ -60,10 +60,15 @@ def test_a_machine_that_says_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("jobs", "size", "available", "fitting"),
-    [(64, 400 * MB, 4096 * MB, 7), (64, 10 * MB, 64_000 * MB, 64), (8, 4000 * MB, 1000 * MB, 1), (64, 0, 640 * MB, 10)],
+    [
+        (64, 400 * MB, 2080 * MB, 20),
+        (64, 10 * MB, 64_000 * MB, 64),
+        (8, 4000 * MB, 1000 * MB, 1),
+        (64, 0, 640 * MB, 10),
+    ],
 )
 def test_jobs_that_fit(jobs: int, size: int, available: int, fitting: int) -> None:
-    """Each job needs the model and an image; at least one job runs."""
+    """The jobs share the model, and each needs an image; at least one job runs."""
     assert jobs_that_fit(jobs, size, available) == fitting
 
 

@@ -220,7 +220,8 @@ def _levels(values: NDArray[Any], bits: int) -> NDArray[np.uint8]:
         white = next((limit for limit in (1.0, 255.0, 65535.0) if top <= limit), top)
         white = 255.0 if white == 1 and values.dtype.kind != "f" else white
     with np.errstate(over="ignore"):
-        return np.clip(floats * np.float32(255.0 / white), 0, 255).astype(np.uint8)
+        levels: NDArray[np.uint8] = np.clip(floats * np.float32(255.0 / white), 0, 255).astype(np.uint8)
+    return levels
 
 
 @pytest.mark.parametrize("case", range(24))
@@ -245,7 +246,7 @@ def test_greys_equal_those_of_numpy(case: int) -> None:
         kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
         expected = values >> bits - 8 if values.dtype == np.uint16 else _levels(values, bits)
         for order in "<" if (bits, kind) in ((12, 1), (32, 1)) else "<>":  # Pillow does not read the other one
-            data = _packed(bits, values) if bits == 12 else values.astype(values.dtype.newbyteorder(order)).tobytes()
+            data = _packed(bits, values) if bits == 12 else values.astype(order + values.dtype.str[1:]).tobytes()
             height, width = map(int, shape)
             file = bombs.grey_tiff(width, height, bombs.RAW, data, order=order, t258=(bits,), t339=(kind,))
             assert np.array_equal(np.asarray(decode(file, MAX_PIXELS))[:, :, 1], expected), (values.dtype, order)
