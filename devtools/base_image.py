@@ -7,7 +7,8 @@ Amazon Linux 2023, with its older glibc, can load a wheel.
     python -m devtools.base_image [PYTHON]
 
 PYTHON is 3.13, for mlinfer's image, or 3.11, for the reference of `benchmarks/compare.py`: the CPU build of torch that it
-needs may exist for one version of Python only.
+needs may exist for one version of Python only. The stand-in for arm64 is made without running anything in it, and has the
+name of AWS's image for arm64 alone.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from . import rie
 
 PYTHON = "3.13"
 NAME = f"public.ecr.aws/lambda/python:{PYTHON}"
+ARM64 = f"{NAME}-arm64"
 LABEL = "mlinfer.stand-in"  # its value: which version of this file made the image
 
 SUITES = {"3.13": "trixie", "3.11": "bookworm"}  # the release of Debian that has this Python
@@ -36,8 +38,10 @@ PACKAGES = (
 )
 RUNTIME = """
 awslambdaric==4.2.2 --hash=sha256:2215bca01bbdbdfa9579bb4204f55d3e91e6dee589b88f8f9d20a285a790c468 \\
+    --hash=sha256:bd3ebafddd6c3283a2c7f121164f304273256c7fe3f9847be44d0c5f6fd2d792 \\
     --hash=sha256:ea87f581768a7558b493a59ee9f4de6dcbc6444b888169afa01af71396ed731d
 simplejson==4.3.0 --hash=sha256:2091df1a8ad3ab6920d5f47527548cfd7a636bc09d91b824db23c7e0c1ddbef2 \\
+    --hash=sha256:067473d6df8c185d6b32926373de6c0069c5b351b3caa340eb547db42c722bc7 \\
     --hash=sha256:06306ed92b3860802ad9dd7fe88f122a7360b01e3936b8a355d6d689bb2bb774
 snapshot-restore-py==1.0.0 --hash=sha256:38f99e696793790f54658e71c68c7a8a40cea877c81232b5052383b1301aceba
 """
@@ -50,10 +54,12 @@ ENV LANG=C.UTF-8 TZ=:/etc/localtime \\
     PATH=/var/lang/bin:/usr/local/bin:/usr/bin:/bin:/opt/bin \\
     LD_LIBRARY_PATH=/var/lang/lib:/lib64:/usr/lib64:/var/runtime:/var/runtime/lib:/var/task:/var/task/lib:/opt/lib \\
     LAMBDA_TASK_ROOT=/var/task LAMBDA_RUNTIME_DIR=/var/runtime
-RUN python -m compileall -q -j 0 --invalidation-mode unchecked-hash /usr/lib/pythonPYTHON /usr/local/lib /var/runtime
+COMPILE
 WORKDIR /var/task
 ENTRYPOINT ["/lambda-entrypoint.sh"]
 """
+MODULES = ("/usr/lib/pythonPYTHON", "/usr/local/lib", "/var/runtime")
+COMPILE = f"RUN python -m compileall -q -j 0 --invalidation-mode unchecked-hash {' '.join(MODULES)}"
 ENTRYPOINT = """#!/bin/sh
 if [ $# -ne 1 ]; then
   echo "entrypoint requires the handler name to be the first argument" 1>&2
@@ -80,39 +86,63 @@ CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"  # the machine's: pip in the 
 PIP_CONF = f"[global]\ncert = /{CERTIFICATES}\ndisable-pip-version-check = true\nroot-user-action = ignore\n"
 
 
-def ensure_base_image(engine: Any, python: str = PYTHON) -> str:
+def ensure_base_image(engine: Any, python: str = PYTHON, arch: str = "x86_64") -> str:
     """Return the image's name, and build the stand-in if there is none of this version. The real image is never replaced."""
     from docker.errors import ImageNotFound
 
     version = hashlib.sha256(Path(__file__).read_bytes() + Path(rie.__file__).read_bytes()).hexdigest()
-    name = NAME.replace(PYTHON, python)
+    name = ARM64 if arch == "arm64" else NAME.replace(PYTHON, python)
     try:
         found = engine.images.get(name).labels.get(LABEL)
     except ImageNotFound:
         found = "missing"
     if found not in (None, version):
         with tempfile.TemporaryDirectory() as folder:
-            make_context(Path(folder), python)
-            engine.images.build(path=f"{folder}/context", tag=name, labels={LABEL: version}, forcerm=True)
+            make_root(Path(folder), python, arch)
+            if arch == "arm64":
+                add_byte_code(engine, ensure_base_image(engine, python), Path(folder) / "rootfs", python)
+            pack(Path(folder), COMPILE if arch == "x86_64" else "", python)
+            platform = {"x86_64": "linux/amd64", "arm64": "linux/arm64"}[arch]
+            labels = {LABEL: version}
+            engine.images.build(path=f"{folder}/context", tag=name, labels=labels, platform=platform, forcerm=True)
     return name
 
 
-def make_context(folder: Path, python: str = PYTHON) -> None:
-    """Create a build context with a Dockerfile and the root file system: the same bytes from the same packages."""
+def make_root(folder: Path, python: str, arch: str) -> None:
+    """Create the root file system: the same bytes from the same packages."""
     root = folder / "rootfs"
     root.mkdir()
-    unpack_debian(folder / "apt", root, SUITES[python])
-    unpack_wheels(folder / "runtime", RUNTIME, root / "var/runtime", python)
-    unpack_wheels(folder / "pip", PIP, root / f"usr/local/lib/python{python}/dist-packages", python)
-    add_contract(root, python)
+    unpack_debian(folder / "apt", root, SUITES[python], packages=PACKAGES, arch=arch)
+    unpack_wheels(folder / "runtime", RUNTIME, root / "var/runtime", python=python, arch=arch)
+    packages = root / f"usr/local/lib/python{python}/dist-packages"
+    unpack_wheels(folder / "pip", PIP, packages, python=python, arch=arch)
+    add_contract(root, python, arch)
+
+
+def pack(folder: Path, compile_modules: str, python: str) -> None:
+    """Create the build context from the root file system. compile_modules: the instruction that does it, or ""."""
     context = folder / "context"
     context.mkdir()
-    (context / "Dockerfile").write_text(DOCKERFILE.replace("PYTHON", python))
+    dockerfile = DOCKERFILE.replace("COMPILE", compile_modules).replace("PYTHON", python)
+    (context / "Dockerfile").write_text(dockerfile)
     same = ["--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner"]
-    subprocess.run(["tar", "-cf", str(context / "rootfs.tar"), *same, "-C", str(root), "."], check=True)
+    tar = ["tar", "-cf", str(context / "rootfs.tar"), *same, "-C", str(folder / "rootfs"), "."]
+    subprocess.run(tar, check=True)
 
 
-def unpack_debian(folder: Path, root: Path, suite: str) -> None:
+def add_byte_code(engine: Any, x86_64: str, root: Path, python: str) -> None:
+    """Copy the byte-code of the x86_64 stand-in: it is the same, and to compile it under emulation takes a minute."""
+    container = engine.containers.create(x86_64, ["none"])
+    try:
+        for folder in (Path(name.replace("PYTHON", python)) for name in MODULES):
+            archive = b"".join(container.get_archive(str(folder))[0])
+            tar = ["tar", "-x", "-C", str(root / folder.parent.relative_to("/")), "--no-same-owner", "--wildcards"]
+            subprocess.run([*tar, "*/__pycache__/*"], input=archive, check=True)
+    finally:
+        container.remove()
+
+
+def unpack_debian(folder: Path, root: Path, suite: str, *, packages: Sequence[str], arch: str) -> None:
     """Unpack the packages and their dependencies; apt checks signatures and hashes.
 
     apt's state is a separate folder with nothing installed, so that this machine's packages do not matter.
@@ -121,7 +151,10 @@ def unpack_debian(folder: Path, root: Path, suite: str) -> None:
         (folder / name).mkdir(parents=True)
     (folder / "status").touch()
     (folder / "sources.list").write_text("\n".join(sources(Path("/etc/apt"), suite)))
+    debian = {"x86_64": "amd64", "arm64": "arm64"}[arch]
     settings = {
+        "APT::Architecture": debian,
+        "APT::Architectures": debian,
         "Dir::State": folder,
         "Dir::State::lists": folder / "lists",
         "Dir::State::status": folder / "status",
@@ -135,7 +168,7 @@ def unpack_debian(folder: Path, root: Path, suite: str) -> None:
     }
     options = [f"-o{name}={value}" for name, value in settings.items()]
     subprocess.run(["apt-get", "-qq", *options, "update"], check=True)
-    install = ["apt-get", "-qq", "-y", *options, "--download-only", "install", *PACKAGES]
+    install = ["apt-get", "-qq", "-y", *options, "--download-only", "install", *packages]
     subprocess.run(install, check=True, stdout=subprocess.DEVNULL)
     for package in sorted(folder.glob("cache/archives/*.deb")):
         # Debian's /bin is a link to /usr/bin, which a package's own ./bin/ must not replace.
@@ -170,11 +203,12 @@ def sources(folder: Path, suite: str) -> Iterator[str]:
         raise RuntimeError(f"the base image is made of Debian's packages, and {folder} names no source of them")
 
 
-def unpack_wheels(folder: Path, requirements: str, target: Path, python: str) -> None:
+def unpack_wheels(folder: Path, requirements: str, target: Path, *, python: str, arch: str) -> None:
     """Unpack the wheels of hash-pinned requirements for the stand-in's Python."""
     folder.mkdir()
     (folder / "requirements.txt").write_text(requirements)
-    machine = ["--python-version", python, "--platform", "manylinux_2_28_x86_64", "--platform", "manylinux2014_x86_64"]
+    cpu = {"x86_64": "x86_64", "arm64": "aarch64"}[arch]
+    machine = ["--python-version", python, "--platform", f"manylinux_2_28_{cpu}", "--platform", f"manylinux2014_{cpu}"]
     requirement = ["--no-deps", "--require-hashes", "-r", str(folder / "requirements.txt")]
     rie.pip_download(folder, *machine, *requirement)
     for wheel in sorted(folder.glob("*.whl")):
@@ -182,7 +216,7 @@ def unpack_wheels(folder: Path, requirements: str, target: Path, python: str) ->
             files.extractall(target)
 
 
-def add_contract(root: Path, python: str) -> None:
+def add_contract(root: Path, python: str, arch: str) -> None:
     """Add Lambda's files to the root file system, and remove what nothing runs."""
     for name in ("doc", "man", "locale", "info"):
         shutil.rmtree(root / "usr/share" / name, ignore_errors=True)
@@ -203,7 +237,7 @@ def add_contract(root: Path, python: str) -> None:
         (root / name).write_text(text)
         (root / name).chmod(0o755)
     shutil.copy(Path("/") / CERTIFICATES, root / CERTIFICATES)
-    shutil.copy(rie.ensure_rie(), root / "usr/local/bin/aws-lambda-rie")
+    shutil.copy(rie.ensure_rie(arch), root / "usr/local/bin/aws-lambda-rie")
 
 
 if __name__ == "__main__":

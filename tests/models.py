@@ -154,3 +154,31 @@ def _field(number: int, content: bytes) -> bytes:
 
 def _varint(value: int) -> bytes:
     return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + _varint(value >> 7)
+
+
+def in_float(quantised: Path, path: Path) -> Path:
+    """Write a quantised model with float32 weights and without the rounding of its activations."""
+    model = onnx.load(quantised)
+    values = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in values:
+            whole, scale, zero = (values[name] for name in node.input)
+            shape = (-1, *(1 for _ in whole.shape[1:])) if scale.ndim else ()
+            weight = (whole.astype(np.float32) - zero.astype(np.float32).reshape(shape)) * scale.reshape(shape)
+            model.graph.initializer.append(numpy_helper.from_array(weight, node.output[0]))
+        elif node.op_type == "QuantizeLinear":  # from zero up, it is also the activation
+            lowest = values[node.input[2]] == np.iinfo(values[node.input[2]].dtype).min
+            nodes.append(helper.make_node("Relu" if lowest else "Identity", node.input[:1], node.output))
+        elif node.op_type == "DequantizeLinear":
+            nodes.append(helper.make_node("Identity", node.input[:1], node.output))
+        else:
+            nodes.append(node)
+    used = {name for node in nodes for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    for field, entries in (("node", nodes), ("initializer", kept), ("value_info", [])):
+        model.graph.ClearField(field)
+        getattr(model.graph, field).extend(entries)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    return path

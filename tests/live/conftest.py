@@ -22,6 +22,7 @@ from uuid import uuid4
 import pytest
 
 from devtools import base_image as stand_in
+from devtools import emulation
 from devtools import rie as emulator
 
 from .. import images
@@ -76,6 +77,16 @@ def base_image(engine: Any) -> str:
         miss(reason)
     with fetching("the packages of the base image's stand-in"):
         return stand_in.ensure_base_image(engine)
+
+
+@pytest.fixture(scope="session")
+def arm64_base_image(engine: Any, base_image: str) -> str:
+    """Return the name of Lambda's base image for arm64; without an emulator of arm64, the test is skipped also in CI."""
+    assert base_image
+    if reason := emulation.unavailable():
+        pytest.skip(reason)
+    with fetching("the packages of the base image's stand-in"):
+        return stand_in.ensure_base_image(engine, arch="arm64")
 
 
 @pytest.fixture(scope="session")

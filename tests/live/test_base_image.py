@@ -66,4 +66,4 @@ def test_the_emulator_is_fetched_once_and_checked(rie: Path) -> None:
     made = rie.stat().st_mtime_ns
     assert ensure_rie() == rie
     assert rie.stat().st_mtime_ns == made
-    assert hashlib.sha256(rie.read_bytes()).hexdigest() == SHA256
+    assert hashlib.sha256(rie.read_bytes()).hexdigest() == SHA256["x86_64"]
