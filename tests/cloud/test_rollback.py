@@ -74,6 +74,31 @@ def test_the_version_before_goes_live(mlinfer: MlInfer, twice: LoopbackAws, past
     assert live_version(past) == "1"
 
 
+def test_another_architecture(mlinfer: MlInfer, once: LoopbackAws, past: Past, deploy_arguments: list[str]) -> None:
+    """`deploy --arch arm64` sends the architecture with the image, `rollback` returns to x86_64; the alias moves last."""
+    verified = 3 * ["lambda:Invoke"]
+    run = mlinfer("deploy", *deploy_arguments[:-1], OTHER_IMAGE, "--arch", "arm64")
+    assert run.code == 0, run.err
+    changes = [request for request in once.requests if request.target.endswith("/code")]
+    (sent,) = (request for request in changes if b"DryRun" not in request.body)
+    body = json.loads(sent.body)
+    assert (body["ImageUri"], body["Architectures"]) == (OTHER_IMAGE, ["arm64"])
+    made = ["lambda:UpdateFunctionCode", "lambda:PublishVersion", *verified, "lambda:UpdateAlias"]
+    assert [call for call in once.calls if call in made] == made
+    assert architecture(past) == ["arm64"]
+
+    once.reset_calls()
+    assert mlinfer("rollback").code == 0
+    assert [call for call in once.calls if call in made] == [*verified, "lambda:UpdateAlias"]
+    assert architecture(past) == ["x86_64"]
+
+
+def architecture(past: Past) -> list[str]:
+    """Return the architecture of the version that the alias points to."""
+    told = past("lambda").get_function(FunctionName="mlinfer-cats", Qualifier="live")["Configuration"]
+    return list(told["Architectures"])
+
+
 def test_the_configured_model_is_not_fetched(
     mlinfer: MlInfer, twice: LoopbackAws, past: Past, tiny_model: Path, other_model: Path
 ) -> None:
