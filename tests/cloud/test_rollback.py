@@ -221,7 +221,7 @@ def test_the_live_version_is_shown(mlinfer: MlInfer, once: LoopbackAws, tiny_mod
     )
     assert (told["as_here"], told["difference"]) == (True, "")
     assert once.changes == []
-    assert re.search(r"^as here +yes$", mlinfer("status", "--model", tiny_model).out, re.MULTILINE)
+    assert re.search(r"^up to date +yes$", mlinfer("status", "--model", tiny_model).out, re.MULTILINE)
 
 
 @pytest.mark.usefixtures("once")
