@@ -33,14 +33,17 @@ from statistics import median
 from typing import Any
 
 import docker
+import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from devtools.reference import torchvision
-from lambda_src.images.tensor import tensor
+from lambda_src.images.pixels import read_pixels
 from lambda_src.inference.classifier import Classifier
 from lambda_src.settings import MAX_PIXELS
+from mlinfer.model import parity
 from mlinfer.model.path import STARTER
+from mlinfer.model.pixel_input import to_tensor
 
 from . import first_answer, setup, start
 from .fast_decode import enlarged
@@ -192,12 +195,15 @@ def inferences(models: Mapping[str, Path], weights: Path, photos: list[bytes], t
             return network(torch.from_numpy(batch))
 
     runs: dict[str, Callable[[NDArray[Any]], Any]] = {"PyTorch": run_torch}
-    runs |= {name: model.run for name, model in ours.items()}
+    runs |= {name: partial(parity.run, model) for name, model in ours.items()}
     runs |= {f"OpenVINO, {name}": run for name, path in models.items() if (run := openvino(path))}
     times = Turns()
     for turn in range(turns * 4):
-        batch = tensor(photos[turn % len(photos)], spec, MAX_PIXELS)
+        content = read_pixels(photos[turn % len(photos)], spec, MAX_PIXELS)
+        pixels = np.frombuffer(content, np.uint8).reshape(1, *spec.size, spec.channels)
+        tensor = to_tensor(pixels, spec.arithmetic)
         for name, run in runs.items():
+            batch = tensor if name == "PyTorch" else pixels
             run(batch)  # not counted: the caches hold the previous one's data
             times.add(name, min(timed(partial(run, batch)) for _ in range(3)))
     for name in runs:
@@ -218,7 +224,7 @@ def openvino(model: Path) -> Callable[[NDArray[Any]], Any] | None:
 
 
 def preprocessing(photos: list[Path], large: bytes, model: Path, turns: int) -> Iterator[Line]:
-    """Compare file to tensor with torchvision's transform, on one thread."""
+    """Compare file to pixels with torchvision's transform to a tensor, on one thread."""
     processes = {name: Process(model, "benchmarks.prepare", name) for name in ("reference", "ours")}
     typical = [path for path in photos if Image.open(path).size == TYPICAL_SIZE]
     with tempfile.NamedTemporaryFile() as file:

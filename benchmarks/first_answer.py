@@ -43,8 +43,7 @@ image = Image.open({image!r}).convert("RGB")
 scale = {resize} / min(image.size)
 image = image.resize([int(side * scale) for side in image.size], Image.Resampling.{interpolation})
 left, top = (image.width - {crop}[1]) // 2, (image.height - {crop}[0]) // 2
-pixels = np.asarray(image.crop((left, top, left + {crop}[1], top + {crop}[0])), np.float32)
-batch = ((pixels / 255 - {mean}) / {std}).astype(np.float32).transpose(2, 0, 1)[None]; clock.append(now())
+batch = np.asarray(image.crop((left, top, left + {crop}[1], top + {crop}[0])))[None]; clock.append(now())
 best = session.run(None, {{session.get_inputs()[0].name: batch}})[0].argmax(); clock.append(now())
 print(clock)
 """
@@ -111,9 +110,10 @@ def programs(model: Path, image: Path, threads: int) -> list[Program]:
     metadata = read_model_file(model).metadata
     assert metadata, f"{model} has no mlinfer metadata"
     spec = metadata.preprocess
-    assert (spec.color, spec.layout, spec.dtype) == ("RGB", "NCHW", "float32"), "the floor knows no other input"
+    assert spec.color == "RGB", "the floor knows no other input"
+    assert isinstance(spec.resize, int), "the floor knows no other geometry"
     values = {"model": str(model), "image": str(image), "threads": threads, "resize": spec.resize, "crop": spec.crop}
-    values |= {"mean": spec.mean, "std": spec.std, "interpolation": spec.interpolation.upper()}
+    values |= {"interpolation": spec.interpolation.upper()}
     predict = ["-m", "mlinfer", "predict", str(image), "--model", str(model)]
     floor = Program("floor", ["-c", FLOOR.format(**values)], part_names=FLOOR_PARTS)
     handler = Program("handler package", ["-c", HANDLER.format(**values)], floor, HANDLER_PARTS)

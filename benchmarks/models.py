@@ -31,7 +31,8 @@ from devtools.networks import write_state_dict
 from devtools.reference import torchvision
 from lambda_src.inference.classifier import Classifier
 from mlinfer.model.export import Request, export
-from mlinfer.model.graph import write_model_file
+from mlinfer.model.parity import run
+from mlinfer.model.pixel_input import remove_pixel_input, to_tensor, write_pixel_model
 from mlinfer.model.quantize import PLANS, quantize
 from mlinfer.model.samples import find, spread
 from mlinfer.terminal import Terminal
@@ -82,8 +83,9 @@ def forms(arch: str, weights: Path, photos: Path, folder: Path) -> dict[str, Pat
     made |= {f"int8 {plan}": int8(float_, folder / f"int8-{plan}.onnx", photos, plan) for plan in others}
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    half = convert_float_to_float16(onnx.load(float_), keep_io_types=True)
-    write_model_file(half, Classifier(float_, "", 1).metadata, folder / "float16.onnx")
+    network, metadata = onnx.load(float_), Classifier(float_, "", 1).metadata
+    remove_pixel_input(network, metadata.preprocess)
+    write_pixel_model(convert_float_to_float16(network, keep_io_types=True), metadata, folder / "float16.onnx")
     return made | {"float16": folder / "float16.onnx"}
 
 
@@ -122,22 +124,27 @@ def measure(files: dict[str, Path], network: Any, photos: Path, threads: int, tu
             loads[name].append(timed(partial(Classifier, path, "", threads)))
     models = {name: Classifier(path, "", threads) for name, path in files.items()}
     spec = models["float"].metadata.preprocess
-    batches = [sample.tensor(spec) for sample in find(photos, ())]
+    batches = [sample.pixels(spec) for sample in find(photos, ())]
 
-    def torch_run(batch: NDArray[Any]) -> NDArray[Any]:
+    def torch_run(tensor: NDArray[Any]) -> NDArray[Any]:
         with torch.inference_mode():
-            result: NDArray[Any] = network(torch.from_numpy(batch)).numpy()
+            result: NDArray[Any] = network(torch.from_numpy(tensor)).numpy()
         return result
 
-    runs: dict[str, Run] = {"PyTorch": torch_run, **{name: model.run for name, model in models.items()}}
+    runs: dict[str, Run] = {"PyTorch": torch_run, **{name: partial(run, model) for name, model in models.items()}}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(turns):
         batch = batches[turn % len(batches)]
-        for name, run in runs.items():
+        for name, ask in runs.items():
+            given = to_tensor(batch, spec.arithmetic) if name == "PyTorch" else batch
             time.sleep(PAUSE_S)
-            seconds[name].append(median([timed(partial(run, batch)) for _ in range(BLOCK)][1:]))
+            seconds[name].append(median([timed(partial(ask, given)) for _ in range(BLOCK)][1:]))
     times = {name: np.array(values) for name, values in seconds.items()}
-    best = {name: [int(run(batch)[0].argmax()) for batch in batches] for name, run in runs.items()}
+    tensors = [to_tensor(batch, spec.arithmetic) for batch in batches]
+    best = {
+        name: [int(ask(given)[0].argmax()) for given in (tensors if name == "PyTorch" else batches)]
+        for name, ask in runs.items()
+    }
     for name in runs:
         load = f"{median(loads[name]) * 1000:9.0f}" if name in loads else f"{'':9}"
         bytes_ = files[name].stat().st_size if name in files else 0

@@ -1,4 +1,4 @@
-"""Pre-processing of both designs, {"path": ...} -> tensor, to be timed in a process of its own each (see `stage.Process`).
+"""Pre-processing of both designs, {"path": ...} -> what the model reads, to be timed in a process of its own each (see `stage.Process`).
 
 They are separate processes because the handler package tells malloc to keep memory, which would help torchvision too.
 """
@@ -23,11 +23,11 @@ def reference(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def ours(event: dict[str, Any]) -> dict[str, Any]:
-    """Create the tensor as the handler package does."""
-    from lambda_src.images.tensor import tensor
+    """Create the pixels as the handler package does."""
+    from lambda_src.images.pixels import read_pixels
     from lambda_src.settings import MAX_PIXELS
 
-    tensor(Path(event["path"]).read_bytes(), _model().metadata.preprocess, MAX_PIXELS)
+    read_pixels(Path(event["path"]).read_bytes(), _model().metadata.preprocess, MAX_PIXELS)
     return ANSWER
 
 
@@ -40,7 +40,7 @@ def _transform() -> Any:
     from .fast_decode import IMAGENET
 
     torch.set_num_threads(1)
-    return transform(IMAGENET)
+    return transform(IMAGENET, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @cache

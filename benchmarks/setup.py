@@ -26,7 +26,9 @@ from lambda_src.settings import MB_PER_VCPU
 from mlinfer.clients.docker import Engine
 from mlinfer.container_image.contents import MODEL_PATH, BuildSpec
 from mlinfer.container_image.docker_build import build
+from mlinfer.model.graph import read_graph
 from mlinfer.model.modelfile import read_model_file
+from mlinfer.model.pixel_input import write_network
 
 from .models import exported, random_weights
 
@@ -71,11 +73,21 @@ def make_models(photos: Path, folder: Path) -> dict[str, Path]:
     return made
 
 
+def network_of(model: Path) -> Path:
+    """Return the network of a model file, which takes a tensor instead of pixels, as the reference design needs it."""
+    path = model.with_suffix(".network.onnx")
+    if not path.exists():
+        metadata = read_model_file(model).metadata
+        assert metadata
+        write_network(read_graph(model), metadata, path, folder=model.parent)
+    return path
+
+
 def make_images(client: Any, models: Mapping[str, Path]) -> Images:
     """Build the reference's image and ours: with the float model, with the int8 model, and with none."""
     engine, images = Engine(client), Images()
     base = base_image.ensure_base_image(client, TORCH_PYTHON)
-    images.tags["reference"] = _make_reference(client, base, models["float"])
+    images.tags["reference"] = _make_reference(client, base, network_of(models["float"]))
     layers = engine.layers(images.tags["reference"])
     above = layers[: -len(engine.layers(base))]
     images.bytes["reference"] = sum(size for instruction, size in above if "/var/task/model" not in instruction)
@@ -107,13 +119,13 @@ def _make_reference(client: Any, base: str, model: Path) -> str:
 def sides(models: Mapping[str, Path], images: Images) -> list[Side]:
     """Return the reference with the float model, and ours with each."""
     uris = {name: f"s3://{BUCKET}/{name}.onnx" for name in models}
-    sources = {"image": {"MODEL_URI": MODEL_PATH}, "S3": {"MODEL_URI": uris["float"]}}
+    sources = {"image": {"MODEL_URI": MODEL_PATH}, "S3": {"MODEL_URI": f"s3://{BUCKET}/reference.onnx"}}
     all_sides = [
         Side(
             "reference",
-            models["float"],
+            network_of(models["float"]),
             images.tags["reference"],
-            uris["float"],
+            f"s3://{BUCKET}/reference.onnx",
             "benchmarks.reference.handler",
             sources,
         )
@@ -160,7 +172,7 @@ def storage(client: Any, models: Mapping[str, Path]) -> Iterator[str]:
             wait_until(lambda: _listens(gateway, port), "moto")
             with closing(boto3.client("s3", endpoint_url=endpoint)) as s3:
                 s3.create_bucket(Bucket=BUCKET)
-                for name, path in models.items():
+                for name, path in {**models, "reference": network_of(models["float"])}.items():
                     s3.upload_file(str(path), BUCKET, f"{name}.onnx")
             yield endpoint
         finally:

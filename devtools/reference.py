@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -38,7 +38,7 @@ def torchvision() -> ModuleType:
         return importlib.import_module("torchvision")
 
 
-def transform(spec: Preprocess) -> Callable[[Image.Image], Any]:
+def transform(spec: Preprocess, mean: Sequence[float], std: Sequence[float]) -> Callable[[Image.Image], Any]:
     """Return torchvision's transform of a PIL image for these parameters: a float32 tensor [3, H, W]."""
     torchvision()
     from torchvision import transforms as t
@@ -49,7 +49,7 @@ def transform(spec: Preprocess) -> Callable[[Image.Image], Any]:
                 t.Resize(spec.resize, t.InterpolationMode[spec.interpolation.upper()], antialias=True),
                 t.CenterCrop(spec.crop),
                 t.ToTensor(),
-                t.Normalize(spec.mean, spec.std),
+                t.Normalize(mean, std),
             ]
         )
     )

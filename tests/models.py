@@ -12,15 +12,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lambda_src.images.preprocess import Preprocess
 from lambda_src.inference.metadata import Metadata
+from mlinfer.model.arithmetic import arithmetic, normalisation
+from mlinfer.model.pixel_input import add_pixel_input, remove_pixel_input
 
 LABELS = ("red", "green", "blue", "white", "black")
 # Logits of each class from the mean of R, G and B in 0..1: the nearest colour wins.
 _COLOURS = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0]], np.float32)
 
 
-def mean_colour(path: Path, *, name: str = "tiny", size: int = 8, **preprocess: Any) -> Path:
-    """Write a classifier of the image's mean colour, [N, 3, size, size] float32 -> [N, 5] logits."""
-    spec = Preprocess(size, (size, size), **preprocess)
+def mean_colour(path: Path, *, name: str = "tiny", size: int = 8, color: str = "RGB") -> Path:
+    """Write a classifier of the image's mean colour, pixels [N, size, size, 3] -> [N, 5] logits."""
+    spec = pre_processing(size, color)
     weights = 20 * _COLOURS.T
     bias = -10 * (_COLOURS**2).sum(1)
     nodes = [
@@ -33,8 +35,13 @@ def mean_colour(path: Path, *, name: str = "tiny", size: int = 8, **preprocess: 
     return write(path, nodes, initializers, ["N", 3, size, size], metadata)
 
 
+def pre_processing(size: int = 8, color: str = "RGB") -> Preprocess:
+    """Return the pre-processing of a network of square images, NCHW, with values in 0..1."""
+    return Preprocess(size, (size, size), arithmetic=arithmetic(normalisation((0,) * 3, (1,) * 3), color=color))
+
+
 def write(path: Path, nodes: list[Any], initializers: list[Any], shape: list[Any], metadata: Metadata | None) -> Path:
-    """Write a graph from `image` (float32, of that shape) to `logits`, with or without mlinfer's metadata."""
+    """Write a graph from `image` (float32, of that shape) to `logits`; with metadata, a model file that takes pixels."""
     graph = helper.make_graph(
         nodes,
         "classifier",
@@ -44,6 +51,7 @@ def write(path: Path, nodes: list[Any], initializers: list[Any], shape: list[Any
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     if metadata:
+        add_pixel_input(model, metadata.preprocess)
         helper.set_model_props(model, metadata.to_props())
     onnx.save(model, path)
     return path
@@ -53,6 +61,7 @@ def undescribed(path: Path, size: int) -> Path:
     """Write the same classifier without metadata, as other tools export it."""
     described = onnx.load(mean_colour(path, size=size))
     del described.metadata_props[:]
+    remove_pixel_input(described, pre_processing(size))
     onnx.save(described, path)
     return path
 
@@ -87,7 +96,7 @@ def slow(path: Path, steps: int = 10**9) -> Path:
         numpy_helper.from_array(np.array([1], np.int64), "one"),
         numpy_helper.from_array(np.zeros(1, np.float32), "zero"),
     ]
-    metadata = Metadata("slow", LABELS, Preprocess(8, (8, 8)), "logits", {"made by": "the tests"})
+    metadata = Metadata("slow", LABELS, pre_processing(), "logits", {"made by": "the tests"})
     return write(path, nodes, initializers, ["N", 3, 8, 8], metadata)
 
 
@@ -112,7 +121,7 @@ def heavy(path: Path, megabytes: int, dtype: Any = np.float32) -> Path:
         helper.make_node("MatMul", ["b", "third"], ["end"]),
         helper.make_node("Cast", ["end"], ["logits"], to=TensorProto.FLOAT),
     ]
-    metadata = Metadata("heavy", LABELS, Preprocess(8, (8, 8)), "logits", {"made by": "the tests"})
+    metadata = Metadata("heavy", LABELS, pre_processing(), "logits", {"made by": "the tests"})
     return write(path, nodes, weights, ["N", 3, 8, 8], metadata)
 
 
@@ -129,12 +138,12 @@ def sparse(path: Path, megabytes: int) -> Path:
 
 def tiny_metadata() -> Metadata:
     """Return the metadata of a model with five colours."""
-    return Metadata("tiny", LABELS, Preprocess(8, (8, 8)), "logits", {"made by": "the tests"})
+    return Metadata("tiny", LABELS, pre_processing(), "logits", {"made by": "the tests"})
 
 
 def large_model(path: Path, size: int, *, sparse: bool = False) -> Path:
     """Write a model file of nearly `size` bytes: a graph of one weight, noise or a hole in the file, and the metadata."""
-    metadata = Metadata("large", ("a", "b"), Preprocess(8, (8, 8)), "logits")
+    metadata = Metadata("large", ("a", "b"), pre_processing(), "logits")
     entries = [_field(14, _field(1, k.encode()) + _field(2, v.encode())) for k, v in metadata.to_props().items()]
     with path.open("wb") as file:
         tensor = _field(8, b"w") + b"\x10\x02" + _varint(9 << 3 | 2) + _varint(size)

@@ -30,17 +30,21 @@ from lambda_src.inference.classifier import Classifier
 from lambda_src.inference.metadata import Metadata
 from lambda_src.service import Service
 from lambda_src.settings import Settings
-from mlinfer.model.graph import stamp, write_model_file
-from mlinfer.model.parity import compare, fixed_inputs
+from mlinfer.model.arithmetic import arithmetic, normalisation
+from mlinfer.model.graph import stamp
+from mlinfer.model.parity import compare, fixed_pixels
+from mlinfer.model.parity import run as run_file
+from mlinfer.model.pixel_input import to_tensor, write_pixel_model
 from mlinfer.model.quantize import quantize
 from mlinfer.model.samples import SamplePicture
 
 OPSET = 17
+STEPS = arithmetic(normalisation(MEAN, STD))
 Run = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def export(weights: Path) -> tuple[onnx.ModelProto, dict[str, object], Run]:
-    """Return the network as ONNX, [N, 3, 32, 32] -> logits [N, 10], where it came from, and the network itself."""
+    """Return the network as ONNX, [N, 3, 32, 32] -> logits [N, 10], where it came from, and the network for pixels."""
     checkpoint = torch.load(weights)
     network = starter_network(tuple(checkpoint["widths"]))
     network.load_state_dict(checkpoint["state"])
@@ -68,7 +72,7 @@ def export(weights: Path) -> tuple[onnx.ModelProto, dict[str, object], Run]:
 
     def run(batch: NDArray[Any]) -> NDArray[Any]:
         with torch.no_grad():
-            scores: NDArray[Any] = network(torch.from_numpy(batch)).numpy()
+            scores: NDArray[Any] = network(torch.from_numpy(to_tensor(batch, STEPS))).numpy()
             return scores
 
     return onnx.load_from_string(buffer.getvalue()), provenance, run
@@ -101,15 +105,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("mlinfer/starter.onnx"))
     args = parser.parse_args()
     model, provenance, run = export(args.weights)
-    spec = Preprocess(SIZE, (SIZE, SIZE), "bilinear", MEAN, STD)
+    spec = Preprocess(SIZE, (SIZE, SIZE), arithmetic=STEPS)
     metadata = Metadata("starter", tuple(CLASSES), spec, "logits", provenance)
     with tempfile.TemporaryDirectory() as folder:
         plain, quantized = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
-        write_model_file(model, metadata, plain)
-        batches = list(fixed_inputs(spec, (1, 3)))
-        parity = compare(
-            [run(batch) for batch in batches], [Classifier(plain, "", threads=1).run(batch) for batch in batches]
-        )
+        write_pixel_model(model, metadata, plain)
+        batches = list(fixed_pixels(spec, (1, 3)))
+        classifier = Classifier(plain, "", threads=1)
+        parity = compare([run(batch) for batch in batches], [run_file(classifier, batch) for batch in batches])
         if not parity.holds:
             raise SystemExit(f"the exported file answers differently: {parity}")
         provenance["parity"] = asdict(parity)

@@ -1,6 +1,7 @@
-"""Resize and center-crop an image with the rounding of torchvision's `Resize` and `CenterCrop`.
+"""Crop, resize and pad an image to the size that a model reads, as `Preprocess` declares it.
 
-The only exception is an image hundreds of times as long as it is wide, see `MAX_RESIZED_PIXELS`.
+By default, this equals torchvision's `Resize` and `CenterCrop`. The only exception is an image hundreds of times as long as
+it is wide, see `MAX_RESIZED_PIXELS`.
 """
 
 from __future__ import annotations
@@ -47,32 +48,85 @@ def turn_geometry(before: Geometry, decoded: tuple[int, int], orientation: int) 
 
 
 def resize_and_crop(image: Image.Image, spec: Preprocess) -> Image.Image:
-    """Resize the shorter side and crop the center, with torchvision's rounding (`Resize(int)`, `CenterCrop`)."""
+    """Return the image at the size that the model reads."""
     size, box = read_geometry(image)
-    longest = min(size) * max(MAX_RESIZED_PIXELS // spec.resize**2, 2 * (max(spec.crop) // spec.resize + 1))
-    if max(size) > longest:
-        size, box = _middle(size, box, longest)
-    width, height = size
-    short, long = min(width, height), max(width, height)
-    longer = int(spec.resize * long / short)
-    new_size = (spec.resize, longer) if width <= height else (longer, spec.resize)
-    if new_size != image.size:
+    if spec.crop_first:
+        size, box = _middle(size, box, _first_crop(size, spec), spec.crop_rounding)
+        if all(float(edge).is_integer() for edge in box):  # the resize would also read pixels next to the box
+            left, top, right, bottom = map(int, box)
+            image, box = image.crop((left, top, right, bottom)), (0, 0, right - left, bottom - top)
+    if (longest := _longest_side(size, spec)) < max(size):
+        size, box = _middle(size, box, tuple(min(side, longest) for side in size))
+    new_size = _resized(size, spec)
+    if new_size != image.size or box != (0, 0, *image.size):
         image = image.resize(new_size, Image.Resampling[spec.interpolation.upper()], box)
-    crop_height, crop_width = spec.crop
-    left, top = (_crop_start(a, b) for a, b in zip(image.size, (crop_width, crop_height), strict=True))
-    return image.crop((left, top, left + crop_width, top + crop_height))  # pixels outside the image are black
+    return _crop_or_pad(image, spec)
 
 
-def _middle(size: tuple[int, int], box: Box, longest: int) -> Geometry:
-    """Return the size and box of the middle of an image, with sides of at most `longest` pixels of the file."""
-    width, height = (min(side, longest) for side in size)
+def _resized(size: tuple[int, int], spec: Preprocess) -> tuple[int, int]:
+    """Return width and height after the resize.
+
+    The longer side is rounded down as in torchvision's `Resize`; `longest` and `cover` round like timm's `ResizeKeepRatio`.
+    """
+    width, height = size
+    resize = spec.resize
+    if isinstance(resize, int):
+        longer = int(resize * max(size) / min(size))
+        return (resize, longer) if width <= height else (longer, resize)
+    if isinstance(resize, tuple):
+        return resize[1], resize[0]
+    if "longest" in resize:
+        ratio = max(size) / resize["longest"]
+    else:
+        ratio = min(height / resize["cover"][0], width / resize["cover"][1])
+    return max(1, round(width / ratio)), max(1, round(height / ratio))
+
+
+def _longest_side(size: tuple[int, int], spec: Preprocess) -> int:
+    """Return the length of the longer side above which the middle of the image is enough."""
+    if isinstance(spec.resize, tuple) or (isinstance(spec.resize, dict) and "longest" in spec.resize):
+        return max(size)
+    shorter = spec.resize if isinstance(spec.resize, int) else max(spec.resize["cover"])
+    return min(size) * max(MAX_RESIZED_PIXELS // shorter**2, 2 * (max(spec.size) // shorter + 1))
+
+
+def _first_crop(size: tuple[int, int], spec: Preprocess) -> tuple[int, int]:
+    side = max(1, int((spec.crop_first or 1) * min(size)))
+    return side, side
+
+
+def _crop_or_pad(image: Image.Image, spec: Preprocess) -> Image.Image:
+    """Cut the middle out of the image; fill what lies outside of it."""
+    height, width = spec.size
+    if image.size == (width, height):
+        return image
+    left = _start(image.width, width, spec)
+    top = _start(image.height, height, spec)
+    if any(spec.fill) and (image.width < width or image.height < height):
+        fill = spec.fill if len(spec.fill) == 3 else spec.fill * 3
+        canvas = Image.new("RGB", (width, height), fill)
+        canvas.paste(image, (-left, -top))
+        return canvas
+    return image.crop((left, top, left + width, top + height))  # pixels outside the image are black
+
+
+def _start(size: int, crop: int, spec: Preprocess) -> int:
+    """Return the first pixel of a crop; negative: how many pixels come before the image."""
+    if size < crop:
+        return -((crop - size + (spec.pad_rounding == "ceil")) // 2)
+    return _offset(size, crop, spec.crop_rounding)
+
+
+def _offset(size: int, crop: int, rounding: str) -> int:
+    return (size - crop) // 2 if rounding == "floor" else round((size - crop) / 2)
+
+
+def _middle(size: tuple[int, int], box: Box, part: tuple[int, ...], rounding: str = "floor") -> Geometry:
+    """Return size and box of the middle of an image. part: its width and height in pixels of the file."""
+    width, height = part
     across, down = (
         (box[i + 2] - box[i]) / size[i] for i in (0, 1)
     )  # pixels of the decoded image per pixel of the file
-    left = box[0] + (size[0] - width) // 2 * across
-    top = box[1] + (size[1] - height) // 2 * down
+    left = box[0] + _offset(size[0], width, rounding) * across
+    top = box[1] + _offset(size[1], height, rounding) * down
     return (width, height), (left, top, left + width * across, top + height * down)
-
-
-def _crop_start(size: int, crop: int) -> int:
-    return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
+import numpy as np
 from numpy.typing import NDArray
 
 from lambda_src.errors import FaultError
@@ -16,13 +17,14 @@ from lambda_src.inference.classifier import Classifier
 from lambda_src.inference.metadata import Metadata
 from lambda_src.settings import default_threads
 
+from .. import __version__
 from ..errors import UsageError, VerificationError
 from ..files import check_output, workspace
 from .graph import read_graph, stamp
 from .labels import duplicates, read_labels
-from .modelfile import ModelFile, is_ours, read_model_file
+from .modelfile import ModelFile, has_old_schema, is_ours, read_model_file
 from .onnx_import import read_onnx
-from .parity import compare, fixed_inputs
+from .parity import compare, fixed_pixels, run
 from .quantize import Track, quantize
 from .runtime import refusal
 from .samples import SamplePicture, draw, find, spread
@@ -63,18 +65,24 @@ def export(request: Request, tell: Callable[[str], None], track: Track) -> Model
 
 
 def _export(request: Request, tell: Callable[[str], None], track: Track) -> ModelFile:
+    with TemporaryDirectory(prefix="mlinfer-") as folder:
+        return _export_with(request, Path(folder), tell=tell, track=track)
+
+
+def _export_with(request: Request, scratch: Path, *, tell: Callable[[str], None], track: Track) -> ModelFile:
     if request.labels:
         labels = read_labels(request.labels)  # read only once, because it can be a pipe
         request = replace(request, answers=replace(request.answers, labels=labels))
         if shared := duplicates(labels):
             tell(shared)
-    source = _read(request, tell)
+    upgrades = _upgrades(request)
+    source = _read(request, scratch, tell=tell)
     pictures = find(request.calibration, source.metadata.labels) if request.calibration else draw()
     suffix = f"-{request.quantize}" if request.quantize and not request.answers.name else ""
     metadata = replace(source.metadata, name=source.metadata.name + suffix)
-    out = request.out or FOLDER / f"{metadata.name}.onnx"
+    out = request.out or (Path(request.model) if upgrades else FOLDER / f"{metadata.name}.onnx")
     read = [*source.files, *(Path(picture.name) for picture in pictures if request.calibration)]
-    _check_out(out, request, read)
+    _check_out(out, replace(request, model="") if upgrades else request, read)
     with workspace(out.resolve()) as folder:
         made = folder / "float.onnx"
         _write_verified(source, metadata, made, pictures=pictures)
@@ -96,10 +104,18 @@ def _check(request: Request) -> None:
         raise UsageError("usage", "--allow-drop requires --quantize int8")
     if request.calibration:
         find(request.calibration, ())  # fail before anything is downloaded or converted
-    if request.out:
+    if request.out and not _upgrades(request):
         _check_out(request.out, request, [])
     if request.weights and _is_file(request.model):
         raise UsageError("usage", "--weights cannot be used with an .onnx file")
+
+
+def _upgrades(request: Request) -> bool:
+    """Tell whether the command only upgrades a model file of schema 1, which it replaces after the verification."""
+    path = Path(request.model)
+    if not _is_file(request.model) or request.answers != Answers() or request.labels or request.quantize:
+        return False
+    return (request.out is None or request.out.resolve() == path.resolve()) and has_old_schema(path)
 
 
 def _check_out(out: Path, request: Request, read: Sequence[Path]) -> None:
@@ -115,9 +131,9 @@ def _is_file(model: str) -> bool:
     return "." in model or os.sep in model
 
 
-def _read(request: Request, tell: Callable[[str], None]) -> Source:
+def _read(request: Request, scratch: Path, *, tell: Callable[[str], None]) -> Source:
     if _is_file(request.model):
-        return read_onnx(Path(request.model), request.answers, tell)
+        return read_onnx(Path(request.model), request.answers, scratch, tell=tell)
     return read_torchvision(request.model, request.weights, request.answers, tell=tell)
 
 
@@ -137,8 +153,8 @@ def _write_verified(source: Source, metadata: Metadata, path: Path, *, pictures:
     try:
         onnx.checker.check_model(read_graph(draft))
         classifier = Classifier(draft, made.sha256, default_threads({}))
-        classifier.run(next(_inputs(source, pictures)))  # detects a model whose output depends on earlier inputs
-        parity = compare(expected, [classifier.run(batch) for batch in _inputs(source, pictures)])
+        run(classifier, next(_inputs(source, pictures)))  # detects a model whose output depends on earlier inputs
+        parity = compare(expected, [run(classifier, pixels) for pixels in _inputs(source, pictures)])
     except FaultError as error:
         raise VerificationError("unusable_model", str(error), source.hint) from error
     if not parity.holds:
@@ -147,10 +163,13 @@ def _write_verified(source: Source, metadata: Metadata, path: Path, *, pictures:
             f"(relative {parity.max_relative_diff:.2g}, limit {parity.tolerance:g}), so no file was written"
         )
         raise VerificationError("parity", message, source.hint)
-    stamp(draft, replace(metadata, provenance={"parity": asdict(parity)} | metadata.provenance), path)
+    provenance = {"parity": asdict(parity)} | metadata.provenance
+    if source.old_schema:
+        provenance["upgrade"] = {"from": "schema 1", "exporter": f"mlinfer {__version__}", "parity": asdict(parity)}
+    stamp(draft, replace(metadata, provenance=provenance), path)
 
 
-def _inputs(source: Source, pictures: Sequence[SamplePicture]) -> Iterator[NDArray[Any]]:
+def _inputs(source: Source, pictures: Sequence[SamplePicture]) -> Iterator[NDArray[np.uint8]]:
     spec = source.metadata.preprocess
-    fixed = fixed_inputs(spec, (1, 1, 1, 1) if source.one_by_one else (1, 3))
-    return chain(fixed, (sample.tensor(spec) for sample in spread(pictures, PARITY_PICTURES)))
+    fixed = fixed_pixels(spec, (1, 1, 1, 1) if source.one_by_one else (1, 3))
+    return chain(fixed, (sample.pixels(spec) for sample in spread(pictures, PARITY_PICTURES)))

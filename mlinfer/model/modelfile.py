@@ -20,6 +20,7 @@ from ..errors import MissingError, MlinferError, UsageError, VerificationError
 from .formats import Format, recognise, recognise_folder
 from .protobuf import Message, Span
 from .runtime import IMAGE_ONNXRUNTIME, ONE_MACHINE, refusal
+from .schema1 import converted, is_old
 
 # Field numbers of ModelProto, GraphProto, NodeProto, TensorProto and ValueInfoProto.
 _IR_VERSION, GRAPH, _OPSET_IMPORT, _METADATA_PROPS = 1, 7, 8, 14
@@ -59,8 +60,11 @@ class Port:
     shape: tuple[int | str | None, ...]
 
 
-def read_model_file(path: Path) -> ModelFile:
-    """Read the metadata and the hash of a model file. Raises MissingError, UsageError."""
+def read_model_file(path: Path, *, old: bool = False) -> ModelFile:
+    """Read the metadata and the hash of a model file. Raises MissingError, UsageError.
+
+    old: convert the metadata of schema 1 instead of refusing it. The input of such a file is not pixels.
+    """
     with opened(path) as message:
         ir_version = message.number(_IR_VERSION)
         opsets = [(m.text(1), m.number(2)) for m in message.messages(_OPSET_IMPORT)]
@@ -73,6 +77,10 @@ def read_model_file(path: Path) -> ModelFile:
         )
         props = {m.text(1): m.text(2) for m in message.messages(_METADATA_PROPS)}
     try:
+        if is_old(props):
+            if not old:
+                raise old_schema(path)
+            props = converted(props)
         metadata = Metadata.from_props(props) if "mlinfer.schema" in props else None
     except FaultError as error:
         raise UsageError("invalid_metadata", f"model file {path} has invalid metadata", reason=error) from error
@@ -158,7 +166,7 @@ def in_words(value: Any) -> str:
 
 
 def _entry(name: str, value: Any) -> str:
-    if name in ("mean", "std") and isinstance(value, list | tuple):
+    if name in ("fill", "subtract", "divide") and isinstance(value, list | tuple):
         return f"{name}: {', '.join(str(v) for v in value)}"
     if not isinstance(value, dict):
         return f"{name}: {in_words(value)}"
@@ -195,6 +203,18 @@ def is_onnx(path: Path) -> bool:
             return True
     except MlinferError:
         return False
+
+
+def has_old_schema(path: Path) -> bool:
+    """Tell whether the file is a model file of schema 1. Raises MissingError, UsageError."""
+    with opened(path) as message:
+        return is_old({m.text(1): m.text(2) for m in message.messages(_METADATA_PROPS)})
+
+
+def old_schema(path: Path) -> UsageError:
+    """Return the error for a model file of schema 1."""
+    message = f"model file {path} was written by mlinfer 0.1 (metadata schema 1), this version reads schema 2"
+    return UsageError("old_schema", message, f"Upgrade it with `mlinfer export {path}`, which verifies the answers.")
 
 
 def is_ours(path: Path) -> bool:

@@ -6,7 +6,7 @@ shapes and a graph can end in any operator. The weights are in memory only durin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,12 +23,14 @@ from lambda_src.settings import default_threads
 
 from .. import __version__
 from ..errors import MlinferError, UsageError, VerificationError
-from .graph import read_graph, weight_files, write_model_file, written_bytes
+from .arithmetic import Step
+from .graph import read_graph, weight_files, written_bytes
 from .labels import check_labels
-from .modelfile import ModelFile, Port, in_words, read_model_file, read_ports
+from .modelfile import ModelFile, Port, has_old_schema, in_words, read_model_file, read_ports
 from .nodes import check_nodes, free_dimensions, free_reshapes, int8_share, keep_output, tensors
 from .onnx_input import PictureInput, complete_preprocess, find_picture_input, size_note
-from .parity import fixed_inputs
+from .parity import fixed_pixels
+from .pixel_input import to_tensor, write_network, write_pixel_model
 from .runtime import refusal
 from .source import Answers, Source, checked_name, missing_extra, no_classifier, safe_name
 
@@ -42,9 +44,12 @@ BATCH = "batch"  # name of the free dimension
 _PASSED_THROUGH = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze")
 
 
-def read_onnx(path: Path, answers: Answers, tell: Callable[[str], None]) -> Source:
-    """Read a classifier and complete its metadata with the user's options. Raises MlinferError."""
-    file = read_model_file(path)
+def read_onnx(path: Path, answers: Answers, scratch: Path, *, tell: Callable[[str], None]) -> Source:
+    """Read a classifier and complete its metadata with the user's options. Raises MlinferError.
+
+    scratch: a directory for the network of a file that already takes pixels.
+    """
+    file = read_model_file(path, old=True)
     if reason := refusal(file.ir_version, file.opset):
         raise VerificationError(
             "unsupported_model",
@@ -54,6 +59,12 @@ def read_onnx(path: Path, answers: Answers, tell: Callable[[str], None]) -> Sour
         )
     _check_told(path, answers, file.metadata)
     graph = _load(path)
+    folder = path.parent
+    outside = {folder / name for name in weight_files(graph)} - {path}
+    old = has_old_schema(path)
+    if file.metadata and not old:
+        path = write_network(graph, file.metadata, scratch / path.name, folder=folder)
+        graph, folder = read_graph(path), scratch
     inputs, outputs = read_ports(path)
     picture = find_picture_input(inputs, answers)
     output = _chosen_output(outputs, answers)
@@ -61,7 +72,8 @@ def read_onnx(path: Path, answers: Answers, tell: Callable[[str], None]) -> Sour
     if note := size_note(picture, answers, preprocess):
         tell(note)
     run = _open(path, picture, output.name)
-    answered = [run(batch) for batch in fixed_inputs(preprocess, (1, 1, 1, 1))]
+    steps = preprocess.arithmetic
+    answered = [run(to_tensor(pixels, steps)) for pixels in fixed_pixels(preprocess, (1, 1, 1, 1))]
     if picture.batch == 0 and not _takes_batches(run, preprocess):
         picture = replace(picture, batch=1)
     del run  # frees the weights
@@ -71,15 +83,16 @@ def read_onnx(path: Path, answers: Answers, tell: Callable[[str], None]) -> Sour
     if len(outputs) > 1:
         keep_output(graph.graph, output.name)
     _rewrite(graph, picture, answered[0].shape)
-    name = checked_name(answers.name or (file.metadata.name if file.metadata else safe_name(path.stem)))
+    name = checked_name(answers.name or (file.metadata.name if file.metadata else safe_name(file.path.stem)))
     metadata = Metadata(name, labels, preprocess, kind, _provenance(file, graph))
     return Source(
         metadata,
-        write=lambda metadata, target: write_model_file(graph, metadata, target, folder=path.parent),
-        ask=partial(_ask, path=path, picture=picture, output=output.name),
+        write=lambda metadata, target: write_pixel_model(graph, metadata, target, folder=folder),
+        ask=partial(_ask, path=path, picture=picture, output=output.name, steps=steps),
         one_by_one=picture.batch == 1,
-        files=tuple({path.parent / name for name in weight_files(graph)} - {path}),
+        files=tuple(outside),
         hint="Export the model again with a batch size of 1 or a free batch dimension." if picture.batch > 1 else "",
+        old_schema=old,
     )
 
 
@@ -135,10 +148,13 @@ def _chosen_output(outputs: list[Port], answers: Answers) -> Port:
     return port
 
 
-def _ask(batches: Iterable[NDArray[Any]], *, path: Path, picture: PictureInput, output: str) -> list[NDArray[Any]]:
-    """Run the original model on each batch and return outputs of [N, classes]. Raises VerificationError."""
+def _ask(
+    batches: Iterable[NDArray[np.uint8]], *, path: Path, picture: PictureInput, output: str, steps: Sequence[Step]
+) -> list[NDArray[Any]]:
+    """Run the original model on each batch of pixels and return outputs of [N, classes]. Raises VerificationError."""
     run = _open(path, picture, output)
-    return [scores.reshape(len(scores), -1) for scores in map(run, batches)]
+    answers = (run(to_tensor(pixels, steps)) for pixels in batches)
+    return [scores.reshape(len(scores), -1) for scores in answers]
 
 
 def _open(path: Path, picture: PictureInput, output: str) -> Callable[[NDArray[Any]], NDArray[Any]]:
@@ -164,7 +180,7 @@ def _open(path: Path, picture: PictureInput, output: str) -> Callable[[NDArray[A
 def _takes_batches(run: Callable[[NDArray[Any]], NDArray[Any]], preprocess: Preprocess) -> bool:
     """Tell whether the model accepts several images at once: a free batch dimension can be fixed inside the graph."""
     try:
-        return len(run(next(fixed_inputs(preprocess, (3,))))) == 3
+        return len(run(to_tensor(next(fixed_pixels(preprocess, (3,))), preprocess.arithmetic))) == 3
     except (VerificationError, TypeError):
         return False
 

@@ -11,10 +11,12 @@ from lambda_src.images.preprocess import Preprocess
 from lambda_src.inference.metadata import Metadata
 
 from ..errors import UsageError, VerificationError
+from .arithmetic import Step, arithmetic, check_steps, is_number, normalisation
 from .modelfile import Port, in_words
 from .source import Answers, json_object, no_classifier
 
 MAX_BATCH = 1024  # a fixed batch of this size is filled up with copies of each image
+_TENSOR = ("mean", "std", "arithmetic", "layout", "dtype")  # what a user can say beside the fields of Preprocess
 _DTYPES = {"float": "float32", "float16": "float16", "uint8": "uint8"}
 # ImageNet's training images, as in torchvision
 _IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
@@ -30,7 +32,7 @@ class PictureInput:
     height: int
     width: int
     channels: int
-    fixed: dict[str, Any]  # the fields of Preprocess that the graph determines
+    fixed: dict[str, Any]  # the fields of _Told that the graph determines
 
 
 def find_picture_input(inputs: list[Port], answers: Answers) -> PictureInput:
@@ -87,7 +89,7 @@ def size_note(picture: PictureInput, answers: Answers, preprocess: Preprocess) -
         return ""
     if answers.preprocess not in ("imagenet", "none") and "crop" in json_object(answers.preprocess):
         return ""
-    height, width = preprocess.crop
+    height, width = preprocess.size
     return (
         f"The model accepts any image size. Images are cropped to {height} x {width} pixels. "
         """To change this, add `--preprocess '{"crop": [HEIGHT, WIDTH]}'`."""
@@ -95,35 +97,66 @@ def size_note(picture: PictureInput, answers: Answers, preprocess: Preprocess) -
 
 
 def _combined(picture: PictureInput, size: tuple[int, int], told: Mapping[str, Any]) -> Preprocess:
-    known = {field.name for field in fields(Preprocess)}
+    known = {*(field.name for field in fields(Preprocess)), *_TENSOR}
     if unknown := sorted(set(told) - known):
-        raise UsageError(
-            "invalid_preprocess",
-            f"--preprocess has unknown keys: {', '.join(unknown)}",
-            f"Use only {', '.join(sorted(known))}.",
-        )
+        raise _invalid(f"--preprocess has unknown keys: {', '.join(unknown)}", f"Use only {', '.join(sorted(known))}.")
     for name, value in picture.fixed.items():
         if told.get(name, value) != value:
-            raise UsageError(
-                "invalid_preprocess", f"--preprocess sets {name} to {told[name]!r}, but the model requires {value}"
-            )
+            raise _invalid(f"--preprocess sets {name} to {told[name]!r}, but the model requires {value}")
     if picture.channels == 3 and told.get("color") == "L":
-        raise UsageError("invalid_preprocess", "--preprocess sets color to L, but the model has three channels")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
-    crop = values.setdefault("crop", size)
-    if not (isinstance(crop, tuple) and len(crop) == 2 and all(isinstance(length, int) for length in crop)):
-        raise UsageError("invalid_preprocess", f"crop must be [height, width] in pixels, got {crop!r}")
-    for name, given, own in zip(("height", "width"), crop, (picture.height, picture.width), strict=True):
-        if own and given != own:
-            raise UsageError(
-                "invalid_preprocess", f"--preprocess crops to a {name} of {given} pixels, but the model requires {own}"
-            )
-    values.setdefault("resize", max(crop))
-    channels = 1 if (picture.fixed | values).get("color") == "L" else 3
-    values = {"mean": (0.0,) * channels, "std": (1.0,) * channels} | values | picture.fixed
+        raise _invalid("--preprocess sets color to L, but the model has three channels")
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in told.items()
+    } | picture.fixed
+    if "crop" not in values and isinstance(values.get("resize", 0), int):
+        values["crop"] = size
+    values.setdefault("crop", None)
+    values.setdefault("resize", max(values["crop"]) if _is_pair(values["crop"]) else 0)
     try:
-        return Preprocess(**values)
+        steps = _steps(values)
+        preprocess = Preprocess(
+            **{name: value for name, value in values.items() if name not in _TENSOR}, arithmetic=steps
+        )
     except FaultError as error:
-        raise UsageError("invalid_preprocess", str(error)) from error
-    except TypeError as error:
+        raise _invalid(str(error)) from error
+    except (TypeError, ValueError) as error:
         raise UsageError("invalid_preprocess", "--preprocess is invalid", reason=error) from error
+    for name, given, own in zip(("height", "width"), preprocess.size, (picture.height, picture.width), strict=True):
+        if own and given != own:
+            raise _invalid(f"--preprocess makes images with a {name} of {given} pixels, but the model requires {own}")
+    return preprocess
+
+
+def _steps(values: dict[str, Any]) -> tuple[Step, ...]:
+    """Return the arithmetic from mean and std, or from its own list, and reduce `color` to that of the pixels.
+
+    Raises ValueError, TypeError.
+    """
+    color, layout, dtype = values.get("color", "RGB"), values["layout"], values["dtype"]
+    if color not in ("RGB", "BGR", "L"):
+        raise ValueError(f"color must be RGB, BGR or L, got {color!r}")
+    values["color"] = "L" if color == "L" else "RGB"
+    channels = 1 if color == "L" else 3
+    if "arithmetic" in values and not {"mean", "std"}.isdisjoint(values):
+        raise ValueError("use either arithmetic or mean and std")
+    if "arithmetic" in values:
+        steps = check_steps(values["arithmetic"], channels)
+    else:
+        mean, std = values.get("mean", (0.0,) * channels), values.get("std", (1.0,) * channels)
+        for name, numbers in (("mean", mean), ("std", std)):
+            if len(numbers) != channels or not all(map(is_number, numbers)):
+                raise ValueError(
+                    f"preprocess.{name} must have one number per channel of {color} ({channels}), got {numbers!r}"
+                )
+        if not all(std):
+            raise ValueError("preprocess.std must not contain 0")
+        steps = normalisation(mean, std)
+    return arithmetic(steps, color=color, layout=layout, dtype=dtype)
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(isinstance(side, int) for side in value)
+
+
+def _invalid(message: str, hint: str = "") -> UsageError:
+    return UsageError("invalid_preprocess", message, hint)

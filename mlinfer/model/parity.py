@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lambda_src.images.preprocess import Preprocess
+from lambda_src.inference.classifier import Classifier
 
 from ..errors import VerificationError
 from .samples import SEED
 
 Ask = Callable[[Iterable[NDArray[Any]]], list[NDArray[Any]]]
-"""Preprocessed batches, each [N, ...] -> scores, each [N, classes]."""
+"""Batches of pixels, each [N, H, W, C] -> scores, each [N, classes]."""
 
 # Relative to the spread of one output (largest minus smallest score). Kernels add float32 numbers in different orders,
 # which causes about 1e-6. A wrong epsilon, padding or activation causes more than 1e-3.
@@ -60,13 +61,17 @@ def compare(reference: Sequence[NDArray[Any]], candidate: Sequence[NDArray[Any]]
     return Parity(len(agreement), worst[0], worst[1], TOLERANCE, float(agreement.mean()))
 
 
-def fixed_inputs(spec: Preprocess, batch_sizes: Iterable[int]) -> Iterator[NDArray[Any]]:
-    """Yield reproducible pseudo-random inputs: standard normal values, or random bytes for uint8."""
+def fixed_pixels(spec: Preprocess, batch_sizes: Iterable[int]) -> Iterator[NDArray[np.uint8]]:
+    """Yield reproducible pseudo-random pixels, each batch [N, H, W, C].
+
+    Their mean and standard deviation are about those of photographs, so that a network gets standard normal values.
+    """
     random = np.random.default_rng(SEED)
-    channels = 1 if spec.color == "L" else 3
-    size = (*spec.crop, channels) if spec.layout == "NHWC" else (channels, *spec.crop)
     for n in batch_sizes:
-        if spec.dtype == "uint8":
-            yield random.integers(0, 256, (n, *size), dtype=np.uint8)
-        else:
-            yield random.standard_normal((n, *size)).astype(spec.dtype)
+        values = random.normal(120, 58, (n, *spec.size, spec.channels))
+        yield np.clip(values, 0, 255).astype(np.uint8)
+
+
+def run(model: Classifier, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+    """Return the output, [N, scores], of a model file for pixels, [N, H, W, C]. Raises ModelError."""
+    return np.asarray(model.run(pixels.tobytes(), len(pixels)))

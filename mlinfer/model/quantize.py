@@ -30,8 +30,10 @@ from lambda_src.settings import default_threads
 
 from ..errors import MlinferError, VerificationError
 from .graph import read_graph, stamp
-from .modelfile import read_ports
+from .modelfile import read_model_file, read_ports, require_metadata
 from .nodes import int8_share, is_quantised, model_nodes, to_float32
+from .parity import run
+from .pixel_input import remove_pixel_input, to_tensor, write_pixel_model
 from .samples import SamplePicture, spread
 from .source import missing_extra
 from .space_to_depth import fold_stem
@@ -138,9 +140,10 @@ def _metadata_to_quantise(source: Path) -> Metadata:
     metadata = Classifier(source, "", 1).metadata
     if metadata.provenance.get("precision") == "int8" or is_quantised(read_graph(source)):
         raise VerificationError("already_int8", "the model is already int8", "Quantize the original float model.")
-    spec = metadata.preprocess
-    if spec.dtype == "float16":
-        spec = replace(spec, dtype="float32")  # like the graph from `_write_float`
+    steps = metadata.preprocess.arithmetic
+    if steps and steps[-1] == {"dtype": "float16"}:
+        steps = steps[:-1]  # like the graph from `_write_float`
+    spec = replace(metadata.preprocess, arithmetic=steps)
     return replace(metadata, preprocess=spec, provenance=metadata.provenance | {"precision": "int8"})
 
 
@@ -152,7 +155,7 @@ def _write_int8(
     with _quiet():
         _write_float(source, folded)
         try:
-            fold_stem(folded, metadata.preprocess)
+            fold_stem(folded, metadata.preprocess.size)
             _add_pairs(folded, bare, plan, preprocess=metadata.preprocess, pictures=pictures)
         except MlinferError:
             raise
@@ -165,7 +168,7 @@ def _write_int8(
                 reason=reason,
             ) from error
     _check_int8(bare)
-    stamp(bare, metadata, target)
+    write_pixel_model(read_graph(bare), metadata, target, folder=bare.parent)
 
 
 def _add_pairs(
@@ -183,7 +186,11 @@ def _add_pairs(
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # untyped
         def get_next(self) -> dict[str, NDArray[Any]] | None:
             picture = next(pictures, None)
-            return None if picture is None else {inputs[0].name: picture.tensor(preprocess)}
+            return (
+                None
+                if picture is None
+                else {inputs[0].name: to_tensor(picture.pixels(preprocess), preprocess.arithmetic)}
+            )
 
     quant_pre_process(folded, folded, skip_symbolic_shape=True)
     left = _flatten_biases(folded)
@@ -248,10 +255,11 @@ def _flatten_biases(path: Path) -> list[str]:
 
 
 def _write_float(source: Path, target: Path) -> None:
-    """Copy the model as float32, with an opset that has one scale per channel. Raises VerificationError."""
+    """Copy the network, without the nodes for its pixels, as float32, with an opset that has one scale per channel. Raises VerificationError."""
     import onnx
 
     model = onnx.load(source)
+    remove_pixel_input(model, require_metadata(read_model_file(source)).preprocess)
     if to_float32(model):
         del model.graph.value_info[:]
     opset = next(item.version for item in model.opset_import if item.domain in ("", "ai.onnx"))
@@ -311,13 +319,13 @@ def _judge(
 
 
 def _best(models: Sequence[Classifier], picture: SamplePicture) -> list[int]:
-    return [int(model.run(picture.tensor(model.metadata.preprocess))[0].argmax()) for model in models]
+    return [int(run(model, picture.pixels(model.metadata.preprocess))[0].argmax()) for model in models]
 
 
 def _speed_ratio(files: tuple[Path, Path], pictures: Sequence[SamplePicture]) -> float:
     """Return float's median time divided by int8's. They run alternately, so that other load slows down both."""
     models = [Classifier(path, "", threads=1) for path in files]
-    batches = [pictures[0].tensor(model.metadata.preprocess) for model in models]
+    batches = [pictures[0].pixels(model.metadata.preprocess) for model in models]
     turns: list[list[float]] = []
     end = math.inf
     while len(turns) <= 3 or (len(turns) <= SPEED_RUNS and time.perf_counter() < end):
@@ -327,9 +335,9 @@ def _speed_ratio(files: tuple[Path, Path], pictures: Sequence[SamplePicture]) ->
     return float(f"{slow / fast:.2f}")
 
 
-def _second_run(model: Classifier, batch: NDArray[Any]) -> float:
+def _second_run(model: Classifier, batch: NDArray[np.uint8]) -> float:
     """Return the seconds of the second of two runs. The first fills the caches, which hold the other model."""
-    model.run(batch)
+    run(model, batch)
     started = time.perf_counter()
-    model.run(batch)
+    run(model, batch)
     return time.perf_counter() - started

@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from lambda_src.errors import RequestError
+from lambda_src.images.pixels import read_pixels
 from lambda_src.images.preprocess import Preprocess
-from lambda_src.images.tensor import tensor
 from lambda_src.settings import MAX_PIXELS
 
 from ..errors import ImageError, UsageError
@@ -32,16 +31,17 @@ class SamplePicture:
     label: str
     read: Callable[[], bytes]
 
-    def tensor(self, spec: Preprocess) -> NDArray[Any]:
-        """Return the model's input for this image as the handler creates it, a batch of one. Raises ImageError."""
+    def pixels(self, spec: Preprocess) -> NDArray[np.uint8]:
+        """Return the pixels of this image as the handler makes them, a batch of one. Raises ImageError."""
         try:
-            return tensor(self.read(), spec, MAX_PIXELS)
+            pixels = read_pixels(self.read(), spec, MAX_PIXELS)
         except RequestError as error:
             raise ImageError(
                 error.code, f"cannot use {self.name}", "Remove the file from the directory.", reason=error
             ) from error
         except OSError as error:
             raise UsageError("file_unreadable", f"cannot read {self.name}", reason=error.strerror) from error
+        return np.frombuffer(pixels, np.uint8).reshape(1, *spec.size, spec.channels)
 
 
 def find(folder: Path, labels: Sequence[str]) -> list[SamplePicture]:

@@ -21,7 +21,7 @@ class Source:
     """A classifier to export: its metadata, and how to write and run it.
 
     ask: runs the original model. one_by_one: the model does not accept batches. hint: what to do if the exported file
-    fails. files: other files that it reads, in addition to the user's.
+    fails. files: other files that it reads, in addition to the user's. old_schema: it is a model file of schema 1.
     """
 
     metadata: Metadata
@@ -30,6 +30,7 @@ class Source:
     one_by_one: bool = False
     hint: str = ""
     files: tuple[Path, ...] = ()
+    old_schema: bool = False
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lambda_src.images.preprocess import Preprocess
-
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto, TensorProto
 
@@ -25,19 +23,22 @@ _DEFAULTS = {"strides": [1, 1], "dilations": [1, 1], "group": 1, "auto_pad": b"N
 _FOLDABLE = _DEFAULTS | {"strides": [_BLOCK, _BLOCK]}
 
 
-def fold_stem(path: Path, spec: Preprocess) -> None:
-    """Rewrite the first convolution of a model file if it has this form. The model's output does not change."""
+def fold_stem(path: Path, size: tuple[int, int]) -> None:
+    """Rewrite the first convolution of a network if it has this form. Its output does not change.
+
+    size: height and width of its input.
+    """
     import onnx
 
     model = onnx.load(path)
     graph = model.graph
-    found = _stem(graph) if spec.layout == "NCHW" and spec.dtype == "float32" else None
-    if found is None or any(size % _BLOCK for size in spec.crop):
+    found = _stem(graph)
+    if found is None or any(side % _BLOCK for side in size):
         return
     conv, weight = found
     kernel = onnx.numpy_helper.to_array(weight)
     pads = _attributes(conv).get("pads", [0, 0, 0, 0])
-    axes = [_fold_axis(*of) for of in zip(kernel.shape[2:], pads[:2], pads[2:], spec.crop, strict=True)]
+    axes = [_fold_axis(*of) for of in zip(kernel.shape[2:], pads[:2], pads[2:], size, strict=True)]
     weight.CopyFrom(
         onnx.numpy_helper.from_array(_fold_kernel(kernel, pads[:2], [taps for taps, _, _ in axes]), weight.name)
     )

@@ -18,10 +18,12 @@ from lambda_src.inference.metadata import Metadata
 
 from .. import __version__
 from ..errors import MissingError, UsageError, VerificationError
+from .arithmetic import arithmetic, normalisation
 from .formats import SAFETENSORS, STATE_DICT, recognise, recognise_folder
-from .graph import read_graph, write_model_file
+from .graph import read_graph
 from .labels import check_labels
 from .modelfile import is_onnx, not_a_model
+from .pixel_input import to_tensor, write_pixel_model
 from .runtime import IR_VERSION, OPSET
 from .source import Answers, Source, checked_name, missing_extra
 
@@ -57,11 +59,12 @@ def read_torchvision(arch: str, weights: str | None, answers: Answers, *, tell: 
         _check_arch(libraries, arch)
         module, origin = _build(libraries, arch, weights, tell=tell)
         metadata = _metadata(libraries, arch, module, origin=origin, answers=answers)
-        program = _to_onnx(libraries, arch, module, crop=metadata.preprocess.crop)
+        program = _to_onnx(libraries, arch, module, crop=metadata.preprocess.size)
 
     def ask(batches: Iterable[Any]) -> list[Any]:
+        steps = metadata.preprocess.arithmetic
         with libraries.torch.inference_mode():
-            return [module(libraries.torch.from_numpy(batch)).numpy() for batch in batches]
+            return [module(libraries.torch.from_numpy(to_tensor(pixels, steps))).numpy() for pixels in batches]
 
     return Source(metadata, lambda metadata, path: _write(program, metadata, path), ask)
 
@@ -212,8 +215,7 @@ def _metadata(libraries: _Libraries, arch: str, module: Module, *, origin: Any, 
         resize=transform.resize_size[0],
         crop=(height, width),
         interpolation=transform.interpolation.value,
-        mean=tuple(transform.mean),
-        std=tuple(transform.std),
+        arithmetic=arithmetic(normalisation(transform.mean, transform.std)),
     )
     labels = answers.labels if answers.labels is not None else tuple(described.meta["categories"])
     classes = len(list(module.state_dict().values())[-1])
@@ -259,7 +261,7 @@ def _write(program: Any, metadata: Metadata, path: Path) -> None:
     graph.ir_version = IR_VERSION
     graph.producer_name, graph.producer_version = "mlinfer", __version__
     _forget_origins(graph)
-    write_model_file(graph, metadata, path, folder=path.parent)
+    write_pixel_model(graph, metadata, path, folder=path.parent)
 
 
 def _forget_origins(model: ModelProto) -> None:

@@ -359,7 +359,7 @@ def test_inspect(mlinfer: MlInfer, tiny_model: Path) -> None:
     assert facts["sha256"] == sha256_of(tiny_model)
     assert facts["bytes"] == tiny_model.stat().st_size
     assert (facts["ir_version"], facts["opset"]) == (8, 17)
-    assert facts["inputs"] == [{"name": "image", "dtype": "float", "shape": ["N", 3, 8, 8]}]
+    assert facts["inputs"] == [{"name": "pixels", "dtype": "uint8", "shape": ["N", 8, 8, 3]}]
     assert facts["labels"] == {"count": 5, "first": "red", "last": "black"}
     assert facts["preprocess"]["crop"] == [8, 8]
     assert facts["provenance"] == {"made by": "the tests"}

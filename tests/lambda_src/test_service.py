@@ -16,7 +16,6 @@ import pytest
 from onnx import helper, numpy_helper
 
 from lambda_src.errors import FaultError, ModelError, QueuedEventError
-from lambda_src.images.preprocess import Preprocess
 from lambda_src.inference.download import sha256_of
 from lambda_src.inference.metadata import Metadata
 from lambda_src.service import Service, parse_event
@@ -415,7 +414,7 @@ def _constant_model(folder: Path, values: list[float], output: Any = "logits") -
         numpy_helper.from_array(np.array([values], np.float32), "values"),
         numpy_helper.from_array(np.array(0, np.float32), "zero"),
     ]
-    metadata = Metadata("constant", ("a", "b"), Preprocess(8, (8, 8)), output)
+    metadata = Metadata("constant", ("a", "b"), models.pre_processing(), output)
     return models.write(folder / "constant.onnx", nodes, initializers, ["N", 3, 8, 8], metadata)
 
 

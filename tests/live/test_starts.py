@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from lambda_src.images.preprocess import Preprocess
 from lambda_src.inference.metadata import Metadata
 from mlinfer.container_image.contents import BuildSpec
 
@@ -89,7 +88,7 @@ def test_too_little_memory(mlinfer: MlInfer, local: Local, tmp_path: Path) -> No
 
 def test_a_model_that_cannot_be_loaded(mlinfer: MlInfer, local: Local, tmp_path: Path) -> None:
     """An exception while the model loads is shown with its traceback."""
-    metadata = Metadata("odd", models.LABELS, Preprocess(8, (8, 8)), "logits", {})
+    metadata = Metadata("odd", models.LABELS, models.pre_processing(), "logits", {})
     nodes = [helper.make_node("NoSuchOperator", ["image"], ["logits"])]
     model = models.write(tmp_path / "odd.onnx", nodes, [], ["N", 3, 8, 8], metadata)
     error = failed(mlinfer("run-local", "--detach", "--model", model, "--json"), local)

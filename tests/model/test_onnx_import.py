@@ -61,8 +61,11 @@ def test_every_form_of_classifier_answers(mlinfer: MlInfer, export: Export, form
     run = export(colour_model(Path("other.onnx"), **form), "--json")
     assert run.code == 0, run.out + run.err
     made = json.loads(run.out)
-    assert made["preprocess"]["layout"] == form.get("layout", "NCHW")
-    assert made["preprocess"]["dtype"] == form.get("dtype", "float32")
+    steps = made["preprocess"]["arithmetic"]
+    assert ({"layout": "NCHW"} in steps) == (form.get("layout", "NCHW") == "NCHW")
+    assert next((step["dtype"] for step in reversed(steps) if "dtype" in step), "uint8") == form.get("dtype", "float32")
+    side = 224 if form.get("size") == "S" else 8
+    assert [(port["dtype"], port["shape"][1:]) for port in made["inputs"]] == [("uint8", [side, side, 3])]
     assert made["preprocess"]["crop"] == ([224, 224] if form.get("size") == "S" else [8, 8])
     assert made["output"] == ("probabilities" if form.get("ending") in ("softmax", "sigmoid", "divided") else "logits")
     assert made["provenance"]["parity"]["max_abs_diff"] == 0
@@ -291,18 +294,23 @@ def test_negative_dimensions_are_free(mlinfer: MlInfer, export: Export, form: di
 
 def test_whole_numbers_for_the_mean(mlinfer: MlInfer, export: Export) -> None:
     """A mean of whole numbers is shown as numbers, not as a size."""
-    assert export(colour_model(Path("other.onnx")), preprocess='{"mean": [0, 0, 0], "std": [1, 1, 1]}').code == 0
+    assert export(colour_model(Path("other.onnx")), preprocess='{"mean": [1, 2, 3], "std": [2, 1, 1]}').code == 0
     out = mlinfer("inspect", "models/other.onnx").out
-    assert "mean: 0, 0, 0" in out
-    assert "std: 1, 1, 1" in out
+    assert "subtract: 1, 2, 3" in out
+    assert "divide: 2, 1, 1" in out
 
 
 def test_preprocess_imagenet(export: Export) -> None:
     """`imagenet` is ImageNet's mean and standard deviation, with the crop of seven eighths."""
     made = json.loads(export(colour_model(Path("other.onnx"), size=224), "--json", preprocess="imagenet").out)
     assert made["preprocess"]["resize"] == 256
-    assert made["preprocess"]["mean"] == [0.485, 0.456, 0.406]
-    assert made["preprocess"]["std"] == [0.229, 0.224, 0.225]
+    assert made["preprocess"]["arithmetic"] == [
+        {"layout": "NCHW"},
+        {"dtype": "float32"},
+        {"divide": 255},
+        {"subtract": [0.485, 0.456, 0.406]},
+        {"divide": [0.229, 0.224, 0.225]},
+    ]
 
 
 def test_preprocess_json(mlinfer: MlInfer, export: Export) -> None:
@@ -310,7 +318,8 @@ def test_preprocess_json(mlinfer: MlInfer, export: Export) -> None:
     Path("pre.json").write_text('{"color": "BGR", "resize": 10, "interpolation": "bicubic"}')
     run = export(colour_model(Path("other.onnx")), "--json", preprocess="pre.json")
     made = json.loads(run.out)["preprocess"]
-    assert (made["color"], made["resize"], made["interpolation"], made["crop"]) == ("BGR", 10, "bicubic", [8, 8])
+    assert (made["resize"], made["interpolation"], made["crop"]) == (10, "bicubic", [8, 8])
+    assert {"channels": "BGR"} in made["arithmetic"]
     assert answers(mlinfer, Path("models/other.onnx"), ("red", "blue")) == ["blue", "red"]
 
 
