@@ -43,6 +43,18 @@ def dtype_of(steps: Sequence[Step]) -> str:
     return str(next((step["dtype"] for step in reversed(steps) if "dtype" in step), "uint8"))
 
 
+def steps_in_words(steps: Sequence[Mapping[str, Any]]) -> str:
+    """Return the steps as one readable line."""
+    signs = {"divide": "/ ", "subtract": "- "}
+    pairs = [pair for step in steps for pair in step.items()]
+    words = [f"{signs.get(kind, '')}{_number_list(value)}" for kind, value in pairs]
+    return "; ".join(words) or "none"
+
+
+def _number_list(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
 def check_steps(steps: Any, channels: int) -> tuple[Step, ...]:
     """Return valid steps of a user. Raises ValueError."""
     if not isinstance(steps, list | tuple):

@@ -17,6 +17,7 @@ from lambda_src.inference.download import sha256_of
 from lambda_src.inference.metadata import Metadata
 
 from ..errors import MissingError, MlinferError, UsageError, VerificationError
+from .arithmetic import steps_in_words
 from .formats import Format, recognise, recognise_folder
 from .protobuf import Message, Span
 from .runtime import IMAGE_ONNXRUNTIME, ONE_MACHINE, refusal
@@ -166,8 +167,10 @@ def in_words(value: Any) -> str:
 
 
 def _entry(name: str, value: Any) -> str:
-    if name in ("fill", "subtract", "divide") and isinstance(value, list | tuple):
-        return f"{name}: {', '.join(str(v) for v in value)}"
+    if name == "fill" and isinstance(value, list | tuple):
+        return f"{name}: {', '.join(map(str, value))}"
+    if name == "arithmetic":
+        return f"{name}: {steps_in_words(value)}"
     if not isinstance(value, dict):
         return f"{name}: {in_words(value)}"
     return f"{name}:\n" + "\n".join(f"  {line}" for line in in_words(value).splitlines())
