@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,23 @@ def mean_colour(path: Path, *, name: str = "tiny", size: int = 8, color: str = "
     initializers = [numpy_helper.from_array(weights, "weights"), numpy_helper.from_array(bias, "bias")]
     metadata = Metadata(name, LABELS, spec, "logits", {"made by": "the tests"})
     return write(path, nodes, initializers, ["N", 3, size, size], metadata)
+
+
+def schema_1(path: Path, **preprocess: Any) -> Path:
+    """Write the classifier of `mean_colour` as mlinfer 0.1 did: it takes a tensor, and the metadata says how to make it."""
+    return describe_schema_1(undescribed(path, 8), **preprocess)
+
+
+def describe_schema_1(path: Path, **preprocess: Any) -> Path:
+    """Add the metadata of mlinfer 0.1 to a network."""
+    model = onnx.load(path)
+    fields = {"resize": 8, "crop": [8, 8], "interpolation": "bilinear", "mean": [0.0] * 3, "std": [1.0] * 3}
+    fields |= {"color": "RGB", "layout": "NCHW", "dtype": "float32"} | preprocess
+    props = {"schema": "1", "name": "tiny", "output": "logits", "labels": json.dumps(LABELS)}
+    props |= {"preprocess": json.dumps(fields), "provenance": json.dumps({"made by": "mlinfer 0.1"})}
+    helper.set_model_props(model, {f"mlinfer.{name}": value for name, value in props.items()})
+    onnx.save(model, path)
+    return path
 
 
 def pre_processing(size: int = 8, color: str = "RGB") -> Preprocess:

@@ -17,8 +17,9 @@ from lambda_src.inference.s3 import split_uri
 from ..clients.aws_errors import error_code, explained
 from ..clients.waiter import Waiter
 from ..errors import RemoteError, UsageError, VerificationError
-from ..model.modelfile import ModelFile
+from ..model.modelfile import ModelFile, has_old_schema
 from ..model.samples import draw
+from ..model.upgrade import write_upgraded
 from ..names import Account, Names
 from ..targets import Target
 from .deploy import DeploymentClients
@@ -152,6 +153,8 @@ def _verify(
     if not uri.startswith("s3://"):
         return Change("created", verify_alone(ask, sha256, pictures))
     with _downloaded(clients.s3, uri, sha256) as path:
+        if has_old_schema(path):  # the version's own handler reads it, but the one here does not
+            write_upgraded(path, path := path.with_name("upgraded.onnx"))
         return Change("created", verify_answers(ask, embedded(path), sha256=sha256, pictures=pictures))
 
 

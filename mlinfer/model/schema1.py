@@ -27,6 +27,8 @@ def converted(props: Mapping[str, str]) -> dict[str, str]:
         if len(mean) != channels or len(std) != channels or not all(std):
             raise ValueError(f"mean and std must have {channels} numbers")
         layout, dtype = old.pop("layout", "NCHW"), old.pop("dtype", "float32")
+        if layout not in ("NCHW", "NHWC") or dtype not in ("float32", "float16", "uint8"):
+            raise ValueError(f"layout {layout!r} or dtype {dtype!r} is unknown")
         steps = arithmetic(normalisation(mean, std), color=color, layout=layout, dtype=dtype)
         new = old | {"color": "L" if color == "L" else "RGB", "arithmetic": steps}
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from lambda_src.inference.download import sha256_of
+from lambda_src.service import Service
+from lambda_src.settings import Settings
 
 from .. import models
 from ..conftest import IMAGE, OTHER_IMAGE, Run
-from ..servers.aws import LoopbackAws
+from ..servers.aws import LoopbackAws, moto_function
 from ..servers.http import Answer, Forward, Request
 
 MlInfer = Callable[..., Run]
@@ -138,6 +140,47 @@ def test_an_older_version_that_fails_does_not_go_live(
     assert (run.code, error_of(run)["code"]) == (5, "model_gone")
     assert live_version(past) == "2"
     assert twice.changes == []
+
+
+def serves_schema_1(
+    cloud: LoopbackAws, past: Past, tmp_path: Path, *, answers: Path
+) -> Callable[[Request, Forward], Answer]:
+    """Let version 1 serve a model file of schema 1 from S3, as an old image does; `answers` predicts in its place."""
+    old = models.schema_1(tmp_path / "old.onnx")
+    key = f"models/tiny/{sha256_of(old)}.onnx"
+    past("s3").put_object(Bucket=BUCKET, Key=key, Body=old.read_bytes())
+    environment = moto_function("mlinfer-cats", "1").environment_vars
+    environment |= {"MLINFER_MODEL_URI": f"s3://{BUCKET}/{key}", "MLINFER_MODEL_SHA256": sha256_of(old)}
+    service = Service(Settings(str(answers)), lambda _: None)
+
+    def answer(request: Request, _: Forward) -> Answer:
+        document = json.dumps(service.answer(json.loads(request.body)))
+        body = document.replace(sha256_of(answers), sha256_of(old)).encode()
+        return Answer(200, {"content-type": "application/json"}, body)
+
+    cloud.calls.clear()
+    return answer
+
+
+def test_a_version_with_a_model_of_schema_1(
+    mlinfer: MlInfer, twice: LoopbackAws, past: Past, tiny_model: Path, other_model: Path, tmp_path: Path
+) -> None:
+    """A version that serves a model file of schema 1 is verified against a copy in schema 2."""
+    twice.fail("lambda:Invoke", serves_schema_1(twice, past, tmp_path, answers=tiny_model))
+    run = mlinfer("rollback", "--model", other_model)
+    assert run.code == 0, run.err
+    assert live_version(past) == "1"
+    assert twice.calls.count("lambda:Invoke") == 3
+
+
+def test_a_version_with_a_model_of_schema_1_that_answers_otherwise(
+    mlinfer: MlInfer, twice: LoopbackAws, past: Past, other_model: Path, tmp_path: Path
+) -> None:
+    """If its answers are not those of the copy, it does not go live."""
+    twice.fail("lambda:Invoke", serves_schema_1(twice, past, tmp_path, answers=other_model))
+    run = mlinfer("rollback", "--model", other_model, "--json")
+    assert (run.code, error_of(run)["code"]) == (5, "not_proved")
+    assert live_version(past) == "2"
 
 
 @pytest.mark.slow
