@@ -368,7 +368,7 @@ def test_inspect(mlinfer: MlInfer, tiny_model: Path) -> None:
 def test_inspect_for_people(mlinfer: MlInfer, tiny_model: Path) -> None:
     """Without --json, `inspect` prints the same facts as lines of text."""
     out = mlinfer("inspect", tiny_model).out
-    assert "image: float N x 3 x 8 x 8" in out
+    assert "pixels: uint8 N x 8 x 8 x 3" in out
     assert "count: 5" in out
 
 
