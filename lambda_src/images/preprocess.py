@@ -86,9 +86,9 @@ class Preprocess:
         """Return a length that the shorter side of the whole image has at most after `resize`.
 
         A JPEG can be decoded at a fraction of its size if that leaves more pixels than these. 0: decode all of them, as
-        `nearest` copies single pixels, and the pixels of a reduced image are averages.
+        `nearest` and `box` take whole pixels, and the pixels of a reduced image are averages of several.
         """
-        if self.interpolation == "nearest":
+        if self.interpolation in ("nearest", "box"):
             return 0
         if isinstance(self.resize, dict):
             side: int = max(self.resize["cover"]) if "cover" in self.resize else self.resize["longest"]
