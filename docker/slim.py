@@ -19,6 +19,10 @@ UNUSED = (
     "**/*.pyi",
     "**/tests",
     "*.dist-info/sboms",
+    "*.dist-info/INSTALLER",  # these three depend on the installer, and RECORD on the path of its Python
+    "*.dist-info/RECORD",
+    "*.dist-info/REQUESTED",
+    ".lock",  # uv's
     "onnxruntime/capi/libonnxruntime.so*",  # for C programs; the Python module contains its own copy
     "onnxruntime/backend",
     "onnxruntime/datasets",
@@ -71,13 +75,13 @@ UNUSED = (
 )
 
 
-def slim(layer: Path) -> None:
+def slim(layer: Path, *, bytecode: bool = True) -> None:
     """Remove unused files, compile the rest, and set fixed modes and times."""
     for pattern in UNUSED:
         for path in list(layer.joinpath("var", "task").glob(pattern)):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     mode = PycInvalidationMode.UNCHECKED_HASH
-    if not compileall.compile_dir(layer, quiet=1, stripdir=layer, prependdir="/", invalidation_mode=mode):
+    if bytecode and not compileall.compile_dir(layer, quiet=1, stripdir=layer, prependdir="/", invalidation_mode=mode):
         raise SystemExit("cannot compile the modules to byte-code")
     for path in [layer, *layer.rglob("*")]:
         path.chmod(0o755 if path.is_dir() or path.suffix == ".so" else 0o644)
@@ -85,4 +89,4 @@ def slim(layer: Path) -> None:
 
 
 if __name__ == "__main__":
-    slim(Path(sys.argv[1]))
+    slim(Path(sys.argv[1]), bytecode="--no-bytecode" not in sys.argv)

@@ -20,11 +20,13 @@ COMMAND_LINE = "the command line"
 TargetName = Literal["embedded", "local", "aws"]
 TARGETS = get_args(TargetName)
 ARCHITECTURES = ("x86_64", "arm64")
+BUILDERS = ("auto", "docker", "direct")
 MODEL_SOURCES = ("s3", "image")
 # https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutRetentionPolicy.html
 LOG_DAYS = (1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653)
 URLS = ("none", "iam", "public")
 BASE_IMAGE = "public.ecr.aws/lambda/python:3.13"
+ARCHIVE = "oci-archive:"  # begins the name of a base image that is a file
 # Each value is a pattern and its meaning. The project name must be valid in a tag, an image name and a function name.
 # Safe characters of S3 keys: https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html
 _PROJECT = (  # ECR allows only single hyphens, between other characters
@@ -116,6 +118,13 @@ KEYS = (
         pattern=_IMAGE,
     ),
     Key(
+        "builder",
+        "auto",
+        str,
+        "What builds the container image: docker (the Docker Engine), direct (mlinfer itself) or auto: docker if an Engine answers.",
+        choices=BUILDERS,
+    ),
+    Key(
         "ca_bundle",
         "",
         str,
@@ -174,6 +183,7 @@ class Config:
     kms_key: str
     prefix: str
     base_image: str
+    builder: str
     ca_bundle: str
     arch: str
     model_source: str

@@ -20,7 +20,7 @@ from ..files import check_output
 from ..terminal import Terminal
 from .application import IMAGES, MEASUREMENT, MODEL, OUTPUT
 from .options import AccountOptions, ArchFlag, AwsOptions, ModelSourceFlag, deploy_remedy, report_unused
-from .views.image import build_image
+from .views.image import build_for_engine
 
 if TYPE_CHECKING:
     from ..measure.bench_target import BenchTools
@@ -87,13 +87,12 @@ class MeasureOptions:
         """Return the tools that the targets use."""
         from ..clients import docker
         from ..clients.waiter import Waiter
-        from ..container_image.contents import make_build_spec
         from ..measure.bench_target import BenchTools
 
         return BenchTools(
             environment=os.environ,
             connect=partial(docker.connect, os.environ),
-            build=lambda engine: build_image(terminal, engine, make_build_spec(config, os.environ)),
+            build=lambda engine: build_for_engine(terminal, engine, config),
             open_session=partial(account.open_session, terminal),
             make_waiter=lambda: Waiter(time.sleep, terminal.note),
             note=terminal.note,

@@ -69,6 +69,24 @@ ArchFlag = Annotated[
         rich_help_panel=FUNCTION,
     ),
 ]
+BuilderFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--builder",
+        metavar="auto|docker|direct",
+        help="What builds the container image; `direct` needs no Docker.",
+        show_default="auto",
+        rich_help_panel=FUNCTION,
+    ),
+]
+NoBytecodeFlag = Annotated[
+    bool,
+    typer.Option(
+        "--no-bytecode",
+        help="With the builder `direct`: do not compile the modules; cold starts take longer.",
+        rich_help_panel=FUNCTION,
+    ),
+]
 ModelSourceFlag = Annotated[
     str | None,
     typer.Option(
@@ -198,6 +216,8 @@ class ImageOptions:
     model: ModelFlag = None
     arch: ArchFlag = None
     model_source: ModelSourceFlag = None
+    builder: BuilderFlag = None
+    no_bytecode: NoBytecodeFlag = False
 
 
 def read_configuration(*bundles: DataclassInstance, **flags: object) -> Config:

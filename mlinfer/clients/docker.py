@@ -160,6 +160,13 @@ class Engine:
             finally:
                 chunks.close()
 
+    def load(self, archive: IO[bytes], name: str) -> None:
+        """Load a container image from an archive that contains its name."""
+        with explained(f"container image {name}"):
+            for item in self._client.api.load_image(archive):
+                if said := failure_in(item):
+                    raise RemoteError("docker_refused", f"container image {name} cannot be loaded", reason=said)
+
     def tag(self, image: str, repository: str, tag: str) -> None:
         """Add a tag to a container image."""
         with explained(f"container image {image}"):

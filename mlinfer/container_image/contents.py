@@ -29,6 +29,8 @@ MODEL_PATH = "/var/task/model/model.onnx"
 class BuildSpec:
     """The inputs of a container image. model: the model file to include, or None if the function downloads it from S3.
 
+    bytecode: what compiles it if not the base image's own Python: the version of another one, or "none". base_digest: of a
+    base image in an archive, whose name says nothing about its content.
     pip uses ca_bundle (a PEM file) and proxies (HTTPS_PROXY, ...) during the build. They do not change the image or its tag.
     """
 
@@ -37,12 +39,15 @@ class BuildSpec:
     arch: str
     model: ModelFile | None = None
     ca_bundle: Path | None = None
+    bytecode: str = ""
+    base_digest: str = ""
     proxies: Mapping[str, str] = field(default_factory=dict)
 
     def tag(self) -> str:
         """Return mlinfer/PROJECT:HASH. HASH covers the content of all files, the base image's name and the architecture."""
-        digest = hashlib.sha256(f"{self.base} {self.arch}".encode())
-        for name, path in _list_files(self.model):
+        compiler = f" byte-code: {self.bytecode}" if self.bytecode else ""
+        digest = hashlib.sha256(f"{self.base_digest or self.base} {self.arch}{compiler}".encode())
+        for name, path in list_files(self.model):
             content = self.model.sha256 if self.model and path == self.model.path else _sha256(path)
             digest.update(f"\n{name} {content}".encode())
         return f"{Names(self.project).image}:{digest.hexdigest()[:16]}"
@@ -54,7 +59,9 @@ def make_build_spec(config: Config, environment: Mapping[str, str]) -> BuildSpec
         check_image(model_path(config).stat().st_size)  # before reading gigabytes
     model = read_configured_model(config) if config.model_source == "image" else None
     ca_bundle = _ca_bundle(config) if config.ca_bundle else None
-    return BuildSpec(config.project, config.base_image, config.arch, model, ca_bundle, find_build_proxies(environment))
+    return BuildSpec(
+        config.project, config.base_image, config.arch, model, ca_bundle, proxies=find_build_proxies(environment)
+    )
 
 
 def _ca_bundle(config: Config) -> Path:
@@ -110,7 +117,7 @@ def _write_tar(spec: BuildSpec, context: IO[bytes]) -> None:
             folder = tarfile.TarInfo(name)
             folder.type, folder.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(folder)
-        for name, path in _list_files(spec.model) + certificates:
+        for name, path in list_files(spec.model) + certificates:
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = path.stat().st_size, 0o644
             with path.open("rb") as file:
@@ -118,16 +125,16 @@ def _write_tar(spec: BuildSpec, context: IO[bytes]) -> None:
     context.seek(0)
 
 
-def _list_files(model: ModelFile | None) -> list[tuple[str, Path]]:
+def list_files(model: ModelFile | None) -> list[tuple[str, Path]]:
     """Return the name in the build context and the source path of each file."""
-    docker, handler = _docker_folder(), Path(lambda_src.__file__).parent
+    docker, handler = docker_folder(), Path(lambda_src.__file__).parent
     files = [(name, docker / name) for name in ("Dockerfile", "requirements.txt", "slim.py")]
     code = sorted(handler.rglob("*.py"))
     files += [(f"lambda_src/{path.relative_to(handler).as_posix()}", path) for path in code]
     return files + ([("model/model.onnx", model.path)] if model else [])
 
 
-def _docker_folder() -> Path:
+def docker_folder() -> Path:
     """Return the folder with the Dockerfile: in the installed package, or next to it in a checkout."""
     package = Path(__file__).parents[1]
     installed = package / "_docker"

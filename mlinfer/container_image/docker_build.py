@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from ..clients.docker import PLATFORMS, Engine, Image
+from ..config import ARCHIVE
 from ..errors import MlinferError, RemoteError, UsageError
 from ..names import PROJECT_LABEL
+from . import docker_push
+from .builder import BuiltImage, Show
 from .contents import MODEL_PATH, BuildSpec, open_context
+from .registry import EcrRepository
 
 _LAYERS = ("code", "model", "dependencies")  # the three COPYs of the Dockerfile, topmost first
 _LAST_LINES = 15
@@ -27,16 +30,37 @@ _NO_CONNECTION = (  # in messages of pip and urllib3
 _HOUSEKEEPING = re.compile(r" ---> |Removing intermediate container ")
 
 
-@dataclass(frozen=True)
-class BuiltImage:
-    """A local container image. bytes: size of all layers, uncompressed. layers: sizes of those above the base image."""
+class DockerBuilder:
+    """Builds with the Docker Engine, which keeps the images. See `Builder`."""
 
-    id: str
-    tag: str
-    arch: str
-    bytes: int
-    layers: Mapping[str, int]
-    outcome: Literal["created", "unchanged"]
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def complete(self, spec: BuildSpec, *, pull: bool = False) -> BuildSpec:  # noqa: ARG002
+        """Return the inputs. Raises UsageError for a base image that the Engine cannot read."""
+        if spec.base.startswith(ARCHIVE):
+            message = f"the Docker Engine cannot use the base image {spec.base}"
+            raise UsageError("builder_needed", message, "Build it with `--builder direct`.")
+        return spec
+
+    def find_id(self, tag: str) -> str | None:
+        """Return the id of the image with a tag, or None."""
+        image = self._engine.find_image(tag)
+        return image.id if image else None
+
+    def build(
+        self, spec: BuildSpec, tell: Callable[[str], None], *, pull: bool = False, cache: bool = True
+    ) -> BuiltImage:
+        """Build the container image unless it exists."""
+        return build(self._engine, spec, tell, pull=pull, cache=cache)
+
+    def size(self, built: BuiltImage) -> int:
+        """Return the size of all layers; the Engine's own figure can be compressed."""
+        return sum(size for _, size in self._engine.layers(built.tag))
+
+    def send(self, built: BuiltImage, repository: EcrRepository, tag: str, show: Show) -> str:
+        """Check the image as the Engine saves it, and let the Engine push it."""
+        return docker_push.send(self._engine, built, repository, tag, show)
 
 
 def build(

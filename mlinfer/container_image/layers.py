@@ -55,23 +55,30 @@ class Member:
         return self.head + self.file.read()
 
 
-def write_layer(files: Iterable[tuple[str, Path | None]], target: IO[bytes], level: int) -> Layer:
-    """Write a layer. files: path in the image -> file, or None for a folder, parents first. level: of gzip, 1 to 9.
+@dataclass(frozen=True)
+class LayerFile:
+    """A file to write into a layer, or a folder if path is None. name: its path in the image."""
 
-    Owner 0:0, time 0, mode 0755 for folders and shared objects and 0644 for other files, as docker/slim.py sets them.
-    """
+    name: str
+    path: Path | None = None
+    mode: int = 0o755
+
+
+def write_layer(files: Iterable[LayerFile], target: IO[bytes], level: int) -> Layer:
+    """Write a layer with owner 0:0 and time 0. files: each after its folders. level: of gzip, 1 to 9."""
     compressed, total = _GzipWriter(target, level), 0
     stream = cast("IO[bytes]", compressed)
     with compressed, tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=_CHUNK) as tar:
-        for name, path in files:
-            entry = tarfile.TarInfo(name)
-            if path is None:
-                entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+        for item in files:
+            entry = tarfile.TarInfo(item.name)
+            entry.mode = item.mode
+            if item.path is None:
+                entry.type = tarfile.DIRTYPE
                 tar.addfile(entry)
                 continue
-            entry.size, entry.mode = path.stat().st_size, 0o755 if path.suffix == ".so" else 0o644
+            entry.size = item.path.stat().st_size
             total += entry.size
-            with path.open("rb") as file:
+            with item.path.open("rb") as file:
                 tar.addfile(entry, file)
     return Layer(compressed.digest, compressed.diff_id, compressed.size, total)
 
@@ -166,9 +173,11 @@ class LayerReader:
                 end = tar.offset
             self._plain.read_all()
         except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-            raise VerificationError("invalid_layer", f"a layer is damaged: {error}", _REBUILD) from error
+            raise VerificationError("invalid_layer", "a layer is damaged", _REBUILD, reason=error) from error
         if self._plain.end > end:  # tarfile takes an invalid header for the end
-            raise VerificationError("invalid_layer", "a layer is damaged: its tar file has an invalid entry", _REBUILD)
+            raise VerificationError(
+                "invalid_layer", "a layer is damaged", _REBUILD, reason="its tar file has an invalid entry"
+            )
         self.diff_id = self._plain.digest
 
 

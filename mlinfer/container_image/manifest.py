@@ -22,11 +22,12 @@ _REBUILD = "Build it with `mlinfer build`, or with `docker buildx build --proven
 
 @dataclass(frozen=True)
 class Manifest:
-    """A manifest or index in a registry. digest: the hash of its bytes."""
+    """A manifest or index in a registry. digest: the hash of its bytes, `raw`."""
 
     digest: str
     media_type: str
     content: Mapping[str, Any]
+    raw: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -43,20 +44,26 @@ class RemoteImage:
     bytes: int
 
 
-def find_child(index: Manifest, arch: str) -> str:
-    """Return the digest of the image for an architecture in an index. Raises VerificationError.
+def list_children(index: Manifest) -> dict[str, str]:
+    """Return the digest of the image in an index for each architecture.
 
     Attestations, which an index lists with platform unknown/unknown, are skipped.
     """
-    found = []
+    found: dict[str, str] = {}
     for entry in index.content.get("manifests", []):
         platform = entry.get("platform") or {}
-        if "vnd.docker.reference.type" in entry.get("annotations", {}) or platform.get("os") != "linux":
+        if "vnd.docker.reference.type" in (entry.get("annotations") or {}) or platform.get("os") != "linux":
             continue
         there = str(platform.get("architecture"))
-        found.append(ARCHITECTURES.get(there, there))
-        if found[-1] == arch:
-            return str(entry["digest"])
+        found.setdefault(ARCHITECTURES.get(there, there), str(entry["digest"]))
+    return found
+
+
+def find_child(index: Manifest, arch: str) -> str:
+    """Return the digest of the image for an architecture in an index. Raises VerificationError."""
+    found = list_children(index)
+    if arch in found:
+        return found[arch]
     message = f"the pushed image index has no image for {arch} (found: {', '.join(found) or 'none'})"
     raise VerificationError("wrong_architecture", message, f"Build it with `mlinfer build --arch {arch}`.")
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..clients.aws import Session
     from ..clients.docker import Engine
     from ..clients.waiter import Waiter
-    from ..container_image.docker_build import BuiltImage
+    from ..container_image.builder import BuiltImage
     from .live import DeployedFunction
 
 

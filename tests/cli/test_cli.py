@@ -310,8 +310,8 @@ def test_a_flag_without_effect_is_refused(mlinfer: MlInfer, argv: list[str], fla
     [
         (["upload", "none.onnx"], ["no S3 bucket", "none.onnx", "no AWS credentials"]),
         (["run-local", "--model", "none.onnx"], ["Docker", "none.onnx"]),
-        (["build", "--model", "none.onnx", "--model-source", "image"], ["Docker", "none.onnx"]),
-        (["push"], ["Docker", "no AWS Region", "no AWS credentials"]),
+        (["build", "--builder", "docker", "--model", "none.onnx", "--model-source", "image"], ["Docker", "none.onnx"]),
+        (["push", "--builder", "docker"], ["Docker", "no AWS Region", "no AWS credentials"]),
         (["destroy", "--yes"], ["--project", "no AWS Region", "no AWS credentials"]),
         (["predict", "cat.jpg", "--target", "aws"], ["no AWS Region", "no AWS credentials"]),
         (["logs"], ["no AWS Region", "no AWS credentials"]),

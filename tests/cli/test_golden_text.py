@@ -61,7 +61,7 @@ def test_bench(mlinfer: MlInfer, golden_text: Golden, tiny_model: Path, red: Pat
 def test_build_without_an_engine(mlinfer: MlInfer, golden_text: Golden, monkeypatch: pytest.MonkeyPatch) -> None:
     """build reports that no Docker Engine answers, and what to do."""
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
-    golden_text("build-without-an-engine", mlinfer("build"))
+    golden_text("build-without-an-engine", mlinfer("build", "--builder", "docker"))
 
 
 @pytest.mark.usefixtures("cloud")

@@ -40,6 +40,7 @@ def no_docker_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     for name in ("DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "docker"))
+    monkeypatch.setenv("MLINFER_BUILDER", "docker")
     gc.freeze()  # what is here already need not be looked through
     yield tmp_path / "docker"
     gc.collect()  # while the warning of the sockets is expected

@@ -675,7 +675,7 @@ def test_all_missing_settings_are_reported_at_once(mlinfer: MlInfer, monkeypatch
     for name in ("AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:9")
-    run = mlinfer("deploy", "--model", "nowhere.onnx", "--json")
+    run = mlinfer("deploy", "--builder", "docker", "--model", "nowhere.onnx", "--json")
     assert (run.code, error_of(run)["code"]) == (3, "several_missing")
     for text in ("Region", "credentials", "bucket", "nowhere.onnx", "Docker", "--region", "aws configure", "--bucket"):
         assert text in error_of(run)["message"], text

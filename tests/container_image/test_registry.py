@@ -521,6 +521,6 @@ def test_an_interrupted_push_is_finished_by_the_next(mlinfer: MlInfer, cloud: Cl
 def test_without_a_region(mlinfer: MlInfer, cloud: Cloud, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a Region, only the Engine is called, and the error says how to set one."""
     monkeypatch.delenv("AWS_DEFAULT_REGION")
-    run = mlinfer("push", "--json")
+    run = mlinfer("push", "--builder", "docker", "--json")
     assert (run.code, error_of(run)["code"]) == (3, "no_region")
     assert set(cloud.engine.requests) == {"GET /version", "GET /_ping"}

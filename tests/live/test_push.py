@@ -158,8 +158,8 @@ def test_a_wrong_token(mlinfer: MlInfer, ecr: LoopbackS3, engine: Any) -> None:
 def test_the_engine_refused(engine: Any, ecr: LoopbackS3, moto_registry: Registry) -> None:
     """The Engine's report of a refused push is an error, and the ECR name is removed."""
     from mlinfer.clients.docker import Engine
-    from mlinfer.container_image import push as step
-    from mlinfer.container_image.docker_build import BuiltImage
+    from mlinfer.container_image import docker_push as step
+    from mlinfer.container_image.builder import BuiltImage
     from mlinfer.container_image.registry import Login
     from mlinfer.errors import RemoteError
 

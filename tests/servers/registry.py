@@ -49,9 +49,10 @@ def unsupported() -> str | None:
 
 @contextmanager
 def serving(folder: Path, password: str, address: str = "127.0.0.1", port: int = 0) -> Iterator[Registry]:
-    """Serve an empty registry, by default on a free port."""
+    """Serve an empty registry, by default on a free port. password "": anyone may read and write."""
     secret = bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()
     (folder / "htpasswd").write_text(f"{USER}:{secret}\n")
+    login = {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}}
     (folder / "registry.yml").write_text(  # JSON is YAML
         json.dumps(
             {
@@ -59,7 +60,7 @@ def serving(folder: Path, password: str, address: str = "127.0.0.1", port: int =
                 "log": {"level": "info"},
                 "storage": {"filesystem": {"rootdirectory": str(folder / "images")}, "delete": {"enabled": True}},
                 "http": {"addr": f"{address}:{port}"},
-                "auth": {"htpasswd": {"realm": "test", "path": str(folder / "htpasswd")}},
+                **({"auth": login} if password else {}),
             }
         )
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,11 +17,11 @@ from ..options import (
     read_configuration,
     require,
 )
-from ..views.image import build_image
+from ..views.image import build_image, open_builder, require_builder, write_image
 from ..views.model import warn_of_unused_model
 
 
-@command("mlinfer build", "mlinfer build --arch arm64 --model-source image")
+@command("mlinfer build", "mlinfer build --arch arm64 --model-source image", "mlinfer build --builder direct")
 def build(
     *,
     image: ImageOptions,
@@ -35,6 +36,15 @@ def build(
             show_default=False,
         ),
     ] = None,
+    archive: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="Write the container image to a tar file that `docker load` and other tools read.",
+            show_default=False,
+        ),
+    ] = None,
     pull: Annotated[bool, typer.Option("--pull", help="Check the registry for a newer base image first.")] = False,
     output: OutputOptions,
 ) -> None:
@@ -42,15 +52,17 @@ def build(
 
     The tag is a hash of the contents, so an image that already exists is not built again.
     """
-    from ...clients import docker
     from ...container_image.contents import make_build_spec
 
     terminal = output.make_terminal()
     config = read_configuration(image, project=project, ca_bundle=ca_bundle)
-    require(lambda: make_build_spec(config, os.environ), lambda: docker.connect(os.environ))
+    require(lambda: make_build_spec(config, os.environ), lambda: require_builder(config))
     spec = make_build_spec(config, os.environ)
     warn_of_unused_model(terminal, config)
-    built = build_image(terminal, docker.connect(os.environ), spec, pull=pull, cache=not no_cache)
+    builder = open_builder(terminal, config, no_bytecode=image.no_bytecode, direct=archive is not None)
+    built = build_image(terminal, builder, spec, pull=pull, cache=not no_cache)
+    if archive:
+        write_image(terminal, builder, built, archive)
     if output.as_json:
         terminal.document(asdict(built))
     else:

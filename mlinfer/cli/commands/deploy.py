@@ -19,8 +19,10 @@ from ..options import (
     ArchFlag,
     AwsOptions,
     BucketFlag,
+    BuilderFlag,
     ModelFlag,
     ModelSourceFlag,
+    NoBytecodeFlag,
     OutputOptions,
     PrefixFlag,
     YesFlag,
@@ -31,7 +33,7 @@ from ..options import (
     report_unused,
     require_digest,
 )
-from ..views.image import push_image
+from ..views.image import open_builder, push_image, require_builder
 from ..views.model import warn_of_size
 from ..views.plan import describe_steps, show_planned_step, steps_shown
 
@@ -63,6 +65,8 @@ class DeployOptions:
         ),
     ] = None
     arch: ArchFlag = None
+    builder: BuilderFlag = None
+    no_bytecode: NoBytecodeFlag = False
     memory: Annotated[
         int | None,
         typer.Option(
@@ -132,7 +136,11 @@ def deploy(*, wanted: DeployOptions, aws: AwsOptions, output: OutputOptions) -> 
         report_unused(terminal, config, "no bucket is set", *([] if config.bucket else ["kms_key"]))
     if wanted.image:
         report_unused(
-            terminal, config, "--image names a container image that is already built", "base_image", "ca_bundle"
+            terminal,
+            config,
+            "--image names a container image that is already built",
+            *("base_image", "ca_bundle", "builder"),
+            no_bytecode=wanted.no_bytecode,
         )
     _agree_to_public(terminal, config, asked=not (wanted.yes or wanted.dry_run))
     given = _Given(require_digest(wanted.image)) if wanted.image else None
@@ -142,7 +150,7 @@ def deploy(*, wanted: DeployOptions, aws: AwsOptions, output: OutputOptions) -> 
     spec = _spec(config, session, create_bucket=wanted.create_bucket)
     if config.origins["model"] == "default":
         _agree_to_starter(spec, session)
-    source = _source(terminal, spec, session, given)
+    source = _source(terminal, spec, session, given, no_bytecode=wanted.no_bytecode)
     own = not given or _is_own_repository(given.uri, spec.account, spec.names)
     clients = replace(make_deployment_clients(session), ecr=session.client("ecr") if own else None)
     planned = plan_deployment(spec, clients, DeploymentTools(source, here, make_waiter(terminal), terminal.bytes_bar))
@@ -177,10 +185,9 @@ def _agree_to_public(terminal: Terminal, config: Config, *, asked: bool) -> None
 
 def _needs(config: Config, *, builds: bool) -> list[Callable[[], object]]:
     """Return the checks of what a deployment needs on this machine."""
-    from ...clients import docker
     from ...model.path import model_path
 
-    connect = [lambda: docker.connect(os.environ)] if builds else []
+    connect = [lambda: require_builder(config)] if builds else []
     return [lambda: _require_bucket(config), lambda: model_path(config), *connect]
 
 
@@ -218,23 +225,25 @@ class _Given:
     outcome: Outcome = "unchanged"
 
 
-def _source(terminal: Terminal, spec: DeploymentSpec, session: Session, given: _Given | None) -> ImageSource:
+def _source(
+    terminal: Terminal, spec: DeploymentSpec, session: Session, given: _Given | None, *, no_bytecode: bool
+) -> ImageSource:
     """Return the source of the container image: the given one, or one that is built and pushed if needed."""
-    from ...clients import docker
     from ...cloud.deploy import ImageSource
     from ...container_image.contents import make_build_spec
     from ...container_image.push import plan_push
 
     if given:
         return ImageSource(lambda _: given, lambda: given)
-    engine, ecr, config = docker.connect(os.environ), session.client("ecr"), spec.config
+    ecr, config = session.client("ecr"), spec.config
+    builder = open_builder(terminal, config, no_bytecode=no_bytecode)
 
     def plan(repository: str) -> DeployableImage:
-        tag = make_build_spec(config, os.environ).tag()
-        return plan_push(engine, ecr, repository=repository, tag=tag, arch=config.arch)
+        tag = builder.complete(make_build_spec(config, os.environ)).tag()
+        return plan_push(builder, ecr, repository=repository, tag=tag, arch=config.arch)
 
     def push() -> DeployableImage:
-        _, pushed = push_image(terminal, engine, ecr, config)
+        _, pushed = push_image(terminal, builder, ecr, config)
         return _Given(pushed.uri, "created" if pushed.outcome == "pushed" else "unchanged")
 
     return ImageSource(plan, push)

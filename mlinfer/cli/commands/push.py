@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict
 
 from ..application import command
@@ -12,7 +11,7 @@ from ..options import (
     OutputOptions,
     read_configuration,
 )
-from ..views.image import push_image
+from ..views.image import open_builder, push_image, require_builder
 from ..views.model import warn_of_unused_model
 
 
@@ -27,13 +26,12 @@ def push(
 
     It builds the container image first if needed, and skips layers that ECR already has. It prints REPOSITORY@sha256:..., which `mlinfer deploy --image` takes.
     """
-    from ...clients import docker
-
     terminal = output.make_terminal()
     config = read_configuration(image, aws)
     warn_of_unused_model(terminal, config)
-    ecr = aws.account.open_session(terminal, lambda: docker.connect(os.environ)).client("ecr")
-    repository, pushed = push_image(terminal, docker.connect(os.environ), ecr, config)
+    ecr = aws.account.open_session(terminal, lambda: require_builder(config)).client("ecr")
+    builder = open_builder(terminal, config, no_bytecode=image.no_bytecode)
+    repository, pushed = push_image(terminal, builder, ecr, config)
     if output.as_json:
         terminal.document({**asdict(pushed), "repository": {"uri": repository.uri, **repository.outcomes}})
     else:

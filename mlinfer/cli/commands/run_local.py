@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,7 +28,7 @@ from ..options import (
     report_unused,
     require,
 )
-from ..views.image import build_image
+from ..views.image import build_for_engine
 from ..views.model import warn_of_size
 
 if TYPE_CHECKING:
@@ -100,7 +100,6 @@ def run_local(*, wanted: RunOptions, aws: AwsOptions, output: OutputOptions) -> 
 def _run(terminal: Terminal, config: Config, wanted: RunOptions, account: AccountOptions) -> None:
     """Run the function in a container; build its container image first if needed. Raises MlinferError."""
     from ...clients import docker
-    from ...container_image.contents import make_build_spec
     from ...local import container
     from ...local.function import make_function
     from ...model.path import model_path
@@ -111,9 +110,8 @@ def _run(terminal: Terminal, config: Config, wanted: RunOptions, account: Accoun
     # Report these problems before the build starts.
     warn_of_size(terminal, config)
     s3_environment = account.read_s3_environment(terminal, config) if wanted.from_s3 else None
-    spec = make_build_spec(config, os.environ)
-    function = make_function(config, spec.tag(), s3_environment)
-    build_image(terminal, engine, spec)
+    function = make_function(config, "", s3_environment)
+    function = replace(function, image=build_for_engine(terminal, engine, config).tag)
     with file_lock(
         f"mlinfer-run-local-{config.project}"
     ):  # a second call at the same time finds the container of the first

@@ -24,6 +24,7 @@ from ..options import (
     read_configuration,
     require_digest,
 )
+from ..views.image import open_builder
 
 if TYPE_CHECKING:
     from ...clients.aws import Session
@@ -171,18 +172,18 @@ def _wanted_here(config: Config, session: Session, there: Status, image: str | N
 
 def _image_here(config: Config, session: Session) -> str:
     """Return the URI in ECR of the container image that is built here; "" if it is unknown."""
-    from ...clients import docker
     from ...cloud.resources.repository import read_repository
     from ...container_image.contents import make_build_spec
     from ...container_image.push import plan_push
 
     try:
-        engine, tag = docker.connect(os.environ), make_build_spec(config, os.environ).tag()
-        if engine.find_image(tag) is None:
+        builder = open_builder(Terminal(quiet=True), config)
+        tag = builder.complete(make_build_spec(config, os.environ)).tag()
+        if builder.find_id(tag) is None:
             return ""
         ecr = session.client("ecr")
         there = read_repository(ecr, Names(config.project))
-        return plan_push(engine, ecr, repository=there.uri if there else "", tag=tag, arch=config.arch).uri
+        return plan_push(builder, ecr, repository=there.uri if there else "", tag=tag, arch=config.arch).uri
     except MlinferError:
         return ""
 
