@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ..images import saved_image
 from ..servers.aws import ACCOUNT, REGION, LoopbackAws, simulation
 from ..servers.engine import LoopbackEngine, LoopbackRegistry
 from ..servers.http import Answer, Forward, Request, serve
@@ -25,7 +26,7 @@ def world(cloud: LoopbackAws, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopb
         digest = registry.put_image({"architecture": "amd64", "os": "linux"}, tag=tag)
         return [{"progressDetail": {}, "aux": {"Tag": tag, "Digest": digest, "Size": 740}}]
 
-    engine = LoopbackEngine(push, id=registry.put({"architecture": "amd64", "os": "linux"}))
+    engine = LoopbackEngine(push, id=registry.put({"architecture": "amd64", "os": "linux"}), archive=saved_image())
     with serve(registry.answer) as port, serve(engine.answer) as engine_port:
         host = f"127.0.0.1:{port}"
 

@@ -426,7 +426,10 @@ def test_a_plan_from_nothing(mlinfer: MlInfer, cloud: LoopbackAws, deploy_argume
     """--dry-run prints each step, policy and configuration to stdout, and changes nothing."""
     run = mlinfer("deploy", *deploy_arguments, "--dry-run", "--quiet")
     assert run.code == 0, run.err
-    assert run.out.count("would create") == len(STEPS) - 2  # the image is there, and no URL is wanted
+    assert (
+        run.out.count("would create") == len(STEPS) - 3
+    )  # the image exists, no URL is set, and the version is verified
+    assert run.out.count("would run") == 1
     assert '+        "Action": [' in run.out
     assert '+  "memory": 1769' in run.out
     assert cloud.changes == []

@@ -60,7 +60,7 @@ def test_all_resources_of_the_project_are_deleted(mlinfer: MlInfer, full: Loopba
     told = run.err.splitlines()
     assert [line[:10].strip() for line in told] == kinds * 2
     assert all(line.endswith("deleted") for line in told[len(kinds) :])
-    assert "1 container images" in run.err
+    assert "1 container image)" in run.err
     assert left(past) == NOTHING
     full.calls.clear()
     run = mlinfer("destroy", "--bucket", BUCKET)
