@@ -48,8 +48,6 @@ UNUSED = (
     "numpy/polynomial",
     "numpy/random",
     "numpy/testing",
-    "obstore/auth",
-    "obstore/fsspec.py",
     "PIL/*FontFile.py",
     "PIL/ImageCms.py",
     "PIL/ImageDraw*.py",

@@ -13,7 +13,7 @@ from .events.direct import Question, answer_direct, has_image, parse_fields
 from .events.http import answer_http, is_http, parse_http
 from .events.queued import is_s3_test, refuse_queued
 from .inference.download import Fetch
-from .inference.s3 import ObjectForbiddenError, ObjectNotFoundError, UnreadableKeyError, open_object, split_uri
+from .s3.objects import ObjectForbiddenError, ObjectNotFoundError, open_object, split_uri
 from .settings import MAX_IMAGE_BYTES, Settings
 
 if TYPE_CHECKING:
@@ -103,9 +103,11 @@ class Service:
         if not any(_covers(prefix, bucket, key) for prefix in self._settings.input_prefixes):
             raise RequestError(403, "s3_forbidden", f"this function is not allowed to read {quoted(uri)}")
         try:
-            size, chunks = open_object(uri)
-        except UnreadableKeyError as error:
-            raise RequestError(404, "s3_not_found", f"this function cannot read {quoted(uri)}: {error}") from error
+            with open_object(uri) as stored:
+                if stored.size > MAX_IMAGE_BYTES:
+                    message = f"the image has {stored.size:,} bytes (limit {MAX_IMAGE_BYTES:,})"
+                    raise RequestError(413, "image_too_large", message)
+                return b"".join(stored)
         except ObjectNotFoundError as error:
             raise RequestError(404, "s3_not_found", f"object {quoted(uri)} does not exist") from error
         except ObjectForbiddenError as error:
@@ -113,9 +115,6 @@ class Service:
             if "kms:" in str(error):  # S3's message would show any caller the names of the role and the key
                 message = f"the function's role needs kms:Decrypt on the KMS key of {quoted(uri)}"
             raise RequestError(403, "s3_forbidden", message) from error
-        if size > MAX_IMAGE_BYTES:
-            raise RequestError(413, "image_too_large", f"the image has {size:,} bytes (limit {MAX_IMAGE_BYTES:,})")
-        return b"".join(chunks)
 
 
 def parse_event(event: object) -> Question | None:

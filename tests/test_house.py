@@ -18,7 +18,7 @@ from mlinfer.cli.application import COMMANDS
 
 from .conftest import ROOT
 
-HANDLER_PACKAGES = {"numpy", "onnxruntime", "PIL", "obstore"}  # what the image holds
+HANDLER_PACKAGES = {"numpy", "onnxruntime", "PIL"}  # what the image holds
 MODULES = sorted([*ROOT.glob("mlinfer/**/*.py"), *ROOT.glob("lambda_src/**/*.py")])
 NAMES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES}
 
@@ -38,7 +38,7 @@ HANDLER_LAYERS = (
     {"handler"},
     {"service"},
     {"events", "inference"},
-    {"images"},
+    {"images", "s3"},
     {"settings", "errors", "proxies", "records"},
 )
 BESIDE = {("mlinfer.targets.emulator", "local")}  # the one import between parts of one line
@@ -190,7 +190,6 @@ UNUSED = {
     "docker",
     "requests",
     "urllib3",
-    "obstore",
     "torch",
     "onnx",
     "matplotlib",

@@ -13,8 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import ModelError
+from ..s3.objects import ObjectForbiddenError, ObjectNotFoundError, StoredObject, open_object
 from ..settings import Settings
-from .s3 import ObjectForbiddenError, ObjectNotFoundError, open_object
 
 CHUNK_BYTES = 2**20
 
@@ -74,30 +74,34 @@ def sha256_of(path: Path) -> str:
 def download(uri: str, path: Path, expected: str) -> None:
     """Download an S3 object to `path`. Keep it only if it is complete and has that SHA-256. Raises ModelError."""
     try:
-        size, chunks = open_object(uri)
+        with open_object(uri) as stored:
+            _save(uri, stored, path, expected)
     except ObjectNotFoundError as error:
         raise ModelError(f"object {uri} does not exist: upload the model or correct MLINFER_MODEL_URI") from error
     except ObjectForbiddenError as error:
         needed = "kms:Decrypt on the KMS key (kms_key)" if "kms:" in str(error) else "s3:GetObject on the object"
         raise ModelError(f"S3 denied access to {uri} ({error}): the function's role needs {needed}") from error
+
+
+def _save(uri: str, stored: StoredObject, path: Path, expected: str) -> None:
     part = path.with_suffix(".part")
     digest = hashlib.sha256()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with part.open("w+b") as file:  # buffered: an unbuffered write can write only part of a chunk
-            for chunk in chunks:
+            for chunk in stored:
                 start = file.tell()
                 file.write(chunk)
                 file.flush()
                 digest.update(os.pread(file.fileno(), len(chunk), start))  # hashes what the file contains
             written = os.fstat(file.fileno()).st_size
-        if written != size:
-            raise ModelError(f"the download of {uri} to {path.parent} is incomplete: {written} of {size} bytes")
+        if written != stored.size:
+            raise ModelError(f"the download of {uri} to {path.parent} is incomplete: {written} of {stored.size} bytes")
         if digest.hexdigest() != expected:
             raise ModelError(_mismatch(uri, expected, digest.hexdigest()))
         os.replace(part, path)
     except OSError as error:
-        raise ModelError(f"cannot write the model ({size} bytes) to {path.parent}: {error.strerror}") from error
+        raise ModelError(f"cannot write the model ({stored.size} bytes) to {path.parent}: {error.strerror}") from error
     finally:
         with suppress(OSError):  # renamed or never created
             part.unlink()

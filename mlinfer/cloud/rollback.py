@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from botocore.exceptions import ClientError
 
 from lambda_src.inference.download import sha256_of
-from lambda_src.inference.s3 import split_uri
+from lambda_src.s3.objects import split_uri
 
 from ..clients.aws_errors import error_code, explained
 from ..clients.waiter import Waiter

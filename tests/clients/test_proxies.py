@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 from botocore.exceptions import ProxyConnectionError
 
-from lambda_src.proxies import spare_loopback
+from lambda_src.proxies import find_proxy, spare_loopback
 from lambda_src.service import Service
 from lambda_src.settings import Settings
 from mlinfer.clients.aws_errors import explain_botocore_error
@@ -143,6 +143,32 @@ def test_nothing_to_change(given: dict[str, str], wanted: dict[str, str]) -> Non
     """If no proxy would be used, the environment stays unchanged."""
     spare_loopback(given)
     assert given == wanted
+
+
+ALL = {"https_proxy": "http://p:1"}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "host", "variables", "proxy"),
+    [
+        ("https", "s3.example", {}, ""),
+        ("https", "s3.example", ALL, "http://p:1"),
+        ("https", "s3.example", {"HTTPS_PROXY": "http://p:2", "all_proxy": "http://p:3"}, "http://p:2"),
+        ("http", "s3.example", ALL, ""),
+        ("http", "s3.example", {"ALL_PROXY": "http://p:3"}, "http://p:3"),
+        ("https", "127.0.0.2", ALL, ""),
+        ("https", "::1", ALL, ""),
+        ("https", "s3.example", ALL | {"no_proxy": "*"}, ""),
+        ("https", "S3.example", ALL | {"NO_PROXY": "a.example, .EXAMPLE"}, ""),
+        ("https", "s3.example", ALL | {"NO_PROXY": "3.example"}, "http://p:1"),
+        ("https", "10.1.2.3", ALL | {"NO_PROXY": "10.0.0.0/8"}, ""),
+        ("https", "11.1.2.3", ALL | {"NO_PROXY": "10.0.0.0/8,bad/9"}, "http://p:1"),
+        ("https", "fd00::1", ALL | {"NO_PROXY": "[fd00::1]"}, ""),
+    ],
+)
+def test_the_proxy_of_the_handlers_s3(scheme: str, host: str, variables: Variables, proxy: str) -> None:
+    """The handler's S3 client reads the variables as the other clients do: names, domains, addresses and networks."""
+    assert find_proxy(scheme, host, variables) == proxy
 
 
 def test_exceptions_are_kept() -> None:

@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 from lambda_src.errors import FaultError, ModelError, QueuedEventError
 from lambda_src.inference.download import sha256_of
 from lambda_src.inference.metadata import Metadata
+from lambda_src.s3.objects import StorageError
 from lambda_src.service import Service, parse_event
 from lambda_src.settings import MAX_IMAGE_BYTES, Settings
 
@@ -526,7 +527,7 @@ def broken_s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Request]]:
 def test_download_that_breaks_off(tmp_path: Path, log: Log, broken_s3: list[Request]) -> None:
     """An interrupted download is an error and leaves no file; it used Lambda's session token."""
     settings = Settings("s3://broken/model.onnx", "0" * 64, cache=tmp_path / "cache")
-    with pytest.raises(Exception, match="Generic S3 error"):
+    with pytest.raises(StorageError, match="500 of 1,000 bytes"):
         Service(settings, log.append).answer(sample("direct"))
     assert list(settings.cache.iterdir()) == []
     assert log.last()["outcome"] == "fault"
@@ -567,25 +568,21 @@ KEYS += [
     "in/a\"'\\b.png",
     "in/a:b;c,d@e$*!().png",
 ]
-UNREADABLE = ["in//red.png", "in/red.png/", "in/", "in/./red.png", "in/../in/red.png", "in/.."]
+KEYS += ["in//red.png", "in/red.png/", "in/", "in/./red.png", "in/../in/red.png", "in/..", "in/\t.png"]
+KEYS += ["/in/red.png", "//in/red.png", "in/red.png//"]
 
 
 @pytest.mark.slow
 def test_exactly_the_object_that_is_named(bucket: Bucket, tiny_model: Path, log: Log) -> None:
-    """Each of many similar keys gets its own object, or 404 with the reason."""
+    """Each of many similar keys gets its own object, whatever S3 allows in it."""
     service = Service(Settings(str(tiny_model), input_prefixes=("s3://pictures",)), log.append)
-    unreadable = [*UNREADABLE, "/in/red.png", "//in/red.png"]
-    colours = {key: (i * 3 % 256, i * 7 % 256, 255 - i) for i, key in enumerate([*KEYS, *unreadable])}
+    colours = {key: (i * 3 % 256, i * 7 % 256, 255 - i) for i, key in enumerate(KEYS)}
     for key, colour in colours.items():
         bucket.put(key, encoded(plain(colour), "PNG"))
     for key in KEYS:
         text = base64.b64encode(encoded(plain(colours[key]), "PNG")).decode()
         (here, there) = (service.answer(e)["body"] for e in ({"image": text}, {"s3": f"s3://pictures/{key}"}))
-        assert here["predictions"] == there["predictions"], key
-    for key in unreadable:
-        answer = service.answer({"s3": f"s3://pictures/{key}"})
-        assert (answer["statusCode"], answer["body"]["error"]["code"]) == (404, "s3_not_found"), key
-        assert "cannot read" in answer["body"]["error"]["message"]
+        assert here["predictions"] == there.get("predictions"), key
 
 
 @pytest.mark.parametrize("prefix", ["s3://pictures/inputs", "s3://pictures/inputs/"])

@@ -20,13 +20,17 @@ from urllib.parse import parse_qs, urlsplit
 
 @dataclass(frozen=True)
 class Request:
-    """One request. Header names are in lower case; query has the last value of each parameter."""
+    """One request. Header names are in lower case; query has the last value of each parameter.
+
+    client: the port that it came from, the same for all requests of one connection.
+    """
 
     method: str
     target: str
     query: dict[str, str]
     headers: dict[str, str]
     body: bytes = field(repr=False)
+    client: int = 0
 
     @property
     def operation(self) -> str:
@@ -178,7 +182,8 @@ def serve(
                 return
             headers = {name.lower(): value for name, value in self.headers.items()}
             query = {k: v[-1] for k, v in parse_qs(urlsplit(self.path).query, keep_blank_values=True).items()}
-            request = Request(self.command, self.path, query, headers, b"")
+            target = self.requestline.split()[1]  # self.path has one slash where the line starts with two
+            request = Request(self.command, target, query, headers, b"", self.client_address[1])
             length = int(headers.get("content-length", 0))
             limit = read_limit(request)
             body = self.rfile.read(length if limit is None else min(limit, length))

@@ -1,0 +1,1 @@
+"""Tests of the handler's S3 client."""
