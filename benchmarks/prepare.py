@@ -1,4 +1,4 @@
-"""Pre-processing of both designs, {"path": ...} -> what the model reads, to be timed in a process of its own each (see `stage.Process`).
+"""Pre-processing of both designs, {"path": ...} -> what the model reads, each timed in a separate process (see `stage.Process`).
 
 They are separate processes because the handler package tells malloc to keep memory, which would help torchvision too.
 """

@@ -85,7 +85,7 @@ def _write_model(path: Path, size: int) -> Path:
 def _time_in_turn(commands: dict[str, list[str]], rounds: int) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {name: [] for name in commands}
     with closing(boto3.client("s3")) as s3:
-        s3.create_bucket(Bucket=BUCKET)  # boto3 tries again while nobody listens yet
+        s3.create_bucket(Bucket=BUCKET)  # boto3 tries again until moto listens
         for turn in range(rounds + 1):
             for name, command in commands.items():
                 start = time.perf_counter()

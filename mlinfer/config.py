@@ -121,7 +121,7 @@ KEYS = (
         "builder",
         "auto",
         str,
-        "What builds the container image: docker (the Docker Engine), direct (mlinfer itself) or auto: docker if an Engine answers.",
+        "What builds the container image: docker (the Docker Engine), direct (mlinfer itself), or auto (docker if an Engine responds).",
         choices=BUILDERS,
     ),
     Key(

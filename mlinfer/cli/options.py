@@ -74,7 +74,7 @@ BuilderFlag = Annotated[
     typer.Option(
         "--builder",
         metavar="auto|docker|direct",
-        help="What builds the container image; `direct` needs no Docker.",
+        help="What builds the container image (`direct` needs no Docker).",
         show_default="auto",
         rich_help_panel=FUNCTION,
     ),
@@ -83,7 +83,7 @@ NoBytecodeFlag = Annotated[
     bool,
     typer.Option(
         "--no-bytecode",
-        help="With the builder `direct`: do not compile the modules; cold starts take longer.",
+        help="Do not compile the modules (builder `direct`). Cold starts take longer.",
         rich_help_panel=FUNCTION,
     ),
 ]

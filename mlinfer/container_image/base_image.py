@@ -205,7 +205,7 @@ class OciArchive:
         """Return a small blob."""
         content = self._read(blob_name(digest))
         if f"sha256:{hashlib.sha256(content).hexdigest()}" != digest:
-            raise self._damaged(f"{digest} has other content")
+            raise self._damaged(f"the content of {digest} does not match its digest")
         return content
 
     @contextmanager

@@ -221,7 +221,7 @@ def _apply(root: Path, member: Member) -> None:
     folder, name = posixpath.split(posixpath.normpath("/" + member.name))
     parent = (root / folder.lstrip("/")).resolve()
     if not parent.is_relative_to(root.resolve()):
-        raise VerificationError("unsupported_base", f"an entry of the base image leads out of it: {member.name}")
+        raise VerificationError("unsupported_base", f"the base image has an entry outside its root: {member.name}")
     path, info = parent / name, member.info
     if name.startswith(".wh."):
         hidden = list(parent.glob("*")) if name == ".wh..wh..opq" else [parent / name.removeprefix(".wh.")]

@@ -76,7 +76,7 @@ def unpack_wheel(wheel: Path, target: Path) -> None:
             if name.endswith("/"):
                 continue
             if not path.resolve().is_relative_to(target.resolve()):
-                raise RemoteError("build_failed", f"an entry of {wheel.name} leads out of the package", reason=name)
+                raise RemoteError("build_failed", f"{wheel.name} has an entry outside the package", reason=name)
             path.parent.mkdir(parents=True, exist_ok=True)
             with files.open(name) as source, path.open("wb") as file:
                 shutil.copyfileobj(source, file, 2**20)

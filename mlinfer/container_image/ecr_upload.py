@@ -117,7 +117,7 @@ class _LayerUpload:
                     return
                 if not tries_left or not _is_worth_a_try(error):
                     if isinstance(error, _BehindError):
-                        message = f"{self._name}: ECR does not continue the upload of a layer"
+                        message = f"{self._name}: ECR aborted the upload of a layer"
                         raise RemoteError("push_failed", message, "Push again.") from error
                     raise
 

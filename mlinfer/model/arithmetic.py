@@ -66,7 +66,7 @@ def check_steps(steps: Any, channels: int) -> tuple[Step, ...]:
         numbers = value if isinstance(value, list) else [value]
         if kind not in ("divide", "subtract") or not all(map(is_number, numbers)) or len(numbers) not in (1, channels):
             raise ValueError(
-                f'a step of arithmetic is {{"divide": x}} or {{"subtract": x}}, x one number or {channels}, got {step!r}'
+                f'a step of arithmetic must be {{"divide": x}} or {{"subtract": x}} (x: one number or {channels}), got {step!r}'
             )
         if kind == "divide" and not all(numbers):
             raise ValueError("arithmetic must not divide by 0")

@@ -216,7 +216,7 @@ def has_old_schema(path: Path) -> bool:
 
 def old_schema(path: Path) -> UsageError:
     """Return the error for a model file of schema 1."""
-    message = f"model file {path} was written by mlinfer 0.1 (metadata schema 1), this version reads schema 2"
+    message = f"model file {path} was written by mlinfer 0.1 (metadata schema 1), but this version reads schema 2"
     return UsageError("old_schema", message, f"Upgrade it with `mlinfer export {path}`.")
 
 

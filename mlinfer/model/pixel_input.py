@@ -93,7 +93,7 @@ def remove_pixel_input(model: ModelProto, spec: Preprocess) -> None:
     except (ValueError, IndexError, KeyError, TypeError, AttributeError):  # damaged metadata, or no such node
         same = False
     if not same or len(value.type.tensor_type.shape.dim) != 4:
-        message = "the first nodes of the model are not the arithmetic in its metadata"
+        message = "the model does not start with the arithmetic in its metadata"
         raise VerificationError("invalid_model", message, "Export the original model again.")
     del graph.node[:count]
     height, width, channels = *spec.size, spec.channels

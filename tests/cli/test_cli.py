@@ -494,7 +494,7 @@ def test_nothing_is_cut_off_in_a_narrow_terminal(tiny_model: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [["predict", "none.jpg", "--json"], ["predict", "cat.jpg"], ["inspect"]])
 @pytest.mark.slow
-def test_full_disk_whatever_is_said(arguments: list[str]) -> None:
+def test_full_disk_for_any_output(arguments: list[str]) -> None:
     """A full disk is reported for a table and for an error as JSON, with and without Python's buffer."""
     Path("cat.jpg").write_bytes(CAT.read_bytes())
     for unbuffered in ("", "1"):

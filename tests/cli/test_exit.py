@@ -58,7 +58,7 @@ def test_the_exit_code_is_that_of_the_command(arguments: list[str]) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
-def test_lost_output_is_no_success() -> None:
+def test_lost_output_is_an_error() -> None:
     """If the end of the output cannot be written, the exit code is not 0."""
     code = "import atexit, sys; atexit.register(sys.stdout.write, 'late')\n"
     with Path("/dev/full").open("w") as full:

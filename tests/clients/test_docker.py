@@ -49,7 +49,7 @@ def no_docker_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 @pytest.fixture
 def dead_socket(tmp_path: Path) -> Iterator[Path]:
-    """Return a socket that nobody listens on, as a stopped Engine leaves it."""
+    """Return a socket without a listener, as a stopped Engine leaves it."""
     path = tmp_path / "dead.sock"
     with closing(socket.socket(socket.AF_UNIX)) as made:
         made.bind(str(path))
@@ -88,7 +88,7 @@ def test_an_engine_that_does_not_exist(mlinfer: MlInfer, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("host", ["tcp://127.0.0.1:9", "http://[", "nonsense"])
 def test_other_addresses(mlinfer: MlInfer, monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    """DOCKER_HOST names a port that nobody listens on, or is not an address."""
+    """DOCKER_HOST names a port without a listener, or is not an address."""
     monkeypatch.setenv("DOCKER_HOST", host)
     run = mlinfer("build", "--json")
     error = error_of(run.code, run.out)

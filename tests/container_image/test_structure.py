@@ -79,7 +79,7 @@ def test_layers_other_than_the_configuration_lists(mlinfer: MlInfer, cloud: Clou
         ({"Env": ["MLINFER_MODEL_URI=/var/task/model/model.onnx"]}, "/var/task/model/model.onnx"),
     ],
 )
-def test_settings_that_name_what_is_not_there(
+def test_settings_that_name_missing_parts(
     mlinfer: MlInfer, cloud: Cloud, settings: dict[str, object], named: str
 ) -> None:
     """Entrypoint, command and model must be in the image."""

@@ -359,7 +359,7 @@ def test_wrong_hash_is_never_used(tiny_model: Path, log: Log) -> None:
         service.answer(sample("direct"))
 
 
-def test_file_that_is_no_model(tmp_path: Path, log: Log) -> None:
+def test_file_that_is_not_a_model(tmp_path: Path, log: Log) -> None:
     """A file that onnxruntime cannot load raises, with the reason in the log line."""
     path = tmp_path / "text.onnx"
     path.write_text("not a model")

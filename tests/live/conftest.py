@@ -46,7 +46,7 @@ def fetching(what: str) -> Iterator[None]:
     try:
         yield
     except subprocess.CalledProcessError as error:
-        miss(f"{what} cannot be had: {error}")
+        miss(f"{what} is not available: {error}")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from pathlib import Path
 HOSTS = Path("/etc/hosts")
 REGION = "us-east-1"
 # Go's resolver, in dockerd, may have read the file just before: https://go.dev/src/net/hosts.go (cacheMaxAge). To ask
-# dockerd instead, until it knows the name, could send a request to whoever else has that name.
+# dockerd instead, until it knows the name, could send a request to another host of that name.
 SEEN_S = 5.1
 
 

@@ -139,9 +139,9 @@ def test_the_second_build_does_nothing(mlinfer: MlInfer, local: Local, image: di
 def test_layers_do_not_depend_on_the_build_time(mlinfer: MlInfer, local: Local, image: dict[str, Any]) -> None:
     """A build without cache gives the same layers, so that a push sends nothing."""
     before = local.layers(image["tag"])
-    anew = mlinfer("build", "--no-cache", "--json")
-    assert (anew.code, json.loads(anew.out)["outcome"]) == (0, "created")
-    assert json.loads(anew.out)["id"] != image["id"]
+    again = mlinfer("build", "--no-cache", "--json")
+    assert (again.code, json.loads(again.out)["outcome"]) == (0, "created")
+    assert json.loads(again.out)["id"] != image["id"]
     assert local.layers(image["tag"]) == before
 
 
@@ -324,7 +324,7 @@ def test_no_disk_space_for_the_context(mlinfer: MlInfer, tiny_model: Path) -> No
     assert "TMPDIR" in error["hint"]
 
 
-@pytest.mark.parametrize("logins", [{"credsStore": "of-nobody"}, {"credHelpers": {"example.com": "of-nobody"}}])
+@pytest.mark.parametrize("logins", [{"credsStore": "missing"}, {"credHelpers": {"example.com": "missing"}}])
 def test_logins_that_cannot_be_read(
     mlinfer: MlInfer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logins: dict[str, Any]
 ) -> None:
@@ -334,7 +334,7 @@ def test_logins_that_cannot_be_read(
     run = mlinfer("build", "--no-cache", "--json")
     error = json.loads(run.out)["error"]
     assert (run.code, error["code"]) == (3, "docker_logins")
-    assert "docker-credential-of-nobody" in error["message"]
+    assert "docker-credential-missing" in error["message"]
     assert "credHelpers" in error["hint"]
 
 

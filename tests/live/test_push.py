@@ -132,7 +132,7 @@ def test_a_rebuilt_image(
 ) -> None:
     """A rebuilt image is stored next to the first one, whose tag does not move."""
     first = mlinfer("push")
-    (tmp_path / "Dockerfile").write_text(f"FROM {small_image}\nCOPY Dockerfile /anew\n")
+    (tmp_path / "Dockerfile").write_text(f"FROM {small_image}\nCOPY Dockerfile /again\n")
     name, value = label.split("=")
     other, _ = engine.images.build(path=str(tmp_path), tag=IMAGE, labels={name: value}, forcerm=True)
     second, third = mlinfer("push"), mlinfer("push", "--json")

@@ -207,7 +207,7 @@ def test_limits_are_applied(mlinfer: MlInfer, local: Local, monkeypatch: pytest.
     ]
 
 
-def test_more_than_the_machine_has_is_said(mlinfer: MlInfer, local: Local) -> None:
+def test_more_than_the_machine_has_is_noted(mlinfer: MlInfer, local: Local) -> None:
     """If the machine has fewer cores than the function, a note says so."""
     cores = local.engine.info()["NCPU"]
     if cores >= 6:
@@ -398,7 +398,7 @@ def test_a_container_that_is_removed_by_another(mlinfer: MlInfer, local: Local) 
     error = json.loads(out)["error"]
     assert error["code"] == "container_crashed"
     assert "removed" in error["message"]
-    # Of ours: what runs in the container can end with a traceback of its own, when the emulator is killed before it.
+    # Only our tracebacks: a program in the container can print one if the emulator is killed before it.
     assert "mlinfer/cli/" not in said
     assert "mlinfer/__main__" not in said
 
@@ -519,7 +519,7 @@ def test_a_container_of_another_project(
     assert mlinfer("run-local", "--detach").code == 0
     other = mlinfer("predict", "--target", "local", CAT, "--model", tiny_model, "--json")
     assert (other.code, json.loads(other.out)["error"]["code"]) == (5, "another_model")
-    monkeypatch.setenv("MLINFER_PROJECT", "somebody")
+    monkeypatch.setenv("MLINFER_PROJECT", "another")
     run = mlinfer("predict", "--target", "local", CAT, "--json")
     assert (run.code, json.loads(run.out)["error"]["code"]) == (5, "another_project")
     assert local.project in run.err

@@ -39,7 +39,7 @@ class LoopbackRegistry:
     content: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
-    faults: list[Answer | None] = field(default_factory=list)  # the next answers, before any of its own
+    faults: list[Answer | None] = field(default_factory=list)  # the next answers, before the regular ones
     host: str = ""
 
     def put(self, value: object, media_type: str = "", tag: str = "") -> str:

@@ -23,7 +23,7 @@ FAILURES = {
         "function_failed",
         "ModelError: no model",
     ),
-    "exception in a message of its own": (
+    "exception text inside another message": (
         {"errorMessage": "could not parse: Error: bad", "errorType": "ValueError"},
         "function_failed",
         "ValueError: could not parse: Error: bad",
@@ -130,7 +130,7 @@ def test_reduced(limit: int, codec: str) -> None:
     assert (image.size, image.format) == (size, codec)
 
 
-def test_reduced_keeps_what_is_seen() -> None:
+def test_reduced_keeps_the_visible_content() -> None:
     """The reduced image looks the same: colours differ only by noise, and rotation is applied."""
     rotated = Image.Exif()
     rotated[0x0112] = 6

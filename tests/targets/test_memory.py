@@ -44,7 +44,7 @@ def group_1(path: str, limit: int, used: int, droppable: int) -> dict[str, str]:
         (MACHINE | VERSION_1 | group_1("sys/fs/cgroup/memory", 2**63 - 4096, 500 * MB, 0), 4096),
     ],
 )
-def test_what_is_available(tmp_path: Path, files: dict[str, str], available: int) -> None:
+def test_available_memory_is_read(tmp_path: Path, files: dict[str, str], available: int) -> None:
     """The available memory is the least of the machine's and each control group's."""
     for name, text in files.items():
         path = tmp_path / "root" / name

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("s3")
 
 @pytest.fixture
 def s3(moto_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackS3]:
-    """Return an empty S3 that the environment points to, with credentials of nobody."""
+    """Return an empty S3 that the environment points to, with invented credentials."""
     urllib.request.urlopen(f"{moto_endpoint}/moto-api/reset", data=b"").close()  # noqa: S310
     with loopback_s3(moto_endpoint) as proxy:
         environment = {
@@ -259,7 +259,7 @@ def test_a_terminal_shows_the_progress(bucket: str, parts_model: Path) -> None:
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 65536)
-    except OSError:  # Linux's way to say that nobody holds the other end any more
+    except OSError:  # Linux reports the closed other end like this
         return b""
 
 
@@ -452,7 +452,7 @@ def test_an_upload_that_vanished(mlinfer: MlInfer, s3: LoopbackS3, bucket: str, 
 def test_the_parts_of_a_killed_attempt_are_dropped(mlinfer: MlInfer, moto: Any, bucket: str, parts_model: Path) -> None:
     """The next successful upload removes the parts of a killed one."""
     moto.create_multipart_upload(Bucket=bucket, Key=key_of(parts_model))
-    other = moto.create_multipart_upload(Bucket=bucket, Key="of-somebody-else")["UploadId"]
+    other = moto.create_multipart_upload(Bucket=bucket, Key="of-another-tool")["UploadId"]
     assert mlinfer("upload", parts_model, "--bucket", bucket).code == 0
     assert [upload["UploadId"] for upload in unfinished(moto)] == [other]
 
@@ -535,7 +535,7 @@ REFUSALS = {
 
 @pytest.mark.parametrize("code", REFUSALS)
 def test_errors_of_s3_have_a_hint(mlinfer: MlInfer, s3: LoopbackS3, bucket: str, any_model: Path, code: str) -> None:
-    """Each refusal of S3 is an error of its own with exit code 4 and a hint."""
+    """Each error of S3 has its own code, with exit code 4 and a hint."""
     status = REFUSALS[code].status
     s3.fail("HeadObject", lambda *_: Answer(status if status in (400, 403) else 404))
     s3.fail("HeadBucket", lambda *_: Answer(status if status in (400, 403) else 200))
