@@ -103,8 +103,8 @@ __main__._running, lost = True, 0
 for _ in range(200):
     condition = threading.Condition(threading.Lock())
     signal.signal(signal.SIGALRM, __main__._interrupt)
-    signal.setitimer(signal.ITIMER_REAL, 0.0005)
     try:
+        signal.setitimer(signal.ITIMER_REAL, 0.0005)
         while True:
             with condition:
                 sum(range(20))
