@@ -45,6 +45,7 @@ GOLDEN = ROOT / "tests" / "data" / "golden_text"
 LIVE = ROOT / "tests" / "live"
 PHOTOS = ROOT.parent / "shared" / "data" / "photos"
 CAT = ROOT / "examples" / "cat.jpg"
+NO_ENGINE = "tcp://127.0.0.1:9"  # where nothing listens
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -82,13 +83,19 @@ class Run:
 
 
 @pytest.fixture(autouse=True)
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Run each test in an empty folder, without the developer's configuration, credentials and home."""
+def empty_folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Run each test in an empty folder, without the developer's configuration, credentials and home.
+
+    Only the tests of tests/live find the machine's Docker Engine.
+    """
     for name in list(os.environ):
         if name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
         if name.startswith(("MLINFER_", "AWS_")) and not name.startswith("MLINFER_REQUIRE_"):
             monkeypatch.delenv(name)
+    if not request.node.get_closest_marker("live"):
+        monkeypatch.setenv("DOCKER_HOST", NO_ENGINE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "aws-config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "aws-credentials"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

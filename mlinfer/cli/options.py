@@ -69,6 +69,22 @@ ArchFlag = Annotated[
         rich_help_panel=FUNCTION,
     ),
 ]
+MemoryFlag = Annotated[
+    int | None,
+    typer.Option(
+        "--memory",
+        metavar="MB",
+        help="Memory size (1769 MB equal one vCPU).",
+        show_default="1769",
+        rich_help_panel=FUNCTION,
+    ),
+]
+TimeoutFlag = Annotated[
+    int | None,
+    typer.Option(
+        "--timeout", metavar="SECONDS", help="Timeout of a request.", show_default="30", rich_help_panel=FUNCTION
+    ),
+]
 BuilderFlag = Annotated[
     str | None,
     typer.Option(

@@ -106,8 +106,13 @@ class BaseImages:
                 self._source.open_blob(digest) as stream,
                 self._cache.writing() as (file, done),
             ):
+                content = hashlib.sha256()
                 while data := stream.read(_CHUNK):
+                    content.update(data)
                     file.write(data)
+                if f"sha256:{content.hexdigest()}" != digest:
+                    hint = "Download or write the base image again."
+                    raise VerificationError("invalid_layer", f"layer {digest} of the base image is damaged", hint)
                 done(digest)
             path = self._cache.find_blob(digest)
         if path:

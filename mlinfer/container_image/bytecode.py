@@ -224,8 +224,10 @@ def _apply(root: Path, member: Member) -> None:
         raise VerificationError("unsupported_base", f"the base image has an entry outside its root: {member.name}")
     path, info = parent / name, member.info
     if name.startswith(".wh."):
-        hidden = list(parent.glob("*")) if name == ".wh..wh..opq" else [parent / name.removeprefix(".wh.")]
-        for gone in hidden:
+        hidden = name.removeprefix(".wh.")
+        if hidden in ("", ".", ".."):  # its folder, or the one above
+            raise VerificationError("unsupported_base", f"the base image deletes an invalid name: {member.name}")
+        for gone in list(parent.glob("*")) if name == ".wh..wh..opq" else [parent / hidden]:
             _remove(gone)
     elif info.isdir():
         if not path.is_dir():

@@ -72,15 +72,6 @@ class Cache:
         finally:
             part.unlink(missing_ok=True)
 
-    def add_blob(self, content: bytes) -> str:
-        """Keep some bytes as a blob and return its digest."""
-        digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        if self.find_blob(digest) is None:
-            with self.writing() as (file, keep):
-                file.write(content)
-                keep(digest)
-        return digest
-
     def read_record(self, kind: str, key: object) -> Any:
         """Return what is recorded for a key (a value for JSON), or None."""
         path = self._record(kind, key)

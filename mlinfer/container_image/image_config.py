@@ -102,5 +102,5 @@ def read_dockerfile(path: Path, arguments: Mapping[str, str]) -> ImageSettings:
         elif instruction == "CMD":
             command = json.loads(rest)
         elif instruction not in ("", "ARG", "COPY"):
-            raise NotImplementedError(f"{instruction} in the last stage of {path.name}")
+            raise ValueError(f"{path.name}: the last stage has the unknown instruction {instruction}")
     return ImageSettings(found["ENV"], found["LABEL"], command)

@@ -54,11 +54,10 @@ def push_image(
 ) -> PushedImage:
     """Push the container image unless the repository has it, and check that Lambda accepts it.
 
-    It keeps its local tag. If another build of the same files already has that tag, the image's id is appended.
+    Call `check_image` first. The image keeps its local tag. If another build of the same files already has that tag, the image's id is appended.
     repository: its URI. show: takes a layer's id, the bytes sent and the total. Raises MissingError, RemoteError,
     UsageError, VerificationError.
     """
-    check_image(builder, built, arch)
     there = EcrRepository(ecr, repository)
     tag, image = _find_pushed(there.open(), image_id=built.id, local=built.tag, arch=arch)
     outcome: Literal["pushed", "unchanged"] = "unchanged"

@@ -15,6 +15,8 @@ import pytest
 
 from ..conftest import ROOT, Run
 from ..servers.aws import LoopbackAws
+from ..servers.engine import LoopbackEngine
+from ..servers.http import serve
 
 MlInfer = Callable[..., Run]
 SECRET = "wJalrXUtnFEMI-of-a-test"  # noqa: S105
@@ -115,9 +117,11 @@ def test_a_token_file_that_is_missing(mlinfer: MlInfer, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("name", ["mfa", "gone"])
 @pytest.mark.usefixtures("profiles")
-def test_every_command_says_it(mlinfer: MlInfer, name: str, command: str) -> None:
+def test_every_command_says_it(mlinfer: MlInfer, name: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each AWS command reports it before it does anything; without a terminal, it asks for no code."""
-    run = mlinfer(*COMMANDS[command], "--profile", name, "--json")
+    with serve(LoopbackEngine(push=lambda *_: []).answer) as port:
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{port}")
+        run = mlinfer(*COMMANDS[command], "--profile", name, "--json")
     assert (run.code, json.loads(run.out)["error"]["code"]) == NEEDS[name][:2]
 
 

@@ -20,11 +20,13 @@ from ..options import (
     AwsOptions,
     BucketFlag,
     BuilderFlag,
+    MemoryFlag,
     ModelFlag,
     ModelSourceFlag,
     NoBytecodeFlag,
     OutputOptions,
     PrefixFlag,
+    TimeoutFlag,
     YesFlag,
     find_account,
     make_deployment_clients,
@@ -67,22 +69,8 @@ class DeployOptions:
     arch: ArchFlag = None
     builder: BuilderFlag = None
     no_bytecode: NoBytecodeFlag = False
-    memory: Annotated[
-        int | None,
-        typer.Option(
-            "--memory",
-            metavar="MB",
-            help="Memory size (1769 MB equal one vCPU).",
-            show_default="1769",
-            rich_help_panel=FUNCTION,
-        ),
-    ] = None
-    timeout: Annotated[
-        int | None,
-        typer.Option(
-            "--timeout", metavar="SECONDS", help="Timeout of a request.", show_default="30", rich_help_panel=FUNCTION
-        ),
-    ] = None
+    memory: MemoryFlag = None
+    timeout: TimeoutFlag = None
     tmp: Annotated[
         int | None,
         typer.Option("--tmp", metavar="MB", help="Size of /tmp.", show_default="512", rich_help_panel=FUNCTION),

@@ -14,15 +14,17 @@ from ...config import COMMAND_LINE, Config
 from ...errors import UsageError
 from ...files import file_lock
 from ...terminal import Terminal
-from ..application import FUNCTION, MODEL, command
+from ..application import MODEL, command
 from ..options import (
     AccountOptions,
     ArchFlag,
     AwsOptions,
+    MemoryFlag,
     ModelFlag,
     ModelSourceFlag,
     OutputOptions,
     PortFlag,
+    TimeoutFlag,
     make_request_lock,
     read_configuration,
     report_unused,
@@ -43,22 +45,8 @@ class RunOptions:
 
     model: ModelFlag = None
     port: PortFlag = None
-    memory: Annotated[
-        int | None,
-        typer.Option(
-            "--memory",
-            metavar="MB",
-            help="Memory size (1769 MB equal one vCPU).",
-            show_default="1769",
-            rich_help_panel=FUNCTION,
-        ),
-    ] = None
-    timeout: Annotated[
-        int | None,
-        typer.Option(
-            "--timeout", metavar="SECONDS", help="Timeout of a request.", show_default="30", rich_help_panel=FUNCTION
-        ),
-    ] = None
+    memory: MemoryFlag = None
+    timeout: TimeoutFlag = None
     arch: ArchFlag = None
     model_source: ModelSourceFlag = None
     from_s3: Annotated[
